@@ -1,0 +1,41 @@
+"""What can go wrong through no fault of vidfit's own: every error a user can meet.
+
+    VidfitError
+    ├── DataError           a shard, record, field or vocabulary is not what it should be
+    ├── RecipeError         a recipe has an unknown key, a wrong value or a missing file
+    ├── ModelFileError      a member or a packed file cannot be read or does not fit the shards
+    ├── BudgetError         the finished file is larger than the budget, or the budget is no number of bytes
+    ├── OutputError         an output exists already or cannot be written
+    └── MissingExtraError   an optional dependency is not installed; the message holds the install line
+
+Each message is one line that names the file, record or field and says what to do. The command line prints it
+without a traceback and exits with code 2.
+"""
+
+
+class VidfitError(Exception):
+    """Base of every error that a user can mend."""
+
+
+class DataError(VidfitError):
+    """A shard, a record, a field or a vocabulary is not what it should be."""
+
+
+class RecipeError(VidfitError):
+    """A recipe has an unknown key, a wrong value or names something that does not exist."""
+
+
+class ModelFileError(VidfitError):
+    """A member or a packed file cannot be read, or does not fit the shards it is used on."""
+
+
+class BudgetError(VidfitError):
+    """The finished file is larger than the budget, or the budget is not a number of bytes."""
+
+
+class OutputError(VidfitError):
+    """An output exists already, or cannot be written."""
+
+
+class MissingExtraError(VidfitError):
+    """An optional dependency is not installed; the message names the `pip install` line."""

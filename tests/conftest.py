@@ -1,0 +1,27 @@
+"""Where the real data and the reference vectors are, and a skip with a reason where they are not."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _folder(variable: str, default: Path, what: str) -> Path:
+    folder = Path(os.environ.get(variable, default))
+    if not folder.is_dir():
+        pytest.skip(f"{what} not found at {folder}; set {variable} to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Folder of the reference vectors (`VIDFIT_GOLDEN`, by default ../shared/golden)."""
+    return _folder("VIDFIT_GOLDEN", ROOT.parent / "shared" / "golden", "reference vectors")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of the real data sets (`VIDFIT_DATA`, by default ../shared/data)."""
+    return _folder("VIDFIT_DATA", ROOT.parent / "shared" / "data", "real data")
