@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.corpus import write_corpus, write_recipe
+
+from vidfit import load_recipe, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,3 +28,17 @@ def golden_dir() -> Path:
 def data_dir() -> Path:
     """Folder of the real data sets (`VIDFIT_DATA`, by default ../shared/data)."""
     return _folder("VIDFIT_DATA", ROOT.parent / "shared" / "data", "real data")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small learnable corpus (see tests/corpus.py); read only."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A finished run of the small corpus; read only."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(load_recipe(write_recipe(folder, corpus)), folder / "run")
+    return folder / "run"

@@ -13,7 +13,7 @@ without a traceback and exits with code 2.
 """
 
 
-class VidfitError(Exception):
+class VidfitError(ValueError):
     """Base of every error that a user can mend."""
 
 

@@ -1,0 +1,274 @@
+"""The command line: one verb a stage, each thin. Parse, call, print.
+
+A user's mistake ends with one line on standard error and exit code 2, never with a traceback.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from vidfit.errors import OutputError, VidfitError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Classify videos from frame features with the best model that fits a given number of bytes.
+
+    Begin with `vidfit demo -o demo-run`; then copy a recipe, point it at your shards and `vidfit run` it.
+    SHARDS are TFRecord files, folders of them, or globs. MODEL is a packed .onnx file, a member's folder in a run
+    (RUN/members/NAME) or its .safetensors file.""",
+)
+
+Shards = Annotated[list[str], typer.Argument(help="TFRecord files, folders or (quoted) globs.")]
+Model = Annotated[Path, typer.Argument(help="A packed .onnx file, or a member: its folder or .safetensors file.")]
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file; see docs/recipe.md.")]
+RunFolder = Annotated[Path, typer.Option("--output", "-o", help="The run folder; made if absent, gone on with if not.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a recipe key: training.steps=100. May be repeated.")
+]
+SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Pass over corrupt records and say how many.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output holds already.")]
+Threads = Annotated[int, typer.Option(help="Threads for ONNX Runtime; 0 is one a core.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    output: RunFolder,
+    overrides: Overrides = None,
+    skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Do a whole recipe: train, quantise, pack, evaluate. A second call skips what is done.
+
+    Leaves OUTPUT/model.onnx, OUTPUT/summary.json and each member's checkpoints and log.
+    """
+    from vidfit.pipeline import run as run_recipe
+
+    print_summary(run_recipe(_recipe(recipe, overrides, skip_corrupt), output, overwrite), output)
+
+
+@app.command()
+def train(
+    recipe: RecipeFile,
+    output: RunFolder,
+    member: Annotated[list[str] | None, typer.Option(help="Only this member. May be repeated.")] = None,
+    overrides: Overrides = None,
+    skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train the members of a recipe, or some of them. Goes on from the last checkpoint."""
+    from vidfit.errors import RecipeError
+    from vidfit.pipeline import Run
+
+    parsed = _recipe(recipe, overrides, skip_corrupt)
+    for name in member or ():
+        if name not in parsed.members:
+            raise RecipeError(f"--member {name}: {recipe} has the members {', '.join(parsed.members)}")
+    stages = Run(parsed, output, overwrite)
+    for name in member or parsed.members:
+        stages.train(name)
+
+
+@app.command()
+def quantize(
+    member: Annotated[Path, typer.Argument(help="A member: its folder in a run or its .safetensors file.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="By default quantized.safetensors beside the member.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Quantise a member's big tensors (above 17,000 elements) to 8 bits."""
+    from vidfit.compression.member import QUANTIZED, quantize_member
+    from vidfit.packing.size import format_size
+    from vidfit.training.checkpoint import member_file
+
+    source = member_file(member)
+    target = output or source.with_name(QUANTIZED)
+    _refuse_to_overwrite(target, overwrite)
+    quantize_member(source, target)
+    before, after = source.stat().st_size, target.stat().st_size
+    print(f"{target}: {format_size(after)}, from {format_size(before)}")
+
+
+@app.command()
+def pack(
+    members: Annotated[list[Path], typer.Argument(help="Members: folders in a run or .safetensors files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    budget: Annotated[str, typer.Option(help="Bytes the file may take: 1GB (10^9), 1GiB (2^30), 20MB, ...")],
+    weight: Annotated[
+        list[float] | None, typer.Option(help="A member's weight in the average, once for each member; equal if absent.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pack members into one ONNX file under a budget; float members are quantised to 8 bits on the way."""
+    from vidfit.compression.member import load_member
+    from vidfit.packing.graph import PackedMember, write_graph
+    from vidfit.packing.size import format_size, parse_size
+
+    limit = parse_size(budget)
+    weights = weight or [1.0] * len(members)
+    if len(weights) != len(members) or min(weights) <= 0:
+        raise typer.BadParameter(f"give {len(members)} positive weights, one a member", param_hint="--weight")
+    _refuse_to_overwrite(output, overwrite)
+    loaded = [load_member(path).quantized() for path in members]
+    write_graph(output, [PackedMember(*pair) for pair in zip(loaded, weights, strict=True)], limit)
+    print(f"{output}: {len(members)} members, {format_size(output.stat().st_size)} of {format_size(limit)}")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    shards: Shards,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+    skip_corrupt: SkipCorrupt = False,
+    threads: Threads = 0,
+) -> None:
+    """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
+    from vidfit import display
+    from vidfit.evaluation.evaluate import evaluate as measure
+    from vidfit.features.batches import Batches
+    from vidfit.features.shards import expand_shards
+    from vidfit.files import replacing
+    from vidfit.runtime.predictor import BATCH_SIZE, load
+
+    predictor = load(model, threads)
+    batches = Batches(
+        expand_shards(shards), predictor.spec, len(predictor.vocabulary), BATCH_SIZE, skip_corrupt=skip_corrupt
+    )
+    counted = display.counted(batches, "evaluating")
+    result = measure(predictor.predict_batch, counted, len(predictor.vocabulary))
+    for name, value in result.items():
+        print(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value:,}")
+    if json_file:
+        with replacing(json_file) as partial:
+            partial.write_text(json.dumps(result, indent=2) + "\n")
+
+
+@app.command()
+def predict(
+    model: Model,
+    shards: Shards,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .csv (Kaggle's VideoId,LabelConfidencePairs), .parquet or .jsonl.")
+    ],
+    top_k: Annotated[int, typer.Option(min=1, help="Labels a video.")] = 20,
+    skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
+    threads: Threads = 0,
+) -> None:
+    """Write the most probable labels of every video in some shards."""
+    from vidfit import display
+    from vidfit.features.batches import Batches
+    from vidfit.features.shards import expand_shards
+    from vidfit.runtime.predictions import write_predictions
+    from vidfit.runtime.predictor import BATCH_SIZE, load
+
+    predictor = load(model, threads)
+    batches = Batches(expand_shards(shards), predictor.spec, None, BATCH_SIZE, skip_corrupt=skip_corrupt)
+    rows = (
+        row
+        for batch in display.counted(batches, "predicting")
+        for row in zip(batch.ids, predictor.predict_batch(batch), strict=True)
+    )
+    videos = write_predictions(output, rows, predictor.vocabulary, top_k, overwrite=overwrite)
+    print(f"{output}: {videos:,} videos")
+
+
+@app.command()
+def inspect(
+    shards: Shards,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    skip_corrupt: SkipCorrupt = False,
+) -> None:
+    """Say what a set of shards holds: records, modalities and their sizes, lengths, labels."""
+    from vidfit.features.inspect import inspect_shards
+    from vidfit.features.shards import expand_shards
+
+    _print_mapping(inspect_shards(expand_shards(shards), skip_corrupt), as_json)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for corpus and run.")] = Path("demo-run"),
+) -> None:
+    """The whole path on a generated corpus, in minutes: four families and a baseline into one file under 4 MB."""
+    from vidfit.demo import run_demo
+
+    print_summary(run_demo(output), output / "run")
+
+
+def print_summary(summary: dict[str, Any], directory: Path) -> None:
+    """The closing table of a run, on standard output."""
+    from rich.console import Console
+
+    from vidfit.packing.size import format_size
+
+    table = Table("member", "family", "weights", "GAP", "GAP 8 bits", "mAP", "float32", "8 bits", "in the file")
+    packed = summary["packed"]
+    weights = {member["name"]: member["weight"] for member in packed["members"]}
+    for member in summary["members"]:
+        table.add_row(
+            member["name"],
+            member["family"],
+            f"{member['parameters']:,}",
+            f"{member['gap']:.4f}",
+            f"{member['gap_quantized']:.4f}",
+            f"{member['map']:.4f}",
+            format_size(member["bytes_float32"]),
+            format_size(member["bytes_quantized"]),
+            f"x {weights[member['name']]:.3f}" if member["name"] in weights else "-",
+        )
+    table.add_section()
+    size = format_size(packed["bytes"])
+    table.add_row("packed", "", "", "", f"{packed['gap']:.4f}", f"{packed['map']:.4f}", "", size, "")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{directory / packed['path']}: {packed['bytes']:,} bytes of {packed['budget']:,}; "
+        f"GAP {packed['gap']:.4f}, mAP {packed['map']:.4f}, Hit@1 {packed['hit_at_1']:.4f}, PERR {packed['perr']:.4f}",
+        soft_wrap=True,
+    )
+
+
+def _print_mapping(mapping: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(mapping, indent=2))
+        return
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {part}" for name, part in value.items())
+        print(f"{key:<12} {value}")
+
+
+def _recipe(path: Path, overrides: list[str] | None, skip_corrupt: bool):
+    from vidfit.recipe import load_recipe
+
+    extra = ("data.skip_corrupt=true",) if skip_corrupt else ()
+    return load_recipe(path, (*(overrides or ()), *extra))
+
+
+def _refuse_to_overwrite(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; choose another name or add --overwrite")
+
+
+def main() -> None:
+    """Entry point of the `vidfit` command."""
+    try:
+        app()
+    except VidfitError as error:
+        print(f"vidfit: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"vidfit: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("vidfit: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,74 @@
+"""A member with its weights, float or quantised, read from and written to one safetensors file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from vidfit.compression.quantize import (
+    QuantizedTensor,
+    dequantize_state,
+    flatten_state,
+    quantize_state,
+    unflatten_state,
+)
+from vidfit.errors import ModelFileError
+from vidfit.models.classifier import FrameClassifier
+from vidfit.training.checkpoint import MemberInfo, member_file, read_member, save_member
+
+QUANTIZED = "quantized.safetensors"
+
+
+@dataclass
+class Member:
+    """A trained classifier as it is stored: what it is, and its tensors by name."""
+
+    info: MemberInfo
+    state: dict[str, Tensor | QuantizedTensor]
+
+    @property
+    def bits(self) -> int:
+        """Width of the big weights: 8 where any is quantised, else 32."""
+        return 8 if any(isinstance(tensor, QuantizedTensor) for tensor in self.state.values()) else 32
+
+    def classifier(self) -> FrameClassifier:
+        """The member as a module in evaluation mode, its weights in float32.
+
+        Raises:
+            ModelFileError: the tensors are not those of the architecture that the member names.
+        """
+        module = self.info.build()
+        try:
+            module.load_state_dict(dequantize_state(self.state))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ModelFileError(f"member {self.info.name}: {reason}; it was written by another version") from error
+        return module.eval()
+
+    def quantized(self) -> "Member":
+        """The same member with its big tensors at 8 bits."""
+        return Member(self.info, quantize_state(dequantize_state(self.state)))
+
+
+def load_member(path: Path | str) -> Member:
+    """Read a member: its folder in a run (the best checkpoint) or a `.safetensors` file, float or quantised.
+
+    Raises:
+        ModelFileError: the file is missing, damaged or no member.
+    """
+    info, tensors, _ = read_member(path)
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
+    return Member(info, unflatten_state(weights))
+
+
+def quantize_member(path: Path | str, output: Path | None = None) -> Path:
+    """Write the quantised form of a member, by default as `quantized.safetensors` beside it.
+
+    Raises:
+        ModelFileError: the member cannot be read, or a weight is not a finite number.
+        OutputError: the file cannot be written.
+    """
+    output = output or member_file(path).with_name(QUANTIZED)
+    member = load_member(path).quantized()
+    save_member(output, member.info, flatten_state(member.state))
+    return output

@@ -1,0 +1,58 @@
+"""What a person sees while vidfit works: bars on a terminal, lines where there is none. All of it on standard error."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from vidfit.features.batches import Batch
+from vidfit.training.loop import Progress as Training
+
+console = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def training_bar(name: str) -> Iterator[Callable[[Training], None]]:
+    """A bar for the training of one member; yields what `training.loop.train` calls with its progress."""
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+    )
+    said: float | None = None
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None, status="reading")
+
+        def show(now: Training) -> None:
+            nonlocal said
+            gap = "" if now.gap is None else f"  GAP {now.gap:.4f}"
+            status = f"loss {now.loss:.3f}{gap}  {now.videos_per_second:,.0f} videos/s"
+            bar.update(task, completed=now.step, total=now.steps, status=status)
+            if bar.disable and now.gap != said:
+                said = now.gap
+                console.print(f"{name}: step {now.step}/{now.steps}  {status}")
+
+        yield show
+
+
+def counted(batches: Iterable[Batch], description: str) -> Iterator[Batch]:
+    """The same batches, with a count of videos and their rate while they pass; then, if any, what was skipped."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed:,} videos"),
+        TextColumn("{task.fields[rate]}"),
+    )
+    skipped = 0
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(description, total=None, rate="")
+        for batch in batches:
+            yield batch
+            skipped += batch.skipped
+            speed = bar.tasks[task].speed
+            bar.update(task, advance=len(batch.ids), rate=f"{speed:,.0f} videos/s" if speed else "")
+    if skipped:
+        console.print(f"[yellow]{description}: {skipped} corrupt records were skipped")

@@ -1,0 +1,1 @@
+"""How good predictions are: streaming metrics, and the loop that feeds them."""

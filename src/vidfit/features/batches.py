@@ -1,0 +1,233 @@
+"""Shards to ragged batches: shuffled, seeded, split over loader workers without a record lost or repeated.
+
+Videos stay as long and as small as they are stored: a batch holds the bytes of all its frames one after another.
+Shuffling takes the shards in random order and draws from a buffer of videos; where neighbouring records of a shard
+resemble each other, the buffer has to be large. Memory holds the buffer and a few batches, whatever the number of
+shards. `workers=0` reads in this process and is the simple way; with workers, each fills batches of its own, so an
+epoch may end in one smaller batch a worker.
+
+Legend: B videos, N frames of all videos together, T frames of the longest, D feature size, L labels, C classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, multiprocessing
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from vidfit.errors import DataError
+from vidfit.features.example import read_videos
+from vidfit.features.shards import share_of
+from vidfit.features.spec import FeatureSpec, Video
+from vidfit.features.tfrecord import CorruptRecordError
+
+
+@dataclass
+class Batch:
+    """Several videos of any length.
+
+    Attributes:
+        ids: `B` ids.
+        frames: modality name -> `[N, D]` uint8 (float32 at video level), videos one after another.
+        num_frames: `[B]` int64.
+        labels: `[L]` int64, videos one after another.
+        label_counts: `[B]` int64, labels of each video; 0 where a video is not labelled.
+        skipped: corrupt records passed over since the previous batch.
+    """
+
+    ids: list[str]
+    frames: dict[str, Tensor]
+    num_frames: Tensor
+    labels: Tensor
+    label_counts: Tensor
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def padded(self) -> dict[str, Tensor]:
+        """Modality name -> `[B, T, D]`, zero after each video's end."""
+        lengths = self.num_frames.tolist()
+        return {
+            name: pad_sequence(list(frames.split(lengths)), batch_first=True) for name, frames in self.frames.items()
+        }
+
+    def multi_hot(self, classes: int) -> Tensor:
+        """`[B, C]` float32: 1 where a video has the label."""
+        targets_BC = torch.zeros(len(self), classes, device=self.labels.device)
+        videos_L = torch.arange(len(self), device=self.labels.device).repeat_interleave(self.label_counts)
+        targets_BC[videos_L, self.labels] = 1
+        return targets_BC
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with its tensors on `device`."""
+        return replace(
+            self,
+            frames={name: frames.to(device) for name, frames in self.frames.items()},
+            num_frames=self.num_frames.to(device),
+            labels=self.labels.to(device),
+            label_counts=self.label_counts.to(device),
+        )
+
+
+def collate(videos: Sequence[Video], skipped: int = 0) -> Batch:
+    """One batch of the videos, in their order; all have the same modalities."""
+    return Batch(
+        ids=[video.id for video in videos],
+        frames={
+            name: torch.from_numpy(np.concatenate([video.frames[name] for video in videos]))
+            for name in videos[0].frames
+        },
+        num_frames=torch.tensor([video.num_frames for video in videos]),
+        labels=torch.from_numpy(np.concatenate([video.labels for video in videos])),
+        label_counts=torch.tensor([len(video.labels) for video in videos]),
+        skipped=skipped,
+    )
+
+
+class Batches:
+    """The batches of a set of shards, any number of epochs of them; iterating gives epoch 0.
+
+    Arguments:
+        shards: TFRecord files (see `expand_shards`).
+        spec: modalities to read.
+        classes: labels must lie below; None does not check them.
+        batch_size: videos a batch; only the last of an epoch (of each worker) is smaller.
+        shuffle_buffer: videos held to draw from, divided among the workers; 0 keeps the order of files and records.
+        seed: of the shuffling. Order is fixed by (`seed`, epoch, `workers`).
+        workers: processes that read; 0 reads in this one. Batches travel through shared memory, three a worker at
+            most. Processes are started afresh each epoch from a server without threads or CUDA; as with any Python
+            multiprocessing, a script must then guard its entry with `if __name__ == "__main__"`.
+        skip_corrupt: pass over damaged records, counted in `Batch.skipped`, instead of raising.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        spec: FeatureSpec,
+        classes: int | None,
+        batch_size: int,
+        *,
+        shuffle_buffer: int = 0,
+        seed: int = 0,
+        workers: int = 0,
+        skip_corrupt: bool = False,
+    ) -> None:
+        assert shards
+        assert batch_size >= 1
+        assert shuffle_buffer >= 0
+        assert workers >= 0
+        self.shards, self.spec, self.classes, self.batch_size = list(shards), spec, classes, batch_size
+        self.shuffle_buffer, self.seed, self.workers, self.skip_corrupt = shuffle_buffer, seed, workers, skip_corrupt
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of one epoch: every record exactly once.
+
+        Raises:
+            DataError: a record is damaged (unless `skip_corrupt`) or does not fit `spec` or `classes`, or there is no
+                sound record at all.
+        """
+        held = None
+        skipped = 0
+        # A batch is held back until the next is there, so that records skipped at the very end count in the last one.
+        for item in self._items(number):
+            if isinstance(item, DataError):
+                raise item
+            if isinstance(item, int):
+                skipped += item
+                continue
+            if held is not None:
+                yield held
+            held = item
+        if held is None:
+            raise DataError(
+                f"{self.shards[0]} and {len(self.shards) - 1} more shards hold no record that can be read "
+                f"({skipped} corrupt); check the files"
+            )
+        held.skipped += skipped
+        yield held
+
+    def _items(self, epoch: int) -> "Iterator[Batch | int | DataError]":
+        stream = _Stream(self, epoch)
+        if self.workers == 0:
+            return stream.read(0, 1)
+        # Forking a process with threads (PyTorch's, a progress bar's) or CUDA can deadlock; this server has neither.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        # A generator of its own: otherwise starting workers would advance PyTorch's global random state.
+        generator = torch.Generator()
+        return iter(
+            DataLoader(
+                stream, batch_size=None, num_workers=self.workers, multiprocessing_context=context, generator=generator
+            )
+        )
+
+
+class _Stream(IterableDataset):
+    """One epoch of `Batches` as its items: batches, errors, and counts of records skipped after the last batch.
+
+    An error travels as an item because PyTorch would wrap one that is raised in a worker into a page of traceback.
+    """
+
+    def __init__(self, batches: Batches, epoch: int) -> None:
+        self.batches, self.epoch = batches, epoch
+
+    def __iter__(self) -> "Iterator[Batch | int | DataError]":
+        worker = get_worker_info()
+        assert worker is not None
+        return self.read(worker.id, worker.num_workers)
+
+    def read(self, worker: int, workers: int) -> "Iterator[Batch | int | DataError]":
+        """Items of one worker of several."""
+        videos: list[Video] = []
+        skipped = 0
+        try:
+            for item in self._shuffled(worker, workers):
+                if isinstance(item, Video):
+                    videos.append(item)
+                elif self.batches.skip_corrupt:
+                    skipped += 1
+                else:
+                    raise item
+                if len(videos) == self.batches.batch_size:
+                    yield collate(videos, skipped)
+                    videos, skipped = [], 0
+        except DataError as error:
+            yield error
+            return
+        if videos:
+            yield collate(videos, skipped)
+        elif skipped:
+            yield skipped
+
+    def _shuffled(self, worker: int, workers: int) -> Iterator[Video | CorruptRecordError]:
+        """Draws from a buffer; errors pass at once."""
+        capacity = -(-self.batches.shuffle_buffer // workers)
+        random = np.random.default_rng((self.batches.seed, self.epoch, worker + 1))
+        buffer: list[Video] = []
+        for item in self._in_order(worker, workers):
+            if not isinstance(item, Video) or capacity == 0:
+                yield item
+            elif len(buffer) < capacity:
+                buffer.append(item)
+            else:
+                drawn = random.integers(capacity)
+                yield buffer[drawn]
+                buffer[drawn] = item
+        for drawn in random.permutation(len(buffer)):
+            yield buffer[drawn]
+
+    def _in_order(self, worker: int, workers: int) -> Iterator[Video | CorruptRecordError]:
+        shards = self.batches.shards
+        if self.batches.shuffle_buffer:
+            order = np.random.default_rng((self.batches.seed, self.epoch, 0)).permutation(len(shards))
+            shards = [shards[index] for index in order]
+        for shard, part, parts in share_of(shards, worker, workers):
+            yield from read_videos(shard, self.batches.spec, self.batches.classes, part, parts)

@@ -1,0 +1,280 @@
+"""Example and SequenceExample records to `Video` and back, through the protobuf runtime.
+
+The message types are built here in code, so neither TensorFlow nor protoc is needed. An Example is a SequenceExample
+without feature lists (both keep their features in field 1), so one message type reads both: frame-level records have
+feature lists of one bytes value a frame, video-level records have float lists.
+
+Simplicity before speed: protobuf parses every frame into a Python object (about 1,400 records of 300 x 1,152 bytes
+a second on one core).
+
+Source: tensorflow/core/example/{example,feature}.proto
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from vidfit.errors import DataError
+from vidfit.features.spec import FeatureSpec, Modality, Video
+from vidfit.features.tfrecord import CorruptRecordError, scan_records
+
+ID_KEYS = ("id", "video_id")
+_LABELS_KEY = "labels"
+_COMPARE = "compare `vidfit inspect` of these shards with the features asked for"
+
+
+def _message_type() -> Any:
+    """The class of SequenceExample, in a descriptor pool of its own so that TensorFlow may live in the same process."""
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="vidfit/example.proto", package="vidfit", syntax="proto3")
+
+    def message(name: str, *fields: tuple[str, int, bool], parent: Any = file.message_type) -> Any:
+        added = parent.add(name=name)
+        for number, (field_name, kind, repeated) in enumerate(fields, start=1):
+            label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
+            added.field.add(name=field_name, number=number, type=kind, label=label)
+        return added
+
+    def point(owner: Any, *types: str) -> None:
+        for added, type_name in zip(owner.field, types, strict=True):
+            if type_name:
+                added.type_name = f".vidfit.{type_name}"
+
+    def map_of(name: str, field_name: str, entry: str, value: str) -> None:
+        owner = message(name, (field_name, field.TYPE_MESSAGE, True))
+        point(owner, f"{name}.{entry}")
+        pair = message(
+            entry, ("key", field.TYPE_STRING, False), ("value", field.TYPE_MESSAGE, False), parent=owner.nested_type
+        )
+        point(pair, "", value)
+        pair.options.map_entry = True
+
+    message("BytesList", ("value", field.TYPE_BYTES, True))
+    message("FloatList", ("value", field.TYPE_FLOAT, True))
+    message("Int64List", ("value", field.TYPE_INT64, True))
+    feature = message(
+        "Feature", *((name, field.TYPE_MESSAGE, False) for name in ("bytes_list", "float_list", "int64_list"))
+    )
+    point(feature, "BytesList", "FloatList", "Int64List")
+    feature.oneof_decl.add(name="kind")
+    for choice in feature.field:
+        choice.oneof_index = 0
+    map_of("Features", "feature", "FeatureEntry", "Feature")
+    point(message("FeatureList", ("feature", field.TYPE_MESSAGE, True)), "Feature")
+    map_of("FeatureLists", "feature_list", "FeatureListEntry", "FeatureList")
+    example = message(
+        "SequenceExample", ("context", field.TYPE_MESSAGE, False), ("feature_lists", field.TYPE_MESSAGE, False)
+    )
+    point(example, "Features", "FeatureLists")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("vidfit.SequenceExample"))
+
+
+_SequenceExample = _message_type()
+
+
+def parse_example(data: bytes, spec: FeatureSpec | None = None, classes: int | None = None) -> Video:
+    """A record's video.
+
+    Arguments:
+        data: a serialised SequenceExample (frame level) or Example (video level).
+        spec: the modalities to take, which must be there in their size; None takes every one, the largest first.
+        classes: labels must lie below; None does not check them.
+
+    Raises:
+        DataError: the record does not fit `spec` or `classes`; or (CorruptRecordError) it is damaged: no such message,
+            no id, no frames, or frames that do not belong together.
+    """
+    message = _decode(data)
+    context = message.context.feature
+    if message.feature_lists.feature_list:
+        frames = _byte_frames(message.feature_lists.feature_list, spec)
+    else:
+        frames = _float_frames(context, spec)
+    identifier = context[_id_key(context)].bytes_list.value
+    if len(identifier) != 1:
+        raise CorruptRecordError(f"its id has {len(identifier)} bytes values, expected one")
+    return Video(identifier[0].decode("utf-8", "backslashreplace"), frames, _labels(context, classes))
+
+
+def id_key(data: bytes) -> str:
+    """The key under which a record keeps its id: `id` or `video_id`."""
+    return _id_key(_decode(data).context.feature)
+
+
+def _decode(data: bytes) -> Any:
+    try:
+        return _SequenceExample.FromString(data)
+    except DecodeError as error:
+        raise CorruptRecordError("it is no SequenceExample or Example; write it again or use --skip-corrupt") from error
+
+
+def _id_key(context: Any) -> str:
+    for key in ID_KEYS:
+        if key in context:
+            return key
+    raise CorruptRecordError(f"it has neither of the context features {' and '.join(map(repr, ID_KEYS))}; add one")
+
+
+def _labels(context: Any, classes: int | None) -> np.ndarray:
+    if _LABELS_KEY not in context:
+        return np.empty(0, np.int64)
+    feature = context[_LABELS_KEY]
+    if feature.WhichOneof("kind") not in ("int64_list", None):
+        raise CorruptRecordError(f"{_LABELS_KEY!r} is no list of int64; write it as one")
+    labels = np.unique(np.array(feature.int64_list.value, np.int64))
+    if classes is not None and len(labels) and not 0 <= labels[0] <= labels[-1] < classes:
+        outside = labels[0] if labels[0] < 0 else labels[-1]
+        raise DataError(
+            f"{_LABELS_KEY!r} has {outside}, outside the vocabulary of {classes} classes; "
+            "give the vocabulary that belongs to these shards"
+        )
+    return labels
+
+
+def _byte_frames(lists: Any, spec: FeatureSpec | None) -> dict[str, np.ndarray]:
+    """`[T, D]` uint8 of each modality, over the record's own buffers (read-only)."""
+    if spec is None:
+        names = [name for name in lists if all(frame.HasField("bytes_list") for frame in lists[name].feature[:1])]
+    else:
+        names = [modality.name for modality in spec.modalities]
+    frames = {name: _byte_modality(lists, name) for name in names}
+    lengths = {name: len(array) for name, array in frames.items()}
+    if not lengths:
+        raise CorruptRecordError("none of its feature lists holds bytes; write a bytes value a frame")
+    if min(lengths.values()) == 0:
+        raise CorruptRecordError(
+            f"it has zero frames ({_counts(lengths)}); leave such videos out or use --skip-corrupt"
+        )
+    if len(set(lengths.values())) > 1:
+        raise CorruptRecordError(f"its modalities differ in frames ({_counts(lengths)}); write it again")
+    return _fitted(frames, spec)
+
+
+def _byte_modality(lists: Any, name: str) -> np.ndarray:
+    _require(name, lists, "feature lists")
+    values = [frame.bytes_list.value for frame in lists[name].feature]
+    if any(len(value) != 1 for value in values):
+        raise CorruptRecordError(f"feature {name!r} must have one bytes value a frame; write it so")
+    values = [value[0] for value in values]
+    sizes = set(map(len, values))
+    if len(sizes) > 1:
+        raise CorruptRecordError(
+            f"feature {name!r} has frames of {min(sizes)} and of {max(sizes)} bytes; write it again"
+        )
+    return np.frombuffer(b"".join(values), np.uint8).reshape(len(values), *sizes or (0,))
+
+
+def _float_frames(context: Any, spec: FeatureSpec | None) -> dict[str, np.ndarray]:
+    """`[1, D]` float32 of each modality; without a spec a single float is taken for metadata, not for a modality."""
+    if spec is None:
+        names = [name for name in context if len(context[name].float_list.value) > 1]
+    else:
+        names = [modality.name for modality in spec.modalities]
+    for name in names:
+        _require(name, context, "features")
+    frames = {name: np.array(context[name].float_list.value, np.float32)[None] for name in names}
+    if not frames:
+        raise CorruptRecordError("it has neither feature lists (frame level) nor float features (video level)")
+    broken = next((name for name, array in frames.items() if not np.isfinite(array).all()), None)
+    if broken:
+        raise CorruptRecordError(f"feature {broken!r} has values that are not finite; write it again")
+    return _fitted(frames, spec)
+
+
+def _require(name: str, features: Any, kind: str) -> None:
+    if name not in features:
+        present = ", ".join(sorted(features)) or "none"
+        raise DataError(f"it has no feature {name!r} (its {kind}: {present}); {_COMPARE}")
+
+
+def _fitted(frames: dict[str, np.ndarray], spec: FeatureSpec | None) -> dict[str, np.ndarray]:
+    if spec is None:
+        return dict(sorted(frames.items(), key=lambda item: (-item[1].shape[1], item[0])))
+    for modality in spec.modalities:
+        found = frames[modality.name]
+        if found.dtype != modality.dtype or found.shape[1] != modality.size:
+            raise DataError(
+                f"feature {modality.name!r} has {found.shape[1]} {found.dtype} values a frame, "
+                f"expected {modality.size} {modality.dtype}; {_COMPARE}"
+            )
+    return frames
+
+
+def _counts(lengths: dict[str, int]) -> str:
+    return ", ".join(f"{name!r}: {length}" for name, length in sorted(lengths.items()))
+
+
+def to_sequence_example(video: Video) -> bytes:
+    """A frame-level video (uint8 frames) as YouTube-8M stores it: context `id`, `labels`; a bytes value a frame."""
+    message = _with_context(video)
+    for name, frames_TD in video.frames.items():
+        add = message.feature_lists.feature_list[name].feature.add
+        for frame in np.ascontiguousarray(frames_TD, np.uint8):
+            add().bytes_list.value.append(frame.tobytes())
+    return message.SerializeToString(deterministic=True)
+
+
+def to_example(video: Video) -> bytes:
+    """A video-level video (one float32 frame) as YouTube-8M stores it: `id`, `labels` and a float list a modality."""
+    message = _with_context(video)
+    for name, frames_1D in video.frames.items():
+        message.context.feature[name].float_list.value.extend(frames_1D[0].tolist())
+    return message.SerializeToString(deterministic=True)
+
+
+def _with_context(video: Video) -> Any:
+    message = _SequenceExample()
+    message.context.feature["id"].bytes_list.value.append(video.id.encode())
+    message.context.feature[_LABELS_KEY].int64_list.value.extend(video.labels.tolist())
+    return message
+
+
+def read_videos(
+    path: str | Path, spec: FeatureSpec | None = None, classes: int | None = None, part: int = 0, parts: int = 1
+) -> Iterator[Video | CorruptRecordError]:
+    """Streams the videos of a file, or every `parts`-th from `part` on; in the place of a damaged one comes its error.
+
+    Raises:
+        DataError: the file cannot be read, or a sound record does not fit `spec` or `classes` (see `parse_example`);
+            it names file, record and field.
+    """
+    parse = partial(parse_example, spec=spec, classes=classes)
+    for number, record in scan_records(path, part, parts):
+        if isinstance(record, CorruptRecordError):
+            yield record
+            continue
+        try:
+            yield parse(record)
+        except CorruptRecordError as error:
+            yield CorruptRecordError(f"{path}, record {number}: {error}")
+        except DataError as error:
+            raise DataError(f"{path}, record {number}: {error}") from error
+
+
+def infer_spec(shards: Sequence[Path], skip_corrupt: bool = False) -> FeatureSpec:
+    """The modalities of the first record, the largest first.
+
+    Raises:
+        DataError: no record can be read, or one is damaged and `skip_corrupt` is not set.
+    """
+    for path in shards:
+        for video in read_videos(path):
+            if not isinstance(video, CorruptRecordError):
+                return FeatureSpec(
+                    modalities=tuple(
+                        Modality(
+                            name=name, size=array.shape[1], dtype="uint8" if array.dtype == np.uint8 else "float32"
+                        )
+                        for name, array in video.frames.items()
+                    )
+                )
+            if not skip_corrupt:
+                raise video
+    raise DataError(f"{shards[0]} and {len(shards) - 1} more shards hold no record that can be read; check the files")

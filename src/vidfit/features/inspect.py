@@ -1,0 +1,43 @@
+"""What a set of shards holds, counted by reading every record once in bounded memory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vidfit.features.example import id_key, infer_spec, read_videos
+from vidfit.features.tfrecord import CorruptRecordError, read_records
+
+
+def inspect_shards(shards: Sequence[Path]) -> dict[str, Any]:
+    """Counts of a set of shards, ready for JSON.
+
+    Returns:
+        `records`; `level`, "frame" or "video"; `id_key`, "id" or "video_id"; `features`, name -> size;
+        `frames`, `min`, `mean` and `max` of a video; `labels`, `distinct` ones and `mean_per_video`.
+
+    Raises:
+        DataError: a record is damaged or differs in its features from the first one, or there is none.
+    """
+    spec = infer_spec(shards)
+    records = frames = labels = longest = 0
+    shortest: int | None = None
+    distinct: set[int] = set()
+    for shard in shards:
+        for video in read_videos(shard, spec):
+            if isinstance(video, CorruptRecordError):
+                raise video
+            records += 1
+            frames += video.num_frames
+            longest = max(longest, video.num_frames)
+            shortest = min(shortest or video.num_frames, video.num_frames)
+            labels += len(video.labels)
+            distinct.update(video.labels.tolist())
+    first = next(record for shard in shards for record in read_records(shard))
+    return {
+        "records": records,
+        "level": spec.level,
+        "id_key": id_key(first),
+        "features": {modality.name: modality.size for modality in spec.modalities},
+        "frames": {"min": shortest, "mean": frames / records, "max": longest},
+        "labels": {"distinct": len(distinct), "mean_per_video": labels / records},
+    }

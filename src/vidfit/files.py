@@ -1,0 +1,51 @@
+"""Whole files or none: write beside the target, rename when finished.
+
+A reader never sees a half-written file, and a failure (an exception, a full disk, Ctrl-C) leaves whatever stood there
+before. Traded away: room for two versions of the file while it is being written, and no `fsync`, so what a power cut
+leaves is up to the file system. A killed process leaves its `.NAME.partial` behind; the next writer of the same file
+reuses that name, so such leftovers never pile up. Two processes must not write the same file at the same time.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vidfit.errors import OutputError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; the file gets its real name when the block ends without an exception.
+
+    Raises:
+        OutputError: `path` is a folder or a device, its folder does not exist, or writing failed (disk full, no
+            permission). An `OSError` that names another file, such as an input read inside the block, passes unchanged.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is not a regular file; choose another name")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}; create it or choose another place")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        # Some libraries write files that only their owner may read; a model is to be passed on.
+        partial.chmod(0o666 & ~_umask())
+        os.replace(partial, path)
+    except OSError as error:
+        if error.filename not in (None, str(partial)):
+            raise
+        reason = error.strerror or error
+        raise OutputError(f"{path}: cannot be written ({reason}); free some space or choose another place") from error
+    finally:
+        # It may never have been made, on a read-only file system too; that failure has been told already.
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _umask() -> int:
+    # The only way to read it is to set it.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,80 @@
+"""One member of an ensemble: bytes of frames to probabilities, by a family and a head.
+
+Shapes: B videos, T frames, D features, C classes.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from vidfit.features.spec import FeatureSpec
+from vidfit.models.dbof import DBoF, DBoFConfig
+from vidfit.models.frames import frame_mask, prepare_frames
+from vidfit.models.heads import Head, HeadConfig
+from vidfit.models.mean import MeanConfig, MeanPooling
+from vidfit.models.netfv import NetFV, NetFVConfig
+from vidfit.models.netvlad import NetVLAD, NetVLADConfig
+from vidfit.models.recurrent import Recurrent, RecurrentConfig
+
+FamilyConfig = Annotated[
+    MeanConfig | NetVLADConfig | NetFVConfig | DBoFConfig | RecurrentConfig, Field(discriminator="type")
+]
+
+FAMILIES: dict[str, Any] = {
+    "mean": MeanPooling,
+    "netvlad": NetVLAD,
+    "netfv": NetFV,
+    "dbof": DBoF,
+    "lstm": Recurrent,
+    "gru": Recurrent,
+}
+
+
+class ClassifierConfig(BaseModel):
+    """A family and a head, as a recipe gives them; `type` says which."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: FamilyConfig
+    head: HeadConfig
+
+
+class FrameClassifier(nn.Module):
+    """Stored frames to class probabilities.
+
+    Args:
+        config: family and head.
+        spec: modalities of the shards.
+        classes: C.
+
+    Raises:
+        RecipeError: the family's options name other modalities than the spec.
+    """
+
+    def __init__(self, config: ClassifierConfig, spec: FeatureSpec, classes: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.classes = classes
+        self.family = FAMILIES[config.family.type](config.family, spec)
+        self.head = Head(config.head, self.family.output_size, classes)
+
+    def forward(self, frames: Mapping[str, Tensor], num_frames: Tensor | None = None) -> Tensor:
+        """Probabilities of every class.
+
+        Args:
+            frames: modality name -> uint8 `[B, T, D_m]` (float32 at video level).
+                Slots from `num_frames` on are ignored.
+            num_frames: int64 `[B]`, at least 1 each; None where every slot holds a frame.
+
+        Returns:
+            float32 `[B, C]`.
+        """
+        max_frames = frames[self.spec.modalities[0].name].shape[1]
+        mask_BT = None if num_frames is None else frame_mask(num_frames, max_frames)
+        return self.head(self.family(prepare_frames(frames, self.spec, mask_BT), mask_BT))
+
+    def penalty(self) -> Tensor:
+        """The head's L2 penalty, to be added to the loss; float32 scalar."""
+        return self.head.penalty()

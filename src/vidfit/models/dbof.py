@@ -1,0 +1,145 @@
+"""Deep bag of frames: how much of a video falls into each of many clusters, in three forms.
+
+- `max`: ReLU6 activations, the largest over the frames (the starter code's form);
+- `soft`: softmax over clusters, summed over the frames, to norm 1;
+- `gated`: the soft sums times a gate computed from the largest assignments over the frames, to norm 1.
+
+The descriptor is short (K a modality), so K can be in the thousands; that makes `[B, T, K]` the largest tensor. A gate
+costs 2 D x K weights, which pays for the modality with the most evidence: the winners gate rgb and leave audio soft.
+
+Shapes: B videos, T frames, D features, K clusters, P descriptor, H hidden.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from torch import Tensor, nn
+
+from vidfit.features.spec import FeatureSpec
+from vidfit.models.heads import ContextGating
+from vidfit.models.layers import Assignment, BatchNorm, Hidden, inverse_norm, per_modality
+
+Form = Literal["max", "soft", "gated"]
+
+
+class DBoFConfig(BaseModel):
+    """Sizes and options of deep bag of frames.
+
+    Attributes:
+        clusters: K, one number for all modalities or one by name (the winners: 4096 for rgb, 512 for audio).
+        hidden: H, what the head sees.
+        form: one for all modalities or one by name (the winners: gated for rgb, soft for audio).
+        relu: batch norm and ReLU6 after the hidden layer instead of a bias (the starter code's form has it).
+        gating: context gating after the hidden layer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["dbof"] = "dbof"
+    clusters: PositiveInt | dict[str, PositiveInt]
+    hidden: PositiveInt
+    form: Form | dict[str, Form] = "gated"
+    relu: bool = False
+    gating: bool = True
+
+
+class ClusterGate(nn.Module):
+    """`sigmoid(BN(max_K R W))`: by how much to damp each cluster, from the largest assignments over the frames."""
+
+    def __init__(self, size: int, clusters: int) -> None:
+        super().__init__()
+        self.reduction = nn.Parameter(torch.empty(clusters, size))
+        self.weights = nn.Parameter(torch.empty(size, clusters))
+        self.norm = BatchNorm(clusters)
+
+    def forward(self, largest_BK: Tensor) -> Tensor:
+        normalised_BK = largest_BK * inverse_norm(largest_BK, dim=1)
+        return torch.sigmoid(self.norm(normalised_BK @ self.reduction @ self.weights))
+
+
+class Bag(nn.Module):
+    """The descriptor of one modality.
+
+    Source: Abu-El-Haija et al. 2016, section 3.2 (`max`); Miech et al. 2017 (`soft`); Skalic & Austin 2018 (`gated`).
+
+    Args:
+        size: D, features of the modality.
+        clusters: K.
+        form: see the module's docstring.
+    """
+
+    def __init__(self, size: int, clusters: int, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        self.assignment = Assignment(size, clusters)
+        self.gate = ClusterGate(size, clusters) if form == "gated" else None
+
+    def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
+        """Pools `frames * scale + shift` to float32 `[B, K]`."""
+        logits_BTK = self.assignment(frames_BTD, mask_BT, scale_D, shift_D)
+        # Neither is ever negative, so zero in masked slots changes no sum and no maximum.
+        assign_BTK = F.relu6(logits_BTK) if self.form == "max" else logits_BTK.softmax(dim=-1)
+        if mask_BT is not None:
+            assign_BTK = assign_BTK * mask_BT[:, :, None]
+        if self.form == "max":
+            return assign_BTK.amax(dim=1)
+        bag_BK = assign_BTK.sum(dim=1)
+        if self.gate is not None:
+            bag_BK = bag_BK * self.gate(assign_BTK.amax(dim=1))
+        return bag_BK * inverse_norm(bag_BK, dim=1)
+
+
+def reset_parameters(pools: Sequence[Bag], hidden: Hidden) -> None:
+    """Initial weights of the family, all normal, as in the original. Batch norms start as the identity."""
+    for pool in pools:
+        std = pool.assignment.weights.shape[0] ** -0.5
+        nn.init.normal_(pool.assignment.weights, std=std)
+        if pool.gate is not None:
+            nn.init.normal_(pool.gate.reduction, std=std)
+            nn.init.normal_(pool.gate.weights, std=std)
+    clusters = max(pool.assignment.weights.shape[1] for pool in pools)
+    nn.init.normal_(hidden.weights, std=clusters**-0.5)
+
+
+class DBoF(nn.Module):
+    """Frames to the head's input by deep bag of frames.
+
+    Args:
+        config: sizes and options.
+        spec: modalities, in the order in which a frame holds them.
+
+    Raises:
+        RecipeError: `clusters` or `form` names other modalities than the spec.
+    """
+
+    def __init__(self, config: DBoFConfig, spec: FeatureSpec) -> None:
+        super().__init__()
+        clusters = per_modality(config.clusters, spec, "clusters")
+        forms = per_modality(config.form, spec, "form")
+        self.columns = list(spec.slices().values())
+        self.input_norm = BatchNorm(spec.total_size)
+        pools = [
+            Bag(modality.size, k, form) for modality, k, form in zip(spec.modalities, clusters, forms, strict=True)
+        ]
+        self.pools = nn.ModuleList(pools)
+        self.hidden = Hidden(sum(clusters), config.hidden, relu=config.relu)
+        self.gating = ContextGating(config.hidden) if config.gating else None
+        self.output_size = config.hidden
+        reset_parameters(pools, self.hidden)
+
+    def pool(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        """The bags of all modalities side by side, float32 `[B, P]`."""
+        scale_D, shift_D = self.input_norm.fold(frames_BTD, mask_BT)
+        bags = [
+            pool(frames_BTD[..., columns], mask_BT, scale_D[columns], shift_D[columns])
+            for pool, columns in zip(self.pools, self.columns, strict=True)
+        ]
+        return torch.cat(bags, dim=1)
+
+    def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        """float32 `[B, T, D]` and bool `[B, T]` (or None: every slot holds a frame) -> float32 `[B, H]`."""
+        hidden_BH = self.hidden(self.pool(frames_BTD, mask_BT))
+        return hidden_BH if self.gating is None else self.gating(hidden_BH)

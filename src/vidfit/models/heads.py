@@ -1,0 +1,153 @@
+"""From a video's representation to probabilities: logistic or mixture of experts, then label gating; context gating.
+
+A head also owns the L2 penalty on its big weights, the only regulariser of the original besides dropout.
+
+Shapes: B videos, H the head's input, C classes, E experts.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+from vidfit.models.layers import BatchNorm
+
+
+class LogisticConfig(BaseModel):
+    """One logistic regression a class.
+
+    Attributes:
+        l2: weight of the penalty `l2 * 0.5 * sum W^2`.
+        dropout: share of the head's inputs that a training step leaves out.
+        label_gating: multiply the probabilities by a gate computed from all of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["logistic"] = "logistic"
+    l2: NonNegativeFloat = 1e-8
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_gating: bool = False
+
+
+class MixtureOfExpertsConfig(BaseModel):
+    """A mixture of logistic regressions a class.
+
+    Attributes:
+        experts: E, mixtures a class besides the one that always says no.
+        l2: weight of the penalty `l2 * 0.5 * sum W^2` on gates and experts.
+        dropout: share of the head's inputs that a training step leaves out.
+        label_gating: multiply the probabilities by a gate computed from all of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["moe"] = "moe"
+    experts: PositiveInt = 2
+    l2: NonNegativeFloat = 1e-6
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_gating: bool = False
+
+
+HeadConfig = Annotated[LogisticConfig | MixtureOfExpertsConfig, Field(discriminator="type")]
+
+
+class Logistic(nn.Module):
+    """`sigmoid(x W + b)`."""
+
+    def __init__(self, config: LogisticConfig, input_size: int, classes: int) -> None:
+        super().__init__()
+        self.l2 = config.l2
+        # Glorot uniform weights, zero biases.
+        self.weights = nn.Parameter(nn.init.xavier_uniform_(torch.empty(input_size, classes)))
+        self.biases = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, x_BH: Tensor) -> Tensor:
+        return torch.sigmoid(x_BH @ self.weights + self.biases)
+
+    def penalty(self) -> Tensor:
+        return self.l2 * 0.5 * self.weights.square().sum()
+
+
+class MixtureOfExperts(nn.Module):
+    """`sum_e softmax(x G)_e sigmoid(x W + b)_e` for each class, over E experts and a dummy that predicts 0.
+
+    Columns are class-major: `class * (E + 1) + expert` in the gates, `class * E + expert` in the experts.
+
+    Source: Jordan & Jacobs 1994; Abu-El-Haija et al. 2016, section 5.
+    """
+
+    def __init__(self, config: MixtureOfExpertsConfig, input_size: int, classes: int) -> None:
+        super().__init__()
+        self.l2 = config.l2
+        self.experts = config.experts
+        # Glorot uniform weights over all columns of a matrix, zero biases.
+        self.gate_weights = nn.Parameter(
+            nn.init.xavier_uniform_(torch.empty(input_size, classes * (config.experts + 1)))
+        )
+        self.expert_weights = nn.Parameter(nn.init.xavier_uniform_(torch.empty(input_size, classes * config.experts)))
+        self.expert_biases = nn.Parameter(torch.zeros(classes * config.experts))
+
+    def forward(self, x_BH: Tensor) -> Tensor:
+        gates_BCE = (x_BH @ self.gate_weights).unflatten(1, (-1, self.experts + 1)).softmax(dim=-1)
+        experts_BCE = torch.sigmoid(x_BH @ self.expert_weights + self.expert_biases).unflatten(1, (-1, self.experts))
+        return (gates_BCE[..., :-1] * experts_BCE).sum(dim=-1)
+
+    def penalty(self) -> Tensor:
+        return self.l2 * 0.5 * (self.gate_weights.square().sum() + self.expert_weights.square().sum())
+
+
+HEADS = {"logistic": Logistic, "moe": MixtureOfExperts}
+
+
+class ContextGating(nn.Module):
+    """`a * sigmoid(BN(a W))`: lets every value be damped by all others. On probabilities it is label gating.
+
+    Source: Miech et al. 2017, eq. 6.
+
+    Args:
+        size: length of the last axis.
+        batch_norm: False puts a bias in place of the batch norm, as the original's recurrent models have it.
+    """
+
+    def __init__(self, size: int, *, batch_norm: bool = True) -> None:
+        super().__init__()
+        # Normal, std 1/sqrt(size).
+        self.weights = nn.Parameter(nn.init.normal_(torch.empty(size, size), std=size**-0.5))
+        self.norm = BatchNorm(size) if batch_norm else None
+        self.biases = None if batch_norm else nn.Parameter(nn.init.normal_(torch.empty(size), std=size**-0.5))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """float32 `[B, size]` -> `[B, size]`."""
+        gates = values @ self.weights
+        if self.norm is not None:
+            gates = self.norm(gates)
+        if self.biases is not None:
+            gates = gates + self.biases
+        return values * torch.sigmoid(gates)
+
+
+class Head(nn.Module):
+    """Dropout, classifier, label gating.
+
+    Args:
+        config: kind and options.
+        input_size: H, the family's `output_size`.
+        classes: C.
+    """
+
+    def __init__(self, config: LogisticConfig | MixtureOfExpertsConfig, input_size: int, classes: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = HEADS[config.type](config, input_size, classes)
+        self.label_gating = ContextGating(classes) if config.label_gating else None
+
+    def forward(self, x_BH: Tensor) -> Tensor:
+        """float32 `[B, H]` -> probabilities, float32 `[B, C]`."""
+        probabilities_BC = self.classifier(self.dropout(x_BH))
+        return probabilities_BC if self.label_gating is None else self.label_gating(probabilities_BC)
+
+    def penalty(self) -> Tensor:
+        """The L2 penalty on the classifier's weights (not on biases or the label gate), float32 scalar."""
+        return self.classifier.penalty()

@@ -1,0 +1,161 @@
+"""What the pooling families share: batch norm over real frames, assignment to clusters, norms, the hidden layer.
+
+Batch norm has the original's constants: the running statistics move by 0.001 a step (decay 0.999), epsilon is 1e-3, it
+normalises with the biased variance and keeps the unbiased one. A batch of a single value has no variance: it is
+normalised with the running statistics and leaves them alone, where PyTorch would raise an error.
+
+Weights are `[in, out]`, used as `x @ W`. Each family initialises them in its own `reset_parameters`.
+
+Shapes: B videos, T frames, D features, K clusters, N real frames of all videos together, P descriptor, H hidden.
+"""
+
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vidfit.errors import RecipeError
+from vidfit.features.spec import FeatureSpec
+
+Option = TypeVar("Option")
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm over the last axis, with statistics of real frames only.
+
+    Args:
+        size: length of the last axis.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, eps=1e-3, momentum=1e-3)
+
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalises float32 `[..., size]`; `mask` (bool, `[...]`) is False where there is no frame.
+
+        In training masked slots do not count and come out as zero. In inference the layer is one affine map for every
+        slot, and what becomes of the masked ones is the caller's affair.
+        """
+        if not self.training:
+            scale, shift = self._affine(self.running_mean, self.running_var)
+            return input * scale + shift
+        if mask is None:
+            return self._normalise(input.flatten(0, -2)).view_as(input)
+        output = torch.zeros_like(input)
+        output[mask] = self._normalise(input[mask])
+        return output
+
+    def fold(self, frames: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The layer as `frames * scale + shift`, for frames that need no gradient.
+
+        All that a family does with the normalised input is linear in it, so scale and shift can be applied to the
+        `[D, K]` weights and sums instead: the normalised frames and their gradient, by far the largest tensors of a
+        training step, are never made.
+
+        Args:
+            frames: float32 `[B, T, D]`.
+            mask: bool `[B, T]` or None.
+
+        Returns:
+            scale and shift, float32 `[D]`.
+        """
+        assert not frames.requires_grad
+        if self.training:
+            real_ND = frames.flatten(0, -2) if mask is None else frames[mask]
+            if len(real_ND) > 1:
+                # One pass; `torch.var_mean` over the first axis takes 17 times as long on a CPU.
+                return self._affine(
+                    *torch.batch_norm_update_stats(real_ND, self.running_mean, self.running_var, self.momentum or 0.0)
+                )
+        return self._affine(self.running_mean, self.running_var)
+
+    def _normalise(self, values_ND: Tensor) -> Tensor:
+        return F.batch_norm(
+            values_ND,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=len(values_ND) > 1,
+            momentum=self.momentum or 0.0,
+            eps=self.eps,
+        )
+
+    def _affine(self, mean: Tensor | None, variance: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert mean is not None
+        assert variance is not None
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return scale, self.bias - mean * scale
+
+
+class Assignment(nn.Module):
+    """How much each frame of a modality belongs to each cluster, before the softmax (or ReLU) over clusters.
+
+    Args:
+        size: D, features of the modality.
+        clusters: K.
+    """
+
+    def __init__(self, size: int, clusters: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.empty(size, clusters))
+        self.norm = BatchNorm(clusters)
+
+    def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
+        """`BN((frames * scale + shift) W)`, float32 `[B, T, K]`."""
+        logits_BTK = frames_BTD @ (scale_D[:, None] * self.weights) + shift_D @ self.weights
+        return self.norm(logits_BTK, mask_BT)
+
+
+class Hidden(nn.Module):
+    """The layer between a video's descriptor and the head: `x W + b`, or batch norm and ReLU6 in place of the bias.
+
+    Source: Miech et al. 2017 (`netvlad_relu` and its sisters); the winners of 2018 trained without the ReLU.
+
+    Args:
+        input_size: P, length of the descriptor.
+        size: H.
+        relu: batch norm and ReLU6 instead of the bias.
+    """
+
+    def __init__(self, input_size: int, size: int, *, relu: bool) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.empty(input_size, size))
+        self.norm = BatchNorm(size) if relu else None
+        self.biases = None if relu else nn.Parameter(nn.init.normal_(torch.empty(size), std=0.01))
+
+    def forward(self, descriptor_BP: Tensor) -> Tensor:
+        """float32 `[B, P]` -> `[B, H]`."""
+        hidden_BH = descriptor_BP @ self.weights
+        if self.norm is not None:
+            hidden_BH = F.relu6(self.norm(hidden_BH))
+        if self.biases is not None:
+            hidden_BH = hidden_BH + self.biases
+        return hidden_BH
+
+
+def inverse_norm(values: Tensor, dim: int) -> Tensor:
+    """1 / L2 norm along `dim`, which is kept with length 1; norms below 1e-6 count as 1e-6, as in the original."""
+    return torch.rsqrt((values * values).sum(dim, keepdim=True).clamp_min(1e-12))
+
+
+def flatten_normalised(residuals_BDK: Tensor) -> Tensor:
+    """L2 norm 1 for each cluster, then for the whole, flattened feature-major: float32 `[B, D * K]`."""
+    cluster_factor_B1K = inverse_norm(residuals_BDK, dim=1)
+    normalised_BP = (residuals_BDK * cluster_factor_B1K).flatten(1)
+    return normalised_BP * inverse_norm(normalised_BP, dim=1)
+
+
+def per_modality(option: Option | dict[str, Option], spec: FeatureSpec, field: str) -> list[Option]:
+    """An option of a recipe, given once for all modalities or by name, as a list in the spec's order.
+
+    Raises:
+        RecipeError: the names are not those of the modalities.
+    """
+    names = [modality.name for modality in spec.modalities]
+    if not isinstance(option, dict):
+        return [option] * len(names)
+    if set(option) != set(names):
+        raise RecipeError(f"{field}: names {sorted(option)}, but the shards hold {sorted(names)}; give each a value")
+    return [option[name] for name in names]

@@ -1,0 +1,125 @@
+"""NetFV: a Fisher vector a modality, mean and variance of the frames' deviations from clusters learnt end to end.
+
+Like NetVLAD with a second order: the descriptor is twice as long (2 D x K a modality). The original's normalisation is
+kept: the first order to norm 1 by cluster, then as a whole; the second order as a whole only. Squares of `frames *
+scale + shift` are expanded, so normalised frames are never made; only the frames' own squares are.
+
+Shapes: B videos, T frames, D features, K clusters, P descriptor, H hidden.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from torch import Tensor, nn
+
+from vidfit.features.spec import FeatureSpec
+from vidfit.models.heads import ContextGating
+from vidfit.models.layers import Assignment, BatchNorm, Hidden, flatten_normalised, inverse_norm, per_modality
+
+
+class NetFVConfig(BaseModel):
+    """Sizes and options of NetFV.
+
+    Attributes:
+        clusters: K, one number for all modalities or one by name (the winners: 96 for rgb, 48 for audio).
+        hidden: H, what the head sees.
+        relu: batch norm and ReLU6 after the hidden layer instead of a bias.
+        gating: context gating after the hidden layer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["netfv"] = "netfv"
+    clusters: PositiveInt | dict[str, PositiveInt]
+    hidden: PositiveInt
+    relu: bool = False
+    gating: bool = True
+
+
+class FisherVector(nn.Module):
+    """The descriptor of one modality.
+
+    Source: Perronnin & Dance 2007; Miech et al. 2017, section 4.1.
+
+    Args:
+        size: D, features of the modality.
+        clusters: K.
+    """
+
+    def __init__(self, size: int, clusters: int) -> None:
+        super().__init__()
+        self.assignment = Assignment(size, clusters)
+        self.centres = nn.Parameter(torch.empty(size, clusters))
+        self.deviations = nn.Parameter(torch.empty(size, clusters))
+
+    def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
+        """Pools `frames * scale + shift` to float32 `[B, 2 D * K]`: first order, then second."""
+        assign_BTK = self.assignment(frames_BTD, mask_BT, scale_D, shift_D).softmax(dim=-1)
+        if mask_BT is not None:
+            assign_BTK = assign_BTK * mask_BT[:, :, None]
+        mass_B1K = assign_BTK.sum(dim=1, keepdim=True)
+        sums_BDK = (frames_BTD.transpose(1, 2) @ assign_BTK) * scale_D[:, None]
+        squares_BDK = (frames_BTD.square().transpose(1, 2) @ assign_BTK) * scale_D[:, None].square()
+        # With z = frames * scale and o = shift - centre, the deviation is z + o.
+        offset_DK = shift_D[:, None] - self.centres
+        first_BDK = sums_BDK + mass_B1K * offset_DK
+        second_BDK = squares_BDK + offset_DK * (sums_BDK + first_BDK)
+        variance_DK = self.deviations.square() + 1e-6
+        first_BP = flatten_normalised(first_BDK / variance_DK)
+        second_BP = (second_BDK / variance_DK.square() - mass_B1K).flatten(1)
+        # The original normalises the second order twice; that is once, as a norm of 1 is left alone.
+        return torch.cat([first_BP, second_BP * inverse_norm(second_BP, dim=1)], dim=1)
+
+
+def reset_parameters(pools: Sequence[FisherVector], hidden: Hidden) -> None:
+    """Initial weights of the family, all normal, as in the original. Batch norms start as the identity."""
+    for pool in pools:
+        std = pool.assignment.weights.shape[0] ** -0.5
+        nn.init.normal_(pool.assignment.weights, std=std)
+        nn.init.normal_(pool.centres, std=std)
+        nn.init.normal_(pool.deviations, mean=1.0, std=std)
+    # The descriptor's norm does not grow with its length, so the std goes by clusters and not by inputs.
+    clusters = max(pool.assignment.weights.shape[1] for pool in pools)
+    nn.init.normal_(hidden.weights, std=clusters**-0.5)
+
+
+class NetFV(nn.Module):
+    """Frames to the head's input by NetFV.
+
+    Args:
+        config: sizes and options.
+        spec: modalities, in the order in which a frame holds them.
+
+    Raises:
+        RecipeError: `clusters` names other modalities than the spec.
+    """
+
+    def __init__(self, config: NetFVConfig, spec: FeatureSpec) -> None:
+        super().__init__()
+        clusters = per_modality(config.clusters, spec, "clusters")
+        sizes = [modality.size for modality in spec.modalities]
+        self.columns = list(spec.slices().values())
+        self.input_norm = BatchNorm(spec.total_size)
+        pools = [FisherVector(size, k) for size, k in zip(sizes, clusters, strict=True)]
+        self.pools = nn.ModuleList(pools)
+        descriptor_size = sum(2 * size * k for size, k in zip(sizes, clusters, strict=True))
+        self.hidden = Hidden(descriptor_size, config.hidden, relu=config.relu)
+        self.gating = ContextGating(config.hidden) if config.gating else None
+        self.output_size = config.hidden
+        reset_parameters(pools, self.hidden)
+
+    def pool(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        """The descriptors of all modalities side by side, float32 `[B, P]`."""
+        scale_D, shift_D = self.input_norm.fold(frames_BTD, mask_BT)
+        descriptors = [
+            pool(frames_BTD[..., columns], mask_BT, scale_D[columns], shift_D[columns])
+            for pool, columns in zip(self.pools, self.columns, strict=True)
+        ]
+        return torch.cat(descriptors, dim=1)
+
+    def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        """float32 `[B, T, D]` and bool `[B, T]` (or None: every slot holds a frame) -> float32 `[B, H]`."""
+        hidden_BH = self.hidden(self.pool(frames_BTD, mask_BT))
+        return hidden_BH if self.gating is None else self.gating(hidden_BH)

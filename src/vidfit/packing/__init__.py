@@ -1,0 +1,1 @@
+"""Members into one graph file under a budget of bytes."""

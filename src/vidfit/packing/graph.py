@@ -1,0 +1,198 @@
+"""The one ONNX file: every member, its 8-bit weights, the weighted average, vocabulary and feature spec.
+
+The members are written by PyTorch's exporter from the very modules that were trained, so that there is one definition
+of each formula. A quantised weight stays int8 in the file and after loading: its place in the module is taken by a
+parametrization that emits DequantizeLinear and Add, which ONNX Runtime does not fold into a float matrix. What this
+trades away is speed: each run expands each matrix for a moment. `docs/format.md` specifies the file.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from vidfit.compression.member import Member
+from vidfit.compression.quantize import QuantizedTensor
+from vidfit.errors import BudgetError, ModelFileError
+from vidfit.features.spec import FeatureSpec
+from vidfit.files import replacing
+from vidfit.models.classifier import FrameClassifier
+from vidfit.packing.size import format_size
+
+FORMAT = "1"
+OPSET = 23
+PROTOBUF_LIMIT = 2**31 - 1
+
+
+@dataclass
+class PackedMember:
+    """A member and its weight in the average."""
+
+    member: Member
+    weight: float
+
+
+def write_graph(path: Path, members: Sequence[PackedMember], budget: int) -> list[dict[str, object]]:
+    """Write the ensemble as one ONNX file of at most `budget` bytes.
+
+    Arguments:
+        path: the file; written beside and renamed, so that nothing half-written is ever left.
+        members: who takes part. All must read the same features and know the same labels.
+        budget: bytes the finished file may take.
+
+    Returns:
+        What the file's metadata says of each member: name, family, weight, bits.
+
+    Raises:
+        BudgetError: the finished file is larger than the budget (none is left) or than ONNX's 2 GiB.
+        ModelFileError: members differ in features or labels.
+        OutputError: the file cannot be written.
+    """
+    spec, vocabulary = members[0].member.info.spec, members[0].member.info.vocabulary
+    for packed in members:
+        if (packed.member.info.spec, packed.member.info.vocabulary) != (spec, vocabulary):
+            raise ModelFileError(
+                f"member {packed.member.info.name} was trained on other features or labels than "
+                f"{members[0].member.info.name}; pack only members of the same run or data"
+            )
+    total = sum(packed.weight for packed in members)
+    described = [_describe(packed, packed.weight / total) for packed in members]
+    ensemble = _Ensemble(
+        [_with_codes(packed.member) for packed in members],
+        [packed.weight / total for packed in members],
+    )
+    stored = sum(tensor.nbytes for tensor in ensemble.state_dict().values())
+    # Exporting a gigabyte takes minutes: do not begin where the weights alone do not fit.
+    _check_budget(stored, min(budget, PROTOBUF_LIMIT), "the weights alone take")
+    program = _export(ensemble, spec)
+    program.model.producer_name = "vidfit"
+    program.model.producer_version = version("vidfit")
+    program.model.metadata_props.update(
+        {
+            "vidfit.format": FORMAT,
+            "vidfit.spec": spec.model_dump_json(),
+            "vidfit.vocabulary": json.dumps(vocabulary, ensure_ascii=False),
+            "vidfit.members": json.dumps(described),
+        }
+    )
+    with replacing(path) as partial:
+        program.save(partial, external_data=False)
+        _check_budget(partial.stat().st_size, budget, "the finished file takes")
+    return described
+
+
+class _Ensemble(nn.Module):
+    def __init__(self, members: list[FrameClassifier], weights: list[float]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.weights = weights
+
+    def forward(self, frames: dict[str, torch.Tensor], num_frames: torch.Tensor) -> torch.Tensor:
+        probabilities = [
+            weight * member(frames, num_frames) for weight, member in zip(self.weights, self.members, strict=True)
+        ]
+        return torch.stack(probabilities).sum(0)
+
+
+class _Dequantize(nn.Module):
+    """int8 codes -> float32 weights; as ONNX operators when exporting."""
+
+    scale: torch.Tensor
+    offset: torch.Tensor
+
+    def __init__(self, tensor: QuantizedTensor):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(tensor.scale, dtype=torch.float32))
+        self.register_buffer("offset", torch.tensor(tensor.offset, dtype=torch.float32))
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_exporting():
+            return codes.float() * self.scale + self.offset
+        scaled = torch.onnx.ops.symbolic(
+            "DequantizeLinear", [codes, self.scale], dtype=torch.float32, shape=codes.shape, version=OPSET
+        )
+        return scaled + self.offset
+
+
+def _with_codes(member: Member) -> FrameClassifier:
+    """The member's module with int8 codes where its weights are quantised."""
+    with torch.device("meta"):
+        module = member.info.build()
+    module.eval()
+    floats = {name: tensor for name, tensor in member.state.items() if isinstance(tensor, torch.Tensor)}
+    module.load_state_dict(floats, strict=False, assign=True)
+    for name, tensor in member.state.items():
+        if isinstance(tensor, QuantizedTensor):
+            owner_name, _, attribute = name.rpartition(".")
+            owner = module.get_submodule(owner_name)
+            setattr(owner, attribute, nn.Parameter(tensor.codes, requires_grad=False))
+            parametrize.register_parametrization(owner, attribute, _Dequantize(tensor), unsafe=True)
+    return module
+
+
+def _export(ensemble: nn.Module, spec: FeatureSpec) -> torch.onnx.ONNXProgram:
+    # Two videos of three frames: the exporter takes sizes of 0 and 1 for constants.
+    frames = {
+        modality.name: torch.zeros(2, 3, modality.size, dtype=getattr(torch, modality.dtype))
+        for modality in spec.modalities
+    }
+    videos, longest = torch.export.Dim("videos"), torch.export.Dim("frames")
+    with _quiet():
+        program = torch.onnx.export(
+            ensemble,
+            (frames, torch.tensor([3, 2])),
+            dynamo=True,
+            dynamic_shapes=({name: {0: videos, 1: longest} for name in frames}, {0: videos}),
+            input_names=[*frames, "num_frames"],
+            output_names=["probabilities"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    # Stack traces of this very code, more bytes than a small member's weights.
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on its own workings; what goes wrong it raises."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _check_budget(size: int, budget: int, what: str) -> None:
+    if size > budget:
+        raise BudgetError(
+            f"{what} {size:,} bytes, {size - budget:,} over the budget of {budget:,} ({format_size(budget)}): "
+            "leave a member out, make one smaller or raise the budget"
+        )
+
+
+def _describe(packed: PackedMember, weight: float) -> dict[str, object]:
+    return {
+        "name": packed.member.info.name,
+        "family": packed.member.info.classifier.family.type,
+        "weight": weight,
+        "bits": packed.member.bits,
+    }

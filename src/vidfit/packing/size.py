@@ -1,0 +1,30 @@
+"""Numbers of bytes as people write them: `1GB` is 10^9 bytes, `1GiB` is 2^30, `4096` is 4096."""
+
+import re
+
+from vidfit.errors import BudgetError
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `1GB`, `1GiB`, `20MB`, `1.5 MB` or `4096`.
+
+    Raises:
+        BudgetError: the text is no positive number of bytes.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    size = int(float(match[1]) * unit) if match and unit else 0
+    if size < 1:
+        raise BudgetError(f"budget {text!r}: write a number of bytes such as 1GB (10^9), 1GiB (2^30), 20MB or 4096")
+    return size
+
+
+def format_size(size: float) -> str:
+    """A size for people: `3.9 MB`, decimal units."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"

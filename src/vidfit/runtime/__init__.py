@@ -1,0 +1,1 @@
+"""Using a packed file: predictions and how they are written."""

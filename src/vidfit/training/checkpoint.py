@@ -1,0 +1,80 @@
+"""A member on disk: one safetensors file with the weights and, in its metadata, all that is needed to use them.
+
+Tensors are the classifier's state by name; tensors under `optimizer.` (only in `last.safetensors`) are Adam's moments.
+The metadata's key `vidfit` holds a JSON document, `MemberInfo`.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vidfit.errors import ModelFileError
+from vidfit.features.spec import FeatureSpec
+from vidfit.files import replacing
+from vidfit.models.classifier import ClassifierConfig, FrameClassifier
+
+BEST = "best.safetensors"
+LAST = "last.safetensors"
+
+
+class MemberInfo(BaseModel):
+    """What a member is, beside its weights."""
+
+    name: str
+    classifier: ClassifierConfig
+    spec: FeatureSpec
+    vocabulary: tuple[str, ...]
+    step: int
+    gap_validation: float
+
+    def build(self) -> FrameClassifier:
+        """The classifier with fresh weights."""
+        return FrameClassifier(self.classifier, self.spec, len(self.vocabulary))
+
+
+def save_member(path: Path, info: MemberInfo, tensors: dict[str, torch.Tensor], **extra: object) -> None:
+    """Write a member file, beside and then renamed. `extra` is more JSON for the metadata.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    metadata = {"vidfit": info.model_dump_json(), "extra": json.dumps(extra)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as partial:
+        try:
+            save_file(tensors, partial, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
+def member_file(path: Path | str) -> Path:
+    """The file of a member, given as that file or as its folder in a run (then its best checkpoint)."""
+    path = Path(path)
+    return path / BEST if path.is_dir() else path
+
+
+def read_member(path: Path | str) -> tuple[MemberInfo, dict[str, torch.Tensor], dict[str, object]]:
+    """Read a member file.
+
+    Returns:
+        Its description, its tensors by name as they are stored, and the extra metadata.
+
+    Raises:
+        ModelFileError: the file is missing, cut short or no member.
+    """
+    path = member_file(path)
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such member; give a packed .onnx file, a member's folder or its .safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            info = MemberInfo.model_validate_json(metadata["vidfit"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            return info, tensors, json.loads(metadata["extra"])
+    except (SafetensorError, OSError, KeyError, ValidationError) as error:
+        reason = "it holds no vidfit member" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise ModelFileError(f"{path}: not a readable member file ({reason}); train it again or copy it anew") from error

@@ -1,0 +1,132 @@
+"""Uniform 8-bit quantisation against the reference vectors and against a search for the nearest level."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from safetensors.torch import load_file, save_file
+
+from vidfit.compression.quantize import (
+    MIN_ELEMENTS,
+    QuantizedTensor,
+    dequantize_state,
+    flatten_state,
+    quantize_state,
+    quantize_uniform,
+    unflatten_state,
+)
+from vidfit.errors import ModelFileError
+
+
+def test_golden_quantize_uniform(golden_dir):
+    vectors = np.load(golden_dir / "quantize_uniform.npz")
+    cases = sorted({key.split("/")[0] for key in vectors})
+    assert cases
+    for case in cases:
+        quantized = quantize_uniform(torch.from_numpy(vectors[f"{case}/array"]))
+        levels = quantized.codes.numpy().astype(int) + 128
+        np.testing.assert_array_equal(levels, vectors[f"{case}/codes"], case)
+        every_level = QuantizedTensor(
+            torch.arange(-128, 128, dtype=torch.int8), quantized.scale, quantized.offset
+        ).dequantize()
+        largest = np.abs(vectors[f"{case}/codebook"]).max()
+        # One unit in the last place of a float32; absolute near 0, where the reference's own linspace rounds.
+        close = {"rtol": 1.2e-7, "atol": 1e-14 * largest}
+        np.testing.assert_allclose(every_level.numpy(), vectors[f"{case}/codebook"], **close, err_msg=case)
+        dequantized = quantized.dequantize()
+        assert dequantized.dtype == torch.float32
+        np.testing.assert_allclose(dequantized.numpy(), vectors[f"{case}/dequantised"], **close, err_msg=case)
+
+
+@settings(max_examples=100, deadline=None)
+@given(arrays(np.float32, st.integers(1, 40), elements=st.floats(-1e6, 1e6, width=32)))
+def test_every_value_takes_its_nearest_level(array):
+    quantized = quantize_uniform(torch.from_numpy(array))
+    levels = np.linspace(float(array.min()), float(array.max()), 256)
+    distance = np.abs(array[:, None].astype(np.float64) - levels)
+    taken = distance[np.arange(len(array)), quantized.codes.numpy().astype(int) + 128]
+    np.testing.assert_allclose(taken, distance.min(axis=1), atol=1e-12 * np.abs(array).max())
+
+
+def test_half_way_goes_to_the_lower_level():
+    # Levels 0, 2, 4 ... 510, all halves exact.
+    quantized = quantize_uniform(torch.arange(511, dtype=torch.float32))
+    levels = quantized.codes.to(torch.int64) + 128
+    assert levels.tolist() == [value // 2 for value in range(511)]
+
+
+def test_tensors_longer_than_a_chunk_keep_their_order_and_shape():
+    tensor = torch.randn(3, 50_001, generator=torch.Generator().manual_seed(0))
+    quantized = quantize_uniform(tensor)
+    rebuilt = quantized.codes.double() * quantized.scale + quantized.offset
+    assert rebuilt.shape == tensor.shape
+    assert (rebuilt - tensor).abs().max() <= quantized.scale / 2 + 1e-6
+    torch.testing.assert_close(quantized.dequantize(), rebuilt.float(), rtol=0, atol=0)
+
+
+def test_a_transposed_view_is_quantised_as_it_reads():
+    tensor = torch.arange(6.0).reshape(2, 3)
+    assert torch.equal(quantize_uniform(tensor.T).codes, quantize_uniform(tensor).codes.T)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_no_number_is_an_error_naming_its_tensor(bad):
+    weights = torch.zeros(MIN_ELEMENTS + 1)
+    weights[70] = bad
+    with pytest.raises(ModelFileError, match=r"'head\.weights' holds NaN or infinity"):
+        quantize_state({"head.weights": weights})
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(3, dtype=torch.float64), torch.zeros(0)])
+def test_what_has_no_levels_is_refused(tensor):
+    with pytest.raises(ValueError, match="float32|empty"):
+        quantize_uniform(tensor)
+
+
+def mixed_state() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "big": torch.randn(130, 140, generator=generator),
+        "limit": torch.randn(MIN_ELEMENTS, generator=generator),
+        "constant": torch.full((MIN_ELEMENTS + 1,), 0.3),
+        "counts": torch.arange(MIN_ELEMENTS + 1),
+    }
+
+
+def test_only_big_float32_tensors_are_quantised():
+    state = mixed_state()
+    quantized = quantize_state(state)
+    assert {name for name, value in quantized.items() if isinstance(value, QuantizedTensor)} == {"big", "constant"}
+    assert quantized["limit"] is state["limit"]
+    dequantized = dequantize_state(quantized)
+    assert torch.equal(dequantized["constant"], state["constant"])
+    assert torch.equal(dequantized["counts"], state["counts"])
+
+
+def test_quantised_values_survive_a_second_quantisation():
+    once = dequantize_state(quantize_state(mixed_state()))
+    twice = dequantize_state(quantize_state(once))
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+
+
+def test_a_quantised_state_is_a_plain_safetensors_file(tmp_path):
+    quantized = quantize_state(mixed_state())
+    save_file(flatten_state(quantized), tmp_path / "member.safetensors")
+    plain = load_file(tmp_path / "member.safetensors")
+    assert plain["big.codes"].dtype == torch.int8
+    assert plain["big.scale"].shape == plain["big.offset"].shape == ()
+
+    restored = unflatten_state(plain)
+    assert restored.keys() == quantized.keys()
+    before, after = dequantize_state(quantized), dequantize_state(restored)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("lost", ["big.scale", "big.offset"])
+def test_codes_without_scale_or_offset_are_an_error(lost):
+    plain = flatten_state(quantize_state(mixed_state()))
+    del plain[lost]
+    with pytest.raises(ModelFileError, match=f"'big.codes' lacks.*{lost}"):
+        unflatten_state(plain)

@@ -1,0 +1,36 @@
+"""The evaluation loop on batches made by hand."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from vidfit.errors import DataError
+from vidfit.evaluation.evaluate import evaluate
+
+
+def batch(labels: list[list[int]], skipped: int = 0):
+    flat = [label for of_video in labels for label in of_video]
+    counts = torch.tensor([len(of_video) for of_video in labels])
+    return SimpleNamespace(labels=torch.tensor(flat, dtype=torch.int64), label_counts=counts, skipped=skipped)
+
+
+def test_predictions_meet_the_labels_of_their_own_batch():
+    first, second = batch([[0], [2, 1]], skipped=1), batch([[], [1]], skipped=2)
+    predicted = {
+        id(first): np.array([[0.9, 0.1, 0.2], [0.3, 0.8, 0.7]], np.float32),
+        id(second): np.array([[0.4, 0.05, 0.01], [0.6, 0.5, 0.02]], np.float32),
+    }
+    result = evaluate(lambda batch: predicted[id(batch)], [first, second], classes=3)
+    # By falling score: hit, hit, hit, miss, hit at rank 5, then misses; four positives.
+    assert result["gap"] == pytest.approx((1 + 1 + 1 + 0 + 4 / 5) / 4)
+    assert result["hit_at_1"] == 2 / 4
+    assert result["perr"] == pytest.approx((1 + 1 + 0 + 0) / 4)
+    assert (result["videos"], result["skipped"]) == (4, 3)
+    assert result["seconds"] >= 0
+
+
+def test_unlabelled_videos_alone_cannot_be_evaluated():
+    with pytest.raises(DataError, match="none of the 2 videos has a label"):
+        evaluate(lambda batch: np.zeros((2, 3), np.float32), [batch([[], []])], classes=3)

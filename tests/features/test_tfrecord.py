@@ -1,0 +1,134 @@
+"""Record framing: round trips, real files, and every way in which a file can be damaged."""
+
+import struct
+from pathlib import Path
+
+import google_crc32c
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidfit.errors import DataError, OutputError
+from vidfit.features.tfrecord import CorruptRecordError, masked_crc32c, read_records, scan_records, write_records
+
+RECORDS = [b"first", b"", b"third record"]
+STARTS = [0, 12 + 5 + 4, 12 + 5 + 4 + 12 + 0 + 4]  # byte offsets of RECORDS
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    path = tmp_path / "shard.tfrecord"
+    write_records(path, RECORDS)
+    return path
+
+
+def damage(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0x10
+    path.write_bytes(data)
+
+
+def test_crc32c_check_value_and_mask():
+    assert google_crc32c.value(b"123456789") == 0xE3069283  # the check value of CRC-32C (RFC 3720)
+    # 0xE3069283 rotated right by 15 is 0x2507C60D.
+    assert masked_crc32c(b"123456789") == (0x2507C60D + 0xA282EAD8) % 2**32
+
+
+def test_a_file_is_laid_out_as_the_format_says(tmp_path: Path):
+    write_records(tmp_path / "one", [b"data"])
+    length = struct.pack("<Q", 4)
+    expected = length + struct.pack("<I", masked_crc32c(length)) + b"data" + struct.pack("<I", masked_crc32c(b"data"))
+    assert (tmp_path / "one").read_bytes() == expected
+
+
+@given(records=st.lists(st.binary(max_size=300), max_size=12))
+def test_records_come_back_as_written(tmp_path_factory: pytest.TempPathFactory, records: list[bytes]):
+    path = tmp_path_factory.mktemp("round") / "shard.tfrecord"
+    write_records(path, records)
+    assert list(read_records(path)) == records
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_parts_cover_a_file_exactly_once(shard: Path, parts: int):
+    scanned = [item for part in range(parts) for item in scan_records(shard, part, parts)]
+    assert sorted(number for number, _ in scanned) == [0, 1, 2]
+    assert all(RECORDS[number] == record for number, record in scanned)
+
+
+def test_real_shards_have_sound_checksums(data_dir: Path):
+    """The authors' own files hold as many records as their description says."""
+    eval_shards = sorted((data_dir / "audioset" / "eval").glob("*.tfrecord"))
+    assert sum(1 for shard in eval_shards for _ in read_records(shard)) == 10_093
+
+
+@pytest.mark.parametrize("offset", [STARTS[2] + 12, STARTS[2] + 12 + 11, STARTS[2] + 12 + 12], ids=str)
+def test_a_flipped_byte_names_file_record_and_offset(shard: Path, offset: int):
+    damage(shard, offset)
+    reading = read_records(shard)
+    assert [next(reading), next(reading)] == RECORDS[:2]
+    with pytest.raises(CorruptRecordError) as caught:
+        next(reading)
+    assert f"{shard}, record 2 (byte {STARTS[2]})" in str(caught.value)
+    assert "--skip-corrupt" in str(caught.value)
+
+
+def test_records_after_damaged_data_are_still_found(shard: Path):
+    damage(shard, STARTS[0] + 12)
+    (number, error), *rest = scan_records(shard)
+    assert number == 0
+    assert isinstance(error, CorruptRecordError)
+    assert rest == [(1, RECORDS[1]), (2, RECORDS[2])]
+
+
+@pytest.mark.parametrize("offset", [0, 7, 8], ids=["length", "top of length", "CRC of length"])
+def test_a_damaged_length_ends_its_file(shard: Path, offset: int):
+    damage(shard, STARTS[1] + offset)
+    first, (number, error) = scan_records(shard)
+    assert first == (0, RECORDS[0])
+    assert number == 1
+    assert isinstance(error, CorruptRecordError)
+    assert f"record 1 (byte {STARTS[1]})" in str(error)
+
+
+@pytest.mark.parametrize("missing", [1, 4, 5, 16, 24, 27])
+def test_a_truncated_last_record_is_said_to_be_one(shard: Path, missing: int):
+    shard.write_bytes(shard.read_bytes()[:-missing])
+    reading = read_records(shard)
+    assert [next(reading), next(reading)] == RECORDS[:2]
+    with pytest.raises(CorruptRecordError, match=r"record 2 \(byte 37\): the file is cut short"):
+        next(reading)
+
+
+def test_a_huge_length_with_a_right_checksum_is_cut_short_not_allocated(tmp_path: Path):
+    length = struct.pack("<Q", 2**62)
+    (tmp_path / "huge").write_bytes(length + struct.pack("<I", masked_crc32c(length)) + b"data")
+    with pytest.raises(CorruptRecordError, match="cut short"):
+        list(read_records(tmp_path / "huge"))
+
+
+@pytest.mark.parametrize("text", ["a", "video,label\nabc,1\nand more lines of text\n"], ids=["short", "long"])
+def test_a_text_file_is_no_tfrecord_file(tmp_path: Path, text: str):
+    path = tmp_path / "notes.tfrecord"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"notes\.tfrecord.*no TFRecord file"):
+        list(read_records(path))
+
+
+def test_an_absent_file_is_named(tmp_path: Path):
+    with pytest.raises(DataError, match=r"absent\.tfrecord"):
+        list(read_records(tmp_path / "absent.tfrecord"))
+
+
+def test_an_unfinished_file_leaves_nothing(tmp_path: Path):
+    def records():
+        yield b"first"
+        raise DataError("the source failed")
+
+    with pytest.raises(DataError, match="the source failed"):
+        write_records(tmp_path / "shard.tfrecord", records())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_does_not_exist_is_an_output_error(tmp_path: Path):
+    with pytest.raises(OutputError, match="absent"):
+        write_records(tmp_path / "absent" / "shard.tfrecord", [b"first"])

@@ -1,0 +1,207 @@
+"""The packed file: literal content, parity with PyTorch, 8 bits in the file, nothing of vidfit needed to run it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from tests.corpus import LABELS, SIZES
+
+from vidfit.compression.member import Member, load_member
+from vidfit.errors import BudgetError, ModelFileError, OutputError
+from vidfit.features.spec import FeatureSpec, Modality
+from vidfit.models.classifier import ClassifierConfig
+from vidfit.packing.graph import PackedMember, write_graph
+from vidfit.training.checkpoint import MemberInfo
+
+SPEC = FeatureSpec(modalities=(Modality(name="rgb", size=24), Modality(name="audio", size=8)))
+LOGISTIC = {"type": "logistic"}
+CLASSIFIERS = {
+    "mean": {"family": {"type": "mean"}, "head": LOGISTIC},
+    "netvlad": {"family": {"type": "netvlad", "clusters": 32, "hidden": 64}, "head": {"type": "moe", "experts": 2}},
+    "light": {"family": {"type": "netvlad", "clusters": 32, "hidden": 64, "light": True}, "head": LOGISTIC},
+    "netfv": {"family": {"type": "netfv", "clusters": 16, "hidden": 64}, "head": {**LOGISTIC, "label_gating": True}},
+    "gated": {"family": {"type": "dbof", "clusters": 1024, "hidden": 32}, "head": LOGISTIC},
+    "soft": {"family": {"type": "dbof", "clusters": 1024, "hidden": 32, "form": "soft"}, "head": LOGISTIC},
+    "lstm": {"family": {"type": "lstm", "cells": 160}, "head": LOGISTIC},
+    "gru": {"family": {"type": "gru", "cells": 160, "gating": True}, "head": LOGISTIC},
+}
+
+
+def member(name: str, spec: FeatureSpec = SPEC) -> Member:
+    """A member of random weights, batch-norm statistics included, quantised where large."""
+    torch.manual_seed(sum(name.encode()))
+    info = MemberInfo(
+        name=name,
+        classifier=ClassifierConfig.model_validate(CLASSIFIERS[name]),
+        spec=spec,
+        vocabulary=LABELS,
+        step=1,
+        gap_validation=0.5,
+    )
+    model = info.build()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    return Member(info, dict(model.state_dict())).quantized()
+
+
+def arrays(videos: int, longest: int, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    frames = {
+        name: random.integers(0, 256, (videos, longest, size), dtype=np.uint8) for name, size in SIZES.items()
+    }
+    return {**frames, "num_frames": random.integers(1, longest + 1, videos)}
+
+
+def torch_average(members: list[PackedMember], inputs: dict[str, np.ndarray]) -> np.ndarray:
+    frames = {name: torch.from_numpy(inputs[name]) for name in SIZES}
+    total = sum(packed.weight for packed in members)
+    with torch.inference_mode():
+        return np.sum(
+            [
+                packed.weight / total * packed.member.classifier()(frames, torch.from_numpy(inputs["num_frames"])).numpy()
+                for packed in members
+            ],
+            axis=0,
+        )
+
+
+@pytest.fixture(scope="module")
+def everything() -> list[PackedMember]:
+    return [PackedMember(member(name), weight) for weight, name in enumerate(CLASSIFIERS, start=1)]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory, everything: list[PackedMember]) -> Path:
+    """All families in one file."""
+    path = tmp_path_factory.mktemp("packed") / "model.onnx"
+    write_graph(path, everything, 10_000_000)
+    return path
+
+
+@pytest.mark.parametrize(("videos", "longest"), [(1, 1), (1, 9), (2, 3), (7, 5), (3, 40)])
+def test_the_file_gives_what_the_members_give(packed: Path, everything: list[PackedMember], videos: int, longest: int):
+    inputs = arrays(videos, longest)
+    (found,) = onnxruntime.InferenceSession(packed).run(["probabilities"], inputs)
+    np.testing.assert_allclose(np.asarray(found), torch_average(everything, inputs), atol=1e-5, rtol=0)
+
+
+def test_padding_changes_nothing(packed: Path):
+    inputs = arrays(4, 6)
+    session = onnxruntime.InferenceSession(packed)
+    noise = arrays(4, 5, seed=1)
+    padded = {name: np.concatenate([inputs[name], noise[name]], axis=1) for name in SIZES}
+    (short,) = session.run(None, inputs)
+    (long,) = session.run(None, {**padded, "num_frames": inputs["num_frames"]})
+    np.testing.assert_allclose(np.asarray(short), np.asarray(long), atol=1e-6)
+
+
+def test_quantised_weights_are_int8_in_the_file_and_nothing_large_is_float(packed: Path, everything: list[PackedMember]):
+    graph = onnx.load(packed).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    codes = [tensor for tensor in stored.values() if tensor.data_type == onnx.TensorProto.INT8]
+    quantised = sum(packed.member.bits == 8 for packed in everything)
+    assert quantised == len(everything) - 1, "every member but the mean has a tensor large enough"
+    assert len(codes) >= quantised
+    for tensor in stored.values():
+        elements = int(np.prod(tensor.dims))
+        assert elements <= 17_000 or tensor.data_type == onnx.TensorProto.INT8, tensor.name
+
+
+def test_metadata_is_what_the_format_says(packed: Path):
+    properties = {entry.key: entry.value for entry in onnx.load(packed).metadata_props}
+    assert properties["vidfit.format"] == "1"
+    assert json.loads(properties["vidfit.vocabulary"]) == list(LABELS)
+    assert json.loads(properties["vidfit.spec"]) == {
+        "modalities": [
+            {"name": "rgb", "size": 24, "dtype": "uint8"},
+            {"name": "audio", "size": 8, "dtype": "uint8"},
+        ]
+    }
+    members = json.loads(properties["vidfit.members"])
+    assert [row["name"] for row in members] == list(CLASSIFIERS)
+    assert [row["bits"] for row in members] == [32, *[8] * 7]
+    assert sum(row["weight"] for row in members) == pytest.approx(1)
+    assert members[1]["family"] == "netvlad"
+
+
+def test_inputs_and_outputs_are_what_the_format_says(packed: Path):
+    session = onnxruntime.InferenceSession(packed)
+    assert [(put.name, put.type, put.shape) for put in session.get_inputs()] == [
+        ("rgb", "tensor(uint8)", ["videos", "frames", 24]),
+        ("audio", "tensor(uint8)", ["videos", "frames", 8]),
+        ("num_frames", "tensor(int64)", ["videos"]),
+    ]
+    assert [(put.name, put.type, put.shape) for put in session.get_outputs()] == [
+        ("probabilities", "tensor(float)", ["videos", 5])
+    ]
+
+
+def test_onnxruntime_alone_runs_the_file(packed: Path, everything: list[PackedMember], tmp_path: Path):
+    inputs = arrays(3, 4)
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    script = (
+        "import sys, numpy, onnxruntime\n"
+        "model, inputs, output = sys.argv[1:]\n"
+        "(found,) = onnxruntime.InferenceSession(model).run(['probabilities'], dict(numpy.load(inputs)))\n"
+        "numpy.save(output, found)\n"
+        "assert not {'vidfit', 'torch', 'onnx'} & set(sys.modules)\n"
+    )
+    arguments = [str(packed), str(tmp_path / "inputs.npz"), str(tmp_path / "output.npy")]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, cwd=tmp_path)
+    np.testing.assert_allclose(np.load(tmp_path / "output.npy"), torch_average(everything, inputs), atol=1e-5)
+
+
+def test_a_file_above_the_budget_is_not_left(tmp_path: Path):
+    path = tmp_path / "model.onnx"
+    members = [PackedMember(member("netvlad"), 1.0)]
+    write_graph(path, members, 10_000_000)
+    size = path.stat().st_size
+    path.unlink()
+    with pytest.raises(BudgetError, match=f"the finished file takes {size:,} bytes, 1 over the budget of {size - 1:,}"):
+        write_graph(path, members, size - 1)
+    assert list(tmp_path.iterdir()) == []
+    write_graph(path, members, size)
+    assert path.stat().st_size == size
+
+
+def test_weights_that_cannot_fit_are_refused_before_the_export(tmp_path: Path):
+    with pytest.raises(BudgetError, match="the weights alone take .* over the budget of 1,000"):
+        write_graph(tmp_path / "model.onnx", [PackedMember(member("netvlad"), 1.0)], 1000)
+
+
+def test_members_of_other_data_are_refused(tmp_path: Path):
+    other = FeatureSpec(modalities=(Modality(name="audio", size=8),))
+    members = [PackedMember(member("mean"), 1.0), PackedMember(member("mean", other), 1.0)]
+    with pytest.raises(ModelFileError, match="trained on other features or labels"):
+        write_graph(tmp_path / "model.onnx", members, 10_000_000)
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"what stood here")
+
+    def full(self, target, **options):
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "save", full)
+    with pytest.raises(OutputError, match=r"model\.onnx: cannot be written \(No space left on device\)"):
+        write_graph(path, [PackedMember(member("mean"), 1.0)], 10_000_000)
+    assert path.read_bytes() == b"what stood here"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_saved_member_packs_like_the_one_in_memory(finished: Path):
+    quantised = load_member(finished / "members" / "vlad" / "quantized.safetensors")
+    assert quantised.bits == 8
+    assert load_member(finished / "members" / "vlad").bits == 32
