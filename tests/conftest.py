@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.corpus import write_corpus, write_recipe
 
+from tests.corpus import write_corpus, write_recipe
 from vidfit import load_recipe, run
 
 ROOT = Path(__file__).resolve().parent.parent

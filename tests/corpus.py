@@ -48,7 +48,13 @@ data:
   validation: {corpus}/validation
   eval: {corpus}/eval
   vocabulary: {corpus}/vocabulary.csv
-training: {{steps: 24, batch_size: 16, sample_frames: 6, learning_rate: 0.02, validate_every: 8, batch_norm_momentum: 0.1}}
+training:
+  steps: 24
+  batch_size: 16
+  sample_frames: 6
+  learning_rate: 0.02
+  validate_every: 8
+  batch_norm_momentum: 0.1
 members:
   mean:
     family: {{type: mean}}

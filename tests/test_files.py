@@ -22,20 +22,26 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError])
 def test_an_interrupted_file_leaves_nothing(tmp_path, failure):
-    with pytest.raises(failure), replacing(tmp_path / "a.csv") as partial:
-        partial.write_text("half")
-        raise failure
+    def write():
+        with replacing(tmp_path / "a.csv") as partial:
+            partial.write_text("half")
+            raise failure
+
+    with pytest.raises(failure):
+        write()
     assert not os.listdir(tmp_path)
 
 
 def test_a_full_disk_is_an_error_naming_the_file(tmp_path):
-    path = tmp_path / "a.csv"
-    with pytest.raises(OutputError, match=r"a\.csv: cannot be written \(No space left on device\)"):
-        with replacing(path) as partial:
+    def write():
+        with replacing(tmp_path / "a.csv") as partial:
             partial.write_text("half")
             # A device without any room, so that the error is the system's own.
             with open("/dev/full", "w") as full:
                 full.write("rest")
+
+    with pytest.raises(OutputError, match=r"a\.csv: cannot be written \(No space left on device\)"):
+        write()
     assert not os.listdir(tmp_path)
 
 
@@ -55,6 +61,6 @@ def test_the_partial_file_itself_cannot_be_opened(tmp_path):
 @pytest.mark.parametrize("path", ["folder", "/dev/null", "missing/a.csv"])
 def test_a_place_that_cannot_hold_a_file_is_refused_at_once(tmp_path, path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match="regular file|no folder"), replacing(tmp_path / path):
+    with pytest.raises(OutputError, match=r"regular file|no folder"), replacing(tmp_path / path):
         pytest.fail("the block must not run")
     assert os.listdir(tmp_path) == ["folder"]

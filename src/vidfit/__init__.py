@@ -1,12 +1,12 @@
 """vidfit: classify videos from frame features with the best model that fits a given number of bytes.
 
-    import vidfit
+import vidfit
 
-    model = vidfit.load("model.onnx")
-    probabilities = model.predict({"rgb": rgb, "audio": audio}, num_frames)   # arrays [B, T, D] uint8 -> [B, C]
-    for video, probabilities in model.predict("shards/*.tfrecord"): ...
+model = vidfit.load("model.onnx")
+probabilities = model.predict({"rgb": rgb, "audio": audio}, num_frames)   # arrays [B, T, D] uint8 -> [B, C]
+for video, probabilities in model.predict("shards/*.tfrecord"): ...
 
-    summary = vidfit.run(vidfit.load_recipe("recipe.yaml"), "run-folder")
+summary = vidfit.run(vidfit.load_recipe("recipe.yaml"), "run-folder")
 """
 
 from typing import TYPE_CHECKING

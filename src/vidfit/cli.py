@@ -5,13 +5,16 @@ A user's mistake ends with one line on standard error and exit code 2, never wit
 
 import json
 import sys
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.table import Table
 
 from vidfit.errors import OutputError, VidfitError
+from vidfit.features.synthetic import CorpusConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -103,7 +106,8 @@ def pack(
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
     budget: Annotated[str, typer.Option(help="Bytes the file may take: 1GB (10^9), 1GiB (2^30), 20MB, ...")],
     weight: Annotated[
-        list[float] | None, typer.Option(help="A member's weight in the average, once for each member; equal if absent.")
+        list[float] | None,
+        typer.Option(help="A member's weight in the average, once for each member; equal if absent."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -192,6 +196,45 @@ def inspect(
     from vidfit.features.shards import expand_shards
 
     _print_mapping(inspect_shards(expand_shards(shards), skip_corrupt), as_json)
+
+
+def synth(
+    directory: Annotated[Path, typer.Argument(help="Folder for the corpus; must not exist, or be empty.")], **numbers
+):
+    """Generate a corpus in YouTube-8M's frame-level format: train/, validation/, eval/ and vocabulary.csv.
+
+    Labels show as pairs of words in parts of a video; deterministic by seed.
+    """
+    from vidfit import display
+    from vidfit.features.synthetic import write_corpus
+
+    try:
+        config = CorpusConfig(**numbers)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise typer.BadParameter(problem["msg"], param_hint=f"--{'-'.join(map(str, problem['loc']))}") from error
+    with display.counting_bar("generating videos") as show:
+        write_corpus(directory, config, show)
+    print(f"{directory}: {config.train_videos + config.validation_videos + config.eval_videos:,} videos")
+
+
+# Every number of the corpus is an option: its name, default and help stand in CorpusConfig alone.
+_parameters = signature(synth).parameters
+synth.__signature__ = Signature(  # type: ignore[attr-defined]
+    [
+        _parameters["directory"],
+        *(
+            Parameter(
+                name,
+                Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=Annotated[field.annotation, typer.Option(help=field.description)],
+            )
+            for name, field in CorpusConfig.model_fields.items()
+        ),
+    ]
+)
+app.command()(synth)
 
 
 @app.command()

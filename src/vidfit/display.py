@@ -38,6 +38,15 @@ def training_bar(name: str) -> Iterator[Callable[[Training], None]]:
         yield show
 
 
+@contextmanager
+def counting_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work of known length; yields what is called with (done, in all)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def counted(batches: Iterable[Batch], description: str) -> Iterator[Batch]:
     """The same batches, with a count of videos and their rate while they pass; then, if any, what was skipped."""
     columns = (

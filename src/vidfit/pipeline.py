@@ -126,12 +126,17 @@ class Run:
         trained = self.train(name)
         folder = self.directory / "members" / name
         lineage = self._stages.inputs(f"train {name}")
-        self._stages.do(f"quantize {name}", lineage, [folder / QUANTIZED], lambda: {"path": str(quantize_member(folder))})
+        self._stages.do(
+            f"quantize {name}", lineage, [folder / QUANTIZED], lambda: {"path": str(quantize_member(folder))}
+        )
         scores = {}
         for form, file in (("float32", folder / BEST), ("quantized", folder / QUANTIZED)):
             inputs = {"member": lineage, "eval": _names_and_sizes(self.shards["eval"])}
             scores[form] = self._stages.do(
-                f"evaluate {name} {form}", inputs, [], lambda file=file, form=form: self._evaluate(file, f"{name} {form}")
+                f"evaluate {name} {form}",
+                inputs,
+                [],
+                lambda file=file, form=form: self._evaluate(file, f"{name} {form}"),
             )
         classifier = load_member(folder).classifier()
         return {

@@ -81,7 +81,7 @@ def test_a_weight_that_is_no_number_is_an_error_naming_its_tensor(bad):
 
 @pytest.mark.parametrize("tensor", [torch.zeros(3, dtype=torch.float64), torch.zeros(0)])
 def test_what_has_no_levels_is_refused(tensor):
-    with pytest.raises(ValueError, match="float32|empty"):
+    with pytest.raises(ValueError, match=r"float32|empty"):
         quantize_uniform(tensor)
 
 

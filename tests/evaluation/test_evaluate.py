@@ -1,19 +1,24 @@
 """The evaluation loop on batches made by hand."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
 from vidfit.errors import DataError
 from vidfit.evaluation.evaluate import evaluate
+from vidfit.features.batches import Batch
 
 
-def batch(labels: list[list[int]], skipped: int = 0):
-    flat = [label for of_video in labels for label in of_video]
-    counts = torch.tensor([len(of_video) for of_video in labels])
-    return SimpleNamespace(labels=torch.tensor(flat, dtype=torch.int64), label_counts=counts, skipped=skipped)
+def batch(labels: list[list[int]], skipped: int = 0) -> Batch:
+    videos = len(labels)
+    return Batch(
+        ids=[f"video{i}" for i in range(videos)],
+        frames={"rgb": torch.zeros(videos, 2, dtype=torch.uint8)},
+        num_frames=torch.ones(videos, dtype=torch.int64),
+        labels=torch.tensor([label for of_video in labels for label in of_video], dtype=torch.int64),
+        label_counts=torch.tensor([len(of_video) for of_video in labels]),
+        skipped=skipped,
+    )
 
 
 def test_predictions_meet_the_labels_of_their_own_batch():

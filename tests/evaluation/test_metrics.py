@@ -30,7 +30,7 @@ def plain_metrics(scores: np.ndarray, positive: np.ndarray, top_k: int) -> dict[
         plain_average_precision([positive[v, c] for _, v, c in kept if c == wanted], positive[:, wanted].sum())
         for wanted in range(classes)
     ]
-    with_positives = [ap for ap, any_positive in zip(per_class, positive.any(axis=0), strict=True) if any_positive]
+    with_positives = [per_class[c] for c in range(classes) if positive[:, c].any()]
     perr = [
         positive[v, np.argsort(-scores[v])[: positive[v].sum()]].mean() if positive[v].any() else 0.0
         for v in range(videos)
@@ -72,7 +72,7 @@ def test_golden_metrics(golden_dir):
         assert result["hit_at_1"] == pytest.approx(float(vectors[f"{case}/hit_at_one"]), abs=1e-6), case
         low, high = float(vectors[f"{case}/gap_ties_low"]), float(vectors[f"{case}/gap_ties_high"])
         all_scores, all_positive = np.concatenate(scores), np.concatenate(positive)
-        # The reference's bounds take its own top 20 for given: where ties straddle the 20th place, there are wider ones.
+        # The reference's bounds take its own top 20 for given: ties across the 20th place widen them.
         if ties_straddle(all_scores, 20):
             low = gap_over_ties(all_scores, all_positive, 20, best=False)
             high = gap_over_ties(all_scores, all_positive, 20, best=True)

@@ -28,6 +28,7 @@ def test_counts_over_several_shards(tmp_path: Path):
         "features": {"image": 5, "sound": 3},
         "frames": {"min": 1, "mean": 7 / 3, "max": 4},
         "labels": {"distinct": 2, "mean_per_video": 1.0},
+        "corrupt": 0,
     }
 
 
@@ -38,6 +39,13 @@ def test_damaged_and_deviating_records_are_named(tmp_path: Path):
     write_records(tmp_path / "deviating", [record(1, []), record(1, [], size=4)])
     with pytest.raises(DataError, match="deviating, record 1: feature 'sound' has 4 uint8 values a frame, expected 3"):
         inspect_shards([tmp_path / "deviating"])
+
+
+def test_damaged_records_are_counted_on_request(tmp_path: Path):
+    write_records(tmp_path / "shard", [b"no protobuf", record(3, [1]), record(0, []), record(5, [])])
+    found = inspect_shards([tmp_path / "shard"], skip_corrupt=True)
+    assert (found["records"], found["corrupt"], found["id_key"]) == (2, 2, "id")
+    assert found["frames"] == {"min": 3, "mean": 4.0, "max": 5}
 
 
 def test_real_corpora_are_as_described(data_dir: Path):

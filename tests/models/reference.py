@@ -1,12 +1,13 @@
-"""Reference vectors as our modules: config, feature spec and weights of a model file, sizes taken from its arrays.
+"""Reference vectors as our modules: config, feature spec and weights of a model file, all read off its arrays.
 
-`MODEL_FILES` names the files; `Reference.state(prefix)` turns the original's variables under `var/`, `step1/`, ... or
-`grad/` into a state dict, so outputs, gradients and steps are compared in our own layout.
+`Reference.state(prefix)` turns the original's variables (under `var/`, `step1/`, `step3/` or `grad/`) into a state
+dict, so that outputs, gradients and steps are compared in our own layout.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,10 @@ from torch import Tensor
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 
-MODEL_FILES = (
+GRU_FILES = ("gru_bidirect_logistic", "gru_bidirect_gated_logistic")
+"""Our GRU has another form than the original's (see recurrent.py), so these are compared on their own."""
+
+EQUAL_FILES = (
     "netvlad",
     "netvlad_distill",
     "netvlad_light",
@@ -24,22 +28,18 @@ MODEL_FILES = (
     "softdbof",
     "dbof_logistic",
     "lstm_bidirect_logistic",
-    "gru_bidirect_logistic",
-    "gru_bidirect_gated_logistic",
     "frame_logistic",
 )
-"""All model files but the GRU's come out equal; the GRU's form differs from the original's (see recurrent.py)."""
-GRU_FILES = tuple(name for name in MODEL_FILES if name.startswith("gru"))
+"""Files whose every number must come out equal."""
 
-_NORM = {"beta": "bias", "gamma": "weight", "moving_mean": "running_mean", "moving_variance": "running_var"}
-_SCOPES = {"netvlad": "VLAD", "netfv": "FV", "dbof": "DBOF"}
+_BATCH_NORM = {"beta": "bias", "gamma": "weight", "moving_mean": "running_mean", "moving_variance": "running_var"}
 _POOL = {
     "cluster_weights": "assignment.weights",
+    "cluster_bn": "assignment.norm",
     "cluster_weights2": "centres",
     "covar_weights": "deviations",
     "dim_red": "gate.reduction",
     "cluster_weights_2": "gate.weights",
-    "cluster_bn": "assignment.norm",
     "cluster_bn_2": "gate.norm",
 }
 _REST = {
@@ -58,7 +58,7 @@ _REST = {
     "gating_prob_weights": "head.label_gating.weights",
     "gating_prob_bn": "head.label_gating.norm",
 }
-_LAYERS = {
+_DIRECTIONS = {
     "bidirectional_rnn/fw": "family.bottom.ahead",
     "bidirectional_rnn/bw": "family.bottom.back",
     "rnn": "family.top.ahead",
@@ -69,26 +69,132 @@ _LAYERS = {
 class Reference:
     """One model file."""
 
-    name: str
     arrays: dict[str, np.ndarray]
 
     @classmethod
-    def read(cls, folder: Path, name: str) -> "Reference":
-        with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
-            return cls(name, {key: file[key] for key in file.files})
+    def read(cls, path: Path) -> "Reference":
+        with np.load(path, allow_pickle=False) as file:
+            return cls({key: file[key] for key in file.files})
 
     def __getitem__(self, key: str) -> np.ndarray:
         return self.arrays[key]
 
+    def __contains__(self, key: str) -> bool:
+        return key in self.arrays
+
     @property
-    def meta(self) -> dict:
+    def meta(self) -> dict[str, Any]:
         return json.loads(str(self.arrays["meta"]))
 
     @property
-    def _pools(self) -> list[str]:
-        """Scopes of the modalities' pools, in the order of the modalities; one nameless one in the starter's DBoF."""
-        found = {name.split("/")[1] for name in self.meta["all"] if "_" in name and name.split("/")[1].isidentifier()}
-        suffixes = tuple(f"_{scope}" for scope in _SCOPES.values())
-        scopes = sorted((scope for scope in found if scope.endswith(suffixes)), reverse=True)
-        assert scopes in ([], [f"{kind}{suffix}" for suffix in suffixes for kind in ("video", "audio") if suffix])  or scopes
-        return scopes
+    def spec(self) -> FeatureSpec:
+        """One modality a pool; one alone where nothing tells them apart."""
+        sizes = [self[f"var/tower/{scope}cluster_weights"].shape[0] for scope in self._scopes()]
+        total = self["in/model_input"].shape[2]
+        assert sum(sizes) in (0, total)
+        return FeatureSpec(
+            modalities=tuple(Modality(name=f"m{index}", size=size) for index, size in enumerate(sizes or [total]))
+        )
+
+    def frames(self) -> tuple[dict[str, Tensor], Tensor]:
+        """What `FrameClassifier` takes: bytes by modality, lengths."""
+        codes = torch.from_numpy(self["in/features_uint8"])
+        frames = {name: codes[..., columns] for name, columns in self.spec.slices().items()}
+        return frames, torch.from_numpy(self["in/num_frames"]).long()
+
+    def classifier(self) -> FrameClassifier:
+        """The module with the file's weights, in inference mode."""
+        config = ClassifierConfig.model_validate({"family": self._family(), "head": self._head()})
+        module = FrameClassifier(config, self.spec, self["out/predictions"].shape[1])
+        missing, unexpected = module.load_state_dict(self.state("var"), strict=False)
+        assert not unexpected
+        assert all(name.endswith("num_batches_tracked") for name in missing)
+        return module.eval()
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """The variables (or their gradients) under a prefix, in our names and layout."""
+        state: dict[str, np.ndarray] = {}
+        cells: dict[str, dict[str, np.ndarray]] = {}
+        for name in self.meta["all"]:
+            if f"{prefix}/{name}" in self:
+                value, short = self[f"{prefix}/{name}"], name.removeprefix("tower/")
+                direction, _, part = short.partition("/multi_rnn_cell/cell_0/")
+                if part:
+                    cells.setdefault(_DIRECTIONS[direction], {})[part.partition("/")[2]] = value
+                else:
+                    target = self._target(short)
+                    state[target] = value[0] if target.endswith("centres") else value
+        for target, parts in cells.items():
+            weights, biases = _lstm(parts, prefix) if "kernel" in parts else _gru(parts)
+            state[f"{target}.weights"], state[f"{target}.biases"] = weights, biases
+        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
+
+    def _target(self, name: str) -> str:
+        stem, _, statistic = name.rpartition("/")
+        if statistic in _BATCH_NORM:
+            return f"{self._target(stem)}.{_BATCH_NORM[statistic]}"
+        for index, scope in enumerate(self._scopes()):
+            if name.startswith(scope) and name.removeprefix(scope) in _POOL:
+                return f"family.pools.{index}.{_POOL[name.removeprefix(scope)]}"
+        return _REST[name]
+
+    def _scopes(self) -> list[str]:
+        """Prefixes of the pools' variables, in the order of the modalities."""
+        names = [name.removeprefix("tower/") for name in self.meta["all"]]
+        return [name.removesuffix("cluster_weights") for name in names if name.endswith("cluster_weights")]
+
+    def _family(self) -> dict[str, Any]:
+        model, scopes, spec = self.meta["model"], self._scopes(), self.spec
+        gating = "var/tower/gating_weights_2" in self
+        if not scopes:
+            if model == "FrameLevelLogisticModel":
+                return {"type": "mean"}
+            cells = self["mid/head_input"].shape[1]
+            return {"type": {"Lstmbidirect": "lstm", "GRUbidirect": "gru"}[model], "cells": cells, "gating": gating}
+        names = [modality.name for modality in spec.modalities]
+        family = {
+            "clusters": {
+                name: self[f"var/tower/{scope}cluster_weights"].shape[1]
+                for name, scope in zip(names, scopes, strict=True)
+            },
+            "hidden": self["mid/head_input"].shape[1],
+            "relu": "var/tower/hidden1_bn/beta" in self,
+            "gating": gating,
+        }
+        if model == "NetVLADModelLF":
+            return {"type": "netvlad", "light": f"var/tower/{scopes[0]}cluster_weights2" not in self, **family}
+        if model == "NetFVModelLF":
+            return {"type": "netfv", **family}
+        gated = {name: f"var/tower/{scope}dim_red" in self for name, scope in zip(names, scopes, strict=True)}
+        forms = {name: "max" if model == "DbofModel" else "gated" if gated[name] else "soft" for name in names}
+        return {"type": "dbof", "form": forms, **family}
+
+    def _head(self) -> dict[str, Any]:
+        if "var/tower/gates/weights" not in self:
+            return {"type": "logistic"}
+        classes = self["out/predictions"].shape[1]
+        return {
+            "type": "moe",
+            "experts": self["var/tower/experts/weights"].shape[1] // classes,
+            "l2": self.meta["flags"]["moe_l2"],
+            "label_gating": "var/tower/gating_prob_weights" in self,
+        }
+
+
+def _lstm(parts: dict[str, np.ndarray], prefix: str) -> tuple[np.ndarray, np.ndarray]:
+    """Gates i, j, f, o to i, f, j, o; the forget bias of 1 that the original adds at run time is in our bias."""
+    bias_input, bias_new, bias_forget, bias_output = np.split(parts["bias"], 4)
+    if prefix != "grad":
+        bias_forget = bias_forget + np.float32(1)
+    weights = np.split(parts["kernel"], 4, axis=1)
+    return (
+        np.concatenate([weights[gate] for gate in (0, 2, 1, 3)], axis=1),
+        np.concatenate([bias_input, bias_forget, bias_new, bias_output]),
+    )
+
+
+def _gru(parts: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return (
+        np.concatenate([parts["gates/kernel"], parts["candidate/kernel"]], axis=1),
+        np.concatenate([parts["gates/bias"], parts["candidate/bias"]]),
+    )

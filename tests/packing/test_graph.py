@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tests.corpus import LABELS, SIZES
 
+from tests.corpus import LABELS, SIZES
 from vidfit.compression.member import Member, load_member
 from vidfit.errors import BudgetError, ModelFileError, OutputError
 from vidfit.features.spec import FeatureSpec, Modality
@@ -56,9 +56,7 @@ def member(name: str, spec: FeatureSpec = SPEC) -> Member:
 
 def arrays(videos: int, longest: int, seed: int = 0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
-    frames = {
-        name: random.integers(0, 256, (videos, longest, size), dtype=np.uint8) for name, size in SIZES.items()
-    }
+    frames = {name: random.integers(0, 256, (videos, longest, size), dtype=np.uint8) for name, size in SIZES.items()}
     return {**frames, "num_frames": random.integers(1, longest + 1, videos)}
 
 
@@ -68,7 +66,9 @@ def torch_average(members: list[PackedMember], inputs: dict[str, np.ndarray]) ->
     with torch.inference_mode():
         return np.sum(
             [
-                packed.weight / total * packed.member.classifier()(frames, torch.from_numpy(inputs["num_frames"])).numpy()
+                packed.weight
+                / total
+                * packed.member.classifier()(frames, torch.from_numpy(inputs["num_frames"])).numpy()
                 for packed in members
             ],
             axis=0,
@@ -105,7 +105,9 @@ def test_padding_changes_nothing(packed: Path):
     np.testing.assert_allclose(np.asarray(short), np.asarray(long), atol=1e-6)
 
 
-def test_quantised_weights_are_int8_in_the_file_and_nothing_large_is_float(packed: Path, everything: list[PackedMember]):
+def test_quantised_weights_are_int8_in_the_file_and_nothing_large_is_float(
+    packed: Path, everything: list[PackedMember]
+):
     graph = onnx.load(packed).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     codes = [tensor for tensor in stored.values() if tensor.data_type == onnx.TensorProto.INT8]
@@ -148,7 +150,7 @@ def test_inputs_and_outputs_are_what_the_format_says(packed: Path):
 
 def test_onnxruntime_alone_runs_the_file(packed: Path, everything: list[PackedMember], tmp_path: Path):
     inputs = arrays(3, 4)
-    np.savez(tmp_path / "inputs.npz", **inputs)
+    np.savez(tmp_path / "inputs.npz", **inputs)  # type: ignore[arg-type] - its stub takes them for options
     script = (
         "import sys, numpy, onnxruntime\n"
         "model, inputs, output = sys.argv[1:]\n"
@@ -175,7 +177,7 @@ def test_a_file_above_the_budget_is_not_left(tmp_path: Path):
 
 
 def test_weights_that_cannot_fit_are_refused_before_the_export(tmp_path: Path):
-    with pytest.raises(BudgetError, match="the weights alone take .* over the budget of 1,000"):
+    with pytest.raises(BudgetError, match=r"the weights alone take .* over the budget of 1,000"):
         write_graph(tmp_path / "model.onnx", [PackedMember(member("netvlad"), 1.0)], 1000)
 
 

@@ -83,7 +83,7 @@ def test_a_file_is_replaced_only_when_asked(tmp_path):
     path.write_text("mine")
     drawn = []
     rows = (drawn.append(row) or row for row in random_rows(1))
-    with pytest.raises(OutputError, match="out.csv: exists already"):
+    with pytest.raises(OutputError, match=r"out\.csv: exists already"):
         write_predictions(path, rows, VOCABULARY)
     assert path.read_text() == "mine"
     assert not drawn
@@ -116,7 +116,7 @@ def test_predictions_of_nan_are_not_written(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_rows_are_drawn_while_others_are_on_disk(tmp_path, suffix):
-    """Rows stream: of 40,000 videos only a part is ever alive at once."""
+    """Rows stream: of 2,000 videos fewer than half are ever in memory together."""
     alive, most_alive = set(), 0
 
     class Row(np.ndarray):

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests.corpus import LABELS, VIDEOS, videos
 
 import vidfit
+from tests.corpus import LABELS, VIDEOS, videos
 from vidfit.errors import DataError, ModelFileError
 
 
@@ -15,9 +15,7 @@ def arrays(count: int = 3) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]
     found = list(videos(count, seed=2))
     longest = max(video.num_frames for video in found)
     frames = {
-        name: np.stack(
-            [np.pad(video.frames[name], ((0, longest - video.num_frames), (0, 0))) for video in found]
-        )
+        name: np.stack([np.pad(video.frames[name], ((0, longest - video.num_frames), (0, 0))) for video in found])
         for name in found[0].frames
     }
     return frames, np.array([video.num_frames for video in found]), [video.id for video in found]
@@ -59,7 +57,10 @@ def test_a_member_and_its_quantised_form_predict(finished: Path):
     ("change", "message"),
     [
         (lambda frames: frames.pop("audio"), r"reads the modalities \['audio', 'rgb'\]"),
-        (lambda frames: frames.update(rgb=frames["rgb"][:, :, :5]), r"modality rgb: the model reads uint8 \[B, T, 24\]"),
+        (
+            lambda frames: frames.update(rgb=frames["rgb"][:, :, :5]),
+            r"modality rgb: the model reads uint8 \[B, T, 24\]",
+        ),
         (lambda frames: frames.update(audio=frames["audio"].astype(float)), "modality audio: .*float64"),
         (lambda frames: frames.update(audio=frames["audio"][:, 1:]), "same B and T"),
     ],

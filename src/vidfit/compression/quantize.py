@@ -1,11 +1,11 @@
 """Uniform 8-bit weights: a tensor's values become 256 levels evenly spaced from its minimum to its maximum.
 
 A quantised tensor is one signed byte a value plus two numbers: `value = code * scale + offset`. That affine form keeps
-matmuls on integer kernels, `x @ (s q + m) = s (x @ q) + m sum(x)`, which a free codebook (quantiles, k-means) would not.
+matmuls on integer kernels, `x @ (s q + m) = s (x @ q) + m sum(x)`; a free codebook (quantiles, k-means) would not.
 What it trades away is resolution where most weights lie: one outlier stretches the levels of its whole tensor. Tensors
 of at most 17,000 elements stay as they are; together they are a thousandth of a member's bytes.
 
-Everything runs in chunks that fit the cache, in float64: temporaries stay below 1 MB whatever the tensor's size.
+Everything runs in chunks that fit the cache, in float64: temporaries stay near 1 MB whatever the tensor's size.
 """
 
 from collections.abc import Iterator, Mapping

@@ -2,18 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vidfit.errors import DataError
 from vidfit.evaluation.metrics import Metrics
-
-if TYPE_CHECKING:
-    from vidfit.features.batches import Batch
+from vidfit.features.batches import Batch
 
 
-def evaluate(predict: "Callable[[Batch], np.ndarray]", batches: "Iterable[Batch]", classes: int) -> dict[str, float]:
+def evaluate(predict: Callable[[Batch], np.ndarray], batches: Iterable[Batch], classes: int) -> dict[str, float]:
     """Metrics of `predict` over all batches.
 
     Args:
@@ -22,7 +19,7 @@ def evaluate(predict: "Callable[[Batch], np.ndarray]", batches: "Iterable[Batch]
         classes: size of the vocabulary, C.
 
     Returns:
-        What `Metrics.result` holds, `skipped` (corrupt records passed over) and `seconds` (wall time, reading included).
+        What `Metrics.result` holds, `skipped` (corrupt records passed over) and `seconds` (of wall time, with reading).
 
     Raises:
         DataError: there is no video, or none has a label.

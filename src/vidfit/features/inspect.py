@@ -1,43 +1,62 @@
 """What a set of shards holds, counted by reading every record once in bounded memory."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vidfit.features.example import id_key, infer_spec, read_videos
-from vidfit.features.tfrecord import CorruptRecordError, read_records
+from vidfit.features.tfrecord import CorruptRecordError, scan_records
 
 
-def inspect_shards(shards: Sequence[Path]) -> dict[str, Any]:
+def inspect_shards(shards: Sequence[Path], skip_corrupt: bool = False) -> dict[str, Any]:
     """Counts of a set of shards, ready for JSON.
+
+    Arguments:
+        shards: TFRecord files.
+        skip_corrupt: count damaged records instead of stopping at the first.
 
     Returns:
         `records`; `level`, "frame" or "video"; `id_key`, "id" or "video_id"; `features`, name -> size;
-        `frames`, `min`, `mean` and `max` of a video; `labels`, `distinct` ones and `mean_per_video`.
+        `frames`, `min`, `mean` and `max` of a video; `labels`, `distinct` ones and `mean_per_video`;
+        `corrupt`, the damaged records, which the other figures leave out.
 
     Raises:
         DataError: a record is damaged or differs in its features from the first one, or there is none.
     """
-    spec = infer_spec(shards)
-    records = frames = labels = longest = 0
+    spec = infer_spec(shards, skip_corrupt)
+    corrupt = records = frames = labels = longest = 0
     shortest: int | None = None
     distinct: set[int] = set()
     for shard in shards:
         for video in read_videos(shard, spec):
             if isinstance(video, CorruptRecordError):
-                raise video
+                if not skip_corrupt:
+                    raise video
+                corrupt += 1
+                continue
             records += 1
             frames += video.num_frames
             longest = max(longest, video.num_frames)
             shortest = min(shortest or video.num_frames, video.num_frames)
             labels += len(video.labels)
             distinct.update(video.labels.tolist())
-    first = next(record for shard in shards for record in read_records(shard))
     return {
         "records": records,
         "level": spec.level,
-        "id_key": id_key(first),
+        "id_key": _id_key(shards),
         "features": {modality.name: modality.size for modality in spec.modalities},
         "frames": {"min": shortest, "mean": frames / records, "max": longest},
         "labels": {"distinct": len(distinct), "mean_per_video": labels / records},
+        "corrupt": corrupt,
     }
+
+
+def _id_key(shards: Sequence[Path]) -> str:
+    """Of the first record that has one; to be called where some record is sound."""
+    for shard in shards:
+        for _, record in scan_records(shard):
+            if isinstance(record, bytes):
+                with suppress(CorruptRecordError):
+                    return id_key(record)
+    raise AssertionError("no sound record")

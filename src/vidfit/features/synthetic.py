@@ -7,7 +7,10 @@ not which occur together. Some labels can only be seen (two rgb words), some onl
 need both. Label frequencies follow a Zipf law, and some labels that show are not annotated.
 
 Not realistic: words do not move, parts of one video are independent, and every label is equally hard.
-The corpus is fixed by the configuration: a shard depends on the seed and its own place alone.
+The corpus is fixed by the configuration: a shard depends on the numbers, the seed and its own place alone.
+
+GAP on eval/ with the default numbers, trained on train/ for minutes on one core: regularised mean pooling + logistic
+0.52, small NetVLAD 0.75, small NetFV 0.77, small DBoF 0.63.
 
 Legend: B videos, N frames of a shard, P parts, W words of both modalities, D feature size, K looks a class, C classes.
 """
@@ -26,7 +29,6 @@ from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
 
 _KINDS = ("seen", "heard", "both")
-_MAX_LABELS = 8  # a video
 
 
 class CorpusConfig(BaseModel):
@@ -34,29 +36,43 @@ class CorpusConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0, description="of everything random")
-    train_videos: int = Field(3000, ge=1, description="videos in train/")
-    validation_videos: int = Field(600, ge=1, description="videos in validation/")
-    eval_videos: int = Field(800, ge=1, description="videos in eval/")
-    videos_per_shard: int = Field(100, ge=1, description="videos in a shard; the last one of a split may hold fewer")
-    classes: int = Field(48, ge=3, description="labels in the vocabulary; a third each is seen, heard, or both")
-    zipf: float = Field(0.8, ge=0, description="exponent s of the label frequencies, which go as rank^-s; 0 is uniform")
-    labels_per_video: float = Field(2.5, ge=1, le=4, description="mean labels of a video, at least one each")
-    missing_labels: float = Field(0.05, ge=0, lt=1, description="share of the labels shown that is not annotated")
-    min_frames: int = Field(10, ge=1, description="frames of the shortest video")
-    max_frames: int = Field(40, ge=1, description="frames of the longest video")
-    rgb_size: int = Field(1024, ge=2, description="values of a frame's rgb feature")
-    audio_size: int = Field(128, ge=2, description="values of a frame's audio feature")
-    rgb_words: int = Field(20, ge=2, description="directions that a frame can show in rgb")
-    audio_words: int = Field(14, ge=2, description="directions that a frame can show in audio")
-    looks: int = Field(2, ge=1, description="different pairs of words by which a label can show")
-    part_frames: int = Field(4, ge=1, description="frames for which a label shows, at most the whole video")
-    distractor_frames: int = Field(3, ge=1, description="frames for which a word shows alone")
-    distractors: float = Field(0.8, ge=0, le=1, description="share of the frames outside the parts that show a word")
-    rgb_strength: float = Field(5.0, ge=0, description="length of an rgb word's vector in a frame, on average")
-    audio_strength: float = Field(2.5, ge=0, description="length of an audio word's vector in a frame, on average")
-    noise: float = Field(0.4, ge=0, description="standard deviation of a value's noise; values lie in [-2, 2]")
-    decay: float = Field(0.2, ge=0, description="exponent of the fall of variance over dimensions, as after a PCA")
+    seed: int = Field(default=0, ge=0, description="of everything random")
+    train_videos: int = Field(default=3000, ge=1, description="videos in train/")
+    validation_videos: int = Field(default=600, ge=1, description="videos in validation/")
+    eval_videos: int = Field(default=800, ge=1, description="videos in eval/")
+    videos_per_shard: int = Field(
+        default=100, ge=1, description="videos in a shard; the last one of a split may hold fewer"
+    )
+    classes: int = Field(default=48, ge=3, description="labels in the vocabulary; a third each is seen, heard, or both")
+    zipf: float = Field(
+        default=0.9, ge=0, description="exponent s of the label frequencies, which go as rank^-s; 0 is uniform"
+    )
+    labels_per_video: float = Field(default=2.5, ge=1, le=4, description="mean labels of a video, at least one each")
+    max_labels: int = Field(default=8, ge=1, description="labels of a video at most")
+    missing_labels: float = Field(
+        default=0.05, ge=0, lt=1, description="share of the labels shown that is not annotated"
+    )
+    min_frames: int = Field(default=10, ge=1, description="frames of the shortest video")
+    max_frames: int = Field(default=40, ge=1, description="frames of the longest video")
+    rgb_size: int = Field(default=1024, ge=2, description="values of a frame's rgb feature")
+    audio_size: int = Field(default=128, ge=2, description="values of a frame's audio feature")
+    rgb_words: int = Field(default=14, ge=2, description="directions that a frame can show in rgb")
+    audio_words: int = Field(default=10, ge=2, description="directions that a frame can show in audio")
+    looks: int = Field(default=2, ge=1, description="different pairs of words by which a label can show")
+    part_frames: int = Field(default=6, ge=1, description="frames for which a label shows, at most the whole video")
+    distractor_frames: int = Field(default=2, ge=1, description="frames for which a word shows alone")
+    distractors: float = Field(
+        default=0.9, ge=0, le=1, description="share of the frames outside the parts that show a word"
+    )
+    rgb_strength: float = Field(default=5.0, ge=0, description="length of an rgb word's vector in a frame, on average")
+    audio_strength: float = Field(
+        default=3.5, ge=0, description="length of an audio word's vector in a frame, on average"
+    )
+    variation: float = Field(default=0.3, ge=0, le=1, description="a word's strength varies by this share, up and down")
+    noise: float = Field(default=0.3, ge=0, description="standard deviation of a value's noise; values lie in [-2, 2]")
+    decay: float = Field(
+        default=0.2, ge=0, description="exponent of the fall of variance over dimensions, as after a PCA"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "CorpusConfig":
@@ -118,6 +134,7 @@ class _World:
 
     Attributes:
         words_WD: direction of each word, the rgb words first, zero in the other modality's columns.
+        strength_W: mean length of each word's vector in a frame.
         looks_CK2: the two words of each look of each class.
         log_frequency_C: logarithm of the classes' weights, unnormalised.
         noise_D: standard deviation of each value's noise.
@@ -182,7 +199,9 @@ def _videos(world: _World, random: np.random.Generator, split: str, first: int, 
 def _draw_labels(world: _World, random: np.random.Generator, count: int) -> np.ndarray:
     """`[B, C]` bool: without replacement, by the classes' frequencies (the Gumbel top-k trick)."""
     config = world.config
-    counts_B = np.minimum(1 + random.poisson(config.labels_per_video - 1, count), min(_MAX_LABELS, config.classes))
+    counts_B = np.minimum(
+        1 + random.poisson(config.labels_per_video - 1, count), min(config.max_labels, config.classes)
+    )
     keys_BC = world.log_frequency_C + random.gumbel(size=(count, config.classes))
     ranks_BC = (-keys_BC).argsort(axis=1).argsort(axis=1)
     return ranks_BC < counts_B[:, None]
@@ -214,7 +233,7 @@ def _frames(
     active_NW[rows] = 0
     for side in (0, 1):
         active_NW[rows, np.repeat(looks_P2[:, side], part_lengths_P)] = 1
-    active_NW *= world.strength_W * random.uniform(0.7, 1.3, active_NW.shape).astype(np.float32)
+    active_NW *= world.strength_W * (1 + config.variation * random.uniform(-1, 1, active_NW.shape).astype(np.float32))
     values_ND = random.standard_normal((total, len(world.noise_D)), np.float32) * world.noise_D
     values_ND += active_NW @ world.words_WD
     # The inverse of x * 4/255 + 4/512 - 2.

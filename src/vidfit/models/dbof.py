@@ -11,11 +11,11 @@ Shapes: B videos, T frames, D features, K clusters, P descriptor, H hidden.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
@@ -34,6 +34,7 @@ class DBoFConfig(BaseModel):
         form: one for all modalities or one by name (the winners: gated for rgb, soft for audio).
         relu: batch norm and ReLU6 after the hidden layer instead of a bias (the starter code's form has it).
         gating: context gating after the hidden layer.
+        dropout: share of the descriptor that a training step leaves out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class DBoFConfig(BaseModel):
     form: Form | dict[str, Form] = "gated"
     relu: bool = False
     gating: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class ClusterGate(nn.Module):
@@ -101,7 +103,7 @@ def reset_parameters(pools: Sequence[Bag], hidden: Hidden) -> None:
             nn.init.normal_(pool.gate.reduction, std=std)
             nn.init.normal_(pool.gate.weights, std=std)
     clusters = max(pool.assignment.weights.shape[1] for pool in pools)
-    nn.init.normal_(hidden.weights, std=clusters**-0.5)
+    hidden.reset_parameters(clusters)
 
 
 class DBoF(nn.Module):
@@ -125,7 +127,7 @@ class DBoF(nn.Module):
             Bag(modality.size, k, form) for modality, k, form in zip(spec.modalities, clusters, forms, strict=True)
         ]
         self.pools = nn.ModuleList(pools)
-        self.hidden = Hidden(sum(clusters), config.hidden, relu=config.relu)
+        self.hidden = Hidden(sum(clusters), config.hidden, relu=config.relu, dropout=config.dropout)
         self.gating = ContextGating(config.hidden) if config.gating else None
         self.output_size = config.hidden
         reset_parameters(pools, self.hidden)

@@ -69,8 +69,7 @@ def sample_frames(frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_B
     Source: the YouTube-8M starter code's `SampleRandomFrames`.
     """
     starts_B = num_frames_B.cumsum(0) - num_frames_B
-    # u * n can round up to n itself in float32.
-    drawn_BS = torch.minimum((uniforms_BS * num_frames_B[:, None]).long(), num_frames_B[:, None] - 1)
+    drawn_BS = (uniforms_BS * num_frames_B[:, None]).long()
     index = (drawn_BS + starts_B[:, None]).flatten()
     return {
         name: values_ND.index_select(0, index).unflatten(0, uniforms_BS.shape) for name, values_ND in frames.items()

@@ -5,6 +5,7 @@ A head also owns the L2 penalty on its big weights, the only regulariser of the 
 Shapes: B videos, H the head's input, C classes, E experts.
 """
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -53,15 +54,25 @@ class MixtureOfExpertsConfig(BaseModel):
 HeadConfig = Annotated[LogisticConfig | MixtureOfExpertsConfig, Field(discriminator="type")]
 
 
+def prior_bias(classes: int) -> float:
+    """Bias of an output layer whose first probabilities are those of one label a video: `-log(C - 1)`.
+
+    From zero, Adam takes some thousand steps to learn that labels are rare.
+
+    Source: Lin et al. 2017, section 4.1 (initialisation by a prior).
+    """
+    return -math.log(max(classes - 1, 1))
+
+
 class Logistic(nn.Module):
     """`sigmoid(x W + b)`."""
 
     def __init__(self, config: LogisticConfig, input_size: int, classes: int) -> None:
         super().__init__()
         self.l2 = config.l2
-        # Glorot uniform weights, zero biases.
+        # Glorot uniform weights; biases that say "rare" from the start (see `prior_bias`).
         self.weights = nn.Parameter(nn.init.xavier_uniform_(torch.empty(input_size, classes)))
-        self.biases = nn.Parameter(torch.zeros(classes))
+        self.biases = nn.Parameter(torch.full((classes,), prior_bias(classes)))
 
     def forward(self, x_BH: Tensor) -> Tensor:
         return torch.sigmoid(x_BH @ self.weights + self.biases)
@@ -82,12 +93,12 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.l2 = config.l2
         self.experts = config.experts
-        # Glorot uniform weights over all columns of a matrix, zero biases.
+        # Glorot uniform weights over all columns of a matrix; biases that say "rare" from the start.
         self.gate_weights = nn.Parameter(
             nn.init.xavier_uniform_(torch.empty(input_size, classes * (config.experts + 1)))
         )
         self.expert_weights = nn.Parameter(nn.init.xavier_uniform_(torch.empty(input_size, classes * config.experts)))
-        self.expert_biases = nn.Parameter(torch.zeros(classes * config.experts))
+        self.expert_biases = nn.Parameter(torch.full((classes * config.experts,), prior_bias(classes)))
 
     def forward(self, x_BH: Tensor) -> Tensor:
         gates_BCE = (x_BH @ self.gate_weights).unflatten(1, (-1, self.experts + 1)).softmax(dim=-1)

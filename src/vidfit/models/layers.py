@@ -104,7 +104,8 @@ class Assignment(nn.Module):
 
     def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
         """`BN((frames * scale + shift) W)`, float32 `[B, T, K]`."""
-        logits_BTK = frames_BTD @ (scale_D[:, None] * self.weights) + shift_D @ self.weights
+        weights_DK = self.weights  # Read once: a quantised parameter is expanded at each reading.
+        logits_BTK = frames_BTD @ (scale_D[:, None] * weights_DK) + shift_D @ weights_DK
         return self.norm(logits_BTK, mask_BT)
 
 
@@ -117,17 +118,30 @@ class Hidden(nn.Module):
         input_size: P, length of the descriptor.
         size: H.
         relu: batch norm and ReLU6 instead of the bias.
+        dropout: share of the descriptor that a training step leaves out.
     """
 
-    def __init__(self, input_size: int, size: int, *, relu: bool) -> None:
+    def __init__(self, input_size: int, size: int, *, relu: bool, dropout: float) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.weights = nn.Parameter(torch.empty(input_size, size))
         self.norm = BatchNorm(size) if relu else None
         self.biases = None if relu else nn.Parameter(nn.init.normal_(torch.empty(size), std=0.01))
 
+    def reset_parameters(self, clusters: int) -> None:
+        """Normal weights: std 1/sqrt(clusters) as in the original; in front of a batch norm He et al. 2015, eq. 10.
+
+        By clusters and not by inputs, because the descriptor's norm does not grow with its length.
+
+        A batch norm undoes whatever scale the weights have, but Adam's steps have a size of their own: on AudioSet the
+        original's large weights had moved too little after 760 steps.
+        """
+        std = clusters**-0.5 if self.norm is None else (2 / self.weights.shape[0]) ** 0.5
+        nn.init.normal_(self.weights, std=std)
+
     def forward(self, descriptor_BP: Tensor) -> Tensor:
         """float32 `[B, P]` -> `[B, H]`."""
-        hidden_BH = descriptor_BP @ self.weights
+        hidden_BH = self.dropout(descriptor_BP) @ self.weights
         if self.norm is not None:
             hidden_BH = F.relu6(self.norm(hidden_BH))
         if self.biases is not None:

@@ -8,10 +8,10 @@ Shapes: B videos, T frames, D features, K clusters, P descriptor, H hidden.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
@@ -27,6 +27,7 @@ class NetFVConfig(BaseModel):
         hidden: H, what the head sees.
         relu: batch norm and ReLU6 after the hidden layer instead of a bias.
         gating: context gating after the hidden layer.
+        dropout: share of the descriptor that a training step leaves out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +37,7 @@ class NetFVConfig(BaseModel):
     hidden: PositiveInt
     relu: bool = False
     gating: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class FisherVector(nn.Module):
@@ -80,9 +82,8 @@ def reset_parameters(pools: Sequence[FisherVector], hidden: Hidden) -> None:
         nn.init.normal_(pool.assignment.weights, std=std)
         nn.init.normal_(pool.centres, std=std)
         nn.init.normal_(pool.deviations, mean=1.0, std=std)
-    # The descriptor's norm does not grow with its length, so the std goes by clusters and not by inputs.
     clusters = max(pool.assignment.weights.shape[1] for pool in pools)
-    nn.init.normal_(hidden.weights, std=clusters**-0.5)
+    hidden.reset_parameters(clusters)
 
 
 class NetFV(nn.Module):
@@ -105,7 +106,7 @@ class NetFV(nn.Module):
         pools = [FisherVector(size, k) for size, k in zip(sizes, clusters, strict=True)]
         self.pools = nn.ModuleList(pools)
         descriptor_size = sum(2 * size * k for size, k in zip(sizes, clusters, strict=True))
-        self.hidden = Hidden(descriptor_size, config.hidden, relu=config.relu)
+        self.hidden = Hidden(descriptor_size, config.hidden, relu=config.relu, dropout=config.dropout)
         self.gating = ContextGating(config.hidden) if config.gating else None
         self.output_size = config.hidden
         reset_parameters(pools, self.hidden)

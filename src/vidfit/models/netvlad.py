@@ -8,10 +8,10 @@ Shapes: B videos, T frames, D features, K clusters, P descriptor, H hidden.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
@@ -28,6 +28,7 @@ class NetVLADConfig(BaseModel):
         light: sum frames instead of residuals; half the cluster weights.
         relu: batch norm and ReLU6 after the hidden layer instead of a bias.
         gating: context gating after the hidden layer.
+        dropout: share of the descriptor that a training step leaves out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +39,7 @@ class NetVLADConfig(BaseModel):
     light: bool = False
     relu: bool = False
     gating: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class VLAD(nn.Module):
@@ -63,7 +65,8 @@ class VLAD(nn.Module):
             assign_BTK = assign_BTK * mask_BT[:, :, None]
         mass_B1K = assign_BTK.sum(dim=1, keepdim=True)
         sums_BDK = frames_BTD.transpose(1, 2) @ assign_BTK
-        offset = shift_D[:, None] if self.centres is None else shift_D[:, None] - self.centres
+        centres_DK = self.centres
+        offset = shift_D[:, None] if centres_DK is None else shift_D[:, None] - centres_DK
         return flatten_normalised(sums_BDK * scale_D[:, None] + mass_B1K * offset)
 
 
@@ -74,9 +77,8 @@ def reset_parameters(pools: Sequence[VLAD], hidden: Hidden) -> None:
         nn.init.normal_(pool.assignment.weights, std=size**-0.5)
         if pool.centres is not None:
             nn.init.normal_(pool.centres, std=size**-0.5)
-    # The descriptor's norm does not grow with its length, so the std goes by clusters and not by inputs.
     clusters = max(pool.assignment.weights.shape[1] for pool in pools)
-    nn.init.normal_(hidden.weights, std=clusters**-0.5)
+    hidden.reset_parameters(clusters)
 
 
 class NetVLAD(nn.Module):
@@ -99,7 +101,7 @@ class NetVLAD(nn.Module):
         pools = [VLAD(size, k, light=config.light) for size, k in zip(sizes, clusters, strict=True)]
         self.pools = nn.ModuleList(pools)
         descriptor_size = sum(size * k for size, k in zip(sizes, clusters, strict=True))
-        self.hidden = Hidden(descriptor_size, config.hidden, relu=config.relu)
+        self.hidden = Hidden(descriptor_size, config.hidden, relu=config.relu, dropout=config.dropout)
         self.gating = ContextGating(config.hidden) if config.gating else None
         self.output_size = config.hidden
         reset_parameters(pools, self.hidden)

@@ -56,12 +56,13 @@ class Direction(nn.Module):
     def __init__(self, gates: int, input_size: int, cells: int) -> None:
         super().__init__()
         self.input_size = input_size
+        self.cells = cells
         self.weights = nn.Parameter(torch.empty(input_size + cells, gates * cells))
         self.biases = nn.Parameter(torch.empty(gates * cells))
 
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Input weights `[G * H, D]`, state weights `[G * H, H]` and biases `[G * H]`, as PyTorch and ONNX want."""
-        input_weights, state_weights = self.weights.split([self.input_size, len(self.weights) - self.input_size])
+        input_weights, state_weights = self.weights.split([self.input_size, self.cells])
         return input_weights.T, state_weights.T, self.biases
 
 

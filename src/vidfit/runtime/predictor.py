@@ -33,9 +33,7 @@ class Predictor:
     vocabulary: tuple[str, ...]
     """Label names; class `c` of the probabilities is `vocabulary[c]`."""
 
-    def __init__(
-        self, spec: FeatureSpec, vocabulary: tuple[str, ...], run: Callable[[Frames, np.ndarray], np.ndarray]
-    ):
+    def __init__(self, spec: FeatureSpec, vocabulary: tuple[str, ...], run: Callable[[Frames, np.ndarray], np.ndarray]):
         self.spec = spec
         self.vocabulary = vocabulary
         self._run = run

@@ -1,7 +1,7 @@
 """A member on disk: one safetensors file with the weights and, in its metadata, all that is needed to use them.
 
 Tensors are the classifier's state by name; tensors under `optimizer.` (only in `last.safetensors`) are Adam's moments.
-The metadata's key `vidfit` holds a JSON document, `MemberInfo`.
+The metadata's key `vidfit` holds a JSON document: `MemberInfo` and, under `extra`, where the training stands.
 """
 
 import json
@@ -37,12 +37,13 @@ class MemberInfo(BaseModel):
 
 
 def save_member(path: Path, info: MemberInfo, tensors: dict[str, torch.Tensor], **extra: object) -> None:
-    """Write a member file, beside and then renamed. `extra` is more JSON for the metadata.
+    """Write a member file, beside and then renamed. `extra` goes into its JSON.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    metadata = {"vidfit": info.model_dump_json(), "extra": json.dumps(extra)}
+    # One key only: safetensors writes several in any order, and equal members should be equal files.
+    metadata = {"vidfit": json.dumps({**info.model_dump(mode="json"), "extra": extra})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
         try:
@@ -72,9 +73,12 @@ def read_member(path: Path | str) -> tuple[MemberInfo, dict[str, torch.Tensor], 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            info = MemberInfo.model_validate_json(metadata["vidfit"])
+            document = json.loads(metadata["vidfit"])
+            extra = document.pop("extra")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            return info, tensors, json.loads(metadata["extra"])
+            return MemberInfo.model_validate(document), tensors, extra
     except (SafetensorError, OSError, KeyError, ValidationError) as error:
         reason = "it holds no vidfit member" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise ModelFileError(f"{path}: not a readable member file ({reason}); train it again or copy it anew") from error
+        raise ModelFileError(
+            f"{path}: not a readable member file ({reason}); train it again or copy it anew"
+        ) from error

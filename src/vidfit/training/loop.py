@@ -39,7 +39,10 @@ class TrainingConfig(BaseModel):
     decay_examples: int = Field(default=4_000_000, gt=0, description="... each so many videos")
     clip_norm: float = Field(default=1.0, gt=0, description="largest norm of each variable's gradient")
     batch_norm_momentum: float = Field(
-        default=0.01, gt=0, le=1, description="share of a batch in batch norm's running statistics; 0.001 in the original"
+        default=0.01,
+        gt=0,
+        le=1,
+        description="share of a batch in batch norm's running statistics; 0.001 in the original",
     )
     validate_every: int = Field(default=500, gt=0, description="steps")
     patience: int | None = Field(default=None, gt=0, description="stop after so many validations without a better GAP")
@@ -114,8 +117,10 @@ def train(
             validated = state.step % config.validate_every == 0 or state.step == config.steps
             if validated:
                 if not torch.isfinite(loss):
-                    raise RecipeError(f"member {info.name}: the loss is {loss.item()} at step {state.step}; "
-                                      "training diverged, try a lower learning_rate")
+                    raise RecipeError(
+                        f"member {info.name}: the loss is {loss.item()} at step {state.step}; "
+                        "training diverged, try a lower learning_rate"
+                    )
                 result = validate(model, validation_batches)
                 gap = result["gap"]
                 now = info.model_copy(update={"step": state.step, "gap_validation": gap})
@@ -142,9 +147,9 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 def clip_each_(parameters: list[torch.nn.Parameter], norm: float) -> None:
     """Scale every variable's gradient, by itself, down to at most `norm` (in place)."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    for gradient, length in zip(gradients, torch._foreach_norm(gradients), strict=True):
-        gradient.mul_(torch.clamp(norm / (length + 1e-12), max=1.0))
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(norm / torch.linalg.vector_norm(parameter.grad).clamp_min(norm))
 
 
 def validate(model: FrameClassifier, batches: Batches) -> dict[str, float]:

@@ -1,0 +1,39 @@
+"""Padding a batch further changes nothing: neither outputs nor gradients, in either mode."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.models.test_formulas import FAMILIES, build, bytes_of
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=12, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    extra=st.integers(1, 5),
+    rubbish=st.integers(0, 255),
+    training=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_padding_further_changes_nothing(
+    family: str, lengths: list[int], extra: int, rubbish: int, training: bool, seed: int
+) -> None:
+    _, frames = bytes_of(tuple(lengths), seed)
+    further = {
+        name: torch.cat([codes, torch.full((len(codes), extra, codes.shape[2]), rubbish, dtype=torch.uint8)], dim=1)
+        for name, codes in frames.items()
+    }
+
+    def run(frames: dict[str, Tensor]) -> list[Tensor]:
+        module = build(FAMILIES[family][0], {"type": "moe", "label_gating": True}, seed).train(training)
+        probabilities_BC = module(frames, torch.tensor(lengths))
+        probabilities_BC.square().sum().backward()
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        assert len(gradients) == len(list(module.parameters()))
+        return [probabilities_BC.detach(), *gradients, *module.buffers()]
+
+    for actual, expected in zip(run(further), run(frames), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)

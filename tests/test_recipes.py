@@ -1,0 +1,67 @@
+"""The recipes that ship: all are read, and the winners' nine members have the published sizes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidfit.features.spec import FeatureSpec, Modality
+from vidfit.models.classifier import ClassifierConfig, FrameClassifier
+from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe, load_recipe
+from vidfit.training.loop import TrainingConfig
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+YOUTUBE_8M = FeatureSpec(modalities=(Modality(name="rgb", size=1024), Modality(name="audio", size=128)))
+
+# Millions of weights, counted in the original graphs, and of all nine members together.
+PUBLISHED = {"netvlad-256": 321.5, "netfv-96": 369.1, "dbof-4096": 37.2, "lstm-a": 19.2, "gru": 15.4}
+TOTAL = 1116
+MEMBERS = load_recipe(FOLDER / "yt8m-1gb.yaml").members
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path: Path):
+    assert load_recipe(path).members
+
+
+def test_there_are_four():
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {"demo", "audioset", "yt8m-video-level", "yt8m-1gb"}
+
+
+def millions(name: str) -> float:
+    with torch.device("meta"):
+        model = FrameClassifier(MEMBERS[name], YOUTUBE_8M, 3862)
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_winners_members_have_the_published_sizes(name: str):
+    assert millions(name) == pytest.approx(PUBLISHED[name], abs=0.1)
+
+
+def test_the_nine_together():
+    assert len(MEMBERS) == 9
+    assert sum(map(millions, MEMBERS)) == pytest.approx(TOTAL, abs=2)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_winners_members_build_and_run_at_full_size(name: str):
+    model = FrameClassifier(MEMBERS[name], YOUTUBE_8M, 3862).eval()
+    frames = {modality.name: torch.zeros(1, 2, modality.size, dtype=torch.uint8) for modality in YOUTUBE_8M.modalities}
+    with torch.inference_mode():
+        probabilities = model(frames, torch.tensor([2]))
+    assert probabilities.shape == (1, 3862)
+    assert probabilities.isfinite().all()
+
+
+def test_the_documentation_has_every_key():
+    text = (FOLDER.parent / "docs" / "recipe.md").read_text()
+    families, heads = (ClassifierConfig.model_fields[part].annotation for part in ("family", "head"))
+    models = [Recipe, DataConfig, TrainingConfig, MemberConfig, PackConfig, *variants(families), *variants(heads)]
+    for model in models:
+        for key in model.model_fields:
+            assert f"`{key}`" in text, f"{model.__name__}.{key}"
+
+
+def variants(union) -> tuple:
+    return union.__args__
