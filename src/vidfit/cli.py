@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.table import Table
 
 from vidfit.errors import OutputError, VidfitError
 from vidfit.features.synthetic import CorpusConfig
@@ -248,35 +247,43 @@ def demo(
 
 
 def print_summary(summary: dict[str, Any], directory: Path) -> None:
-    """The closing table of a run, on standard output."""
-    from rich.console import Console
-
+    """The closing table of a run and what it means, on standard output."""
     from vidfit.packing.size import format_size
 
-    table = Table("member", "family", "weights", "GAP", "GAP 8 bits", "mAP", "float32", "8 bits", "in the file")
-    packed = summary["packed"]
-    weights = {member["name"]: member["weight"] for member in packed["members"]}
-    for member in summary["members"]:
-        table.add_row(
-            member["name"],
-            member["family"],
-            f"{member['parameters']:,}",
-            f"{member['gap']:.4f}",
-            f"{member['gap_quantized']:.4f}",
-            f"{member['map']:.4f}",
-            format_size(member["bytes_float32"]),
-            format_size(member["bytes_quantized"]),
-            f"x {weights[member['name']]:.3f}" if member["name"] in weights else "-",
+    members, packed = summary["members"], summary["packed"]
+    shares = {member["name"]: member["weight"] for member in packed["members"]}
+    rows = [("member", "family", "weights", "GAP", "GAP 8-bit", "mAP", "float32", "8-bit", "share")]
+    for member in members:
+        name = member["name"]
+        rows.append(
+            (
+                name,
+                member["family"],
+                f"{member['parameters'] / 1e6:.2f} M",
+                f"{member['gap']:.4f}",
+                f"{member['gap_quantized']:.4f}",
+                f"{member['map']:.4f}",
+                format_size(member["bytes_float32"]),
+                format_size(member["bytes_quantized"]),
+                f"{shares[name]:.2f}" if name in shares else "-",
+            )
         )
-    table.add_section()
     size = format_size(packed["bytes"])
-    table.add_row("packed", "", "", "", f"{packed['gap']:.4f}", f"{packed['map']:.4f}", "", size, "")
-    console = Console()
-    console.print(table)
-    console.print(
+    rows.append(("packed", "", "", "", f"{packed['gap']:.4f}", f"{packed['map']:.4f}", "", size, "1.00"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        # Words to the left, numbers to the right.
+        cells = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+        cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        print("  ".join(cells))
+    best = max((member for member in members if member["name"] in shares), key=lambda member: member["gap_quantized"])
+    worst = max(members, key=lambda member: member["gap"] - member["gap_quantized"])
+    gained, lost = packed["gap"] - best["gap_quantized"], worst["gap"] - worst["gap_quantized"]
+    print(
+        f"\nGAP of the packed file against its best member, {best['name']}: {gained:+.4f}\n"
+        f"GAP lost to 8 bits, at most ({worst['name']}): {lost:.4f}\n"
         f"{directory / packed['path']}: {packed['bytes']:,} bytes of {packed['budget']:,}; "
-        f"GAP {packed['gap']:.4f}, mAP {packed['map']:.4f}, Hit@1 {packed['hit_at_1']:.4f}, PERR {packed['perr']:.4f}",
-        soft_wrap=True,
+        f"Hit@1 {packed['hit_at_1']:.4f}, PERR {packed['perr']:.4f}"
     )
 
 
