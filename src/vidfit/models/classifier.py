@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
 from vidfit.models.dbof import DBoF, DBoFConfig
+from vidfit.models.encoder import EncoderConfig, FrameEncoder
 from vidfit.models.frames import frame_mask, prepare_frames
 from vidfit.models.heads import Head, HeadConfig
 from vidfit.models.mean import MeanConfig, MeanPooling
@@ -37,6 +38,7 @@ class ClassifierConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    encoder: EncoderConfig | None = None
     family: FamilyConfig
     head: HeadConfig
 
@@ -57,7 +59,8 @@ class FrameClassifier(nn.Module):
         super().__init__()
         self.spec = spec
         self.classes = classes
-        self.family = FAMILIES[config.family.type](config.family, spec)
+        self.encoder = FrameEncoder(config.encoder, spec) if config.encoder else None
+        self.family = FAMILIES[config.family.type](config.family, self.encoder.spec if self.encoder else spec)
         self.head = Head(config.head, self.family.output_size, classes)
 
     def forward(self, frames: Mapping[str, Tensor], num_frames: Tensor | None = None) -> Tensor:
@@ -73,7 +76,10 @@ class FrameClassifier(nn.Module):
         """
         max_frames = frames[self.spec.modalities[0].name].shape[1]
         mask_BT = None if num_frames is None else frame_mask(num_frames, max_frames)
-        return self.head(self.family(prepare_frames(frames, self.spec, mask_BT), mask_BT))
+        frames_BTD = prepare_frames(frames, self.spec, mask_BT)
+        if self.encoder is not None:
+            frames_BTD = self.encoder(frames_BTD, mask_BT)
+        return self.head(self.family(frames_BTD, mask_BT))
 
     def penalty(self) -> Tensor:
         """The head's L2 penalty, to be added to the loss; float32 scalar."""

@@ -47,11 +47,11 @@ class BatchNorm(nn.BatchNorm1d):
         return output
 
     def fold(self, frames: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The layer as `frames * scale + shift`, for frames that need no gradient.
+        """The layer as `frames * scale + shift`.
 
         All that a family does with the normalised input is linear in it, so scale and shift can be applied to the
-        `[D, K]` weights and sums instead: the normalised frames and their gradient, by far the largest tensors of a
-        training step, are never made.
+        `[D, K]` weights and sums instead: the normalised frames and, where the frames need none, their gradient, by far
+        the largest tensors of a training step, are never made.
 
         Args:
             frames: float32 `[B, T, D]`.
@@ -60,15 +60,27 @@ class BatchNorm(nn.BatchNorm1d):
         Returns:
             scale and shift, float32 `[D]`.
         """
-        assert not frames.requires_grad
         if self.training:
             real_ND = frames.flatten(0, -2) if mask is None else frames[mask]
+            if len(real_ND) > 1 and frames.requires_grad:
+                return self._affine(*self._statistics(real_ND))
             if len(real_ND) > 1:
                 # One pass; `torch.var_mean` over the first axis takes 17 times as long on a CPU.
                 return self._affine(
                     *torch.batch_norm_update_stats(real_ND, self.running_mean, self.running_var, self.momentum or 0.0)
                 )
         return self._affine(self.running_mean, self.running_var)
+
+    def _statistics(self, values_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance with their gradients; the running statistics move."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        mean_D = values_ND.mean(0)
+        variance_D = (values_ND - mean_D).square().mean(0)
+        unbiased_D = variance_D.detach() * len(values_ND) / (len(values_ND) - 1)
+        self.running_mean.lerp_(mean_D.detach(), self.momentum or 0.0)
+        self.running_var.lerp_(unbiased_D, self.momentum or 0.0)
+        return mean_D, variance_D
 
     def _normalise(self, values_ND: Tensor) -> Tensor:
         return F.batch_norm(
