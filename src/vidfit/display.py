@@ -9,33 +9,39 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from vidfit.features.batches import Batch
 from vidfit.training.loop import Progress as Training
 
-console = Console(stderr=True, highlight=False)
+# Names are the user's: brackets in them are no markup.
+console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def training_bar(name: str) -> Iterator[Callable[[Training], None]]:
     """A bar for the training of one member; yields what `training.loop.train` calls with its progress."""
     columns = (
-        TextColumn("{task.description:<14}"),
+        TextColumn("{task.description:<14}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[status]}"),
     )
     said: float | None = None
+    skipped = 0
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=None, status="reading")
 
         def show(now: Training) -> None:
-            nonlocal said
+            nonlocal said, skipped
+            skipped = now.skipped
             gap = "" if now.gap is None else f"  GAP {now.gap:.4f}"
             status = f"loss {now.loss:.3f}{gap}  {now.videos_per_second:,.0f} videos/s"
+            of = f"/{now.steps}" if now.steps else ""
             bar.update(task, completed=now.step, total=now.steps, status=status)
             if bar.disable and now.gap != said:
                 said = now.gap
-                console.print(f"{name}: step {now.step}/{now.steps}  {status}")
+                console.print(f"{name}: step {now.step}{of}  {status}")
 
         yield show
+    if skipped:
+        console.print(f"{name}: {skipped} corrupt training records were skipped")
 
 
 @contextmanager
@@ -64,4 +70,4 @@ def counted(batches: Iterable[Batch], description: str) -> Iterator[Batch]:
             speed = bar.tasks[task].speed
             bar.update(task, advance=len(batch.ids), rate=f"{speed:,.0f} videos/s" if speed else "")
     if skipped:
-        console.print(f"[yellow]{description}: {skipped} corrupt records were skipped")
+        console.print(f"{description}: {skipped} corrupt records were skipped")

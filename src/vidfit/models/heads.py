@@ -5,7 +5,6 @@ A head also owns the L2 penalty on its big weights, the only regulariser of the 
 Shapes: B videos, H the head's input, C classes, E experts.
 """
 
-import math
 from typing import Annotated, Literal
 
 import torch
@@ -54,28 +53,21 @@ class MixtureOfExpertsConfig(BaseModel):
 HeadConfig = Annotated[LogisticConfig | MixtureOfExpertsConfig, Field(discriminator="type")]
 
 
-def prior_bias(classes: int) -> float:
-    """Bias of an output layer whose first probabilities are those of one label a video: `-log(C - 1)`.
-
-    From zero, Adam takes some thousand steps to learn that labels are rare.
-
-    Source: Lin et al. 2017, section 4.1 (initialisation by a prior).
-    """
-    return -math.log(max(classes - 1, 1))
-
-
 class Logistic(nn.Module):
     """`sigmoid(x W + b)`."""
 
     def __init__(self, config: LogisticConfig, input_size: int, classes: int) -> None:
         super().__init__()
         self.l2 = config.l2
-        # Glorot uniform weights; biases that say "rare" from the start (see `prior_bias`).
+        # Glorot uniform weights, zero biases.
         self.weights = nn.Parameter(nn.init.xavier_uniform_(torch.empty(input_size, classes)))
-        self.biases = nn.Parameter(torch.full((classes,), prior_bias(classes)))
+        self.biases = nn.Parameter(torch.zeros(classes))
 
     def forward(self, x_BH: Tensor) -> Tensor:
         return torch.sigmoid(x_BH @ self.weights + self.biases)
+
+    def set_prior(self, logits_C: Tensor) -> None:
+        self.biases.data.copy_(logits_C)
 
     def penalty(self) -> Tensor:
         return self.l2 * 0.5 * self.weights.square().sum()
@@ -93,17 +85,20 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.l2 = config.l2
         self.experts = config.experts
-        # Glorot uniform weights over all columns of a matrix; biases that say "rare" from the start.
+        # Glorot uniform weights over all columns of a matrix, zero biases.
         self.gate_weights = nn.Parameter(
             nn.init.xavier_uniform_(torch.empty(input_size, classes * (config.experts + 1)))
         )
         self.expert_weights = nn.Parameter(nn.init.xavier_uniform_(torch.empty(input_size, classes * config.experts)))
-        self.expert_biases = nn.Parameter(torch.full((classes * config.experts,), prior_bias(classes)))
+        self.expert_biases = nn.Parameter(torch.zeros(classes * config.experts))
 
     def forward(self, x_BH: Tensor) -> Tensor:
         gates_BCE = (x_BH @ self.gate_weights).unflatten(1, (-1, self.experts + 1)).softmax(dim=-1)
         experts_BCE = torch.sigmoid(x_BH @ self.expert_weights + self.expert_biases).unflatten(1, (-1, self.experts))
         return (gates_BCE[..., :-1] * experts_BCE).sum(dim=-1)
+
+    def set_prior(self, logits_C: Tensor) -> None:
+        self.expert_biases.data.copy_(logits_C.repeat_interleave(self.experts))
 
     def penalty(self) -> Tensor:
         return self.l2 * 0.5 * (self.gate_weights.square().sum() + self.expert_weights.square().sum())
@@ -158,6 +153,18 @@ class Head(nn.Module):
         """float32 `[B, H]` -> probabilities, float32 `[B, C]`."""
         probabilities_BC = self.classifier(self.dropout(x_BH))
         return probabilities_BC if self.label_gating is None else self.label_gating(probabilities_BC)
+
+    def set_prior(self, frequencies_C: Tensor) -> None:
+        """Let an untrained head begin with what is known of the labels: biases `logit(frequency)`.
+
+        From zero biases, Adam's first thousand steps go into learning that labels are rare, and how rare each is.
+
+        Arguments:
+            frequencies_C: float32, share of the videos that have each label, above 0 and below 1.
+
+        Source: Lin et al. 2017, section 4.1 (initialisation by a prior, there one for all classes).
+        """
+        self.classifier.set_prior(torch.logit(frequencies_C))
 
     def penalty(self) -> Tensor:
         """The L2 penalty on the classifier's weights (not on biases or the label gate), float32 scalar."""

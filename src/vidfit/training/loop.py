@@ -11,19 +11,23 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vidfit.errors import DataError, RecipeError
+from vidfit.errors import ModelFileError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batches import Batch, Batches
+from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
 from vidfit.models.frames import sample_frames
 from vidfit.training.checkpoint import BEST, LAST, MemberInfo, read_member, save_member
 from vidfit.training.losses import cross_entropy
+
+PRIOR_VIDEOS = 20_000
 
 
 class TrainingConfig(BaseModel):
@@ -31,7 +35,8 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    steps: int = Field(gt=0, description="at most so many")
+    steps: int | None = Field(default=None, gt=0, description="at most so many batches; or ...")
+    epochs: int | None = Field(default=None, gt=0, description="... so often over the training shards")
     batch_size: int = Field(default=128, gt=0, description="videos a step")
     sample_frames: int = Field(default=300, gt=0, description="frames drawn from a video, with replacement")
     learning_rate: float = Field(default=0.001, gt=0)
@@ -49,17 +54,26 @@ class TrainingConfig(BaseModel):
     shuffle_buffer: int = Field(default=2048, ge=0, description="videos to draw the next one from")
     workers: int = Field(default=0, ge=0, description="reading processes; 0 reads in the training process")
 
+    @model_validator(mode="after")
+    def _ends(self) -> "TrainingConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
 
 @dataclass
 class Progress:
     """Where the training of a member stands; given to the caller's display now and then."""
 
     step: int
-    steps: int
+    steps: int | None
+    """In all; None where epochs end the training."""
     loss: float
     videos_per_second: float
     gap: float | None
     """GAP of the last validation, None before the first."""
+    skipped: int
+    """Corrupt training records passed over in an epoch."""
 
 
 def train(
@@ -89,55 +103,69 @@ def train(
 
     Raises:
         DataError: a training or validation shard is not what it should be.
+        ModelFileError: the folder's checkpoint is of another model.
         RecipeError: the loss is no longer a number.
         OutputError: a checkpoint cannot be written.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    model = info.build().to(device)
+    model = info.build()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             module.momentum = config.batch_norm_momentum
+    model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    state = _resume(directory, model, optimizer) or _State()
-    log = _open_log(directory / "log.jsonl", state.step)
+    state = _resume(directory, info, model, optimizer)
+    if not state.step:
+        model.head.set_prior(label_frequencies(train_batches, model.classes).to(device))
     gap: float | None = None
     clock, shown, seen = time.monotonic(), 0.0, 0
 
-    with log:
-        for batch in _stream(train_batches, state):
-            if state.done or state.step >= config.steps:
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, state.step)
-            loss = _step(model, optimizer, batch.to(device), config, seed * 1_000_003 + state.step)
-            state.step += 1
-            seen += len(batch.ids)
-            validated = state.step % config.validate_every == 0 or state.step == config.steps
-            if validated:
-                if not torch.isfinite(loss):
-                    raise RecipeError(
-                        f"member {info.name}: the loss is {loss.item()} at step {state.step}; "
-                        "training diverged, try a lower learning_rate"
-                    )
-                result = validate(model, validation_batches)
-                gap = result["gap"]
-                now = info.model_copy(update={"step": state.step, "gap_validation": gap})
-                state.stale += 1
-                if gap > state.best_gap:
-                    state.best_gap, state.stale = gap, 0
-                    save_member(directory / BEST, now, model.state_dict())
-                state.done = config.patience is not None and state.stale >= config.patience
-                line = {"step": state.step, "loss": loss.item(), "lr": optimizer.param_groups[0]["lr"], **result}
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                _save_last(directory, now, model, optimizer, state)
-            # Reading the loss waits for the device, so not after every step.
-            if validated or time.monotonic() - shown > 0.25:
-                shown = time.monotonic()
-                show(Progress(state.step, config.steps, loss.item(), seen / (shown - clock), gap))
+    for batch, last in _stream(train_batches, config, state):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, state.step)
+        loss = _step(model, optimizer, batch.to(device), config, (seed * 1_000_003 + state.step) % 2**63)
+        state.step += 1
+        seen += len(batch.ids)
+        validated = last or state.step % config.validate_every == 0
+        if validated:
+            if not torch.isfinite(loss):
+                raise RecipeError(
+                    f"member {info.name}: the loss is {loss.item()} at step {state.step}; "
+                    "training diverged, try a lower learning_rate"
+                )
+            result = validate(model, validation_batches)
+            gap = result["gap"]
+            now = info.model_copy(update={"step": state.step, "gap_validation": gap})
+            state.stale += 1
+            if gap > state.best_gap:
+                state.best_gap, state.stale = gap, 0
+                save_member(directory / BEST, now, model.state_dict())
+            state.done = last or (config.patience is not None and state.stale >= config.patience)
+            line = {"step": state.step, "loss": loss.item(), "lr": optimizer.param_groups[0]["lr"], **result}
+            _log(directory / "log.jsonl", line)
+            _save_last(directory, now, model, optimizer, state)
+        # Reading the loss waits for the device, so not after every step.
+        if validated or time.monotonic() - shown > 0.25:
+            shown = time.monotonic()
+            rate = seen / (shown - clock)
+            show(Progress(state.step, config.steps, loss.item(), rate, gap, state.skipped))
     return read_member(directory / BEST)[0]
+
+
+def label_frequencies(batches: Batches, classes: int) -> torch.Tensor:
+    """Share of the training videos that have each label, float32 `[C]`, from the first 20,000 of them.
+
+    Half a video is added to both sides, so that no share is 0 or 1.
+    """
+    counts_C, videos = torch.full((classes,), 0.5), 1
+    for batch in batches.epoch(0):
+        counts_C += torch.bincount(batch.labels, minlength=classes)
+        videos += len(batch)
+        if videos > PRIOR_VIDEOS:
+            break
+    return counts_C / videos
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -176,6 +204,8 @@ class _State:
     epoch: int = 0
     batch: int = 0
     """Batches of the epoch that were trained on."""
+    skipped: int = 0
+    """Corrupt records of an epoch."""
     stale: int = 0
     """Validations since the best."""
     best_gap: float = -1.0
@@ -197,19 +227,32 @@ def _step(
     return loss.detach()
 
 
-def _stream(batches: Batches, state: _State) -> Iterator[Batch]:
-    """Epoch after epoch, from where `state` stands, counting in `state`."""
+def _stream(batches: Batches, config: TrainingConfig, state: _State) -> Iterator[tuple[Batch, bool]]:
+    """Epoch after epoch from where `state` stands, counting in it; each batch with whether it is the last of all."""
     skip = state.batch
-    while True:
-        state.batch = 0
-        for batch in batches.epoch(state.epoch):
+    while not state.done:
+        state.batch = skipped = 0
+        # A batch is held back until the next is there, to know which is an epoch's last.
+        for batch, following in pairwise(chain(batches.epoch(state.epoch), [None])):
+            assert batch is not None
             state.batch += 1
+            skipped += batch.skipped
+            state.skipped = max(state.skipped, skipped)
             if state.batch > skip:
-                yield batch
-        if not state.batch:
-            raise DataError("the training shards hold no videos; see `vidfit inspect` on data.train")
+                ends = following is None and state.epoch + 1 == config.epochs
+                yield batch, ends or state.step + 1 == config.steps
+            if state.done:
+                return
         skip = 0
         state.epoch += 1
+
+
+def _log(path: Path, line: dict[str, float]) -> None:
+    """Add a line for a validation; lines of its step or later are from before a kill and come again."""
+    lines = [json.loads(old) for old in path.read_text().splitlines()] if path.exists() else []
+    with replacing(path) as partial:
+        kept = [old for old in lines if old["step"] < line["step"]]
+        partial.write_text("".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
 
 
 def _save_last(
@@ -222,20 +265,15 @@ def _save_last(
     save_member(directory / LAST, info, tensors, **vars(state))
 
 
-def _resume(directory: Path, model: FrameClassifier, optimizer: torch.optim.Optimizer) -> _State | None:
+def _resume(directory: Path, info: MemberInfo, model: FrameClassifier, optimizer: torch.optim.Optimizer) -> _State:
     if not (directory / LAST).exists():
-        return None
-    _, tensors, extra = read_member(directory / LAST)
+        return _State()
+    saved, tensors, extra = read_member(directory / LAST)
+    if (saved.classifier, saved.spec, saved.vocabulary) != (info.classifier, info.spec, info.vocabulary):
+        raise ModelFileError(f"{directory / LAST}: was begun as another model; remove {directory} to begin anew")
     model.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")})
     state = _State(**extra)  # type: ignore[arg-type] - JSON of the same class
     for name, parameter in model.named_parameters():
         moments = {key: tensors[f"optimizer.{key}.{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
         optimizer.state[parameter] = {"step": torch.tensor(float(state.step), device=parameter.device), **moments}
     return state
-
-
-def _open_log(path: Path, step: int):
-    """The log, open for appending, without the lines of steps after the checkpoint (they come again)."""
-    lines = path.read_text().splitlines(keepends=True) if step and path.exists() else []
-    path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
-    return path.open("a")
