@@ -1,19 +1,22 @@
 """The loop: the same seed gives the same weights, whether it was stopped in between or not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from tests.corpus import LABELS, VIDEOS
-from vidfit.errors import RecipeError
+from vidfit.errors import ModelFileError, RecipeError
 from vidfit.features.batches import Batches
 from vidfit.features.example import infer_spec
 from vidfit.features.shards import expand_shards
 from vidfit.models.classifier import ClassifierConfig
+from vidfit.models.heads import LogisticConfig
 from vidfit.training.checkpoint import BEST, LAST, MemberInfo, read_member
-from vidfit.training.loop import Progress, TrainingConfig, clip_each_, learning_rate, train
+from vidfit.training.loop import Progress, TrainingConfig, clip_each_, label_frequencies, learning_rate, train
 
 CONFIG = TrainingConfig(
     steps=20, batch_size=16, sample_frames=5, learning_rate=0.02, validate_every=5, batch_norm_momentum=0.1
@@ -30,10 +33,17 @@ class StopError(Exception):
     """Stands for a kill."""
 
 
-def go(corpus: Path, folder: Path, config: TrainingConfig = CONFIG, seed: int = 1, stop_at: int | None = None):
+def go(
+    corpus: Path,
+    folder: Path,
+    config: TrainingConfig = CONFIG,
+    seed: int = 1,
+    stop_at: int | None = None,
+    classifier: ClassifierConfig = CLASSIFIER,
+):
     shards = {name: expand_shards([corpus / name]) for name in ("train", "validation")}
     spec = infer_spec(shards["train"])
-    info = MemberInfo(name="m", classifier=CLASSIFIER, spec=spec, vocabulary=LABELS, step=0, gap_validation=-1)
+    info = MemberInfo(name="m", classifier=classifier, spec=spec, vocabulary=LABELS, step=0, gap_validation=-1)
 
     def show(now: Progress) -> None:
         if stop_at and now.step >= stop_at:
@@ -125,3 +135,65 @@ def test_every_gradient_is_clipped_by_itself():
 
 def test_validation_counts_every_video(whole: Path):
     assert json.loads((whole / "log.jsonl").read_text().splitlines()[0])["videos"] == VIDEOS["validation"]
+
+
+def test_epochs_end_the_training_with_a_validation(corpus: Path, tmp_path: Path):
+    config = CONFIG.model_copy(update={"steps": None, "epochs": 3, "validate_every": 4})
+    go(corpus, tmp_path, config)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    # 96 videos are 6 batches of 16.
+    assert steps == [4, 8, 12, 16, 18]
+    before = weights(tmp_path)
+    go(corpus, tmp_path, config)
+    assert same(weights(tmp_path), before)
+
+
+def test_epochs_go_on_after_a_stop(corpus: Path, tmp_path: Path):
+    config = CONFIG.model_copy(update={"steps": None, "epochs": 3, "validate_every": 4})
+    go(corpus, tmp_path / "whole", config)
+    with pytest.raises(StopError):
+        go(corpus, tmp_path / "parts", config, stop_at=13)
+    go(corpus, tmp_path / "parts", config)
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("ends", [{}, {"steps": 3, "epochs": 3}])
+def test_either_steps_or_epochs(ends: dict[str, int]):
+    with pytest.raises(ValidationError, match="give either steps or epochs"):
+        TrainingConfig.model_validate(ends)
+
+
+def test_label_frequencies(corpus: Path):
+    shards = expand_shards([corpus / "train"])
+    batches = Batches(shards, infer_spec(shards), len(LABELS), 7)
+    labelled = [batch.multi_hot(len(LABELS)) for batch in batches]
+    expected = (torch.cat(labelled).sum(0) + 0.5) / (VIDEOS["train"] + 1)
+    torch.testing.assert_close(label_frequencies(batches, len(LABELS)), expected)
+
+
+def test_a_folder_of_another_model_is_refused(corpus: Path, whole: Path, tmp_path: Path):
+    shutil.copy(whole / LAST, tmp_path / LAST)
+    other = CLASSIFIER.model_copy(update={"head": LogisticConfig()})
+    with pytest.raises(ModelFileError, match=r"last\.safetensors: was begun as another model"):
+        go(corpus, tmp_path, classifier=other)
+
+
+def test_skipped_records_are_counted_once_an_epoch(corpus: Path, tmp_path: Path):
+    shards = expand_shards([corpus / "train"])
+    spec = infer_spec(shards)
+    damaged = tmp_path / "damaged.tfrecord"
+    data = bytearray(shards[0].read_bytes())
+    data[60] ^= 1
+    damaged.write_bytes(data)
+    info = MemberInfo(name="m", classifier=CLASSIFIER, spec=spec, vocabulary=LABELS, step=0, gap_validation=-1)
+    seen: list[Progress] = []
+    train(
+        info,
+        CONFIG.model_copy(update={"steps": None, "epochs": 2}),
+        Batches([damaged], spec, len(LABELS), 16, skip_corrupt=True),
+        Batches(shards, spec, len(LABELS), 16),
+        tmp_path / "m",
+        1,
+        seen.append,
+    )
+    assert seen[-1].skipped == 1
