@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow.parquet
@@ -33,6 +34,12 @@ def test_help_names_every_verb(vidfit):
     assert code == 0
     for verb in ("run", "train", "quantize", "pack", "evaluate", "predict", "inspect", "synth", "demo"):
         assert verb in out
+
+
+def test_version(vidfit):
+    code, out, _ = vidfit("--version")
+    assert code == 0
+    assert out == f"vidfit {version('vidfit')}\n"
 
 
 def test_inspect(vidfit, corpus: Path):
@@ -92,7 +99,7 @@ def test_quantize_and_pack(vidfit, finished: Path, corpus: Path, tmp_path: Path)
     assert json.loads((tmp_path / "e.json").read_text())["gap"] == summary["packed"]["gap"]
     code, _, err = vidfit("pack", *members, "-o", model, "--budget", "1MB", "--overwrite", "--weight", 1)
     assert code == 2
-    assert "give 2 positive weights" in err
+    assert err == "vidfit: --weight: give 2 positive weights, one a member\n"
 
 
 def test_predict_writes_three_formats(vidfit, finished: Path, corpus: Path, tmp_path: Path):
@@ -146,6 +153,87 @@ def test_skip_corrupt_says_how_many(vidfit, finished: Path, corpus: Path, tmp_pa
     assert f"videos       {VIDEOS['eval'] // 2 - 1}" in out
 
 
+def test_a_run_passes_over_a_first_record_that_is_corrupt(vidfit, corpus: Path, tmp_path: Path):
+    shard = tmp_path / "train0.tfrecord"
+    data = (corpus / "train" / "train0.tfrecord").read_bytes()
+    shard.write_bytes(data[:20] + bytes([data[20] ^ 1]) + data[21:])
+    recipe = write_recipe(tmp_path, corpus)
+    short = ("--set", f"data.train={shard}", "--set", "training.steps=4", "--set", "pack.members=[mean]")
+    only = ("--set", "members={mean: {family: {type: mean}, head: {type: logistic}}}")
+    code, _, err = vidfit("run", recipe, "-o", tmp_path / "run", *short, *only)
+    assert code == 2
+    assert "train0.tfrecord, record 0" in err
+    assert vidfit("run", recipe, "-o", tmp_path / "run", *short, *only, "--skip-corrupt")[0] == 0
+    assert (tmp_path / "run" / "model.onnx").exists()
+
+
+def test_a_member_is_not_replaced_by_its_own_quantised_form(vidfit, finished: Path, tmp_path: Path):
+    folder = tmp_path / "lstm"
+    shutil.copytree(finished / "members" / "lstm", folder)
+    weights = (folder / "best.safetensors").read_bytes()
+    for command in (("quantize", folder), ("pack", folder, "--budget", "1MB")):
+        code, _, err = vidfit(*command, "-o", folder / ".." / "lstm" / "best.safetensors", "--overwrite")
+        assert code == 2
+        assert "is the member itself" in err
+    assert (folder / "best.safetensors").read_bytes() == weights
+
+
+def test_json_replaces_json_and_nothing_else(vidfit, finished: Path, corpus: Path, tmp_path: Path):
+    shard = Path(shutil.copy(corpus / "eval" / "eval0.tfrecord", tmp_path))
+    before = shard.read_bytes()
+    code, _, err = vidfit("evaluate", finished / "model.onnx", "--json", shard, corpus / "eval")
+    assert code == 2
+    assert "eval0.tfrecord: holds something else than JSON" in err
+    assert shard.read_bytes() == before
+    for old in ("", '{"gap": 0}'):
+        (tmp_path / "e").write_text(old)
+        assert vidfit("evaluate", finished / "members" / "mean", "--json", tmp_path / "e", corpus / "eval")[0] == 0
+        assert json.loads((tmp_path / "e").read_text())["videos"] == VIDEOS["eval"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (MemoryError(), 1, "vidfit: out of memory; take smaller batches or a smaller model"),
+        (RuntimeError("CUDA out of memory.\nTried to"), 1, "vidfit: out of memory; take smaller batches"),
+        (OSError(5, "Input/output error", "a.tfrecord"), 1, "vidfit: a.tfrecord: Input/output error"),
+        (OSError("odd"), 1, "vidfit: odd"),
+        (KeyboardInterrupt(), 130, "vidfit: stopped; run, train and demo go on from here"),
+    ],
+)
+def test_what_no_user_can_help_is_one_line_too(vidfit, corpus: Path, monkeypatch, error, code: int, line: str):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("vidfit.features.inspect.inspect_shards", fail)
+    found, _, err = vidfit("inspect", corpus / "train")
+    assert found == code
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+def test_a_mistake_of_ours_has_its_traceback(vidfit, corpus: Path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("vidfit.features.inspect.inspect_shards", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        vidfit("inspect", corpus / "train")
+
+
+def test_demo_does_not_go_on_with_what_is_not_its_own(vidfit, tmp_path: Path):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "notes.txt").write_text("kept")
+    code, _, err = vidfit("demo", "-o", tmp_path)
+    assert code == 2
+    assert "corpus: exists and is not an empty folder; choose another or remove it" in err
+    (tmp_path / "demo.yaml").write_text("data: {}")
+    code, _, err = vidfit("demo", "-o", tmp_path)
+    assert code == 2
+    assert f"remove {tmp_path} or choose another folder with -o" in err
+    assert (tmp_path / "demo.yaml").read_text() == "data: {}"
+
+
 def mistakes(finished: Path, corpus: Path, tmp_path: Path) -> dict[str, tuple[tuple[object, ...], str]]:
     model, members, recipe = finished / "model.onnx", finished / "members", write_recipe(tmp_path, corpus)
     cut = tmp_path / "cut.onnx"
@@ -167,7 +255,29 @@ def mistakes(finished: Path, corpus: Path, tmp_path: Path) -> dict[str, tuple[tu
         "budget": (("pack", members / "vlad", "-o", tmp_path / "m.onnx", "--budget", "1kB"), "over the budget"),
         "vocabulary": ((*run, f"data.vocabulary={text}"), "notes.txt"),
         "labels": ((*run, f"data.vocabulary={short_vocabulary(tmp_path)}"), "outside the vocabulary"),
-        "modality": ((*run, "members.vlad.family.clusters={rgb: 4, speech: 2}"), "speech"),
+        "modality": ((*run, "members.vlad.family.clusters={rgb: 4, speech: 2}"), "members.vlad.family.clusters: names"),
+        "member name": ((*run, "members={../x: {family: {type: mean}, head: {type: logistic}}}"), "'../x'"),
+        "not YAML": ((*run, "training.steps=[1"), "--set training.steps=[1"),
+        "run folder": (("run", recipe, "-o", text), "notes.txt: cannot be made a folder"),
+        "weights": (
+            ("pack", members / "mean", "-o", tmp_path / "m.onnx", "--budget", "1MB", "--weight", "nan"),
+            "--weight",
+        ),
+        "infinite": (
+            ("pack", members / "mean", "-o", tmp_path / "m.onnx", "--budget", "1MB", "--weight", "inf"),
+            "--weight",
+        ),
+        "pack a packed": (
+            ("pack", model, "-o", tmp_path / "m.onnx", "--budget", "1MB"),
+            "model.onnx: is a packed file",
+        ),
+        "quantise a packed": (("quantize", model), "give members (RUN/members/NAME)"),
+        "json folder": (("evaluate", model, corpus / "eval", "--json", tmp_path / "no" / "e.json"), "e.json"),
+        "corpus number": (("synth", tmp_path / "c", "--train-videos", "0"), "--train-videos: Input should be greater"),
+        "corpus": (
+            ("synth", tmp_path / "c", "--min-frames", "9", "--max-frames", "8"),
+            "vidfit: min_frames 9 is above",
+        ),
     }
 
 
@@ -194,6 +304,16 @@ def short_vocabulary(tmp_path: Path) -> Path:
         "vocabulary",
         "labels",
         "modality",
+        "member name",
+        "not YAML",
+        "run folder",
+        "weights",
+        "infinite",
+        "pack a packed",
+        "quantise a packed",
+        "json folder",
+        "corpus number",
+        "corpus",
     ],
 )
 def test_mistakes(vidfit, finished: Path, corpus: Path, tmp_path: Path, which: str):
@@ -201,9 +321,8 @@ def test_mistakes(vidfit, finished: Path, corpus: Path, tmp_path: Path, which: s
     code, _, err = vidfit(*arguments)
     assert code == 2
     assert named in err
-    assert "Traceback" not in err
-    last = err.splitlines()[-1]
-    assert last.startswith("vidfit: ")
+    assert err.startswith("vidfit: ")
+    assert err.count("\n") == 1
     assert not list(tmp_path.rglob("*.partial"))
     assert not (tmp_path / "m.onnx").exists()
     assert not (tmp_path / "o.csv").exists()

@@ -4,15 +4,20 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 
 from tests.corpus import write_recipe
 from vidfit import load, load_recipe, run
-from vidfit.errors import BudgetError, DataError, OutputError
+from vidfit.errors import BudgetError, DataError, OutputError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batches import Batches
+from vidfit.features.example import read_videos, to_sequence_example
 from vidfit.features.shards import expand_shards
+from vidfit.features.spec import Video
+from vidfit.features.tfrecord import write_records
+from vidfit.pipeline import Run
 
 
 @pytest.fixture
@@ -73,6 +78,80 @@ def test_a_lost_file_is_made_again(copy: Path, recipe_file: Path):
     (copy / "model.onnx").unlink()
     assert run(load_recipe(recipe_file), copy) == old
     onnxruntime.InferenceSession(copy / "model.onnx")
+
+
+def test_a_default_that_is_written_out_changes_nothing(copy: Path, recipe_file: Path):
+    """As a key that is added one day, with a default, must not either."""
+    before = times(copy)
+    run(load_recipe(recipe_file, ("members.vlad.family.dropout=0.0", "training.workers=0")), copy)
+    assert times(copy) == before
+
+
+@pytest.mark.parametrize("change", ["family={type: gru, cells: 96}", "head={type: moe}"])
+def test_another_type_of_the_same_keys_is_another_member(copy: Path, recipe_file: Path, change: str):
+    with pytest.raises(OutputError, match="members/lstm: was trained with other settings"):
+        run(load_recipe(recipe_file, (f"members.lstm.{change}",)), copy)
+
+
+def test_a_refused_run_leaves_the_folder_as_it_was(copy: Path, recipe_file: Path):
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    changed = ("members.lstm.training.learning_rate=0.01", "members.mean.training.steps=8")
+    with pytest.raises(OutputError, match="other settings"):
+        run(load_recipe(recipe_file, changed), copy)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_a_member_without_a_checkpoint_may_be_begun_anew(copy: Path, recipe_file: Path):
+    for file in ("best", "last"):
+        (copy / "members" / "mean" / f"{file}.safetensors").unlink()
+    summary = run(load_recipe(recipe_file, ("members.mean.training.steps=8",)), copy)
+    assert summary["members"][0]["step"] == 8
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"pack": 3}', "\xff"])
+def test_an_unreadable_record_of_stages(copy: Path, recipe_file: Path, text: str):
+    stages = copy / "stages.json"
+    stages.write_bytes(text.encode("latin-1"))
+    with pytest.raises(OutputError, match=r"stages\.json: cannot be read .* remove this file .* --overwrite"):
+        run(load_recipe(recipe_file), copy)
+    stages.unlink()
+    with pytest.raises(OutputError, match=r"was trained with other settings .*--overwrite"):
+        run(load_recipe(recipe_file), copy)
+
+
+def test_no_summary_of_a_run_that_failed_later(copy: Path, recipe_file: Path):
+    with pytest.raises(BudgetError):
+        run(load_recipe(recipe_file, ("pack.budget=1kB",)), copy)
+    assert not (copy / "summary.json").exists()
+
+
+def test_options_that_the_shards_refuse_are_told_before_any_training(recipe_file: Path, tmp_path: Path):
+    recipe = load_recipe(recipe_file, ("members.vlad.family.clusters={rgb: 4, speech: 2}",))
+    with pytest.raises(RecipeError, match=r"^members\.vlad\.family\.clusters: .*'speech'"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("which", ["validation", "eval"])
+def test_unlabelled_shards_are_told_before_any_training(corpus: Path, recipe_file: Path, tmp_path: Path, which: str):
+    videos = [video for video in read_videos(corpus / which / f"{which}0.tfrecord") if isinstance(video, Video)]
+    unlabelled = [Video(video.id, video.frames, np.empty(0, np.int64)) for video in videos]
+    write_records(tmp_path / "u.tfrecord", map(to_sequence_example, unlabelled))
+    with pytest.raises(DataError, match=rf"data\.{which}: none of its videos has a label"):
+        run(load_recipe(recipe_file, (f"data.{which}={tmp_path}/u.tfrecord",)), tmp_path / "run")
+    write_records(tmp_path / "u.tfrecord", map(to_sequence_example, [*unlabelled, videos[0]]))
+    Run(load_recipe(recipe_file, (f"data.{which}={tmp_path}/u.tfrecord",)), tmp_path / "run")
+
+
+def test_the_largest_seed_trains(recipe_file: Path, tmp_path: Path):
+    largest = ("seed=2147483647", "training.steps=1")
+    assert Run(load_recipe(recipe_file, largest), tmp_path / "run").train("mean")["step"] == 1
+
+
+def test_a_run_folder_that_is_a_file(recipe_file: Path, tmp_path: Path):
+    (tmp_path / "run").write_text("kept")
+    with pytest.raises(OutputError, match="run: cannot be made a folder"):
+        run(load_recipe(recipe_file), tmp_path / "run")
 
 
 def test_other_settings_do_not_overwrite_a_trained_member(copy: Path, recipe_file: Path):

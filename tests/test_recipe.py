@@ -61,15 +61,34 @@ def test_overrides(tmp_path: Path):
     ("overrides", "message"),
     [
         (["pack.budgets=1GB"], "unknown key pack.budgets"),
-        (["training.stepz=5"], "unknown key members.mean.training.stepz"),
-        (["members.vlad.family.clusterz=5"], "unknown key members.vlad.family.*clusterz"),
-        (["members.vlad.family.type=transformer"], "members.vlad.family.*transformer"),
-        (["training.steps=0"], "members.mean.training.steps: .*greater than 0"),
-        (["training.steps=many"], "members.mean.training.steps: .*integer"),
+        (["training.stepz=5"], r"yaml: unknown key training\.stepz; the keys here are steps, .*workers$"),
+        (["members.vlad.training.stepz=5"], r"unknown key members\.vlad\.training\.stepz; .*workers$"),
+        (["members.vlad.family.clusterz=5"], r"unknown key members\.vlad\.family\.clusterz; .* type, clusters, hidden"),
+        (["members.mean.encoder={hiden: 5}"], r"unknown key members\.mean\.encoder\.hiden; .* hidden, dropout"),
+        (["dada=5"], "unknown key dada; the keys here are seed, data, training, members, pack$"),
+        (["dada=5", "pack.budgets=1", "training.stepz=5"], r"\(and 2 more\)$"),
+        (["members.vlad.family.type=transformer"], "members.vlad.family: .*transformer"),
+        (["members.vlad.family.clusters=0"], "members.vlad.family.clusters: .*greater than 0$"),
+        (["members.vlad.family.clusters={rgb: 0}"], "members.vlad.family.clusters.rgb: .*greater than 0$"),
+        (["training.steps=0"], "yaml: training.steps: .*greater than 0$"),
+        (["members.vlad.training.steps=0"], "members.vlad.training.steps: .*greater than 0$"),
+        (["training.steps=many"], "yaml: training.steps: .*integer"),
+        (["training.steps=[1"], r"^--set training\.steps=\[1: not YAML: "),
+        (["data.train=2020-13-45"], "^--set data.train=2020-13-45: not YAML: month"),
+        (["training=5"], "yaml: training: .*dictionary"),
+        (["members.mean.training=3"], "members.mean.training: .*dictionary"),
+        (["training.epochs=3"], "training: .*either steps or epochs"),
+        (["seed=-1"], "seed: .*greater than or equal to 0"),
+        (["seed=2147483648"], "seed: .*less than or equal to 2147483647"),
         (["pack.budget=lots"], "pack.budget: .*1GiB"),
         (["pack.members=[vladimir]"], "'vladimir', which is not among members: mean, vlad"),
-        (["pack.members={vlad: 0}"], "pack.members: .*weight above 0"),
+        (["pack.members={vlad: 0}"], r"pack\.members\.vlad: .*greater than 0"),
+        (["pack.members={vlad: .nan}"], r"pack\.members\.vlad: .*finite"),
+        (["pack.members={vlad: .inf}"], r"pack\.members\.vlad: .*finite"),
+        (["pack.members=[[vlad]]"], r"pack\.members: .*dictionary"),
+        (["pack.members=[]"], r"pack\.members: .*at least 1"),
         (["members={}"], "members"),
+        (["=1"], "--set =1: write key.key=value"),
         (["training"], "--set training: write key.key=value"),
         (["seed.x=1"], "--set seed.x=1: seed is not a mapping"),
     ],
@@ -80,9 +99,34 @@ def test_mistakes_are_one_line_that_names_the_key(tmp_path: Path, overrides: lis
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "", "-o", "best.safetensors/..", "/abs", "a\n"])
+def test_a_members_name_is_a_folders(tmp_path: Path, name: str):
+    members = {**RECIPE["members"], name: RECIPE["members"]["mean"]}
+    with pytest.raises(RecipeError, match=r"members: .* cannot name a member's folder; use letters, digits"):
+        load(tmp_path, members=members)
+
+
+def test_a_budget_may_be_a_number(tmp_path: Path):
+    assert load(tmp_path, "pack.budget=4096").pack.budget == "4096"
+
+
+def test_a_member_may_count_epochs_where_the_others_count_steps(tmp_path: Path):
+    members = load(tmp_path, "members.vlad.training.epochs=3").members
+    assert (members["vlad"].training.steps, members["vlad"].training.epochs) == (None, 3)
+    assert (members["mean"].training.steps, members["mean"].training.epochs) == (100, None)
+
+
+def test_the_written_recipe_reads_the_same(tmp_path: Path):
+    recipe = load(tmp_path, "members.vlad.training.epochs=3", "members.mean.encoder={hidden: 8}")
+    (tmp_path / "copy.yaml").write_text(yaml.safe_dump(recipe.model_dump()))
+    assert load_recipe(tmp_path / "copy.yaml") == recipe
+
+
 def test_a_missing_key_is_named(tmp_path: Path):
     with pytest.raises(RecipeError, match=r"missing key data\.vocabulary"):
         load(tmp_path, data={"train": "a", "validation": "b", "eval": "c"})
+    with pytest.raises(RecipeError, match=r"missing key members\.vlad\.family\.hidden$"):
+        load(tmp_path, "members.vlad.family={type: netvlad, clusters: 2}")
 
 
 @pytest.mark.parametrize("text", ["- a list", "key: [unclosed", "\x00", "just words"])

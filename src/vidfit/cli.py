@@ -4,15 +4,20 @@ A user's mistake ends with one line on standard error and exit code 2, never wit
 """
 
 import json
+import math
+import re
 import sys
+from collections.abc import Iterable
+from contextlib import nullcontext
+from importlib.metadata import version
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 
-from vidfit.errors import OutputError, VidfitError
+from vidfit.errors import ModelFileError, OutputError, VidfitError, reason
 from vidfit.features.synthetic import CorpusConfig
 
 app = typer.Typer(
@@ -37,6 +42,21 @@ Overrides = Annotated[
 SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Pass over corrupt records and say how many.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output holds already.")]
 Threads = Annotated[int, typer.Option(help="Threads for ONNX Runtime; 0 is one a core.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"vidfit {version('vidfit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What precedes a verb."""
 
 
 @app.command()
@@ -73,8 +93,8 @@ def train(
     for name in member or ():
         if name not in parsed.members:
             raise RecipeError(f"--member {name}: {recipe} has the members {', '.join(parsed.members)}")
-    stages = Run(parsed, output, overwrite)
-    for name in member or parsed.members:
+    stages = Run(parsed, output, overwrite, member)
+    for name in stages.names:
         stages.train(name)
 
 
@@ -91,9 +111,10 @@ def quantize(
     from vidfit.packing.size import format_size
     from vidfit.training.checkpoint import member_file
 
+    _refuse_packed(member)
     source = member_file(member)
     target = output or source.with_name(QUANTIZED)
-    _refuse_to_overwrite(target, overwrite)
+    _refuse_to_overwrite(target, overwrite, [source])
     quantize_member(source, target)
     before, after = source.stat().st_size, target.stat().st_size
     print(f"{target}: {format_size(after)}, from {format_size(before)}")
@@ -114,12 +135,14 @@ def pack(
     from vidfit.compression.member import load_member
     from vidfit.packing.graph import PackedMember, write_graph
     from vidfit.packing.size import format_size, parse_size
+    from vidfit.training.checkpoint import member_file
 
     limit = parse_size(budget)
     weights = weight or [1.0] * len(members)
-    if len(weights) != len(members) or min(weights) <= 0:
-        raise typer.BadParameter(f"give {len(members)} positive weights, one a member", param_hint="--weight")
-    _refuse_to_overwrite(output, overwrite)
+    if len(weights) != len(members) or not all(0 < weight < math.inf for weight in weights):
+        raise VidfitError(f"--weight: give {len(members)} positive weights, one a member")
+    _refuse_packed(*members)
+    _refuse_to_overwrite(output, overwrite, map(member_file, members))
     loaded = [load_member(path).quantized() for path in members]
     write_graph(output, [PackedMember(*pair) for pair in zip(loaded, weights, strict=True)], limit)
     print(f"{output}: {len(members)} members, {format_size(output.stat().st_size)} of {format_size(limit)}")
@@ -141,16 +164,19 @@ def evaluate(
     from vidfit.files import replacing
     from vidfit.runtime.predictor import BATCH_SIZE, load
 
+    if json_file:
+        _refuse_other_than_json(json_file)
     predictor = load(model, threads)
     batches = Batches(
         expand_shards(shards), predictor.spec, len(predictor.vocabulary), BATCH_SIZE, skip_corrupt=skip_corrupt
     )
     counted = display.counted(batches, "evaluating")
-    result = measure(predictor.predict_batch, counted, len(predictor.vocabulary))
-    for name, value in result.items():
-        print(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value:,}")
-    if json_file:
-        with replacing(json_file) as partial:
+    # Entered before the evaluation, so that a bad place is known at once.
+    with replacing(json_file) if json_file else nullcontext() as partial:
+        result = measure(predictor.predict_batch, counted, len(predictor.vocabulary))
+        for name, value in result.items():
+            print(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value:,}")
+        if partial:
             partial.write_text(json.dumps(result, indent=2) + "\n")
 
 
@@ -210,8 +236,8 @@ def synth(
     try:
         config = CorpusConfig(**numbers)
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise typer.BadParameter(problem["msg"], param_hint=f"--{'-'.join(map(str, problem['loc']))}") from error
+        option = "".join(f"--{name}: ".replace("_", "-") for name in error.errors()[0]["loc"])
+        raise VidfitError(option + error.errors()[0]["msg"].removeprefix("Value error, ")) from error
     with display.counting_bar("generating videos") as show:
         write_corpus(directory, config, show)
     print(f"{directory}: {config.train_videos + config.validation_videos + config.eval_videos:,} videos")
@@ -304,7 +330,23 @@ def _recipe(path: Path, overrides: list[str] | None, skip_corrupt: bool):
     return load_recipe(path, (*(overrides or ()), *extra))
 
 
-def _refuse_to_overwrite(path: Path, overwrite: bool) -> None:
+def _refuse_packed(*members: Path) -> None:
+    for path in members:
+        if path.suffix == ".onnx":
+            raise ModelFileError(f"{path}: is a packed file; give members (RUN/members/NAME)")
+
+
+def _refuse_other_than_json(path: Path) -> None:
+    """Not every file: who takes `--json` for a flag, as it is with `inspect`, would lose the first shard."""
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(1) not in (b"", b"{"):
+                raise OutputError(f"--json {path}: holds something else than JSON; choose another name")
+
+
+def _refuse_to_overwrite(path: Path, overwrite: bool, sources: Iterable[Path]) -> None:
+    if path.resolve() in (source.resolve() for source in sources):
+        raise OutputError(f"{path}: is the member itself; choose another name")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name or add --overwrite")
 
@@ -314,11 +356,20 @@ def main() -> None:
     try:
         app()
     except VidfitError as error:
-        print(f"vidfit: {error}", file=sys.stderr)
-        sys.exit(2)
+        _stop(2, str(error))
     except OSError as error:
-        print(f"vidfit: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("vidfit: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        _stop(1, f"{error.filename}: {error.strerror}" if error.filename else reason(error))
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch and ONNX Runtime have exceptions of their own for it, and only their words in common.
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        _stop(1, f"out of memory; take smaller batches or a smaller model ({reason(error)})")
+    except SystemExit as stop:
+        if stop.code == 130:  # what typer makes of Ctrl-C
+            _stop(130, "stopped; run, train and demo go on from here when called again")
+        raise
+
+
+def _stop(code: int, message: str) -> NoReturn:
+    print(f"vidfit: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vidfit import display
+from vidfit.errors import OutputError
 from vidfit.features.synthetic import CorpusConfig, write_corpus
 from vidfit.files import replacing
-from vidfit.pipeline import run
+from vidfit.pipeline import make_folder, run
 from vidfit.recipe import load_recipe
 
 RECIPE = "demo.yaml"
@@ -21,16 +22,23 @@ def run_demo(folder: Path) -> dict[str, Any]:
     """Generate the corpus, copy the recipe, run it; returns the run's summary.
 
     Raises:
-        OutputError: the folder cannot be written, or holds a run of other settings.
+        OutputError: the folder cannot be written, or holds something else than this version's demo.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "corpus").exists():
+    recipe, text = folder / RECIPE, _recipe_text()
+    if recipe.exists() and recipe.read_text(encoding="utf-8") != text:
+        raise OutputError(
+            f"{recipe}: is not the recipe of this version's demo; remove {folder} or choose another folder with -o "
+            f"(to go on with this one: vidfit run {recipe} -o {folder / 'run'})"
+        )
+    make_folder(folder)
+    # A corpus has its vocabulary last.
+    if not (folder / "corpus" / "vocabulary.csv").exists():
         with display.counting_bar("generating videos") as show:
             write_corpus(folder / "corpus", CorpusConfig(), show)
-    if not (folder / RECIPE).exists():
-        with replacing(folder / RECIPE) as partial:
-            partial.write_text(_recipe_text(), encoding="utf-8")
-    return run(load_recipe(folder / RECIPE), folder / "run")
+    if not recipe.exists():
+        with replacing(recipe) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return run(load_recipe(recipe), folder / "run")
 
 
 def _recipe_text() -> str:

@@ -2,15 +2,17 @@
 
     VidfitError
     ├── DataError           a shard, record, field or vocabulary is not what it should be
+    │   └── CorruptRecordError (features/tfrecord.py)   a damaged record; --skip-corrupt passes over it
     ├── RecipeError         a recipe has an unknown key, a wrong value or a missing file
     ├── ModelFileError      a member or a packed file cannot be read or does not fit the shards
     ├── BudgetError         the finished file is larger than the budget, or the budget is no number of bytes
-    ├── OutputError         an output exists already or cannot be written
-    └── MissingExtraError   an optional dependency is not installed; the message holds the install line
+    └── OutputError         an output exists already or cannot be written
 
 Each message is one line that names the file, record or field and says what to do. The command line prints it
 without a traceback and exits with code 2.
 """
+
+from pydantic import ValidationError
 
 
 class VidfitError(ValueError):
@@ -37,5 +39,9 @@ class OutputError(VidfitError):
     """An output exists already, or cannot be written."""
 
 
-class MissingExtraError(VidfitError):
-    """An optional dependency is not installed; the message names the `pip install` line."""
+def reason(error: Exception) -> str:
+    """What another library's exception says, in one line; of pydantic's complaints the first, with its field."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    problem = error.errors()[0]
+    return ": ".join([".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")]).lstrip(": ")

@@ -9,36 +9,45 @@ Everything lies in one run folder:
     RUN/stages.json                   what is done, and from which inputs
 
 A stage whose inputs are unchanged is not done again, so a second call of the same command goes on where the first was
-stopped. Inputs are compared by recipe keys and by the shards' names and sizes, not by their content.
+stopped. Inputs are compared by recipe keys and by the shards' names and sizes, not by their content. Whatever can be
+known to be wrong before the first training step is refused then, and the folder left as it was.
 """
 
 import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from pydantic import BaseModel, TypeAdapter
 
 from vidfit import display
 from vidfit.compression.member import QUANTIZED, load_member, quantize_member
-from vidfit.errors import DataError, OutputError
+from vidfit.errors import DataError, OutputError, RecipeError, reason
 from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batches import Batches
-from vidfit.features.example import infer_spec
+from vidfit.features.example import infer_spec, read_videos
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Vocabulary
+from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import replacing
+from vidfit.models.classifier import FrameClassifier
 from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.packing.size import format_size, parse_size
-from vidfit.recipe import Recipe
+from vidfit.recipe import MemberConfig, Recipe
 from vidfit.runtime.predictor import BATCH_SIZE, load
-from vidfit.training.checkpoint import BEST, MemberInfo
+from vidfit.training.checkpoint import BEST, LAST, MemberInfo
 from vidfit.training.loop import train
 
 MODEL = "model.onnx"
+SUMMARY = "summary.json"
+
+# To be raised when the same recipe leads to another result: a changed default, a changed formula.
+FORMAT = 1
 
 
 def run(recipe: Recipe, directory: Path | str, overwrite: bool = False) -> dict[str, Any]:
@@ -59,39 +68,51 @@ def run(recipe: Recipe, directory: Path | str, overwrite: bool = False) -> dict[
 
 
 class Run:
-    """The stages of one recipe in one folder."""
+    """The stages of one recipe in one folder.
 
-    def __init__(self, recipe: Recipe, directory: Path, overwrite: bool = False):
+    Arguments:
+        recipe: what to do.
+        directory: the run folder; made if absent.
+        overwrite: train members again whose settings differ from those that the folder's were trained with.
+        members: which of the recipe's members will be trained; all where absent.
+    """
+
+    def __init__(
+        self, recipe: Recipe, directory: Path, overwrite: bool = False, members: Sequence[str] | None = None
+    ) -> None:
         self.recipe = recipe
         self.directory = directory
-        self.overwrite = overwrite
+        self.names = list(members or recipe.members)
         data = recipe.data
         self.shards = {name: expand_shards(getattr(data, name)) for name in ("train", "validation", "eval")}
         _check_disjoint(self.shards)
         self.vocabulary = Vocabulary.from_csv(Path(data.vocabulary))
-        self.spec: FeatureSpec = infer_spec(self.shards["train"])
-        directory.mkdir(parents=True, exist_ok=True)
+        self.spec: FeatureSpec = infer_spec(self.shards["train"], data.skip_corrupt)
+        for which in self.shards:
+            self._check_labelled(which)
+        self.parameters = {name: self._count_parameters(name, config) for name, config in recipe.members.items()}
+        self._stages = _Stages(directory)
+        for name in self.names:
+            if self._trained_otherwise(name) and not overwrite:
+                raise OutputError(
+                    f"{self._folder(name)}: was trained with other settings or shards; "
+                    "choose another run folder, or train it again with --overwrite"
+                )
+        make_folder(directory)
         _write_text(directory / "recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
-        self._stages = _Stages(directory / "stages.json")
 
     def all(self) -> dict[str, Any]:
         """Every stage; returns the summary."""
         members = [self.member(name) for name in self.recipe.members]
         summary = {"members": members, "packed": self.pack()}
-        _write_text(self.directory / "summary.json", json.dumps(summary, indent=2) + "\n")
+        _write_text(self.directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
         return summary
 
     def train(self, name: str) -> dict[str, Any]:
         """Train a member: its best validation GAP and the step it was reached at."""
+        assert name in self.names
         config = self.recipe.members[name]
-        folder = self.directory / "members" / name
-        inputs = {
-            "member": config.model_dump(),
-            "seed": self.recipe.seed,
-            "train": _names_and_sizes(self.shards["train"]),
-            "validation": _names_and_sizes(self.shards["validation"]),
-            "vocabulary": self.vocabulary.names,
-        }
+        folder = self._folder(name)
 
         def work() -> dict[str, Any]:
             info = MemberInfo(
@@ -111,20 +132,15 @@ class Run:
             display.console.print(f"{name}: best validation GAP {best.gap_validation:.4f} at step {best.step}")
             return {"step": best.step, "gap_validation": best.gap_validation}
 
-        stage = f"train {name}"
-        if self._stages.begun_otherwise(stage, inputs) and folder.exists():
-            if not self.overwrite:
-                raise OutputError(
-                    f"{folder}: was trained with other settings or shards; "
-                    "choose another run folder, or train it again with --overwrite"
-                )
+        if self._trained_otherwise(name):
             shutil.rmtree(folder)
-        return self._stages.do(stage, inputs, [folder / BEST], work)
+        make_folder(folder)
+        return self._stages.do(f"train {name}", self._training_inputs(name), [folder / BEST], work)
 
     def member(self, name: str) -> dict[str, Any]:
         """Train, quantise and measure a member: its row of the summary."""
         trained = self.train(name)
-        folder = self.directory / "members" / name
+        folder = self._folder(name)
         lineage = self._stages.inputs(f"train {name}")
         self._stages.do(
             f"quantize {name}", lineage, [folder / QUANTIZED], lambda: {"path": str(quantize_member(folder))}
@@ -138,11 +154,10 @@ class Run:
                 [],
                 lambda file=file, form=form: self._evaluate(file, f"{name} {form}"),
             )
-        classifier = load_member(folder).classifier()
         return {
             "name": name,
             "family": self.recipe.members[name].family.type,
-            "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
+            "parameters": self.parameters[name],
             **trained,
             "gap": scores["float32"]["gap"],
             "map": scores["float32"]["map"],
@@ -157,20 +172,62 @@ class Run:
         names = self.recipe.pack.members
         budget = parse_size(self.recipe.pack.budget)
         inputs = {
-            "pack": self.recipe.pack.model_dump(),
+            "pack": self.recipe.pack.model_dump(exclude_defaults=True),
             "members": [self._stages.inputs(f"train {name}") for name in names],
         }
 
         def work() -> dict[str, Any]:
             display.console.print(f"packing {len(names)} members under {format_size(budget)}")
-            folder = self.directory / "members"
-            members = [PackedMember(load_member(folder / name / QUANTIZED), weight) for name, weight in names.items()]
+            members = [
+                PackedMember(load_member(self._folder(name) / QUANTIZED), weight) for name, weight in names.items()
+            ]
             return {"members": write_graph(path, members, budget)}
 
         packed = self._stages.do("pack", inputs, [path], work)
         inputs = {**inputs, "eval": _names_and_sizes(self.shards["eval"])}
         scores = self._stages.do("evaluate packed", inputs, [], lambda: self._evaluate(path, "packed"))
         return {"path": MODEL, "bytes": path.stat().st_size, "budget": budget, **packed, **scores}
+
+    def _folder(self, name: str) -> Path:
+        return self.directory / "members" / name
+
+    def _training_inputs(self, name: str) -> dict[str, Any]:
+        config = self.recipe.members[name]
+        return {
+            # Without defaults, so that a key that is added one day does not undo what was trained without it.
+            "member": config.model_dump(exclude_defaults=True),
+            "family": config.family.type,
+            "head": config.head.type,
+            "seed": self.recipe.seed,
+            "train": _names_and_sizes(self.shards["train"]),
+            "validation": _names_and_sizes(self.shards["validation"]),
+            "vocabulary": self.vocabulary.names,
+        }
+
+    def _trained_otherwise(self, name: str) -> bool:
+        """Whether the member's folder has checkpoints that are not known to be of these inputs."""
+        trained = any((self._folder(name) / file).exists() for file in (BEST, LAST))
+        return trained and not self._stages.begun(f"train {name}", self._training_inputs(name))
+
+    def _check_labelled(self, which: str) -> None:
+        """Reads up to the first label, in most corpora one record."""
+        for shard in self.shards[which]:
+            for video in read_videos(shard, self.spec, len(self.vocabulary)):
+                if isinstance(video, CorruptRecordError):
+                    if not self.recipe.data.skip_corrupt:
+                        raise video
+                elif len(video.labels):
+                    return
+        raise DataError(f"data.{which}: none of its videos has a label; give labelled shards")
+
+    def _count_parameters(self, name: str, config: MemberConfig) -> int:
+        """Weights of a member, built without memory; what its options cannot do with these shards shows here."""
+        try:
+            with torch.device("meta"):
+                classifier = FrameClassifier(config, self.spec, len(self.vocabulary))
+        except RecipeError as error:
+            raise RecipeError(f"members.{name}.family.{error}") from error
+        return sum(parameter.numel() for parameter in classifier.parameters())
 
     def _evaluate(self, model: Path, description: str) -> dict[str, Any]:
         predictor = load(model)
@@ -193,37 +250,69 @@ class Run:
         )
 
 
+class _Stage(BaseModel):
+    """What a stage was begun from and, once it is done, its result."""
+
+    inputs: str
+    result: Any = None
+
+
 class _Stages:
     """`stages.json`: the result of every stage that is done, with a digest of what it was done from."""
 
-    def __init__(self, path: Path):
-        self._path = path
-        self._done: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    def __init__(self, directory: Path):
+        self._path = directory / "stages.json"
+        self._summary = directory / SUMMARY
+        self._stages: dict[str, _Stage] = {}
+        try:
+            self._stages = TypeAdapter(dict[str, _Stage]).validate_json(self._path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # whether a run folder can be made is told when it is made
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{self._path}: cannot be read ({reason(error)}); choose another run folder, or remove this file and "
+                "train again with --overwrite"
+            ) from error
 
-    def do(self, stage: str, inputs: Any, outputs: Iterable[Path], work: Callable[[], Any]) -> Any:
-        digest = _digest(inputs)
-        entry = self._done.get(stage)
-        if entry and entry["inputs"] == digest and "result" in entry and all(path.exists() for path in outputs):
-            return entry["result"]
-        self._write(stage, {"inputs": digest})
+    def do(self, stage: str, inputs: Any, outputs: Iterable[Path], work: Callable[[], dict[str, Any]]) -> Any:
+        if self.begun(stage, inputs) and all(path.exists() for path in outputs):
+            result = self._stages[stage].result
+            if result is not None:
+                return result
+        # What it tells of is about to change, and the work may fail.
+        self._summary.unlink(missing_ok=True)
+        self._write(stage, _Stage(inputs=_digest(inputs)))
         result = work()
-        self._write(stage, {"inputs": digest, "result": result})
+        self._write(stage, _Stage(inputs=_digest(inputs), result=result))
         return result
 
     def inputs(self, stage: str) -> str:
-        return self._done[stage]["inputs"]
+        return self._stages[stage].inputs
 
-    def begun_otherwise(self, stage: str, inputs: Any) -> bool:
-        """Whether the stage was begun from other inputs than these."""
-        return stage in self._done and self._done[stage]["inputs"] != _digest(inputs)
+    def begun(self, stage: str, inputs: Any) -> bool:
+        """Whether the stage was begun, and from these inputs."""
+        return stage in self._stages and self._stages[stage].inputs == _digest(inputs)
 
-    def _write(self, stage: str, entry: dict[str, Any]) -> None:
-        self._done[stage] = entry
-        _write_text(self._path, json.dumps(self._done, indent=2) + "\n")
+    def _write(self, name: str, stage: _Stage) -> None:
+        self._stages[name] = stage
+        document = {name: stage.model_dump(exclude_none=True) for name, stage in self._stages.items()}
+        _write_text(self._path, json.dumps(document, indent=2) + "\n")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    Raises:
+        OutputError: it cannot be made, such as where a file has its name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be made a folder ({error.strerror}); choose another") from error
 
 
 def _digest(inputs: Any) -> str:
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([FORMAT, inputs], sort_keys=True).encode()).hexdigest()
 
 
 def _names_and_sizes(shards: list[Path]) -> list[tuple[str, int]]:

@@ -4,13 +4,15 @@ Unknown keys, missing keys and wrong values are errors that name the key. Paths 
 folder, so a recipe works from any working directory. `docs/recipe.md` describes every key.
 """
 
+import re
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from vidfit.errors import RecipeError
+from vidfit.errors import RecipeError, reason
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.packing.size import parse_size
 from vidfit.training.loop import TrainingConfig
@@ -47,7 +49,14 @@ class PackConfig(Strict):
     """The one graph file."""
 
     budget: str = Field(description="bytes the finished file may take: 1GB (10^9), 1GiB, 20MB, ...")
-    members: dict[str, float] = Field(description="name -> weight in the average; weights are divided by their sum")
+    members: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        min_length=1, description="name -> weight in the average; weights are divided by their sum"
+    )
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _a_number_is_bytes(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
 
     @field_validator("budget")
     @classmethod
@@ -58,20 +67,14 @@ class PackConfig(Strict):
     @field_validator("members", mode="before")
     @classmethod
     def _a_list_means_equal_weights(cls, value: Any) -> Any:
-        return dict.fromkeys(value, 1.0) if isinstance(value, list) else value
-
-    @field_validator("members")
-    @classmethod
-    def _weights_are_positive(cls, value: dict[str, float]) -> dict[str, float]:
-        if not value or min(value.values()) <= 0:
-            raise ValueError("name at least one member, each with a weight above 0")
-        return value
+        is_names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+        return dict.fromkeys(value, 1.0) if is_names else value
 
 
 class Recipe(Strict):
     """A whole run: data, members and their training, and the file that they are packed into."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
     data: DataConfig
     training: dict[str, Any] = Field(default={}, description="what every member's `training` starts from")
     members: dict[str, MemberConfig] = Field(min_length=1)
@@ -80,16 +83,28 @@ class Recipe(Strict):
     @model_validator(mode="before")
     @classmethod
     def _members_inherit_training(cls, value: Any) -> Any:
+        """What is no mapping is left to the check of its own field."""
         if not isinstance(value, dict) or not isinstance(value.get("members"), dict):
             return value
-        shared = value.get("training") or {}
-        members = {
-            name: {**member, "training": {**shared, **(member.get("training") or {})}}
-            if isinstance(member, dict)
-            else member
-            for name, member in value["members"].items()
-        }
+        shared = value.get("training", {})
+        members = {}
+        for name, member in value["members"].items():
+            own = (member.get("training") or {}) if isinstance(member, dict) else None
+            if isinstance(shared, dict) and isinstance(own, dict):
+                member = {**member, "training": _inherit(shared, own)}
+            members[name] = member
         return {**value, "members": members}
+
+    @field_validator("members")
+    @classmethod
+    def _names_are_folders(cls, value: dict[str, MemberConfig]) -> dict[str, MemberConfig]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+                raise ValueError(
+                    f"{name!r} cannot name a member's folder; use letters, digits, '_', '.' and '-', "
+                    "the first a letter or a digit"
+                )
+        return value
 
     @model_validator(mode="after")
     def _packed_members_exist(self) -> "Recipe":
@@ -114,11 +129,10 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except OSError as error:
         raise RecipeError(f"{path}: cannot read the recipe: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    document = _parse(text, str(path))
     if not isinstance(document, dict):
         raise RecipeError(f"{path}: a recipe is a mapping with the keys data, members and pack")
     for override in overrides:
@@ -126,7 +140,7 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {_describe(error)}") from error
+        raise RecipeError(f"{path}: {_describe(error, document)}") from error
     folder = path.resolve().parent
     data = recipe.data
     for patterns in (data.train, data.validation, data.eval):
@@ -135,26 +149,76 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
     return recipe
 
 
+def _inherit(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """A member's training. Its own `epochs` put the shared `steps` aside, and the other way round."""
+    ends = {"steps", "epochs"}
+    return {key: value for key, value in shared.items() if not (key in ends and ends & own.keys())} | own
+
+
+def _parse(text: bytes | str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is of an impossible date
+        raise RecipeError(f"{where}: not YAML: {reason(error)}") from error
+
+
 def _set(document: dict[str, Any], override: str) -> None:
     keys, equals, value = override.partition("=")
-    if not equals:
-        raise RecipeError(f"--set {override}: write key.key=value, such as training.steps=100")
     *parents, last = keys.split(".")
+    if not equals or "" in (*parents, last):
+        raise RecipeError(f"--set {override}: write key.key=value, such as training.steps=100")
     for key in parents:
         document = document.setdefault(key, {})
         if not isinstance(document, dict):
             raise RecipeError(f"--set {override}: {key} is not a mapping")
-    document[last] = yaml.safe_load(value)
+    document[last] = _parse(value, f"--set {override}")
 
 
-def _describe(error: ValidationError) -> str:
+def _describe(error: ValidationError, document: dict[str, Any]) -> str:
     """The first problem, as one line that names the key the way the recipe spells it."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    # A misspelt key is a missing one too: the unknown ones first.
+    errors = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    problems = [(_place(problem, document), problem) for problem in errors]
+    first, _ = problems[0]
+    # Where a value may have several forms, the form that it came furthest in tells best what is wrong with it.
+    place, problem = max((it for it in problems if it[0][: len(first)] == first), key=lambda it: len(it[0]))
+    others = {place for place, _ in problems if place[: len(first)] != first}
+    where, more = ".".join(place), f" (and {len(others)} more)" if others else ""
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {where}: remove it or see docs/recipe.md for the keys{more}"
+        return f"unknown key {where}; the keys here are {', '.join(_known_keys(problem['loc'][:-1]))}{more}"
     if problem["type"] == "missing":
         return f"missing key {where}{more}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {message}{more}" if where else f"{message}{more}"
+
+
+def _place(problem: Any, document: dict[str, Any]) -> tuple[str, ...]:
+    """The keys down to a problem that the recipe itself has; pydantic's also name the form that a value was read as."""
+    keys = problem["loc"]
+    match keys:
+        case ("members", name, "training", *inner):
+            own = document["members"][name].get("training")
+            if own is None or (inner and isinstance(own, dict) and inner[0] not in own):
+                keys = keys[2:]
+    missing = keys[-1:] if problem["type"] == "missing" else ()
+    place, node = [], document
+    for key in keys[: len(keys) - len(missing)]:
+        if isinstance(node, list) or (isinstance(node, dict) and key in node):
+            node = node[key]
+            place.append(str(key))
+    return (*place, *missing)
+
+
+def _known_keys(place: tuple[int | str, ...]) -> list[str]:
+    """Keys of a mapping of the recipe; `place` is pydantic's, which for a union has the `type` of the variant."""
+    kind: Any = Recipe
+    for key in place:
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        elif variants := get_args(kind):
+            kind = next(it for it in variants if key in get_args(it.model_fields["type"].annotation))
+        else:
+            kind = kind.model_fields[key].annotation
+        if NoneType in get_args(kind):
+            kind = get_args(kind)[0]
+    return list(kind.model_fields)

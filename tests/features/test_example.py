@@ -235,3 +235,15 @@ def test_infer_spec_passes_over_empty_files_and_on_request_damaged_records(tmp_p
         infer_spec([empty, damaged])
     with pytest.raises(DataError, match="no record that can be read"):
         infer_spec([empty])
+
+
+@pytest.mark.parametrize(("name", "size"), [("num_frames", 2), ("probabilities", 2), ("", 2), ("rgb", 0)])
+def test_infer_spec_names_the_feature_that_can_be_no_modality(name: str, size: int, tmp_path: Path):
+    path = tmp_path / "some.tfrecord"
+    frames = {name: np.zeros((3, size), np.uint8), "audio": np.zeros((3, 1), np.uint8)}
+    write_records(path, [to_sequence_example(Video("a", frames, np.array([0])))])
+    with pytest.raises(
+        DataError, match=rf"some\.tfrecord: feature '{name}' can be no modality \((name|size): "
+    ) as caught:
+        infer_spec([path])
+    assert "\n" not in str(caught.value)

@@ -34,6 +34,12 @@ def test_inconsistent_specs_are_refused(modalities):
         FeatureSpec(modalities=modalities)
 
 
+@pytest.mark.parametrize("name", ["num_frames", "probabilities"])
+def test_names_of_the_packed_file_are_refused(name: str):
+    with pytest.raises(ValidationError, match=f"'{name}' is taken in the packed file"):
+        Modality(name=name, size=1)
+
+
 @pytest.mark.parametrize(
     "text",
     [

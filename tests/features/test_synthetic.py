@@ -1,5 +1,7 @@
 """The generated corpus: its format, its determinism, and what it is made of."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,28 @@ def test_an_empty_folder_is_filled(tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {"train", "validation", "eval", "vocabulary.csv"}
 
 
+def test_the_folder_where_somebody_works_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "corpus").mkdir()
+    monkeypatch.chdir(tmp_path / "corpus")
+    write_corpus(Path("."), SMALL)
+    assert Path("vocabulary.csv").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+@pytest.mark.parametrize("call", ["vidfit.files.os.replace", "vidfit.features.synthetic.Path.rename"])
+def test_a_full_disk_is_told_of_the_folder_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str):
+    (tmp_path / "corpus").mkdir()
+
+    def fail(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+
+    monkeypatch.setattr(call, fail)
+    with pytest.raises(OutputError, match=r"corpus: cannot be written \(No space left on device\)") as caught:
+        write_corpus(tmp_path / "corpus", SMALL)
+    assert "partial" not in str(caught.value)
+    assert content(tmp_path) == {}
+
+
 def test_an_interrupted_corpus_leaves_nothing(tmp_path: Path):
     def stop(done: int, of: int) -> None:
         raise KeyboardInterrupt
@@ -128,7 +152,13 @@ def test_an_interrupted_corpus_leaves_nothing(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"min_frames": 9, "max_frames": 8}, {"rgb_words": 2, "classes": 6}, {"clases": 5}, {"distractors": 1.5}],
+    [
+        {"min_frames": 9, "max_frames": 8},
+        {"rgb_words": 2, "classes": 6},
+        {"clases": 5},
+        {"distractors": 1.5},
+        {"noise": float("inf")},
+    ],
 )
 def test_impossible_numbers_are_refused(wrong: dict):
     with pytest.raises(ValidationError):

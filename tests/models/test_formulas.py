@@ -47,10 +47,13 @@ FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]],
 }
 
 
-def build(family: dict[str, Any], head: dict[str, Any], seed: int) -> FrameClassifier:
+def build(
+    family: dict[str, Any], head: dict[str, Any], seed: int, encoder: dict[str, Any] | None = None
+) -> FrameClassifier:
     """A classifier with random values in all of its state: fresh batch norms would hide mistakes."""
     torch.manual_seed(seed)
-    module = FrameClassifier(ClassifierConfig.model_validate({"family": family, "head": head}), SPEC, CLASSES)
+    config = ClassifierConfig.model_validate({"encoder": encoder, "family": family, "head": head})
+    module = FrameClassifier(config, SPEC, CLASSES)
     for name, value in module.state_dict().items():
         if name.endswith(("norm.weight", "running_var")):
             value.uniform_(0.5, 1.5)

@@ -1,15 +1,24 @@
 """Padding a batch further changes nothing: neither outputs nor gradients, in either mode."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.models.test_encoder import FAMILIES as ENCODED
+from tests.models.test_encoder import HIDDEN
 from tests.models.test_formulas import FAMILIES, build, bytes_of
 
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
+    **{name: (config, None) for name, (config, _) in FAMILIES.items()},
+    **{f"encoder, {name}": (config, {"hidden": HIDDEN}) for name, (config, _) in ENCODED.items()},
+}
 
-@pytest.mark.parametrize("family", FAMILIES)
+
+@pytest.mark.parametrize("case", CASES)
 @settings(max_examples=12, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
@@ -19,8 +28,9 @@ from tests.models.test_formulas import FAMILIES, build, bytes_of
     seed=st.integers(0, 99),
 )
 def test_padding_further_changes_nothing(
-    family: str, lengths: list[int], extra: int, rubbish: int, training: bool, seed: int
+    case: str, lengths: list[int], extra: int, rubbish: int, training: bool, seed: int
 ) -> None:
+    family, encoder = CASES[case]
     _, frames = bytes_of(tuple(lengths), seed)
     further = {
         name: torch.cat([codes, torch.full((len(codes), extra, codes.shape[2]), rubbish, dtype=torch.uint8)], dim=1)
@@ -28,7 +38,7 @@ def test_padding_further_changes_nothing(
     }
 
     def run(frames: dict[str, Tensor]) -> list[Tensor]:
-        module = build(FAMILIES[family][0], {"type": "moe", "label_gating": True}, seed).train(training)
+        module = build(family, {"type": "moe", "label_gating": True}, seed, encoder).train(training)
         probabilities_BC = module(frames, torch.tensor(lengths))
         probabilities_BC.square().sum().backward()
         gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]

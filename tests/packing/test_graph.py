@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,27 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from google.protobuf.message import EncodeError
 
 from tests.corpus import LABELS, SIZES
-from vidfit.compression.member import Member, load_member
-from vidfit.errors import BudgetError, ModelFileError, OutputError
+from vidfit.compression.member import Member
+from vidfit.compression.quantize import flatten_state
+from vidfit.errors import BudgetError, ModelFileError
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig
+from vidfit.packing import graph
 from vidfit.packing.graph import PackedMember, write_graph
-from vidfit.training.checkpoint import MemberInfo
+from vidfit.training.checkpoint import MemberInfo, save_member
 
 SPEC = FeatureSpec(modalities=(Modality(name="rgb", size=24), Modality(name="audio", size=8)))
+VIDEO_LEVEL = FeatureSpec(
+    modalities=(
+        Modality(name="mean_rgb", size=24, dtype="float32"),
+        Modality(name="mean_audio", size=8, dtype="float32"),
+    )
+)
 LOGISTIC = {"type": "logistic"}
+ENCODER = {"hidden": 40, "dropout": 0.1}
 CLASSIFIERS = {
     "mean": {"family": {"type": "mean"}, "head": LOGISTIC},
     "netvlad": {"family": {"type": "netvlad", "clusters": 32, "hidden": 64}, "head": {"type": "moe", "experts": 2}},
@@ -30,6 +41,9 @@ CLASSIFIERS = {
     "soft": {"family": {"type": "dbof", "clusters": 1024, "hidden": 32, "form": "soft"}, "head": LOGISTIC},
     "lstm": {"family": {"type": "lstm", "cells": 160}, "head": LOGISTIC},
     "gru": {"family": {"type": "gru", "cells": 160, "gating": True}, "head": LOGISTIC},
+}
+CLASSIFIERS |= {
+    f"encoded {name}": {**CLASSIFIERS[name], "encoder": ENCODER} for name in ("mean", "netvlad", "gated", "gru")
 }
 
 
@@ -61,7 +75,7 @@ def arrays(videos: int, longest: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def torch_average(members: list[PackedMember], inputs: dict[str, np.ndarray]) -> np.ndarray:
-    frames = {name: torch.from_numpy(inputs[name]) for name in SIZES}
+    frames = {name: torch.from_numpy(values) for name, values in inputs.items() if name != "num_frames"}
     total = sum(packed.weight for packed in members)
     with torch.inference_mode():
         return np.sum(
@@ -111,10 +125,30 @@ def test_quantised_weights_are_int8_in_the_file_and_nothing_large_is_float(
     graph = onnx.load(packed).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     codes = [tensor for tensor in stored.values() if tensor.data_type == onnx.TensorProto.INT8]
-    quantised = sum(packed.member.bits == 8 for packed in everything)
-    assert quantised == len(everything) - 1, "every member but the mean has a tensor large enough"
-    assert len(codes) >= quantised
-    for tensor in stored.values():
+    small = [packed.member.info.name for packed in everything if packed.member.bits == 32]
+    assert small == ["mean", "encoded mean"], "all others have a tensor large enough"
+    assert len(codes) >= len(everything) - len(small)
+    assert_nothing_large_is_float(stored.values())
+
+
+def test_quantised_weights_stay_int8_after_loading(packed: Path, tmp_path: Path):
+    """ONNX Runtime must not fold codes into float matrices: they would take four times the memory."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(packed, options)
+    before, after = (onnx.load(path).graph for path in (packed, tmp_path / "optimised.onnx"))
+    assert len(after.node) < len(before.node), "nothing was optimised"
+    assert_nothing_large_is_float(after.initializer)
+    elements = [
+        sum(int(np.prod(tensor.dims)) for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8)
+        for graph in (before, after)
+    ]
+    assert elements[0] == elements[1] > 0
+
+
+def assert_nothing_large_is_float(initializers: Iterable[onnx.TensorProto]) -> None:
+    for tensor in initializers:
         elements = int(np.prod(tensor.dims))
         assert elements <= 17_000 or tensor.data_type == onnx.TensorProto.INT8, tensor.name
 
@@ -131,7 +165,7 @@ def test_metadata_is_what_the_format_says(packed: Path):
     }
     members = json.loads(properties["vidfit.members"])
     assert [row["name"] for row in members] == list(CLASSIFIERS)
-    assert [row["bits"] for row in members] == [32, *[8] * 7]
+    assert [row["bits"] for row in members] == [32 if row["name"].endswith("mean") else 8 for row in members]
     assert sum(row["weight"] for row in members) == pytest.approx(1)
     assert members[1]["family"] == "netvlad"
 
@@ -146,6 +180,23 @@ def test_inputs_and_outputs_are_what_the_format_says(packed: Path):
     assert [(put.name, put.type, put.shape) for put in session.get_outputs()] == [
         ("probabilities", "tensor(float)", ["videos", 5])
     ]
+
+
+@pytest.mark.parametrize("name", ["mean", "netvlad", "encoded gated"])
+def test_a_video_level_member(name: str, tmp_path: Path):
+    members = [PackedMember(member(name, VIDEO_LEVEL), 1.0)]
+    write_graph(tmp_path / "model.onnx", members, 10_000_000)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert [put.type for put in session.get_inputs()] == ["tensor(float)", "tensor(float)", "tensor(int64)"]
+    random = np.random.default_rng(0)
+    for videos in (1, 5):
+        inputs: dict[str, np.ndarray] = {
+            modality.name: random.normal(size=(videos, 1, modality.size)).astype(np.float32)
+            for modality in VIDEO_LEVEL.modalities
+        }
+        inputs["num_frames"] = np.ones(videos, np.int64)
+        (found,) = session.run(["probabilities"], inputs)
+        np.testing.assert_allclose(np.asarray(found), torch_average(members, inputs), atol=1e-5, rtol=0)
 
 
 def test_onnxruntime_alone_runs_the_file(packed: Path, everything: list[PackedMember], tmp_path: Path):
@@ -181,6 +232,25 @@ def test_weights_that_cannot_fit_are_refused_before_the_export(tmp_path: Path):
         write_graph(tmp_path / "model.onnx", [PackedMember(member("netvlad"), 1.0)], 1000)
 
 
+def test_weights_beyond_the_format_are_told_from_those_beyond_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(graph, "PROTOBUF_LIMIT", 1000)
+    with pytest.raises(BudgetError, match=r"the weights alone take [\d,]+ bytes; ONNX files hold at most 2 GiB"):
+        write_graph(tmp_path / "model.onnx", [PackedMember(member("netvlad"), 1.0)], 10_000_000)
+
+
+@pytest.mark.parametrize("error", [EncodeError("Failed to serialize proto"), ValueError("exceeds 2GB")])
+def test_what_protobuf_cannot_write_is_one_line(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(program: torch.onnx.ONNXProgram):
+        raise error
+
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "model_proto", property(fail))
+    with pytest.raises(BudgetError, match="ONNX files hold at most 2 GiB"):
+        write_graph(tmp_path / "model.onnx", [PackedMember(member("mean"), 1.0)], 10_000_000)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_members_of_other_data_are_refused(tmp_path: Path):
     other = FeatureSpec(modalities=(Modality(name="audio", size=8),))
     members = [PackedMember(member("mean"), 1.0), PackedMember(member("mean", other), 1.0)]
@@ -188,22 +258,27 @@ def test_members_of_other_data_are_refused(tmp_path: Path):
         write_graph(tmp_path / "model.onnx", members, 10_000_000)
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = tmp_path / "model.onnx"
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path):
+    """A real one: the operating system writes no more than 10 kB to a file."""
+    source, path = tmp_path / "member.safetensors", tmp_path / "model.onnx"
+    netvlad = member("netvlad")
+    save_member(source, netvlad.info, flatten_state(netvlad.state))
     path.write_bytes(b"what stood here")
-
-    def full(self, target, **options):
-        Path(target).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch.onnx.ONNXProgram, "save", full)
-    with pytest.raises(OutputError, match=r"model\.onnx: cannot be written \(No space left on device\)"):
-        write_graph(path, [PackedMember(member("mean"), 1.0)], 10_000_000)
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from vidfit.compression.member import load_member\n"
+        "from vidfit.errors import OutputError\n"
+        "from vidfit.packing.graph import PackedMember, write_graph\n"
+        "member = load_member(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "try:\n"
+        "    write_graph(Path(sys.argv[2]), [PackedMember(member, 1.0)], 10_000_000)\n"
+        "except OutputError as error:\n"
+        "    print(error)\n"
+    )
+    command = [sys.executable, "-c", script, str(source), str(path)]
+    told = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert told == f"{path}: cannot be written (File too large); free some space or choose another place\n"
     assert path.read_bytes() == b"what stood here"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_saved_member_packs_like_the_one_in_memory(finished: Path):
-    quantised = load_member(finished / "members" / "vlad" / "quantized.safetensors")
-    assert quantised.bits == 8
-    assert load_member(finished / "members" / "vlad").bits == 32
+    assert sorted(tmp_path.iterdir()) == [source, path]

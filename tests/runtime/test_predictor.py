@@ -1,14 +1,28 @@
 """A model in use: arrays and shards, packed files and members, and what does not fit."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import vidfit
 from tests.corpus import LABELS, VIDEOS, videos
+from vidfit.compression.member import Member
 from vidfit.errors import DataError, ModelFileError
+from vidfit.features.example import to_example
+from vidfit.features.spec import FeatureSpec, Modality, Video
+from vidfit.features.tfrecord import write_records
+from vidfit.models.classifier import ClassifierConfig
+from vidfit.packing.graph import PackedMember, write_graph
+from vidfit.runtime.predictor import BATCH_SIZE, Predictor
+from vidfit.training.checkpoint import MemberInfo, save_member
+
+FORMS = ("model.onnx", "members/lstm", "members/lstm/quantized.safetensors")
 
 
 def arrays(count: int = 3) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
@@ -45,6 +59,115 @@ def test_without_lengths_every_slot_is_a_frame(finished: Path):
     np.testing.assert_array_equal(model.predict(frames), model.predict(frames, np.full(3, longest)))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_no_videos(finished: Path, form: str):
+    frames, num_frames, _ = arrays()
+    none = {name: array[:0] for name, array in frames.items()}
+    for lengths in (None, num_frames[:0]):
+        found = vidfit.load(finished / form).predict(none, lengths)
+        assert found.shape == (0, len(LABELS))
+        assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layout", ["transposed", "backwards", "read-only"])
+def test_arrays_of_any_layout(finished: Path, form: str, layout: str):
+    model = vidfit.load(finished / form)
+    frames, num_frames, _ = arrays()
+    changed = {name: array.copy() for name, array in frames.items()}
+    for name, array in changed.items():
+        if layout == "transposed":
+            changed[name] = np.asfortranarray(array)
+        elif layout == "backwards":
+            changed[name] = array[:, ::-1].copy()[:, ::-1]
+        else:
+            array.flags.writeable = False
+    np.testing.assert_array_equal(model.predict(changed, num_frames), model.predict(frames, num_frames))
+
+
+def test_arrays_are_run_in_slices(finished: Path):
+    """Memory must not grow with the number of videos."""
+    whole = vidfit.load(finished / "model.onnx")
+    seen = []
+
+    def run(frames: Any, num_frames: np.ndarray) -> np.ndarray:
+        seen.append(len(num_frames))
+        return whole._run(frames, num_frames)
+
+    sliced = Predictor(whole.spec, whole.vocabulary, run)
+    frames, num_frames, _ = arrays(2 * BATCH_SIZE + 1)
+    np.testing.assert_allclose(sliced.predict(frames, num_frames), whole._run(frames, num_frames), atol=1e-6)
+    assert seen == [BATCH_SIZE, BATCH_SIZE, 1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device here")
+def test_a_member_runs_on_the_gpu(finished: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch):
+    frames, num_frames, _ = arrays()
+    before = torch.cuda.max_memory_allocated()
+    on_gpu = vidfit.load(finished / "members" / "vlad")
+    found = on_gpu.predict(frames, num_frames)
+    assert torch.cuda.max_memory_allocated() > before
+    assert len(list(on_gpu.predict(corpus / "eval"))) == VIDEOS["eval"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    np.testing.assert_allclose(found, vidfit.load(finished / "members" / "vlad").predict(frames, num_frames), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ("model.onnx", "Model.ONNX"),
+        ("model.onnx", "model"),
+        ("model.onnx", "model.safetensors"),
+        ("members/lstm/best.safetensors", "lstm"),
+        ("members/lstm/quantized.safetensors", "lstm.onnx"),
+    ],
+)
+def test_the_content_says_what_a_file_is(finished: Path, tmp_path: Path, form: str, name: str):
+    copy = tmp_path / name
+    copy.write_bytes((finished / form).read_bytes())
+    frames, num_frames, _ = arrays()
+    expected = vidfit.load(finished / form).predict(frames, num_frames)
+    np.testing.assert_array_equal(vidfit.load(copy).predict(frames, num_frames), expected)
+
+
+def test_video_level_shards(tmp_path: Path):
+    """Packed file and member on shards of one float32 frame a video, against PyTorch."""
+    sizes = {"mean_rgb": 24, "mean_audio": 8}
+    random, labels = np.random.default_rng(0), np.array([0])
+    found = [
+        Video(
+            str(number),
+            {name: random.normal(size=(1, size)).astype(np.float32) for name, size in sizes.items()},
+            labels,
+        )
+        for number in range(BATCH_SIZE + 3)
+    ]
+    write_records(tmp_path / "some.tfrecord", map(to_example, found))
+    info = MemberInfo(
+        name="video level",
+        classifier=ClassifierConfig.model_validate(
+            {"encoder": {"hidden": 12}, "family": {"type": "mean"}, "head": {"type": "moe", "experts": 2}}
+        ),
+        spec=FeatureSpec(modalities=tuple(Modality(name=n, size=size, dtype="float32") for n, size in sizes.items())),
+        vocabulary=LABELS,
+        step=1,
+        gap_validation=0.5,
+    )
+    torch.manual_seed(0)
+    module = info.build().eval()
+    write_graph(tmp_path / "model.onnx", [PackedMember(Member(info, dict(module.state_dict())), 1.0)], 1_000_000)
+    save_member(tmp_path / "member.safetensors", info, module.state_dict())
+    frames = {name: np.stack([video.frames[name] for video in found]) for name in sizes}
+    with torch.inference_mode():
+        expected = module({name: torch.from_numpy(array) for name, array in frames.items()}).numpy()
+    for name in ("model.onnx", "member.safetensors"):
+        model = vidfit.load(tmp_path / name)
+        rows = dict(model.predict(tmp_path / "some.tfrecord"))
+        assert list(rows) == [video.id for video in found]
+        np.testing.assert_allclose(np.stack(list(rows.values())), expected, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(model.predict(frames), expected, atol=1e-5, rtol=0)
+
+
 def test_a_member_and_its_quantised_form_predict(finished: Path):
     frames, num_frames, _ = arrays()
     member = vidfit.load(finished / "members" / "lstm").predict(frames, num_frames)
@@ -63,6 +186,11 @@ def test_a_member_and_its_quantised_form_predict(finished: Path):
         ),
         (lambda frames: frames.update(audio=frames["audio"].astype(float)), "modality audio: .*float64"),
         (lambda frames: frames.update(audio=frames["audio"][:, 1:]), "same B and T"),
+        (lambda frames: frames.update(audio=frames["audio"][0]), r"modality audio: .*this is uint8 \[\d+, 8\]"),
+        (lambda frames: frames.update(rgb=frames["rgb"][0, 0]), r"modality rgb: .*this is uint8 \[24\]"),
+        (lambda frames: frames.update(rgb=np.uint8(1)), "modality rgb: .*this is uint8"),
+        (lambda frames: frames.update(rgb=frames["rgb"].tolist()), "modality rgb: .*this is list"),
+        (lambda frames: frames.update(audio=torch.from_numpy(frames["audio"])), "modality audio: .*this is Tensor"),
     ],
 )
 def test_arrays_that_do_not_fit(finished: Path, change, message: str):
@@ -72,8 +200,11 @@ def test_arrays_that_do_not_fit(finished: Path, change, message: str):
         vidfit.load(finished / "model.onnx").predict(frames, num_frames)
 
 
-@pytest.mark.parametrize("num_frames", [[0, 1, 1], [1, 1, 99], [1, 1]])
-def test_lengths_that_do_not_fit(finished: Path, num_frames: list[int]):
+@pytest.mark.parametrize(
+    "num_frames",
+    [[0, 1, 1], [1, 1, 99], [1, 1], [[1, 1, 1]], 1, [1.0, 1.9, 1.0], [True, True, True], ["1", "1", "1"], [1, 1, None]],
+)
+def test_lengths_that_do_not_fit(finished: Path, num_frames: Any):
     with pytest.raises(DataError, match="give 3 numbers from 1 to"):
         vidfit.load(finished / "model.onnx").predict(arrays()[0], np.array(num_frames))
 
@@ -97,9 +228,9 @@ def test_a_member_cut_short(finished: Path, tmp_path: Path):
 
 
 def test_a_missing_file(tmp_path: Path):
-    with pytest.raises(ModelFileError, match=r"nothing\.onnx: no such file"):
+    with pytest.raises(ModelFileError, match=r"nothing\.onnx: No such file"):
         vidfit.load(tmp_path / "nothing.onnx")
-    with pytest.raises(ModelFileError, match="no such member"):
+    with pytest.raises(ModelFileError, match="nothing: No such file"):
         vidfit.load(tmp_path / "nothing")
 
 
@@ -109,5 +240,55 @@ def test_another_onnx_file(tmp_path: Path):
     graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "other", [value], [out])
     opset = [onnx.helper.make_opsetid("", 20)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "other.onnx")
-    with pytest.raises(ModelFileError, match=r"vidfit\.format is None"):
+    with pytest.raises(ModelFileError, match=r"other\.onnx: .*vidfit\.format: Field required"):
         vidfit.load(tmp_path / "other.onnx")
+
+
+def edited(source: Path, target: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+    model = onnx.load(source)
+    change(model)
+    target.write_bytes(model.SerializeToString())
+    return target
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("vidfit.format", None, "vidfit.format: Field required"),
+        ("vidfit.format", "2", "vidfit.format: Input should be '1'"),
+        ("vidfit.spec", None, "vidfit.spec: Field required"),
+        ("vidfit.spec", "{}", "vidfit.spec.modalities: Field required"),
+        ("vidfit.spec", "{", "vidfit.spec: Invalid JSON"),
+        ("vidfit.spec", '{"modalities": [{"name": "rgb", "size": 24}]}', "its inputs are not those that vidfit.spec"),
+        ("vidfit.vocabulary", None, "vidfit.vocabulary: Field required"),
+        ("vidfit.vocabulary", "[", "vidfit.vocabulary: Invalid JSON"),
+        ("vidfit.vocabulary", "{}", "vidfit.vocabulary: "),
+        ("vidfit.vocabulary", '["rain"]', "its output is not as long as vidfit.vocabulary"),
+        ("vidfit.members", None, "vidfit.members: Field required"),
+    ],
+)
+def test_a_packed_file_with_edited_metadata(finished: Path, tmp_path: Path, key: str, value: str | None, message: str):
+    def change(model: onnx.ModelProto) -> None:
+        entries = {entry.key: entry.value for entry in model.metadata_props} | {key: value}
+        onnx.helper.set_model_props(model, {name: text for name, text in entries.items() if text is not None})
+
+    path = edited(finished / "model.onnx", tmp_path / "edited.onnx", change)
+    with pytest.raises(ModelFileError) as caught:
+        vidfit.load(path)
+    assert str(caught.value).startswith(f"{path}: not a readable packed file ({message}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "modality",
+    [{"name": "sound", "size": 8}, {"name": "audio", "size": 9}, {"name": "audio", "size": 8, "dtype": "float32"}],
+)
+def test_a_packed_file_whose_inputs_differ_from_its_spec(finished: Path, tmp_path: Path, modality: dict[str, Any]):
+    def change(model: onnx.ModelProto) -> None:
+        entries = {entry.key: entry.value for entry in model.metadata_props}
+        rgb = {"name": "rgb", "size": 24, "dtype": modality.get("dtype", "uint8")}
+        entries["vidfit.spec"] = json.dumps({"modalities": [rgb, modality]})
+        onnx.helper.set_model_props(model, entries)
+
+    with pytest.raises(ModelFileError, match=r"edited\.onnx: .*its inputs are not those that vidfit\.spec names"):
+        vidfit.load(edited(finished / "model.onnx", tmp_path / "edited.onnx", change))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from vidfit.compression.quantize import (
@@ -12,7 +13,7 @@ from vidfit.compression.quantize import (
     quantize_state,
     unflatten_state,
 )
-from vidfit.errors import ModelFileError
+from vidfit.errors import ModelFileError, VidfitError, reason
 from vidfit.models.classifier import FrameClassifier
 from vidfit.training.checkpoint import MemberInfo, member_file, read_member, save_member
 
@@ -32,22 +33,28 @@ class Member:
         return 8 if any(isinstance(tensor, QuantizedTensor) for tensor in self.state.values()) else 32
 
     def classifier(self) -> FrameClassifier:
-        """The member as a module in evaluation mode, its weights in float32.
-
-        Raises:
-            ModelFileError: the tensors are not those of the architecture that the member names.
-        """
+        """The member as a module in evaluation mode, its weights in float32."""
         module = self.info.build()
-        try:
-            module.load_state_dict(dequantize_state(self.state))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ModelFileError(f"member {self.info.name}: {reason}; it was written by another version") from error
+        module.load_state_dict(dequantize_state(self.state))
         return module.eval()
 
     def quantized(self) -> "Member":
-        """The same member with its big tensors at 8 bits."""
-        return Member(self.info, quantize_state(dequantize_state(self.state)))
+        """The same member with its big tensors at 8 bits; itself where they are."""
+        return self if self.bits == 8 else Member(self.info, quantize_state(dequantize_state(self.state)))
+
+    def check(self) -> None:
+        """Raises ModelFileError where the tensors are not those of the architecture that the member names."""
+        with torch.device("meta"):
+            module = self.info.build()
+        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()}
+        found = {
+            name: (value.codes.shape, torch.float32)
+            if isinstance(value, QuantizedTensor)
+            else (value.shape, value.dtype)
+            for name, value in self.state.items()
+        }
+        if differing := sorted({name for name, _ in expected.items() ^ found.items()}):
+            raise ModelFileError(f"its tensors are not those of its architecture: {', '.join(differing[:3])}")
 
 
 def load_member(path: Path | str) -> Member:
@@ -58,7 +65,12 @@ def load_member(path: Path | str) -> Member:
     """
     info, tensors, _ = read_member(path)
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
-    return Member(info, unflatten_state(weights))
+    try:
+        member = Member(info, unflatten_state(weights))
+        member.check()
+    except (VidfitError, RuntimeError) as error:  # PyTorch's are of sizes that no tensor can have
+        raise ModelFileError(f"{member_file(path)}: {reason(error)}; train it again or copy it anew") from error
+    return member
 
 
 def quantize_member(path: Path | str, output: Path | None = None) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidfit.errors import ModelFileError
+from vidfit.errors import ModelFileError, reason
 
 LEVELS = 256
 MIN_ELEMENTS = 17_000
@@ -125,13 +125,14 @@ def unflatten_state(plain: Mapping[str, Tensor]) -> dict[str, Tensor | Quantized
         if name == key or codes.dtype != torch.int8:
             continue
         try:
-            scale, offset = (state.pop(f"{name}.{part}") for part in ("scale", "offset"))
-        except KeyError as error:
-            raise ModelFileError(f"tensor {key!r} lacks its {error}: the file is damaged; quantise again") from None
-        del state[key]
-        assert isinstance(scale, Tensor)
-        assert isinstance(offset, Tensor)
-        state[name] = QuantizedTensor(codes, scale.item(), offset.item())
+            scale, offset = (plain[f"{name}.{part}"].item() for part in ("scale", "offset"))
+        except (KeyError, RuntimeError) as error:
+            raise ModelFileError(
+                f"tensor {key!r} lacks its scale or offset ({reason(error)}); quantise again"
+            ) from error
+        for part in ("codes", "scale", "offset"):
+            del state[f"{name}.{part}"]
+        state[name] = QuantizedTensor(codes, scale, offset)
     return state
 
 

@@ -13,7 +13,7 @@ from vidfit.features.batches import Batch
 def evaluate(predict: Callable[[Batch], np.ndarray], batches: Iterable[Batch], classes: int) -> dict[str, float]:
     """Metrics of `predict` over all batches.
 
-    Args:
+    Arguments:
         predict: probabilities `[B, C]` float32 of a batch.
         batches: labelled videos; those without a label count too.
         classes: size of the vocabulary, C.

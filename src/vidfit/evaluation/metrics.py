@@ -26,7 +26,7 @@ _ENTRY = np.dtype([("class", np.int32), ("score", np.float32), ("count", np.int3
 class Metrics:
     """Metrics of a stream of batches.
 
-    Args:
+    Arguments:
         classes: size of the vocabulary, C.
         top_k: classes kept of each video, 20 in YouTube-8M's definition of GAP and mAP.
         max_entries: entries (`top_k` a video) held before neighbours are merged.
@@ -48,7 +48,7 @@ class Metrics:
     ) -> None:
         """Takes in a batch.
 
-        Args:
+        Arguments:
             probabilities: `[B, C]` float; scores are kept as float32.
             labels: with `label_counts`, class indices of all videos one after another, int64 `[L]`; without, a
                 multi-hot `[B, C]` of any dtype, nonzero where a video has the label.
@@ -154,7 +154,7 @@ def average_precision(
 ) -> float:
     """Non-interpolated average precision of one list.
 
-    Args:
+    Arguments:
         scores: `[N]` float; the list is ordered by falling score, equal scores as they come.
         hits: `[N]`, nonzero where an item is a positive.
         positives: number of positives that could have been found; by default those in the list.

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
+from pydantic import ValidationError
 
-from vidfit.errors import DataError
+from vidfit.errors import DataError, reason
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import CorruptRecordError, scan_records
 
@@ -262,19 +263,19 @@ def infer_spec(shards: Sequence[Path], skip_corrupt: bool = False) -> FeatureSpe
     """The modalities of the first record, the largest first.
 
     Raises:
-        DataError: no record can be read, or one is damaged and `skip_corrupt` is not set.
+        DataError: no record can be read, one is damaged and `skip_corrupt` is not set, or a feature can be no modality.
     """
     for path in shards:
         for video in read_videos(path):
             if not isinstance(video, CorruptRecordError):
-                return FeatureSpec(
-                    modalities=tuple(
-                        Modality(
-                            name=name, size=array.shape[1], dtype="uint8" if array.dtype == np.uint8 else "float32"
-                        )
-                        for name, array in video.frames.items()
-                    )
-                )
+                return FeatureSpec(modalities=tuple(_modality(path, *item) for item in video.frames.items()))
             if not skip_corrupt:
                 raise video
     raise DataError(f"{shards[0]} and {len(shards) - 1} more shards hold no record that can be read; check the files")
+
+
+def _modality(path: Path, name: str, array: np.ndarray) -> Modality:
+    try:
+        return Modality(name=name, size=array.shape[1], dtype="uint8" if array.dtype == np.uint8 else "float32")
+    except ValidationError as error:
+        raise DataError(f"{path}: feature {name!r} can be no modality ({reason(error)})") from error

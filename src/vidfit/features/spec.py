@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from vidfit.errors import DataError
 
 # (index column, name column) of the known vocabularies: label_names.csv, YouTube-8M's vocabulary.csv, AudioSet's.
 _VOCABULARY_COLUMNS = (("label_id", "label_name"), ("Index", "Name"), ("index", "display_name"))
+
+# The packed file's inputs are the modalities and the first of these; its output is the second.
+_TAKEN_NAMES = ("num_frames", "probabilities")
 
 
 class Modality(BaseModel):
@@ -30,6 +33,13 @@ class Modality(BaseModel):
     name: str = Field(min_length=1)
     size: int = Field(ge=1)
     dtype: Literal["uint8", "float32"] = "uint8"
+
+    @field_validator("name")
+    @classmethod
+    def _free(cls, name: str) -> str:
+        if name in _TAKEN_NAMES:
+            raise ValueError(f"{name!r} is taken in the packed file; write the shards with another name")
+        return name
 
 
 class FeatureSpec(BaseModel):

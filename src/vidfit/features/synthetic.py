@@ -34,7 +34,7 @@ _KINDS = ("seen", "heard", "both")
 class CorpusConfig(BaseModel):
     """Every number of a generated corpus."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seed: int = Field(default=0, ge=0, description="of everything random")
     train_videos: int = Field(default=3000, ge=1, description="videos in train/")
@@ -92,19 +92,19 @@ def write_corpus(directory: Path, config: CorpusConfig, progress: Callable[[int,
     """Writes `train/`, `validation/` and `eval/` shards and `vocabulary.csv` (label_id,label_name).
 
     Arguments:
-        directory: must not exist, or be empty; it gets its name only once the corpus is complete.
+        directory: must not exist, or be empty; it is made, or filled, only once the corpus is complete.
         config: what to generate.
         progress: called with (videos written, videos in all) after each shard.
 
     Raises:
         OutputError: `directory` holds something, or cannot be written.
     """
-    directory = Path(directory)
+    directory = Path(directory).resolve()
     splits = {"train": config.train_videos, "validation": config.validation_videos, "eval": config.eval_videos}
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise OutputError(f"{directory}: exists and is not an empty folder; choose another or remove it")
     unfinished = directory.with_name(f".{directory.name}.partial")
     try:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise OutputError(f"{directory}: exists and is not an empty folder; choose another or remove it")
         shutil.rmtree(unfinished, ignore_errors=True)
         world = _World(config)
         written = 0
@@ -122,9 +122,16 @@ def write_corpus(directory: Path, config: CorpusConfig, progress: Callable[[int,
             writer = csv.writer(file)
             writer.writerow(("label_id", "label_name"))
             writer.writerows((label, f"{_kind(label)} {label}") for label in range(config.classes))
-        unfinished.replace(directory)
-    except OSError as error:
-        raise OutputError(f"{directory}: cannot be written ({error}); make room or choose another folder") from error
+        if directory.exists():
+            # Not replaced: it may be where somebody works. The vocabulary goes last.
+            for part in sorted(unfinished.iterdir()):
+                part.rename(directory / part.name)
+        else:
+            unfinished.replace(directory)
+    except (OSError, OutputError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        why = cause.strerror if isinstance(cause, OSError) else error
+        raise OutputError(f"{directory}: cannot be written ({why}); make room or choose another folder") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -46,7 +46,7 @@ class ClassifierConfig(BaseModel):
 class FrameClassifier(nn.Module):
     """Stored frames to class probabilities.
 
-    Args:
+    Arguments:
         config: family and head.
         spec: modalities of the shards.
         classes: C.
@@ -66,7 +66,7 @@ class FrameClassifier(nn.Module):
     def forward(self, frames: Mapping[str, Tensor], num_frames: Tensor | None = None) -> Tensor:
         """Probabilities of every class.
 
-        Args:
+        Arguments:
             frames: modality name -> uint8 `[B, T, D_m]` (float32 at video level).
                 Slots from `num_frames` on are ignored.
             num_frames: int64 `[B]`, at least 1 each; None where every slot holds a frame.

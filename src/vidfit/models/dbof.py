@@ -67,7 +67,7 @@ class Bag(nn.Module):
 
     Source: Abu-El-Haija et al. 2016, section 3.2 (`max`); Miech et al. 2017 (`soft`); Skalic & Austin 2018 (`gated`).
 
-    Args:
+    Arguments:
         size: D, features of the modality.
         clusters: K.
         form: see the module's docstring.
@@ -109,7 +109,7 @@ def reset_parameters(pools: Sequence[Bag], hidden: Hidden) -> None:
 class DBoF(nn.Module):
     """Frames to the head's input by deep bag of frames.
 
-    Args:
+    Arguments:
         config: sizes and options.
         spec: modalities, in the order in which a frame holds them.
 

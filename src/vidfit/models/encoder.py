@@ -33,7 +33,7 @@ class EncoderConfig(BaseModel):
 class FrameEncoder(nn.Module):
     """The frame layer; `spec` is that of its output.
 
-    Args:
+    Arguments:
         config: size and dropout.
         spec: modalities of the frames that it reads.
     """

@@ -20,7 +20,7 @@ _SMALLEST_NORM = 1e-6
 def dequantise(codes: Tensor) -> Tensor:
     """Byte x stands for `x * 4/255 + 4/512 - 2`, the middle of one of 256 steps over [-2, 2].
 
-    Args:
+    Arguments:
         codes: uint8, any shape.
 
     Returns:
@@ -39,7 +39,7 @@ def frame_mask(num_frames_B: Tensor, max_frames: int) -> Tensor:
 def prepare_frames(frames: Mapping[str, Tensor], spec: FeatureSpec, mask_BT: Tensor | None) -> Tensor:
     """Dequantises, concatenates the modalities and divides each frame by its L2 norm over all of them together.
 
-    Args:
+    Arguments:
         frames: modality name -> uint8 `[B, T, D_m]`, or float32 at video level (floats stand for themselves).
         spec: modalities in the order of concatenation.
         mask_BT: bool, False in slots after a video's end; None where every slot holds a frame.
@@ -58,7 +58,7 @@ def prepare_frames(frames: Mapping[str, Tensor], spec: FeatureSpec, mask_BT: Ten
 def sample_frames(frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_BS: Tensor) -> dict[str, Tensor]:
     """Draws S frames of each video with replacement: frame `int(u * num_frames)` for a uniform u in [0, 1).
 
-    Args:
+    Arguments:
         frames: modality name -> `[N, D]`, the videos' frames one after another.
         num_frames_B: int64, at least 1 each, summing to N.
         uniforms_BS: float32.

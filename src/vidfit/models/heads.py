@@ -112,7 +112,7 @@ class ContextGating(nn.Module):
 
     Source: Miech et al. 2017, eq. 6.
 
-    Args:
+    Arguments:
         size: length of the last axis.
         batch_norm: False puts a bias in place of the batch norm, as the original's recurrent models have it.
     """
@@ -137,7 +137,7 @@ class ContextGating(nn.Module):
 class Head(nn.Module):
     """Dropout, classifier, label gating.
 
-    Args:
+    Arguments:
         config: kind and options.
         input_size: H, the family's `output_size`.
         classes: C.

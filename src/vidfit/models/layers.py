@@ -24,7 +24,7 @@ Option = TypeVar("Option")
 class BatchNorm(nn.BatchNorm1d):
     """Batch norm over the last axis, with statistics of real frames only.
 
-    Args:
+    Arguments:
         size: length of the last axis.
     """
 
@@ -53,7 +53,7 @@ class BatchNorm(nn.BatchNorm1d):
         `[D, K]` weights and sums instead: the normalised frames and, where the frames need none, their gradient, by far
         the largest tensors of a training step, are never made.
 
-        Args:
+        Arguments:
             frames: float32 `[B, T, D]`.
             mask: bool `[B, T]` or None.
 
@@ -104,7 +104,7 @@ class BatchNorm(nn.BatchNorm1d):
 class Assignment(nn.Module):
     """How much each frame of a modality belongs to each cluster, before the softmax (or ReLU) over clusters.
 
-    Args:
+    Arguments:
         size: D, features of the modality.
         clusters: K.
     """
@@ -126,7 +126,7 @@ class Hidden(nn.Module):
 
     Source: Miech et al. 2017 (`netvlad_relu` and its sisters); the winners of 2018 trained without the ReLU.
 
-    Args:
+    Arguments:
         input_size: P, length of the descriptor.
         size: H.
         relu: batch norm and ReLU6 instead of the bias.

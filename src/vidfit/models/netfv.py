@@ -45,7 +45,7 @@ class FisherVector(nn.Module):
 
     Source: Perronnin & Dance 2007; Miech et al. 2017, section 4.1.
 
-    Args:
+    Arguments:
         size: D, features of the modality.
         clusters: K.
     """
@@ -89,7 +89,7 @@ def reset_parameters(pools: Sequence[FisherVector], hidden: Hidden) -> None:
 class NetFV(nn.Module):
     """Frames to the head's input by NetFV.
 
-    Args:
+    Arguments:
         config: sizes and options.
         spec: modalities, in the order in which a frame holds them.
 

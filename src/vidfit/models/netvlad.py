@@ -47,7 +47,7 @@ class VLAD(nn.Module):
 
     Source: Arandjelovic et al. 2016, eq. 4; Miech et al. 2017, section 4.1 (light form).
 
-    Args:
+    Arguments:
         size: D, features of the modality.
         clusters: K.
         light: no centres.
@@ -84,7 +84,7 @@ def reset_parameters(pools: Sequence[VLAD], hidden: Hidden) -> None:
 class NetVLAD(nn.Module):
     """Frames to the head's input by NetVLAD.
 
-    Args:
+    Arguments:
         config: sizes and options.
         spec: modalities, in the order in which a frame holds them.
 

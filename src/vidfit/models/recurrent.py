@@ -47,7 +47,7 @@ class Direction(nn.Module):
 
     Inputs and state share a matrix, as in the original: gradients are clipped and weights quantised a matrix at a time.
 
-    Args:
+    Arguments:
         gates: G.
         input_size: D, length of the layer's input vectors.
         cells: H.
@@ -69,7 +69,7 @@ class Direction(nn.Module):
 class Layer(nn.Module):
     """One recurrent layer, forward or bidirectional.
 
-    Args:
+    Arguments:
         cell: `lstm` or `gru`.
         input_size: D, length of the input vectors.
         cells: H, in each direction.
@@ -92,7 +92,7 @@ class Layer(nn.Module):
     def forward(self, inputs: Tensor, batch_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
         """Runs over sequences without padding.
 
-        Args:
+        Arguments:
             inputs: float32 `[B, T, D]`, or a packed sequence's data with its `batch_sizes`.
             batch_sizes: int64 on the CPU, or None where `inputs` is `[B, T, D]`.
 
@@ -102,7 +102,8 @@ class Layer(nn.Module):
         weights: list[Tensor] = []
         for direction in self.directions:
             input_weights, state_weights, biases = direction.parts()
-            weights += [input_weights, state_weights, biases, torch.zeros_like(biases)]
+            # cuDNN takes no transposed views.
+            weights += [input_weights.contiguous(), state_weights.contiguous(), biases, torch.zeros_like(biases)]
         batch = len(inputs) if batch_sizes is None else int(batch_sizes[0])
         start_RBH = inputs.new_zeros(len(self.directions), batch, self.cells)
         # Shared by all forms: biases, one layer, no dropout, training, bidirectional.
@@ -122,7 +123,7 @@ class Layer(nn.Module):
     def onnx(self, inputs_TBD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The same as one ONNX node, for an export.
 
-        Args:
+        Arguments:
             inputs_TBD: float32, padded.
             lengths_B: int32.
 
@@ -180,7 +181,7 @@ class Recurrent(nn.Module):
 
     Source: Hochreiter & Schmidhuber 1997 (LSTM), Cho et al. 2014 (GRU); layers as in Skalic & Austin 2018.
 
-    Args:
+    Arguments:
         config: kind of cell and sizes.
         spec: modalities of a frame.
     """

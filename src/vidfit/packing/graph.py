@@ -6,7 +6,6 @@ parametrization that emits DequantizeLinear and Add, which ONNX Runtime does not
 trades away is speed: each run expands each matrix for a moment. `docs/format.md` specifies the file.
 """
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from google.protobuf.message import EncodeError
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -25,9 +25,9 @@ from vidfit.errors import BudgetError, ModelFileError
 from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
+from vidfit.packing.metadata import properties
 from vidfit.packing.size import format_size
 
-FORMAT = "1"
 OPSET = 23
 PROTOBUF_LIMIT = 2**31 - 1
 
@@ -71,21 +71,21 @@ def write_graph(path: Path, members: Sequence[PackedMember], budget: int) -> lis
     )
     stored = sum(tensor.nbytes for tensor in ensemble.state_dict().values())
     # Exporting a gigabyte takes minutes: do not begin where the weights alone do not fit.
-    _check_budget(stored, min(budget, PROTOBUF_LIMIT), "the weights alone take")
+    _check_budget(stored, budget, "the weights alone take")
+    if stored > PROTOBUF_LIMIT:
+        raise _beyond_onnx(f"the weights alone take {stored:,} bytes")
     program = _export(ensemble, spec)
     program.model.producer_name = "vidfit"
     program.model.producer_version = version("vidfit")
-    program.model.metadata_props.update(
-        {
-            "vidfit.format": FORMAT,
-            "vidfit.spec": spec.model_dump_json(),
-            "vidfit.vocabulary": json.dumps(vocabulary, ensure_ascii=False),
-            "vidfit.members": json.dumps(described),
-        }
-    )
+    program.model.metadata_props.update(properties(spec, vocabulary, described))
+    # Not `program.save`: above 1.5 GiB it moves the weights to a second file.
+    try:
+        content = program.model_proto.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise _beyond_onnx(f"the weights take {stored:,} bytes and the graph does not fit beside them") from error
+    _check_budget(len(content), budget, "the finished file takes")
     with replacing(path) as partial:
-        program.save(partial, external_data=False)
-        _check_budget(partial.stat().st_size, budget, "the finished file takes")
+        partial.write_bytes(content)
     return described
 
 
@@ -187,6 +187,10 @@ def _check_budget(size: int, budget: int, what: str) -> None:
             f"{what} {size:,} bytes, {size - budget:,} over the budget of {budget:,} ({format_size(budget)}): "
             "leave a member out, make one smaller or raise the budget"
         )
+
+
+def _beyond_onnx(what: str) -> BudgetError:
+    return BudgetError(f"{what}; ONNX files hold at most 2 GiB: leave a member out or make one smaller")
 
 
 def _describe(packed: PackedMember, weight: float) -> dict[str, object]:

@@ -53,7 +53,7 @@ def write_predictions(
 ) -> int:
     """Writes the best classes of each video; what stood at `path` stays until the new file is complete.
 
-    Args:
+    Arguments:
         path: the file; its suffix chooses the format.
         rows: video id and probabilities `[C]` float32 of one video after another; nothing is drawn from it before
             `path` is known to be usable.

@@ -2,9 +2,9 @@
 
 A packed `.onnx` file runs in ONNX Runtime; a run's member (float or quantised) runs in PyTorch, so that the two can be
 compared through one interface. Either reads one batch at a time: memory does not grow with the number of videos.
+PyTorch runs on the GPU where there is one; ONNX Runtime on the CPU.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import overload
@@ -13,12 +13,12 @@ import numpy as np
 import onnxruntime
 
 from vidfit.compression.member import load_member
-from vidfit.errors import DataError, ModelFileError
+from vidfit.errors import DataError, ModelFileError, reason
 from vidfit.features.batches import Batch, Batches
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec
+from vidfit.packing.metadata import PackedInfo
 
-FORMAT = "1"
 BATCH_SIZE = 32
 
 Frames = Mapping[str, np.ndarray]
@@ -75,70 +75,96 @@ class Predictor:
         expected = {modality.name: modality for modality in self.spec.modalities}
         if set(frames) != set(expected):
             raise DataError(f"the model reads the modalities {sorted(expected)}, these arrays are {sorted(frames)}")
-        videos, longest = next(iter(frames.values())).shape[:2]
+        leading = list(getattr(next(iter(frames.values())), "shape", ()))[:2]
         for name, array in frames.items():
-            shape = (videos, longest, expected[name].size)
-            if array.shape != shape or array.dtype != expected[name].dtype:
+            modality = expected[name]
+            found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+            if found != f"{modality.dtype} {[*leading, modality.size]}":
                 raise DataError(
-                    f"modality {name}: the model reads {expected[name].dtype} [B, T, {expected[name].size}] with the "
-                    f"same B and T in all modalities; this array is {array.dtype} {list(array.shape)}"
+                    f"modality {name}: the model reads {modality.dtype} [B, T, {modality.size}] as a NumPy array, "
+                    f"with the same B and T in all modalities; this is {found}"
                 )
-        if num_frames is None:
-            num_frames = np.full(videos, longest)
-        num_frames = np.asarray(num_frames, dtype=np.int64)
-        if num_frames.shape != (videos,) or num_frames.min() < 1 or num_frames.max() > longest:
-            raise DataError(f"num_frames: give {videos} numbers from 1 to {longest}, one a video")
-        return self._run(frames, num_frames)
+        videos, longest = leading
+        lengths = np.full(videos, longest) if num_frames is None else np.asarray(num_frames)
+        whole = lengths.dtype.kind in "iu" and lengths.shape == (videos,)
+        if not whole or ((lengths < 1) | (lengths > longest)).any():
+            raise DataError(f"num_frames: give {videos} numbers from 1 to {longest}, one integer a video")
+        results = [np.empty((0, len(self.vocabulary)), np.float32)]
+        for start in range(0, videos, BATCH_SIZE):
+            rows = slice(start, start + BATCH_SIZE)
+            batch = {name: np.ascontiguousarray(array[rows]) for name, array in frames.items()}
+            results.append(self._run(batch, lengths[rows].astype(np.int64)))
+        return np.concatenate(results)
 
 
 def load(path: str | Path, threads: int = 0) -> Predictor:
     """Load a packed `.onnx` file, or a member of a run (its folder or `.safetensors` file).
 
     Arguments:
-        path: the model.
+        path: the model. Its content says which of them it is, so a file may have any name.
         threads: that ONNX Runtime may use; 0 is one a core.
 
     Raises:
         ModelFileError: the file is missing, cut short, or was not written by vidfit.
     """
     path = Path(path)
-    return _load_packed(path, threads) if path.suffix == ".onnx" else _load_member(path)
+    if path.is_dir() or _is_safetensors(path):
+        return _load_member(path)
+    return _load_packed(path, threads)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a JSON object follows the eight bytes of its length, which no ONNX file has there."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise ModelFileError(
+            f"{path}: {error.strerror}; give a packed .onnx file, a member's folder or its .safetensors file"
+        ) from error
 
 
 def _load_packed(path: Path, threads: int) -> Predictor:
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file; write one with `vidfit pack` or `vidfit run`")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        info = PackedInfo.model_validate(session.get_modelmeta().custom_metadata_map)
+        _check_signature(session, info)
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
-        reason = str(error).splitlines()[0]
-        raise ModelFileError(f"{path}: not a readable packed file ({reason}); pack it again or copy it anew") from error
-    metadata = session.get_modelmeta().custom_metadata_map
-    if metadata.get("vidfit.format") != FORMAT:
         raise ModelFileError(
-            f"{path}: its vidfit.format is {metadata.get('vidfit.format')}, this vidfit reads {FORMAT}; "
-            "write it with `vidfit pack` of the same version"
-        )
+            f"{path}: not a readable packed file ({reason(error)}); pack it again or copy it anew"
+        ) from error
 
     def run(frames: Frames, num_frames: np.ndarray) -> np.ndarray:
         return np.asarray(session.run(["probabilities"], {**frames, "num_frames": num_frames})[0])
 
-    spec = FeatureSpec.model_validate_json(metadata["vidfit.spec"])
-    return Predictor(spec, tuple(json.loads(metadata["vidfit.vocabulary"])), run)
+    return Predictor(info.spec, info.vocabulary, run)
+
+
+def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) -> None:
+    types = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+    inputs = [(modality.name, types[modality.dtype], [modality.size]) for modality in info.spec.modalities]
+    inputs.append(("num_frames", "tensor(int64)", []))
+    if [(put.name, put.type, put.shape[2:]) for put in session.get_inputs()] != inputs:
+        raise ValueError("its inputs are not those that vidfit.spec names")
+    outputs = [(put.name, put.type, put.shape[1:]) for put in session.get_outputs()]
+    if outputs != [("probabilities", "tensor(float)", [len(info.vocabulary)])]:
+        raise ValueError("its output is not as long as vidfit.vocabulary")
 
 
 def _load_member(path: Path) -> Predictor:
     import torch
 
     member = load_member(path)
-    model = member.classifier()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = member.classifier().to(device)
 
     @torch.inference_mode()
     def run(frames: Frames, num_frames: np.ndarray) -> np.ndarray:
-        tensors = {name: torch.from_numpy(array) for name, array in frames.items()}
-        return model(tensors, torch.from_numpy(num_frames)).numpy()
+        # Copies, because PyTorch warns of arrays that are read-only.
+        tensors = {name: torch.tensor(array, device=device) for name, array in frames.items()}
+        return model(tensors, torch.tensor(num_frames, device=device)).cpu().numpy()
 
     return Predictor(member.info.spec, member.info.vocabulary, run)

@@ -6,19 +6,21 @@ The metadata's key `vidfit` holds a JSON document: `MemberInfo` and, under `extr
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vidfit.errors import ModelFileError
+from vidfit.errors import ModelFileError, reason
 from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 
 BEST = "best.safetensors"
 LAST = "last.safetensors"
+_OBJECT = TypeAdapter(dict[str, Any])
 
 
 class MemberInfo(BaseModel):
@@ -72,13 +74,10 @@ def read_member(path: Path | str) -> tuple[MemberInfo, dict[str, torch.Tensor], 
         raise ModelFileError(f"{path}: no such member; give a packed .onnx file, a member's folder or its .safetensors")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            document = json.loads(metadata["vidfit"])
-            extra = document.pop("extra")
+            document = _OBJECT.validate_json((file.metadata() or {})["vidfit"])
+            extra = _OBJECT.validate_python(document.pop("extra"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             return MemberInfo.model_validate(document), tensors, extra
     except (SafetensorError, OSError, KeyError, ValidationError) as error:
-        reason = "it holds no vidfit member" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise ModelFileError(
-            f"{path}: not a readable member file ({reason}); train it again or copy it anew"
-        ) from error
+        what = f"its metadata lack {error}" if isinstance(error, KeyError) else reason(error)
+        raise ModelFileError(f"{path}: not a readable member file ({what}); train it again or copy it anew") from error

@@ -14,7 +14,7 @@ def cross_entropy(probabilities_BC: Tensor, labels_BC: Tensor) -> Tensor:
     The constant inside both logs is part of the method: a probability of 0 or 1 costs at most 11.5 nats a class, where
     the usual clamped or logit form would go on rising.
 
-    Args:
+    Arguments:
         probabilities_BC: float `[B, C]` in [0, 1].
         labels_BC: `[B, C]` of the same dtype, 1 where the video has the label and 0 elsewhere.
 

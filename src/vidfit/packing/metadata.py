@@ -1,0 +1,32 @@
+"""What a packed file says of itself: the keys of its ONNX metadata, each a string. `docs/format.md` specifies them."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Json
+
+from vidfit.features.spec import FeatureSpec
+
+
+class PackedInfo(BaseModel):
+    """The metadata as they are read; the key of a field is `vidfit.` and its name.
+
+    Attributes:
+        format: of the file; others are refused.
+        spec: the modalities that it reads.
+        vocabulary: label names, C of them.
+        members: name, family, weight and bits of each.
+    """
+
+    model_config = ConfigDict(frozen=True, alias_generator=lambda field: f"vidfit.{field}")
+
+    format: Literal["1"]
+    spec: Json[FeatureSpec]
+    vocabulary: Json[tuple[str, ...]]
+    members: Json[list[dict[str, Any]]]
+
+
+def properties(spec: FeatureSpec, vocabulary: Sequence[str], members: list[dict[str, object]]) -> dict[str, str]:
+    """The metadata as they are written: key -> string."""
+    info = PackedInfo.model_construct(format="1", spec=spec, vocabulary=tuple(vocabulary), members=members)
+    return info.model_dump(by_alias=True, round_trip=True)

@@ -1,0 +1,61 @@
+"""The frame layer against float64 NumPy, alone and in front of families of every kind."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.formulas import Formulas, gru, model_input
+from tests.models.test_formulas import LENGTHS, SPEC, build, bytes_of, float64
+from vidfit.models.frames import frame_mask, prepare_frames
+
+HIDDEN = 6
+WHOLE = [slice(0, HIDDEN)]
+FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]], np.ndarray]]] = {
+    "mean": ({"type": "mean"}, lambda f, videos: f.mean(videos)),
+    "netvlad": (
+        {"type": "netvlad", "hidden": 5, "clusters": 3},
+        lambda f, videos: f.hidden(f.netvlad(videos, WHOLE)),
+    ),
+    "dbof": (
+        {"type": "dbof", "hidden": 5, "clusters": {"frame": 4}},
+        lambda f, videos: f.hidden(f.dbof(videos, WHOLE)),
+    ),
+    "gru": ({"type": "gru", "cells": 6}, lambda f, videos: f.recurrent(videos, gru)),
+}
+
+
+def encoded(formulas: Formulas, videos: list[np.ndarray]) -> list[np.ndarray]:
+    ends = np.cumsum([len(video) for video in videos])[:-1]
+    hidden = formulas.batch_norm(np.concatenate(videos) @ formulas.state["encoder.weights"], "encoder.norm")
+    return np.split(np.maximum(hidden, 0), ends)
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, (4, 4, 4)], ids=["unequal", "equal"])
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_encoder_and_family_are_their_formulas(family: str, training: bool, lengths: tuple[int, ...]) -> None:
+    config, formula = FAMILIES[family]
+    module = build(config, {"type": "logistic"}, 1, {"hidden": HIDDEN}).train(training)
+    videos, frames = bytes_of(lengths, seed=2)
+    formulas = Formulas(float64(module), training)
+    expected = encoded(formulas, model_input(videos))
+    assert module.encoder is not None
+    for mask in [frame_mask(torch.tensor(lengths), max(lengths)), *([None] if len(set(lengths)) == 1 else [])]:
+        hidden_BTH = module.encoder(prepare_frames(frames, SPEC, mask), mask)
+        for found, video in zip(hidden_BTH.detach(), expected, strict=True):
+            np.testing.assert_allclose(found[: len(video)], video, rtol=1e-5, atol=1e-5)
+        pooled = module.family(hidden_BTH, mask).detach()
+        np.testing.assert_allclose(pooled, formula(formulas, expected), rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    module = build({"type": "mean"}, {"type": "logistic"}, 1, {"hidden": 40, "dropout": 0.5})
+    assert module.encoder is not None
+    module.encoder.norm.bias.data.fill_(9)
+    frames_BTD = torch.randn(3, 7, SPEC.total_size)
+    assert (module.encoder.eval()(frames_BTD, None) > 0).all()
+    dropped = (module.encoder.train()(frames_BTD, None) == 0).float().mean()
+    assert 0.4 < dropped < 0.6

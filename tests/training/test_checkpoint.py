@@ -1,0 +1,66 @@
+"""A member's file: what is written comes back, and metadata that are no member's are told in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vidfit.errors import ModelFileError
+from vidfit.features.spec import FeatureSpec, Modality
+from vidfit.models.classifier import ClassifierConfig
+from vidfit.training.checkpoint import MemberInfo, read_member, save_member
+
+INFO = MemberInfo(
+    name="mean",
+    classifier=ClassifierConfig.model_validate({"family": {"type": "mean"}, "head": {"type": "logistic"}}),
+    spec=FeatureSpec(modalities=(Modality(name="rgb", size=3),)),
+    vocabulary=("dog", "déjà vu"),
+    step=7,
+    gap_validation=0.25,
+)
+
+
+def assert_refused(path: Path, message: str) -> None:
+    with pytest.raises(ModelFileError, match=message) as caught:
+        read_member(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_written_comes_back(tmp_path: Path):
+    tensors = INFO.build().state_dict()
+    save_member(tmp_path / "best.safetensors", INFO, tensors, epoch=2)
+    for path in (tmp_path, tmp_path / "best.safetensors"):
+        info, found, extra = read_member(path)
+        assert info == INFO
+        assert extra == {"epoch": 2}
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"extra": {}}', '{"extra": []}', "null", "nonsense"])
+def test_metadata_that_describe_no_member(text: str, tmp_path: Path):
+    path = tmp_path / "edited.safetensors"
+    save_file(INFO.build().state_dict(), path, {"vidfit": text})
+    assert_refused(path, "not a readable member file")
+
+
+@pytest.mark.parametrize("key", ["name", "classifier", "spec", "vocabulary", "step", "gap_validation", "extra"])
+def test_metadata_without_a_key(key: str, tmp_path: Path):
+    document = {**INFO.model_dump(mode="json"), "extra": {}}
+    del document[key]
+    path = tmp_path / "edited.safetensors"
+    save_file(INFO.build().state_dict(), path, {"vidfit": json.dumps(document)})
+    assert_refused(path, f"not a readable member file .*{key}")
+
+
+def test_a_file_of_another_program(tmp_path: Path):
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weights": torch.zeros(3)}, path)
+    assert_refused(path, "its metadata lack 'vidfit'")
+
+
+def test_a_missing_file(tmp_path: Path):
+    assert_refused(tmp_path / "nothing.safetensors", "no such member")
