@@ -9,6 +9,7 @@ Weights are `[in, out]`, used as `x @ W`. Each family initialises them in its ow
 Shapes: B videos, T frames, D features, K clusters, N real frames of all videos together, P descriptor, H hidden.
 """
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -119,6 +120,29 @@ class Assignment(nn.Module):
         weights_DK = self.weights  # Read once: a quantised parameter is expanded at each reading.
         logits_BTK = frames_BTD @ (scale_D[:, None] * weights_DK) + shift_D @ weights_DK
         return self.norm(logits_BTK, mask_BT)
+
+
+def pool_modalities(
+    norm: BatchNorm, pools: Iterable[nn.Module], columns: Iterable[slice], frames_BTD: Tensor, mask_BT: Tensor | None
+) -> Tensor:
+    """Every modality's descriptor of the normalised frames, side by side.
+
+    Arguments:
+        norm: of all modalities together.
+        pools: one a modality; each takes its frames, the mask, and its part of the norm's scale and shift.
+        columns: of each modality in a frame.
+        frames_BTD: float32.
+        mask_BT: bool, or None where every slot holds a frame.
+
+    Returns:
+        float32 `[B, P]`.
+    """
+    scale_D, shift_D = norm.fold(frames_BTD, mask_BT)
+    descriptors = [
+        pool(frames_BTD[..., own], mask_BT, scale_D[own], shift_D[own])
+        for pool, own in zip(pools, columns, strict=True)
+    ]
+    return torch.cat(descriptors, dim=1)
 
 
 class Hidden(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
 from vidfit.models.heads import ContextGating
-from vidfit.models.layers import Assignment, BatchNorm, Hidden, flatten_normalised, per_modality
+from vidfit.models.layers import Assignment, BatchNorm, Hidden, flatten_normalised, per_modality, pool_modalities
 
 
 class NetVLADConfig(BaseModel):
@@ -108,12 +108,7 @@ class NetVLAD(nn.Module):
 
     def pool(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
         """The descriptors of all modalities side by side, float32 `[B, P]`."""
-        scale_D, shift_D = self.input_norm.fold(frames_BTD, mask_BT)
-        descriptors = [
-            pool(frames_BTD[..., columns], mask_BT, scale_D[columns], shift_D[columns])
-            for pool, columns in zip(self.pools, self.columns, strict=True)
-        ]
-        return torch.cat(descriptors, dim=1)
+        return pool_modalities(self.input_norm, self.pools, self.columns, frames_BTD, mask_BT)
 
     def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
         """float32 `[B, T, D]` and bool `[B, T]` (or None: every slot holds a frame) -> float32 `[B, H]`."""
