@@ -18,6 +18,7 @@ from vidfit.features.shards import expand_shards
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
 from vidfit.pipeline import Run
+from vidfit.training import loop
 
 
 @pytest.fixture
@@ -119,12 +120,6 @@ def test_an_unreadable_record_of_stages(copy: Path, recipe_file: Path, text: str
         run(load_recipe(recipe_file), copy)
 
 
-def test_no_summary_of_a_run_that_failed_later(copy: Path, recipe_file: Path):
-    with pytest.raises(BudgetError):
-        run(load_recipe(recipe_file, ("pack.budget=1kB",)), copy)
-    assert not (copy / "summary.json").exists()
-
-
 def test_options_that_the_shards_refuse_are_told_before_any_training(recipe_file: Path, tmp_path: Path):
     recipe = load_recipe(recipe_file, ("members.vlad.family.clusters={rgb: 4, speech: 2}",))
     with pytest.raises(RecipeError, match=r"^members\.vlad\.family\.clusters: .*'speech'"):
@@ -165,14 +160,52 @@ def test_other_settings_do_not_overwrite_a_trained_member(copy: Path, recipe_fil
     assert {name.split("/")[1] for name in after if after[name] != before.get(name) and "/" in name} == {"mean"}
 
 
-def test_a_budget_that_nothing_fits_leaves_the_old_file(copy: Path, recipe_file: Path):
-    before = (copy / "model.onnx").read_bytes()
-    with pytest.raises(BudgetError, match="over the budget of 1,000"):
+def test_a_budget_that_cannot_hold_leaves_everything(copy: Path, recipe_file: Path):
+    before = times(copy)
+    with pytest.raises(BudgetError, match=r"pack\.budget: the packed members take"):
         run(load_recipe(recipe_file, ("pack.budget=1kB",)), copy)
-    assert (copy / "model.onnx").read_bytes() == before
+    assert times(copy) == before
+
+
+def test_no_file_above_the_budget_is_left(copy: Path, recipe_file: Path):
+    with pytest.raises(BudgetError, match="over the budget of 200,000"):
+        run(load_recipe(recipe_file, ("pack.budget=200kB",)), copy)
+    assert not (copy / "model.onnx").exists()
+    assert not (copy / "summary.json").exists()
 
 
 def test_training_on_eval_shards_is_refused(corpus: Path, recipe_file: Path, tmp_path: Path):
     recipe = load_recipe(recipe_file, (f"data.train=[{corpus}/train, {corpus}/eval/eval0.tfrecord]",))
     with pytest.raises(DataError, match=r"eval0\.tfrecord: is in both data\.train and data\.eval"):
         run(recipe, tmp_path / "run")
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def test_a_run_killed_in_training_ends_as_if_never_killed(
+    finished: Path, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save = loop._save_last
+
+    def save_and_die(*arguments) -> None:
+        save(*arguments)
+        raise KilledError
+
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "_save_last", save_and_die)
+            with pytest.raises(KilledError):
+                run(load_recipe(recipe_file), tmp_path / "killed")
+    assert run(load_recipe(recipe_file), tmp_path / "killed") == json.loads((finished / "summary.json").read_text())
+    for name in ("mean", "vlad", "lstm"):
+        for file in ("best.safetensors", "last.safetensors"):
+            member = Path("members", name, file)
+            assert (tmp_path / "killed" / member).read_bytes() == (finished / member).read_bytes()
+
+
+def test_a_budget_that_cannot_hold_is_refused_before_training(recipe_file: Path, tmp_path: Path):
+    with pytest.raises(BudgetError, match=r"pack\.budget: the packed members take .* at least \(vlad "):
+        run(load_recipe(recipe_file, ("pack.budget=100kB",)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

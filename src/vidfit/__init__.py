@@ -12,18 +12,22 @@ summary = vidfit.run(vidfit.load_recipe("recipe.yaml"), "run-folder")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vidfit.features.example import write_shard
+    from vidfit.features.spec import Video
     from vidfit.pipeline import run
     from vidfit.recipe import Recipe, load_recipe
     from vidfit.runtime.predictor import Predictor, load
 
-__all__ = ["Predictor", "Recipe", "load", "load_recipe", "run"]
+__all__ = ["Predictor", "Recipe", "Video", "load", "load_recipe", "run", "write_shard"]
 
 _HOMES = {
     "Predictor": "vidfit.runtime.predictor",
     "Recipe": "vidfit.recipe",
+    "Video": "vidfit.features.spec",
     "load": "vidfit.runtime.predictor",
     "load_recipe": "vidfit.recipe",
     "run": "vidfit.pipeline",
+    "write_shard": "vidfit.features.example",
 }
 
 

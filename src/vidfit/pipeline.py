@@ -27,7 +27,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from vidfit import display
 from vidfit.compression.member import QUANTIZED, load_member, quantize_member
-from vidfit.errors import DataError, OutputError, RecipeError, reason
+from vidfit.errors import BudgetError, DataError, OutputError, RecipeError, reason
 from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batches import Batches
 from vidfit.features.example import infer_spec, read_videos
@@ -35,7 +35,7 @@ from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Vocabulary
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import replacing
-from vidfit.models.classifier import FrameClassifier
+from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.packing.size import format_size, parse_size
 from vidfit.recipe import MemberConfig, Recipe
@@ -91,6 +91,7 @@ class Run:
         for which in self.shards:
             self._check_labelled(which)
         self.parameters = {name: self._count_parameters(name, config) for name, config in recipe.members.items()}
+        self._check_budget()
         self._stages = _Stages(directory)
         for name in self.names:
             if self._trained_otherwise(name) and not overwrite:
@@ -117,7 +118,7 @@ class Run:
         def work() -> dict[str, Any]:
             info = MemberInfo(
                 name=name,
-                classifier=config,
+                classifier=ClassifierConfig(encoder=config.encoder, family=config.family, head=config.head),
                 spec=self.spec,
                 vocabulary=self.vocabulary.names,
                 step=0,
@@ -183,6 +184,8 @@ class Run:
             ]
             return {"members": write_graph(path, members, budget)}
 
+        if path.exists() and path.stat().st_size > budget:
+            path.unlink()  # of another budget; it must not be taken for this one's if packing fails
         packed = self._stages.do("pack", inputs, [path], work)
         inputs = {**inputs, "eval": _names_and_sizes(self.shards["eval"])}
         scores = self._stages.do("evaluate packed", inputs, [], lambda: self._evaluate(path, "packed"))
@@ -228,6 +231,17 @@ class Run:
         except RecipeError as error:
             raise RecipeError(f"members.{name}.family.{error}") from error
         return sum(parameter.numel() for parameter in classifier.parameters())
+
+    def _check_budget(self) -> None:
+        """At 8 bits a weight takes a byte at least: what cannot fit then need not be trained."""
+        budget = parse_size(self.recipe.pack.budget)
+        bytes_needed = {name: self.parameters[name] for name in self.recipe.pack.members}
+        if sum(bytes_needed.values()) > budget:
+            each = ", ".join(f"{name} {format_size(size)}" for name, size in bytes_needed.items())
+            raise BudgetError(
+                f"pack.budget: the packed members take {format_size(sum(bytes_needed.values()))} at least ({each}), "
+                f"more than {format_size(budget)}: leave a member out, make one smaller or raise the budget"
+            )
 
     def _evaluate(self, model: Path, description: str) -> dict[str, Any]:
         predictor = load(model)

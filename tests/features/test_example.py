@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from vidfit.errors import DataError
-from vidfit.features.example import id_key, infer_spec, parse_example, read_videos, to_example, to_sequence_example
+from vidfit.features.example import (
+    id_key,
+    infer_spec,
+    parse_example,
+    read_videos,
+    to_example,
+    to_sequence_example,
+    write_shard,
+)
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import CorruptRecordError, read_records, write_records
@@ -247,3 +255,17 @@ def test_infer_spec_names_the_feature_that_can_be_no_modality(name: str, size: i
     ) as caught:
         infer_spec([path])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_written_shard_reads_back(tmp_path: Path, dtype: type):
+    frames = np.arange(6, dtype=dtype).reshape(1, 6)
+    written = [Video(name, {"a": frames, "b": frames[:, :2]}, np.array([3, 5])) for name in ("x", "ü")]
+    write_shard(tmp_path / "s.tfrecord", iter(written))
+    for video, read in zip(written, read_videos(tmp_path / "s.tfrecord"), strict=True):
+        assert isinstance(read, Video)
+        assert read.id == video.id
+        assert read.labels.tolist() == [3, 5]
+        for name, array in video.frames.items():
+            np.testing.assert_array_equal(read.frames[name], array)
+            assert read.frames[name].dtype == dtype

@@ -10,7 +10,7 @@ a second on one core).
 Source: tensorflow/core/example/{example,feature}.proto
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from vidfit.errors import DataError, reason
 from vidfit.features.spec import FeatureSpec, Modality, Video
-from vidfit.features.tfrecord import CorruptRecordError, scan_records
+from vidfit.features.tfrecord import CorruptRecordError, scan_records, write_records
 
 ID_KEYS = ("id", "video_id")
 _LABELS_KEY = "labels"
@@ -210,6 +210,23 @@ def _fitted(frames: dict[str, np.ndarray], spec: FeatureSpec | None) -> dict[str
 
 def _counts(lengths: dict[str, int]) -> str:
     return ", ".join(f"{name!r}: {length}" for name, length in sorted(lengths.items()))
+
+
+def write_shard(path: str | Path, videos: Iterable[Video]) -> None:
+    """Write videos as one TFRecord shard: SequenceExamples where frames are bytes, Examples where they are floats.
+
+    Arguments:
+        path: the file; written beside and renamed.
+        videos: any number, drawn one after another.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_records(path, (to_sequence_example(video) if _is_bytes(video) else to_example(video) for video in videos))
+
+
+def _is_bytes(video: Video) -> bool:
+    return all(frames.dtype == np.uint8 for frames in video.frames.values())
 
 
 def to_sequence_example(video: Video) -> bytes:

@@ -72,7 +72,7 @@ def write_predictions(
     if write is None:
         raise OutputError(f"{path}: {path.suffix or 'no suffix'} is no known format; name it {', '.join(_WRITERS)}")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; remove it, choose another name or allow overwriting")
+        raise OutputError(f"{path}: exists already; choose another name or allow overwriting (--overwrite)")
     with replacing(path) as partial:
         return write(partial, _select(rows, min(top_k, len(vocabulary))), vocabulary)
 
