@@ -66,7 +66,7 @@ def test_overrides(tmp_path: Path):
         (["members.vlad.family.clusterz=5"], r"unknown key members\.vlad\.family\.clusterz; .* type, clusters, hidden"),
         (["members.mean.encoder={hiden: 5}"], r"unknown key members\.mean\.encoder\.hiden; .* hidden, dropout"),
         (["dada=5"], "unknown key dada; the keys here are seed, data, training, members, pack$"),
-        (["dada=5", "pack.budgets=1", "training.stepz=5"], r"\(and 2 more\)$"),
+        (["dada=5", "pack.budgets=1", "training.stepz=5"], r"\(and 2 more mistakes\)$"),
         (["members.vlad.family.type=transformer"], "members.vlad.family: .*transformer"),
         (["members.vlad.family.clusters=0"], "members.vlad.family.clusters: .*greater than 0$"),
         (["members.vlad.family.clusters={rgb: 0}"], "members.vlad.family.clusters.rgb: .*greater than 0$"),

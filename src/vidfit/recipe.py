@@ -183,7 +183,7 @@ def _describe(error: ValidationError, document: dict[str, Any]) -> str:
     # Where a value may have several forms, the form that it came furthest in tells best what is wrong with it.
     place, problem = max((it for it in problems if it[0][: len(first)] == first), key=lambda it: len(it[0]))
     others = {place for place, _ in problems if place[: len(first)] != first}
-    where, more = ".".join(place), f" (and {len(others)} more)" if others else ""
+    where, more = ".".join(place), f" (and {len(others)} more mistakes)" if others else ""
     if problem["type"] == "extra_forbidden":
         return f"unknown key {where}; the keys here are {', '.join(_known_keys(problem['loc'][:-1]))}{more}"
     if problem["type"] == "missing":
