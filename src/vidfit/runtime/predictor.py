@@ -11,6 +11,7 @@ from typing import overload
 
 import numpy as np
 import onnxruntime
+import torch
 
 from vidfit.compression.member import load_member
 from vidfit.errors import DataError, ModelFileError, reason
@@ -155,8 +156,6 @@ def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) ->
 
 
 def _load_member(path: Path) -> Predictor:
-    import torch
-
     member = load_member(path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = member.classifier().to(device)
