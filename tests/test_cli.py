@@ -32,7 +32,7 @@ def vidfit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
 def test_help_names_every_verb(vidfit):
     code, out, _ = vidfit("--help")
     assert code == 0
-    for verb in ("run", "train", "quantize", "pack", "evaluate", "predict", "inspect", "synth", "demo"):
+    for verb in ("run", "train", "soft-label", "quantize", "pack", "evaluate", "predict", "inspect", "synth", "demo"):
         assert verb in out
 
 
@@ -100,6 +100,29 @@ def test_quantize_and_pack(vidfit, finished: Path, corpus: Path, tmp_path: Path)
     code, _, err = vidfit("pack", *members, "-o", model, "--budget", "1MB", "--overwrite", "--weight", 1)
     assert code == 2
     assert err == "vidfit: --weight: give 2 positive weights, one a member\n"
+
+
+def test_soft_labels_and_a_student_of_them(vidfit, finished: Path, corpus: Path, tmp_path: Path):
+    command = ("soft-label", finished / "model.onnx", corpus / "train", "-o", tmp_path / "soft", "--top-k", 2)
+    code, out, err = vidfit(*command, "--teacher", finished / "members" / "mean")
+    assert code == 0, err
+    assert "2 of 2 shards labelled now" in out
+    code, out, _ = vidfit(*command, "--teacher", finished / "members" / "mean")
+    assert code == 0
+    assert "0 of 2 shards labelled now" in out
+    # One teacher less is another teacher.
+    code, _, err = vidfit(*command)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "was made from another shard, by other teachers or with another top_k" in err
+    assert vidfit(*command, "--overwrite")[0] == 0
+    recipe = write_recipe(tmp_path, corpus)
+    student = ("train", recipe, "-o", tmp_path / "run", "--member", "mean", "--set", "distill.soft_labels=soft")
+    code, _, err = vidfit(*student)
+    assert code == 0, err
+    (tmp_path / "soft" / "train0.tfrecord.parquet").unlink()
+    code, _, err = vidfit(*student, "--overwrite")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "48 of 96 training videos have no soft labels" in err
 
 
 def test_predict_writes_three_formats(vidfit, finished: Path, corpus: Path, tmp_path: Path):

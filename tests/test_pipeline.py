@@ -2,23 +2,29 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pyarrow.parquet as pq
 import pytest
 
 from tests.corpus import write_recipe
 from vidfit import load, load_recipe, run
+from vidfit.compression.member import load_member
 from vidfit.errors import BudgetError, DataError, OutputError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batches import Batches
-from vidfit.features.example import read_videos, to_sequence_example
+from vidfit.features.example import infer_spec, read_videos, to_sequence_example
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
 from vidfit.pipeline import Run
 from vidfit.training import loop
+from vidfit.training.distillation import SoftLabels, label_shards
 
 
 @pytest.fixture
@@ -187,7 +193,7 @@ class KilledError(Exception):
 def test_a_run_killed_in_training_ends_as_if_never_killed(
     finished: Path, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    save = loop._save_last
+    save = loop._Training._save_last
 
     def save_and_die(*arguments) -> None:
         save(*arguments)
@@ -195,7 +201,7 @@ def test_a_run_killed_in_training_ends_as_if_never_killed(
 
     for _ in range(2):
         with monkeypatch.context() as patched:
-            patched.setattr(loop, "_save_last", save_and_die)
+            patched.setattr(loop._Training, "_save_last", save_and_die)
             with pytest.raises(KilledError):
                 run(load_recipe(recipe_file), tmp_path / "killed")
     assert run(load_recipe(recipe_file), tmp_path / "killed") == json.loads((finished / "summary.json").read_text())
@@ -209,3 +215,139 @@ def test_a_budget_that_cannot_hold_is_refused_before_training(recipe_file: Path,
     with pytest.raises(BudgetError, match=r"pack\.budget: the packed members take .* at least \(vlad "):
         run(load_recipe(recipe_file, ("pack.budget=100kB",)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+SHORT = ("training.steps=8", "members.mean.training.steps=8")
+
+
+def teach(recipe_file: Path, folder: Path, distill: str, *more: str) -> dict:
+    return run(load_recipe(recipe_file, (*SHORT, f"distill={distill}", *more)), folder)
+
+
+def ids_in(shards: list[Path]) -> set[str]:
+    spec = infer_spec(shards)
+    return {id for batch in Batches(shards, spec, None, 50) for id in batch.ids}
+
+
+@pytest.fixture(scope="module")
+def taught(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two generations whose teacher is trained out of fold; read only."""
+    folder = tmp_path_factory.mktemp("taught")
+    recipe_file = write_recipe(folder, corpus)
+    teach(recipe_file, folder / "run", "{generations: 2, teachers: [vlad], folds: 2, top_k: 3}")
+    return folder / "run"
+
+
+def test_generations_are_trained_one_from_the_other(taught: Path, corpus: Path):
+    summary = json.loads((taught / "summary.json").read_text())
+    trained = [(row["generation"], row["name"], row["fold"]) for row in summary["teachers"]]
+    assert trained == [(0, "vlad", 0), (0, "vlad", 1), (1, "vlad", 0), (1, "vlad", 1)]
+    assert all(0 < row["gap_validation"] <= 1 for row in summary["teachers"])
+    assert [row["name"] for row in summary["members"]] == ["mean", "vlad", "lstm"]
+    for generation in "01":
+        soft = taught / "distillation" / generation / "soft-labels"
+        assert ids_in_soft_labels(soft) == ids_in(expand_shards([corpus / "train"]))
+    states = [
+        load_member(taught / folder).info.gap_validation
+        for folder in ("distillation/0/teachers/vlad/fold-0", "distillation/1/teachers/vlad/fold-0", "members/vlad")
+    ]
+    assert len(set(states)) == 3
+
+
+def ids_in_soft_labels(folder: Path) -> set[str]:
+    return {id for file in folder.glob("*.parquet") for id in pq.read_table(file)["id"].to_pylist()}
+
+
+def test_a_video_is_labelled_by_the_teacher_that_has_not_seen_it(taught: Path, corpus: Path):
+    shards = expand_shards([corpus / "train"])
+    soft_labels = SoftLabels(taught / "distillation" / "0" / "soft-labels", 5)
+    for fold, shard in enumerate(shards):
+        batch = next(iter(Batches([shard], infer_spec(shards), None, 100)))
+        found = soft_labels.of(batch.ids).numpy()
+        for teacher in (0, 1):
+            predicted = load(taught / "distillation/0/teachers/vlad" / f"fold-{teacher}").predict_batch(batch)
+            kept = np.where(predicted >= np.sort(predicted, axis=1)[:, -3, None], predicted, 0)
+            assert np.allclose(found, kept, rtol=2**-10, atol=1e-6) == (teacher == fold)
+
+
+def test_a_taught_run_does_nothing_again(taught: Path, corpus: Path, tmp_path: Path):
+    before = times(taught)
+    teach(write_recipe(tmp_path, corpus), taught, "{generations: 2, teachers: [vlad], folds: 2, top_k: 3}")
+    assert times(taught) == before
+
+
+def test_each_member_may_teach_its_own_successor(recipe_file: Path, tmp_path: Path):
+    summary = teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: own, lambda: 0.9}")
+    assert [(row["name"], row["fold"]) for row in summary["teachers"]] == [
+        ("mean", None),
+        ("vlad", None),
+        ("lstm", None),
+    ]
+    folders = sorted(path.name for path in (tmp_path / "run/distillation/0/soft-labels").iterdir())
+    assert folders == ["lstm", "mean", "vlad"]
+
+
+def test_changed_teachers_are_not_replaced_unasked(recipe_file: Path, tmp_path: Path):
+    teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [mean]}")
+    with pytest.raises(OutputError, match=r"distillation/0/teachers/mean: was trained with other settings"):
+        teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [mean]}", "seed=3")
+    # Other teachers: nothing of theirs stands in the way, but the members were taught by others.
+    with pytest.raises(OutputError, match=r"members/mean: was trained with other settings"):
+        teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [vlad]}")
+
+
+def test_soft_labels_of_other_videos_never_reach_the_training(corpus: Path, recipe_file: Path, tmp_path: Path):
+    """Soft labels for validation and eval videos that would show at once change no bit of what is trained."""
+
+    def poisoned(which: str, folder: Path, probability: float) -> None:
+        shards = expand_shards([corpus / which])
+        teacher = {shards[0]: lambda batch: np.full((len(batch), 5), probability, np.float32)}
+        folder.mkdir(exist_ok=True)
+        label_shards(shards, folder, teacher, 5, 5, lambda shard: Batches([shard], infer_spec(shards), None, 50))
+
+    for name, sets in (("clean", ["train"]), ("leaky", ["train", "validation", "eval"])):
+        for which in sets:
+            poisoned(which, tmp_path / name, 0.2 if which == "train" else 1.0)
+        teach(recipe_file, tmp_path / f"run-{name}", f"{{soft_labels: {tmp_path / name}}}")
+    assert ids_in_soft_labels(tmp_path / "leaky") > ids_in_soft_labels(tmp_path / "clean")
+    for member in ("mean", "vlad", "lstm"):
+        file = Path("members", member, "last.safetensors")
+        assert (tmp_path / "run-leaky" / file).read_bytes() == (tmp_path / "run-clean" / file).read_bytes()
+
+
+def test_folds_need_as_many_shards(recipe_file: Path, tmp_path: Path):
+    with pytest.raises(RecipeError, match=r"distill\.folds: .* of 2 training shards there are not 3 parts"):
+        teach(recipe_file, tmp_path / "run", "{generations: 1, folds: 3}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_folder_of_soft_labels_is_told_before_any_training(recipe_file: Path, tmp_path: Path):
+    with pytest.raises(DataError, match=r"none: holds no soft labels"):
+        teach(recipe_file, tmp_path / "run", "{soft_labels: none}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_killed_in_every_stage_ends_as_if_never_killed(corpus: Path, tmp_path: Path):
+    """SIGKILL as soon as a stage is seen to have begun, one stage after the other, in one folder."""
+    recipe_file = write_recipe(tmp_path, corpus)
+    changes = (
+        "members={mean: {family: {type: mean}, head: {type: logistic}}}",
+        "pack.members=[mean]",
+        "distill={generations: 1, top_k: 3}",
+        "training.averaging={steps: 16, learning_rate: 0.001, half_life: 8}",
+    )
+    whole = run(load_recipe(recipe_file, changes), tmp_path / "whole")
+    command = [sys.executable, "-m", "vidfit", "run", str(recipe_file), "-o", str(tmp_path / "killed")]
+    command += [argument for change in changes for argument in ("--set", change)]
+    record = tmp_path / "killed" / "stages.json"
+    stages = list(json.loads((tmp_path / "whole" / "stages.json").read_text()))
+    assert len(stages) == 8
+    for stage in stages:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and not (record.exists() and stage in json.loads(record.read_text())):
+                time.sleep(0.002)
+            process.kill()
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    assert json.loads((tmp_path / "killed" / "summary.json").read_text()) == whole
+    for file in ("members/mean/best.safetensors", "members/mean/last.safetensors", "model.onnx"):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

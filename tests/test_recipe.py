@@ -61,11 +61,11 @@ def test_overrides(tmp_path: Path):
     ("overrides", "message"),
     [
         (["pack.budgets=1GB"], "unknown key pack.budgets"),
-        (["training.stepz=5"], r"yaml: unknown key training\.stepz; the keys here are steps, .*workers$"),
-        (["members.vlad.training.stepz=5"], r"unknown key members\.vlad\.training\.stepz; .*workers$"),
+        (["training.stepz=5"], r"yaml: unknown key training\.stepz; the keys here are steps, .*averaging$"),
+        (["members.vlad.training.stepz=5"], r"unknown key members\.vlad\.training\.stepz; .*averaging$"),
         (["members.vlad.family.clusterz=5"], r"unknown key members\.vlad\.family\.clusterz; .* type, clusters, hidden"),
         (["members.mean.encoder={hiden: 5}"], r"unknown key members\.mean\.encoder\.hiden; .* hidden, dropout"),
-        (["dada=5"], "unknown key dada; the keys here are seed, data, training, members, pack$"),
+        (["dada=5"], "unknown key dada; the keys here are seed, data, .*pack$"),
         (["dada=5", "pack.budgets=1", "training.stepz=5"], r"\(and 2 more mistakes\)$"),
         (["members.vlad.family.type=transformer"], "members.vlad.family: .*transformer"),
         (["members.vlad.family.clusters=0"], "members.vlad.family.clusters: .*greater than 0$"),
@@ -118,8 +118,26 @@ def test_a_member_may_count_epochs_where_the_others_count_steps(tmp_path: Path):
 
 def test_the_written_recipe_reads_the_same(tmp_path: Path):
     recipe = load(tmp_path, "members.vlad.training.epochs=3", "members.mean.encoder={hidden: 8}")
-    (tmp_path / "copy.yaml").write_text(yaml.safe_dump(recipe.model_dump()))
+    (tmp_path / "copy.yaml").write_text(yaml.safe_dump(recipe.model_dump(by_alias=True)))
     assert load_recipe(tmp_path / "copy.yaml") == recipe
+
+
+def test_distillation_is_spelt_as_in_the_method(tmp_path: Path):
+    recipe = load(tmp_path, "distill={generations: 2, teachers: [vlad], lambda: 0.7}")
+    assert recipe.distill is not None
+    assert recipe.distill.share == 0.7
+    (tmp_path / "copy.yaml").write_text(yaml.safe_dump(recipe.model_dump(by_alias=True)))
+    assert load_recipe(tmp_path / "copy.yaml") == recipe
+    with pytest.raises(RecipeError, match=r"distill\.teachers names 'x', which is not among members: mean, vlad"):
+        load(tmp_path, "distill={generations: 1, teachers: [x]}")
+    with pytest.raises(RecipeError, match=r"unknown key distill\.share; the keys here are generations, .*lambda"):
+        load(tmp_path, "distill={generations: 1, share: 0.5}")
+
+
+def test_soft_labels_lie_beside_the_recipe(tmp_path: Path):
+    distill = load(tmp_path, "distill.soft_labels=soft").distill
+    assert distill is not None
+    assert distill.soft_labels == str(tmp_path / "soft")
 
 
 def test_a_missing_key_is_named(tmp_path: Path):

@@ -7,7 +7,9 @@ import torch
 
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
-from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe, load_recipe
+from vidfit.recipe import DataConfig, MemberConfig, PackConfig, QuantizeConfig, Recipe, load_recipe
+from vidfit.training.averaging import AveragingConfig
+from vidfit.training.distillation import DistillConfig
 from vidfit.training.loop import TrainingConfig
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -57,10 +59,19 @@ def test_the_winners_members_build_and_run_at_full_size(name: str):
 def test_the_documentation_has_every_key():
     text = (FOLDER.parent / "docs" / "recipe.md").read_text()
     families, heads = (ClassifierConfig.model_fields[part].annotation for part in ("family", "head"))
-    models = [Recipe, DataConfig, TrainingConfig, MemberConfig, PackConfig, *variants(families), *variants(heads)]
-    for model in models:
-        for key in model.model_fields:
-            assert f"`{key}`" in text, f"{model.__name__}.{key}"
+    models = [
+        Recipe,
+        DataConfig,
+        TrainingConfig,
+        AveragingConfig,
+        MemberConfig,
+        DistillConfig,
+        QuantizeConfig,
+        PackConfig,
+    ]
+    for model in [*models, *variants(families), *variants(heads)]:
+        for name, field in model.model_fields.items():
+            assert f"`{field.alias or name}`" in text, f"{model.__name__}.{name}"
 
 
 def variants(union) -> tuple:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
+from vidfit.compression import Codebook
 from vidfit.errors import ModelFileError, OutputError, VidfitError, reason
 from vidfit.features.synthetic import CorpusConfig
 
@@ -99,11 +100,69 @@ def train(
 
 
 @app.command()
+def soft_label(
+    teacher: Annotated[Path, typer.Argument(help="A packed .onnx file, or a member: its folder or .safetensors file.")],
+    shards: Shards,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the soft labels; made if absent.")],
+    more: Annotated[
+        list[Path] | None, typer.Option("--teacher", help="One more teacher; they are averaged. May be repeated.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Probabilities kept of a video.")] = 100,
+    skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
+    threads: Threads = 0,
+) -> None:
+    """Write what teachers say of the videos in some shards, for students to learn from.
+
+    One small Parquet file a shard, keyed by video id; a second call goes on where the first was stopped. Point a
+    recipe's `distill.soft_labels` at the folder.
+    """
+    from vidfit import display
+    from vidfit.features.batches import Batches
+    from vidfit.features.shards import expand_shards
+    from vidfit.packing.size import format_size
+    from vidfit.pipeline import make_folder
+    from vidfit.runtime.predictor import BATCH_SIZE, load
+    from vidfit.training.checkpoint import member_file
+    from vidfit.training.distillation import label_shards, soft_labels_file
+
+    paths = expand_shards(shards)
+    files = list(map(member_file, [teacher, *(more or ())]))
+    teachers = {file: load(file, threads) for file in files}
+    first = teachers[files[0]]
+    for file, other in teachers.items():
+        if (other.spec, other.vocabulary) != (first.spec, first.vocabulary):
+            raise ModelFileError(f"{file}: knows other features or labels than {files[0]}; teachers must agree in both")
+    make_folder(output)
+    with display.counting_bar("labelling shards") as show:
+        labelled = label_shards(
+            paths,
+            output,
+            {file: teacher.predict_batch for file, teacher in teachers.items()},
+            len(first.vocabulary),
+            top_k,
+            lambda shard: Batches([shard], first.spec, None, BATCH_SIZE, skip_corrupt=skip_corrupt),
+            overwrite,
+            show,
+        )
+    size = sum(soft_labels_file(output, shard).stat().st_size for shard in paths)
+    share = size / sum(shard.stat().st_size for shard in paths)
+    what = f"{labelled} of {len(paths)} shards labelled now"
+    print(f"{output}: {what}; in all {format_size(size)}, {share:.1%} of the shards")
+
+
+@app.command()
 def quantize(
     member: Annotated[Path, typer.Argument(help="A member: its folder in a run or its .safetensors file.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="By default quantized.safetensors beside the member.")
     ] = None,
+    codebook: Annotated[
+        Codebook,
+        typer.Option(
+            help="Where the 256 levels lie. Uniform ones can run on integer kernels; the others are for comparison."
+        ),
+    ] = "uniform",
     overwrite: Overwrite = False,
 ) -> None:
     """Quantise a member's big tensors (above 17,000 elements) to 8 bits."""
@@ -115,7 +174,7 @@ def quantize(
     source = member_file(member)
     target = output or source.with_name(QUANTIZED)
     _refuse_to_overwrite(target, overwrite, [source])
-    quantize_member(source, target)
+    quantize_member(source, target, codebook)
     before, after = source.stat().st_size, target.stat().st_size
     print(f"{target}: {format_size(after)}, from {format_size(before)}")
 
@@ -155,6 +214,15 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     skip_corrupt: SkipCorrupt = False,
     threads: Threads = 0,
+    fill_up: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Show the model S frames of each video, its own and then random ones of its own, as the winners of "
+            "2018 did (S = 300): for comparison. By default, 0, every real frame counts once.",
+            metavar="S",
+        ),
+    ] = 0,
 ) -> None:
     """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
     from vidfit import display
@@ -166,7 +234,7 @@ def evaluate(
 
     if json_file:
         _refuse_other_than_json(json_file)
-    predictor = load(model, threads)
+    predictor = load(model, threads, fill_up)
     batches = Batches(
         expand_shards(shards), predictor.spec, len(predictor.vocabulary), BATCH_SIZE, skip_corrupt=skip_corrupt
     )
@@ -191,6 +259,15 @@ def predict(
     skip_corrupt: SkipCorrupt = False,
     overwrite: Overwrite = False,
     threads: Threads = 0,
+    fill_up: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Show the model S frames of each video, its own and then random ones of its own, as the winners of "
+            "2018 did (S = 300): for comparison. By default, 0, every real frame counts once.",
+            metavar="S",
+        ),
+    ] = 0,
 ) -> None:
     """Write the most probable labels of every video in some shards."""
     from vidfit import display
@@ -199,7 +276,7 @@ def predict(
     from vidfit.runtime.predictions import write_predictions
     from vidfit.runtime.predictor import BATCH_SIZE, load
 
-    predictor = load(model, threads)
+    predictor = load(model, threads, fill_up)
     batches = Batches(expand_shards(shards), predictor.spec, None, BATCH_SIZE, skip_corrupt=skip_corrupt)
     rows = (
         row

@@ -1,9 +1,11 @@
-"""A recipe, run: train, quantise and measure each member, pack the ensemble, measure the file.
+"""A recipe, run: teach, train, quantise and measure each member, pack the ensemble, measure the file.
 
 Everything lies in one run folder:
 
     RUN/recipe.yaml                   the recipe as it was understood
     RUN/members/NAME/                 best.safetensors, last.safetensors, quantized.safetensors, log.jsonl
+    RUN/distillation/G/teachers/NAME/ the same of generation G, whose students take its place (a fold a folder)
+    RUN/distillation/G/soft-labels/   what generation G says of the training videos
     RUN/model.onnx                    the packed file
     RUN/summary.json                  what came out (docs/format.md has its schema)
     RUN/stages.json                   what is done, and from which inputs
@@ -13,41 +15,38 @@ stopped. Inputs are compared by recipe keys and by the shards' names and sizes, 
 known to be wrong before the first training step is refused then, and the folder left as it was.
 """
 
-import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from pydantic import BaseModel, TypeAdapter
 
 from vidfit import display
 from vidfit.compression.member import QUANTIZED, load_member, quantize_member
-from vidfit.errors import BudgetError, DataError, OutputError, RecipeError, reason
+from vidfit.errors import BudgetError, DataError, OutputError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
-from vidfit.features.batches import Batches
+from vidfit.features.batches import Batches, balanced_copies
 from vidfit.features.example import infer_spec, read_videos
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Vocabulary
 from vidfit.features.tfrecord import CorruptRecordError
-from vidfit.files import replacing
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.packing.size import format_size, parse_size
 from vidfit.recipe import MemberConfig, Recipe
 from vidfit.runtime.predictor import BATCH_SIZE, load
+from vidfit.stages import Stages, digest, write_text
 from vidfit.training.checkpoint import BEST, LAST, MemberInfo
-from vidfit.training.loop import train
+from vidfit.training.distillation import SoftLabels, Teacher, check_names, label_shards, soft_labels_file
+from vidfit.training.loop import label_frequencies, train
 
 MODEL = "model.onnx"
 SUMMARY = "summary.json"
-
-# To be raised when the same recipe leads to another result: a changed default, a changed formula.
-FORMAT = 1
 
 
 def run(recipe: Recipe, directory: Path | str, overwrite: bool = False) -> dict[str, Any]:
@@ -65,6 +64,18 @@ def run(recipe: Recipe, directory: Path | str, overwrite: bool = False) -> dict[
         VidfitError: whatever a stage meets; see `vidfit.errors`.
     """
     return Run(recipe, Path(directory), overwrite).all()
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """One training of a run."""
+
+    name: str
+    """The member of the recipe that says how."""
+    generation: int
+    """0 learns from labels alone (or given soft labels), each later one from the generation before it."""
+    fold: int | None = None
+    """The part of the training shards that it does not see; None where it sees all."""
 
 
 class Run:
@@ -86,69 +97,59 @@ class Run:
         data = recipe.data
         self.shards = {name: expand_shards(getattr(data, name)) for name in ("train", "validation", "eval")}
         _check_disjoint(self.shards)
+        self._distill = recipe.distill
+        self._generations = (recipe.distill and recipe.distill.generations) or 0
         self.vocabulary = Vocabulary.from_csv(Path(data.vocabulary))
+        self._check_soft_labels()
         self.spec: FeatureSpec = infer_spec(self.shards["train"], data.skip_corrupt)
         for which in self.shards:
             self._check_labelled(which)
         self.parameters = {name: self._count_parameters(name, config) for name, config in recipe.members.items()}
         self._check_budget()
-        self._stages = _Stages(directory)
-        for name in self.names:
-            if self._trained_otherwise(name) and not overwrite:
+        self._stages = Stages(directory / "stages.json", directory / SUMMARY)
+        self._digests: dict[Trainee, str] = {}
+        for trainee in self._trainees():
+            if self._trained_otherwise(trainee) and not overwrite:
                 raise OutputError(
-                    f"{self._folder(name)}: was trained with other settings or shards; "
+                    f"{self._folder(trainee)}: was trained with other settings or shards; "
                     "choose another run folder, or train it again with --overwrite"
                 )
         make_folder(directory)
-        _write_text(directory / "recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
+        write_text(directory / "recipe.yaml", yaml.safe_dump(recipe.model_dump(by_alias=True), sort_keys=False))
 
     def all(self) -> dict[str, Any]:
         """Every stage; returns the summary."""
         members = [self.member(name) for name in self.recipe.members]
-        summary = {"members": members, "packed": self.pack()}
-        _write_text(self.directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        teachers = [
+            {"generation": trainee.generation, "name": trainee.name, "fold": trainee.fold, **self._train(trainee)}
+            for trainee in self._trainees()
+            if trainee.generation < self._generations
+        ]
+        summary = {"members": members, "teachers": teachers, "packed": self.pack()}
+        write_text(self.directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
         return summary
 
     def train(self, name: str) -> dict[str, Any]:
-        """Train a member: its best validation GAP and the step it was reached at."""
+        """Train a member, after its teachers: its best validation GAP and the step it was reached at."""
         assert name in self.names
-        config = self.recipe.members[name]
-        folder = self._folder(name)
-
-        def work() -> dict[str, Any]:
-            info = MemberInfo(
-                name=name,
-                classifier=ClassifierConfig(encoder=config.encoder, family=config.family, head=config.head),
-                spec=self.spec,
-                vocabulary=self.vocabulary.names,
-                step=0,
-                gap_validation=-1.0,
-            )
-            # Members of the same architecture must not start from the same weights.
-            seed = self.recipe.seed * 65_537 + zlib.crc32(name.encode()) % 65_537
-            training = config.training
-            batches = self._batches("train", training.batch_size, training.shuffle_buffer, seed, training.workers)
-            with display.training_bar(name) as show:
-                best = train(info, training, batches, self._batches("validation"), folder, seed, show)
-            display.console.print(f"{name}: best validation GAP {best.gap_validation:.4f} at step {best.step}")
-            return {"step": best.step, "gap_validation": best.gap_validation}
-
-        if self._trained_otherwise(name):
-            shutil.rmtree(folder)
-        make_folder(folder)
-        return self._stages.do(f"train {name}", self._training_inputs(name), [folder / BEST], work)
+        return self._train(self._member(name))
 
     def member(self, name: str) -> dict[str, Any]:
         """Train, quantise and measure a member: its row of the summary."""
         trained = self.train(name)
-        folder = self._folder(name)
+        folder = self._folder(self._member(name))
         lineage = self._stages.inputs(f"train {name}")
+        codebook = self.recipe.quantize.codebook
         self._stages.do(
-            f"quantize {name}", lineage, [folder / QUANTIZED], lambda: {"path": str(quantize_member(folder))}
+            f"quantize {name}",
+            self._quantized(name),
+            [folder / QUANTIZED],
+            lambda: {"path": str(quantize_member(folder, codebook=codebook))},
         )
         scores = {}
         for form, file in (("float32", folder / BEST), ("quantized", folder / QUANTIZED)):
-            inputs = {"member": lineage, "eval": _names_and_sizes(self.shards["eval"])}
+            member = lineage if form == "float32" else self._quantized(name)
+            inputs = {"member": member, "eval": _names_and_sizes(self.shards["eval"])}
             scores[form] = self._stages.do(
                 f"evaluate {name} {form}",
                 inputs,
@@ -174,13 +175,14 @@ class Run:
         budget = parse_size(self.recipe.pack.budget)
         inputs = {
             "pack": self.recipe.pack.model_dump(exclude_defaults=True),
-            "members": [self._stages.inputs(f"train {name}") for name in names],
+            "members": [self._quantized(name) for name in names],
         }
 
         def work() -> dict[str, Any]:
             display.console.print(f"packing {len(names)} members under {format_size(budget)}")
             members = [
-                PackedMember(load_member(self._folder(name) / QUANTIZED), weight) for name, weight in names.items()
+                PackedMember(load_member(self._folder(self._member(name)) / QUANTIZED), weight)
+                for name, weight in names.items()
             ]
             return {"members": write_graph(path, members, budget)}
 
@@ -191,26 +193,180 @@ class Run:
         scores = self._stages.do("evaluate packed", inputs, [], lambda: self._evaluate(path, "packed"))
         return {"path": MODEL, "bytes": path.stat().st_size, "budget": budget, **packed, **scores}
 
-    def _folder(self, name: str) -> Path:
-        return self.directory / "members" / name
+    def _member(self, name: str) -> Trainee:
+        return Trainee(name, self._generations)
 
-    def _training_inputs(self, name: str) -> dict[str, Any]:
-        config = self.recipe.members[name]
-        return {
+    def _trainees(self) -> Iterator[Trainee]:
+        """All trainings: the teachers, generation by generation, then the members."""
+        own = self._distill is not None and self._distill.teachers == "own"
+        for generation in range(self._generations):
+            yield from self._teachers(generation, self.names if own else self.names[:1])
+        yield from map(self._member, self.names)
+
+    def _teachers(self, generation: int, students: Iterable[str]) -> Iterator[Trainee]:
+        """Who of a generation teaches these members."""
+        assert self._distill is not None
+        named = self._distill.teachers or list(self.recipe.pack.members)
+        folds = [None] if self._distill.folds is None else range(self._distill.folds)
+        for student in students:
+            for name in [student] if named == "own" else named:
+                for fold in folds:
+                    yield Trainee(name, generation, fold)
+
+    def _quantized(self, name: str) -> Any:
+        """What a member's 8-bit form follows from."""
+        lineage, codebook = self._stages.inputs(f"train {name}"), self.recipe.quantize.codebook
+        return lineage if codebook == "uniform" else [lineage, codebook]
+
+    def _folder(self, trainee: Trainee) -> Path:
+        if trainee.generation == self._generations:
+            return self.directory / "members" / trainee.name
+        teachers = self.directory / "distillation" / str(trainee.generation) / "teachers" / trainee.name
+        return teachers if trainee.fold is None else teachers / f"fold-{trainee.fold}"
+
+    def _title(self, trainee: Trainee) -> str:
+        if trainee.generation == self._generations:
+            return trainee.name
+        fold = "" if trainee.fold is None else f" fold {trainee.fold}"
+        return f"generation {trainee.generation} {trainee.name}{fold}"
+
+    def _train(self, trainee: Trainee) -> dict[str, Any]:
+        """Train a member or a teacher, after its own teachers."""
+        config = self.recipe.members[trainee.name]
+        title, folder = self._title(trainee), self._folder(trainee)
+        soft_labels = self._soft_labels(trainee)
+
+        def work() -> dict[str, Any]:
+            info = MemberInfo(
+                name=trainee.name,
+                classifier=ClassifierConfig(encoder=config.encoder, family=config.family, head=config.head),
+                spec=self.spec,
+                vocabulary=self.vocabulary.names,
+                step=0,
+                gap_validation=-1.0,
+            )
+            # Members of the same architecture must not start from the same weights.
+            seed = self.recipe.seed * 65_537 + zlib.crc32(title.encode()) % 65_537
+            training, shards = config.training, self._fold(trainee.fold, outside=True)
+            copies = None
+            if training.balance:
+                frequencies = label_frequencies(self._batches(shards), len(self.vocabulary))
+                copies = balanced_copies(frequencies, training.balance)
+            batches = self._batches(
+                shards,
+                batch_size=training.batch_size,
+                shuffle_buffer=training.shuffle_buffer,
+                seed=seed,
+                workers=training.workers,
+                copies=copies,
+            )
+            validation = self._batches(self.shards["validation"])
+            teacher = None
+            if soft_labels and self._distill:
+                teacher = Teacher(SoftLabels(soft_labels, len(self.vocabulary)), self._distill.share)
+            with display.training_bar(title) as show:
+                best = train(info, training, batches, validation, folder, seed, show, teacher)
+            display.console.print(f"{title}: best validation GAP {best.gap_validation:.4f} at step {best.step}")
+            return {"step": best.step, "gap_validation": best.gap_validation}
+
+        if self._trained_otherwise(trainee):
+            shutil.rmtree(folder)
+        make_folder(folder)
+        return self._stages.do(f"train {title}", self._training_inputs(trainee), [folder / BEST], work)
+
+    def _soft_labels(self, student: Trainee) -> Path | None:
+        """Where a student's soft labels are; trains its teachers and has them label the training videos."""
+        distill = self._distill
+        if distill is None or distill.soft_labels:
+            return Path(distill.soft_labels) if distill and distill.soft_labels else None
+        if student.generation == 0:
+            return None
+        generation = student.generation - 1
+        teachers = list(self._teachers(generation, [student.name]))
+        for teacher in teachers:
+            self._train(teacher)
+        folder = self.directory / "distillation" / str(generation) / "soft-labels"
+        stage = f"soft-label generation {generation}"
+        if distill.teachers == "own":
+            folder, stage = folder / student.name, f"{stage} {student.name}"
+        inputs = {"teachers": [self._digest(teacher) for teacher in teachers], "top_k": distill.top_k}
+
+        def work() -> dict[str, Any]:
+            for fold in dict.fromkeys(teacher.fold for teacher in teachers):
+                files = [self._folder(teacher) / BEST for teacher in teachers if teacher.fold == fold]
+                predictors = {file: load(file).predict_batch for file in files}
+                shards = self._fold(fold, outside=False)
+                with display.counting_bar(stage) as show:
+                    label_shards(
+                        shards,
+                        folder,
+                        predictors,
+                        len(self.vocabulary),
+                        distill.top_k,
+                        lambda shard: self._batches([shard]),
+                        show=show,
+                    )
+            return {}
+
+        if folder.exists() and not self._stages.begun(stage, inputs):
+            shutil.rmtree(folder)
+        make_folder(folder)
+        self._stages.do(stage, inputs, [soft_labels_file(folder, shard) for shard in self.shards["train"]], work)
+        return folder
+
+    def _fold(self, fold: int | None, outside: bool) -> list[Path]:
+        """Training shards of a fold, or all others; every shard where there are no folds."""
+        shards = self.shards["train"]
+        if fold is None:
+            return shards
+        assert self._distill is not None
+        assert self._distill.folds is not None
+        return [shard for index, shard in enumerate(shards) if (index % self._distill.folds == fold) != outside]
+
+    def _training_inputs(self, trainee: Trainee) -> dict[str, Any]:
+        config, distill = self.recipe.members[trainee.name], self._distill
+        inputs = {
             # Without defaults, so that a key that is added one day does not undo what was trained without it.
             "member": config.model_dump(exclude_defaults=True),
             "family": config.family.type,
             "head": config.head.type,
             "seed": self.recipe.seed,
-            "train": _names_and_sizes(self.shards["train"]),
+            "train": _names_and_sizes(self._fold(trainee.fold, outside=True)),
             "validation": _names_and_sizes(self.shards["validation"]),
             "vocabulary": self.vocabulary.names,
         }
+        if distill and distill.soft_labels:
+            files = sorted(Path(distill.soft_labels).glob("*.parquet"))
+            inputs["soft labels"] = [distill.share, _names_and_sizes(files)]
+        if trainee.generation:
+            assert distill is not None
+            teachers = [self._digest(teacher) for teacher in self._teachers(trainee.generation - 1, [trainee.name])]
+            inputs["distill"] = [distill.share, distill.top_k, teachers]
+        return inputs
 
-    def _trained_otherwise(self, name: str) -> bool:
-        """Whether the member's folder has checkpoints that are not known to be of these inputs."""
-        trained = any((self._folder(name) / file).exists() for file in (BEST, LAST))
-        return trained and not self._stages.begun(f"train {name}", self._training_inputs(name))
+    def _digest(self, trainee: Trainee) -> str:
+        """Of what a training is done from; kept, for a teacher has many students."""
+        if trainee not in self._digests:
+            self._digests[trainee] = digest(self._training_inputs(trainee))
+        return self._digests[trainee]
+
+    def _trained_otherwise(self, trainee: Trainee) -> bool:
+        """Whether the trainee's folder has checkpoints that are not known to be of these inputs."""
+        trained = any((self._folder(trainee) / file).exists() for file in (BEST, LAST))
+        return trained and not self._stages.begun(f"train {self._title(trainee)}", self._training_inputs(trainee))
+
+    def _check_soft_labels(self) -> None:
+        """What they need of the training shards, and that given ones are there."""
+        if self._distill and self._distill.soft_labels:
+            SoftLabels(Path(self._distill.soft_labels), len(self.vocabulary))
+        if self._generations:
+            check_names(self.shards["train"])
+        folds = (self._distill and self._distill.folds) or 1
+        if folds > len(self.shards["train"]):
+            raise RecipeError(
+                f"distill.folds: a fold is a part of the shards, and of {len(self.shards['train'])} training shards "
+                f"there are not {folds} parts"
+            )
 
     def _check_labelled(self, which: str) -> None:
         """Reads up to the first label, in most corpora one record."""
@@ -245,72 +401,13 @@ class Run:
 
     def _evaluate(self, model: Path, description: str) -> dict[str, Any]:
         predictor = load(model)
-        batches = display.counted(self._batches("eval"), f"evaluating {description}")
+        batches = display.counted(self._batches(self.shards["eval"]), f"evaluating {description}")
         result = evaluate(predictor.predict_batch, batches, len(self.vocabulary))
         return {key: result[key] for key in ("gap", "map", "hit_at_1", "perr")}
 
-    def _batches(
-        self, which: str, batch_size: int = BATCH_SIZE, shuffle_buffer: int = 0, seed: int = 0, workers: int = 0
-    ) -> Batches:
-        return Batches(
-            self.shards[which],
-            self.spec,
-            len(self.vocabulary),
-            batch_size,
-            shuffle_buffer=shuffle_buffer,
-            seed=seed,
-            workers=workers,
-            skip_corrupt=self.recipe.data.skip_corrupt,
-        )
-
-
-class _Stage(BaseModel):
-    """What a stage was begun from and, once it is done, its result."""
-
-    inputs: str
-    result: Any = None
-
-
-class _Stages:
-    """`stages.json`: the result of every stage that is done, with a digest of what it was done from."""
-
-    def __init__(self, directory: Path):
-        self._path = directory / "stages.json"
-        self._summary = directory / SUMMARY
-        self._stages: dict[str, _Stage] = {}
-        try:
-            self._stages = TypeAdapter(dict[str, _Stage]).validate_json(self._path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # whether a run folder can be made is told when it is made
-        except (OSError, ValueError) as error:
-            raise OutputError(
-                f"{self._path}: cannot be read ({reason(error)}); choose another run folder, or remove this file and "
-                "train again with --overwrite"
-            ) from error
-
-    def do(self, stage: str, inputs: Any, outputs: Iterable[Path], work: Callable[[], dict[str, Any]]) -> Any:
-        if self.begun(stage, inputs) and all(path.exists() for path in outputs):
-            result = self._stages[stage].result
-            if result is not None:
-                return result
-        # What it tells of is about to change, and the work may fail.
-        self._summary.unlink(missing_ok=True)
-        self._write(stage, _Stage(inputs=_digest(inputs)))
-        result = work()
-        self._write(stage, _Stage(inputs=_digest(inputs), result=result))
-        return result
-
-    def inputs(self, stage: str) -> str:
-        return self._stages[stage].inputs
-
-    def begun(self, stage: str, inputs: Any) -> bool:
-        """Whether the stage was begun, and from these inputs."""
-        return stage in self._stages and self._stages[stage].inputs == _digest(inputs)
-
-    def _write(self, name: str, stage: _Stage) -> None:
-        self._stages[name] = stage
-        document = {name: stage.model_dump(exclude_none=True) for name, stage in self._stages.items()}
-        _write_text(self._path, json.dumps(document, indent=2) + "\n")
+    def _batches(self, shards: list[Path], batch_size: int = BATCH_SIZE, **options: Any) -> Batches:
+        skip = self.recipe.data.skip_corrupt
+        return Batches(shards, self.spec, len(self.vocabulary), batch_size, skip_corrupt=skip, **options)
 
 
 def make_folder(path: Path) -> None:
@@ -325,10 +422,6 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"{path}: cannot be made a folder ({error.strerror}); choose another") from error
 
 
-def _digest(inputs: Any) -> str:
-    return hashlib.sha256(json.dumps([FORMAT, inputs], sort_keys=True).encode()).hexdigest()
-
-
 def _names_and_sizes(shards: list[Path]) -> list[tuple[str, int]]:
     return [(shard.name, shard.stat().st_size) for shard in shards]
 
@@ -338,8 +431,3 @@ def _check_disjoint(shards: dict[str, list[Path]]) -> None:
         common = {path.resolve() for path in shards[first]} & {path.resolve() for path in shards[second]}
         if common:
             raise DataError(f"{min(common)}: is in both data.{first} and data.{second}; a shard may be in one only")
-
-
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")

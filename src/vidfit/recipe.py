@@ -12,9 +12,11 @@ from typing import Annotated, Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from vidfit.compression import Codebook
 from vidfit.errors import RecipeError, reason
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.packing.size import parse_size
+from vidfit.training.distillation import DistillConfig
 from vidfit.training.loop import TrainingConfig
 
 
@@ -43,6 +45,14 @@ class MemberConfig(ClassifierConfig):
     """One model of the run: its family, its head, and how it is trained."""
 
     training: TrainingConfig
+
+
+class QuantizeConfig(Strict):
+    """How the members' big tensors become 8 bits a weight."""
+
+    codebook: Codebook = Field(
+        default="uniform", description="levels: evenly spaced, at quantiles, or by k-means; the last two to compare"
+    )
 
 
 class PackConfig(Strict):
@@ -78,6 +88,8 @@ class Recipe(Strict):
     data: DataConfig
     training: dict[str, Any] = Field(default={}, description="what every member's `training` starts from")
     members: dict[str, MemberConfig] = Field(min_length=1)
+    distill: DistillConfig | None = Field(default=None, description="what members learn from beside the labels")
+    quantize: QuantizeConfig = QuantizeConfig()
     pack: PackConfig
 
     @model_validator(mode="before")
@@ -107,10 +119,13 @@ class Recipe(Strict):
         return value
 
     @model_validator(mode="after")
-    def _packed_members_exist(self) -> "Recipe":
-        for name in self.pack.members:
+    def _named_members_exist(self) -> "Recipe":
+        teachers = self.distill.teachers if self.distill else None
+        named = [("pack.members", name) for name in self.pack.members]
+        named += [("distill.teachers", name) for name in teachers or () if teachers != "own"]
+        for key, name in named:
             if name not in self.members:
-                raise ValueError(f"pack.members names {name!r}, which is not among members: {', '.join(self.members)}")
+                raise ValueError(f"{key} names {name!r}, which is not among members: {', '.join(self.members)}")
         return self
 
 
@@ -146,6 +161,8 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
     for patterns in (data.train, data.validation, data.eval):
         patterns[:] = [str(folder / pattern) for pattern in patterns]
     data.vocabulary = str(folder / data.vocabulary)
+    if recipe.distill and recipe.distill.soft_labels:
+        recipe.distill.soft_labels = str(folder / recipe.distill.soft_labels)
     return recipe
 
 
@@ -221,4 +238,4 @@ def _known_keys(place: tuple[int | str, ...]) -> list[str]:
             kind = kind.model_fields[key].annotation
         if NoneType in get_args(kind):
             kind = get_args(kind)[0]
-    return list(kind.model_fields)
+    return [field.alias or name for name, field in kind.model_fields.items()]

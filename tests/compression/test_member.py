@@ -8,6 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from vidfit.cli import main
+from vidfit.compression.codebook import CodebookTensor
 from vidfit.compression.member import load_member, quantize_member
 from vidfit.errors import ModelFileError
 
@@ -40,6 +42,41 @@ def test_what_is_quantised_stays_as_it_is(quantised: Path, tmp_path: Path):
     assert quantize_member(quantised, tmp_path / "again.safetensors").read_bytes() == quantised.read_bytes()
 
 
+@pytest.mark.parametrize("codebook", ["quantile", "kmeans"])
+def test_a_codebook_is_written_and_read(codebook, finished: Path, tmp_path: Path):
+    path = quantize_member(finished / "members" / "vlad", tmp_path / "q.safetensors", codebook)
+    tensors, member = load_file(path), load_member(path)
+    assert tensors["family.hidden.weights.codes"].dtype == torch.uint8
+    assert tensors["family.hidden.weights.codebook"].shape == (256,)
+    assert member.bits == 8
+    assert any(isinstance(tensor, CodebookTensor) for tensor in member.state.values())
+    original = load_member(finished / "members" / "vlad").state["family.hidden.weights"]
+    found = member.classifier().state_dict()["family.hidden.weights"]
+    assert isinstance(original, torch.Tensor)
+    assert 0 < (found - original).abs().mean() < 0.01 * original.abs().mean()
+    assert member.quantized() is member
+    assert quantize_member(path, tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_a_codebook_for_what_is_quantised_is_refused(quantised: Path, tmp_path: Path):
+    with pytest.raises(ModelFileError, match=r"is quantised already; give the float32 member, best\.safetensors"):
+        quantize_member(quantised, tmp_path / "q.safetensors", "kmeans")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("codebook", ["uniform", "quantile", "kmeans"])
+def test_the_command_line_takes_a_codebook(
+    codebook, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    source = finished / "members" / "vlad"
+    paths = [tmp_path / "command.safetensors", tmp_path / "function.safetensors"]
+    monkeypatch.setattr("sys.argv", ["vidfit", "quantize", str(source), "-o", str(paths[0]), "--codebook", codebook])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert capsys.readouterr().out.startswith(f"{paths[0]}: ")
+    assert paths[0].read_bytes() == quantize_member(source, paths[1], codebook).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -65,4 +102,16 @@ def test_tensors_that_do_not_fit(part: str, change: str, quantised: Path, tmp_pa
         tensors[key] = torch.cat([tensor.flatten()] * 2)
     path = tmp_path / "edited.safetensors"
     save_file(tensors, path, {"vidfit": json.dumps(document(quantised))})
+    assert_refused(path, r"family\.hidden\.weights")
+
+
+@pytest.mark.parametrize("part", ["codes", "codebook"])
+@pytest.mark.parametrize("change", ["missing", "too long"])
+def test_codebooks_that_do_not_fit(part: str, change: str, finished: Path, tmp_path: Path):
+    path = quantize_member(finished / "members" / "vlad", tmp_path / "q.safetensors", "kmeans")
+    metadata, tensors = {"vidfit": json.dumps(document(path))}, load_file(path)
+    tensor = tensors.pop(f"family.hidden.weights.{part}")
+    if change == "too long":
+        tensors[f"family.hidden.weights.{part}"] = torch.cat([tensor.flatten()] * 2)
+    save_file(tensors, path, metadata)
     assert_refused(path, r"family\.hidden\.weights")

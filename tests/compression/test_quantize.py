@@ -6,18 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from safetensors.torch import load_file, save_file
 
-from vidfit.compression.quantize import (
-    MIN_ELEMENTS,
-    QuantizedTensor,
-    dequantize_state,
-    flatten_state,
-    quantize_state,
-    quantize_uniform,
-    unflatten_state,
-)
-from vidfit.errors import ModelFileError
+from vidfit.compression.quantize import QuantizedTensor, quantize_uniform
 
 
 def test_golden_quantize_uniform(golden_dir):
@@ -71,62 +61,9 @@ def test_a_transposed_view_is_quantised_as_it_reads():
     assert torch.equal(quantize_uniform(tensor.T).codes, quantize_uniform(tensor).codes.T)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_a_weight_that_is_no_number_is_an_error_naming_its_tensor(bad):
-    weights = torch.zeros(MIN_ELEMENTS + 1)
-    weights[70] = bad
-    with pytest.raises(ModelFileError, match=r"'head\.weights' holds NaN or infinity"):
-        quantize_state({"head.weights": weights})
-
-
-@pytest.mark.parametrize("tensor", [torch.zeros(3, dtype=torch.float64), torch.zeros(0)])
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(3, dtype=torch.float64), torch.zeros(0), torch.tensor([1.0, -torch.inf])]
+)
 def test_what_has_no_levels_is_refused(tensor):
-    with pytest.raises(ValueError, match=r"float32|empty"):
+    with pytest.raises(ValueError, match=r"float32|empty|infinity"):
         quantize_uniform(tensor)
-
-
-def mixed_state() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return {
-        "big": torch.randn(130, 140, generator=generator),
-        "limit": torch.randn(MIN_ELEMENTS, generator=generator),
-        "constant": torch.full((MIN_ELEMENTS + 1,), 0.3),
-        "counts": torch.arange(MIN_ELEMENTS + 1),
-    }
-
-
-def test_only_big_float32_tensors_are_quantised():
-    state = mixed_state()
-    quantized = quantize_state(state)
-    assert {name for name, value in quantized.items() if isinstance(value, QuantizedTensor)} == {"big", "constant"}
-    assert quantized["limit"] is state["limit"]
-    dequantized = dequantize_state(quantized)
-    assert torch.equal(dequantized["constant"], state["constant"])
-    assert torch.equal(dequantized["counts"], state["counts"])
-
-
-def test_quantised_values_survive_a_second_quantisation():
-    once = dequantize_state(quantize_state(mixed_state()))
-    twice = dequantize_state(quantize_state(once))
-    assert all(torch.equal(once[name], twice[name]) for name in once)
-
-
-def test_a_quantised_state_is_a_plain_safetensors_file(tmp_path):
-    quantized = quantize_state(mixed_state())
-    save_file(flatten_state(quantized), tmp_path / "member.safetensors")
-    plain = load_file(tmp_path / "member.safetensors")
-    assert plain["big.codes"].dtype == torch.int8
-    assert plain["big.scale"].shape == plain["big.offset"].shape == ()
-
-    restored = unflatten_state(plain)
-    assert restored.keys() == quantized.keys()
-    before, after = dequantize_state(quantized), dequantize_state(restored)
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-@pytest.mark.parametrize("lost", ["big.scale", "big.offset"])
-def test_codes_without_scale_or_offset_are_an_error(lost):
-    plain = flatten_state(quantize_state(mixed_state()))
-    del plain[lost]
-    with pytest.raises(ModelFileError, match=f"'big.codes' lacks.*{lost}"):
-        unflatten_state(plain)

@@ -1,4 +1,4 @@
-"""Batches: content, order, nothing lost or repeated over workers, and corrupt records counted."""
+"""Batches: content, order, nothing lost or repeated over workers, corrupt records counted, copies by label."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vidfit.errors import DataError
-from vidfit.features.batches import Batch, Batches, collate
+from vidfit.features.batches import Batch, Batches, balanced_copies, collate
 from vidfit.features.example import infer_spec, read_videos, to_sequence_example
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality, Video
@@ -50,6 +50,10 @@ def damage_data(path: Path, record_numbers: Sequence[int]) -> None:
         offset += 12 + length + 4
         number += 1
     path.write_bytes(data)
+
+
+def expected_copies(video: Video, copies: Sequence[float]) -> float:
+    return max((copies[label] for label in video.labels), default=1.0)
 
 
 def ids_of(batches) -> list[str]:
@@ -198,6 +202,112 @@ def test_no_more_videos_are_read_than_buffer_and_batches_hold(tmp_path: Path, mo
         delivered += len(batch)
         assert read <= delivered + 10 + 2 * 5
     assert read == delivered == 100
+
+
+@many_workers
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("shuffle_buffer", [0, 16])
+def test_whole_copies_are_exact(tmp_path: Path, workers: int, shuffle_buffer: int):
+    shards = write_shards(tmp_path, [9, 12, 4])
+    copies = [1.0, 2.0, 0.0, 3.0, 1.0, 8.0, 0.0]
+    expected = Counter({f"video{n}": int(expected_copies(make_video(n), copies)) for n in range(25)})
+    assert {0, 1, 8} <= set(expected.values())
+    assert any(len(make_video(n).labels) == 0 for n in range(25))
+    batches = Batches(
+        shards, SPEC, CLASSES, 4, shuffle_buffer=shuffle_buffer, workers=workers, copies=torch.tensor(copies)
+    )
+    delivered = list(batches.epoch(1))
+    assert Counter(ids_of(delivered)) == +expected
+    for batch in delivered:
+        again = collate([make_video(int(identifier[5:])) for identifier in batch.ids])
+        assert torch.equal(batch.frames["rgb"], again.frames["rgb"])
+        assert torch.equal(batch.labels, again.labels)
+
+
+def test_broken_copies_come_as_often_as_expected(tmp_path: Path):
+    """Each video's count over 400 epochs, and their sum, within five standard deviations; never off by one or more."""
+    shards, epochs = write_shards(tmp_path, [12, 12]), 400
+    copies = [0.125, 0.5, 0.75, 1.25, 2.5, 0.3, 1.9]
+    batches = Batches(shards, SPEC, CLASSES, 64, shuffle_buffer=8, seed=3, copies=torch.tensor(copies))
+    counts = [Counter(ids_of(batches.epoch(epoch))) for epoch in range(epochs)]
+    expected = np.array([expected_copies(make_video(number), copies) for number in range(24)])
+    found = np.array([[count[f"video{number}"] for number in range(24)] for count in counts])
+    # float32 copies such as 0.3 are off by 1e-8.
+    assert (np.abs(found - expected) < 1 + 1e-6).all()
+    variance = (expected % 1) * (1 - expected % 1)
+    assert (np.abs(found.sum(0) - epochs * expected) <= 5 * np.sqrt(epochs * variance) + 1e-4).all()
+    assert abs(found.sum() - epochs * expected.sum()) <= 5 * np.sqrt(epochs * variance.sum())
+    # Videos are drawn apart from each other: an epoch's size varies as a sum of independent draws does.
+    assert found.sum(1).var() == pytest.approx(variance.sum(), rel=0.4)
+
+
+@many_workers
+@pytest.mark.parametrize("workers", [0, 2])
+def test_copies_are_fixed_by_seed_and_epoch(tmp_path: Path, workers: int):
+    shards = write_shards(tmp_path, [20, 20])
+
+    def order(seed: int, epoch: int) -> list[str]:
+        copies = torch.full((CLASSES,), 0.5)
+        batches = Batches(shards, SPEC, CLASSES, 8, shuffle_buffer=9, seed=seed, workers=workers, copies=copies)
+        return ids_of(batches.epoch(epoch))
+
+    assert order(0, 1) == order(0, 1)
+    assert len({tuple(sorted(order(*pair))) for pair in [(0, 1), (0, 2), (1, 1)]}) == 3
+
+
+def test_no_copies_and_single_copies_leave_the_order_as_it_was(tmp_path: Path):
+    """The draws of copies are not taken from the shuffling's: a run without copies goes on with the same bits."""
+    shards = write_shards(tmp_path, [20, 20])
+    orders = [
+        ids_of(Batches(shards, SPEC, CLASSES, 8, shuffle_buffer=11, seed=5, copies=copies).epoch(2))
+        for copies in (None, torch.ones(CLASSES))
+    ]
+    assert orders[0] == orders[1]
+    # The rule of the shuffling, written out: shards in random order, draws from a buffer, then the buffer's rest.
+    first, second = np.random.default_rng((5, 2, 0)).permutation(2)
+    stream = [f"video{20 * shard + number}" for shard in (first, second) for number in range(20)]
+    random, buffer, expected = np.random.default_rng((5, 2, 1)), stream[:11], []
+    for identifier in stream[11:]:
+        drawn = random.integers(11)
+        expected.append(buffer[drawn])
+        buffer[drawn] = identifier
+    assert orders[0] == expected + [buffer[drawn] for drawn in random.permutation(11)]
+
+
+def test_copies_count_a_corrupt_record_once(tmp_path: Path):
+    shards = write_shards(tmp_path, [6])
+    damage_data(shards[0], [2])
+    batches = Batches(shards, SPEC, CLASSES, 2, skip_corrupt=True, copies=torch.full((CLASSES,), 4.0))
+    assert sum(batch.skipped for batch in batches) == 1
+
+
+@given(
+    frequencies=st.lists(st.floats(2**-13, 1, width=32), min_size=1, max_size=9),
+    power=st.floats(0, 1, width=32),
+)
+@example(frequencies=[2**-13, 0.01, 0.01, 0.01, 1], power=1)  # both limits
+def test_balanced_copies_are_their_formula(frequencies: list[float], power: float):
+    found = balanced_copies(torch.tensor(frequencies), power)
+    expected = np.clip((np.median(frequencies) / np.array(frequencies)) ** power, 1 / 8, 8)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_full_balancing_makes_labels_equally_frequent(tmp_path: Path):
+    """One label a video, 2 to 16 videos a label: with power 1 each label comes as often as the median one."""
+    counts = np.array([2, 4, 8, 16, 4])
+    labels = np.repeat(np.arange(5), counts)
+    frames = {m.name: np.zeros((1, m.size), np.uint8) for m in SPEC.modalities}
+    videos = [Video(f"video{number}", frames, np.array([label])) for number, label in enumerate(labels)]
+    write_records(tmp_path / "one.tfrecord", map(to_sequence_example, videos))
+    frequencies = torch.tensor(counts / len(labels), dtype=torch.float32)
+    for power, expected in [(0, counts), (1, [4, 4, 4, 4, 4])]:
+        found = np.zeros(5)
+        batches = Batches([tmp_path / "one.tfrecord"], SPEC, 5, 99, copies=balanced_copies(frequencies, power))
+        for epoch in range(200):
+            for batch in batches.epoch(epoch):
+                found += np.bincount(batch.labels, minlength=5)
+        np.testing.assert_allclose(found / 200, expected, atol=5 * np.sqrt(16 / 4 / 200))
 
 
 def test_real_shards_at_both_levels(data_dir: Path):

@@ -13,6 +13,7 @@ from tests.models.formulas import Formulas, gru, model_input
 from tests.models.reference import DEFAULT_FILES, EQUAL_FILES, GRU_FILES, Reference
 from vidfit.models.classifier import FrameClassifier
 from vidfit.models.frames import frame_mask, prepare_frames
+from vidfit.training.averaging import AveragingConfig, averaged_copy
 from vidfit.training.losses import cross_entropy
 
 TOLERANCE = 1e-5
@@ -102,10 +103,12 @@ def test_golden_loss_and_gradients(name: str, read_training: Callable[[str], Ref
 
 @pytest.mark.parametrize("name", EQUAL_FILES)
 def test_golden_steps(name: str, read_training: Callable[[str], Reference]) -> None:
-    """Every variable, batch-norm statistics included, after one and three steps of clipped Adam."""
+    """Every variable and its moving average, statistics included, after one and three steps of clipped Adam."""
     reference = read_training(name)
     module, settings = reference.classifier(), reference.meta["train"]
     optimiser = torch.optim.Adam(module.parameters())
+    half_life = round(settings["ema_halflife"])
+    average = averaged_copy(module, AveragingConfig(method="ema", steps=settings["steps"], half_life=half_life))
     # Adam moves a weight by its gradient's sign, so where that is rounding noise there is nothing to compare.
     significant = {name: gradient.abs() > 1e-5 for name, gradient in reference.state("grad").items()}
     # A bias before another batch norm has no gradient but noise; it wanders, and the means that follow wander with it.
@@ -125,11 +128,14 @@ def test_golden_steps(name: str, read_training: Callable[[str], Reference]) -> N
         for parameter in module.parameters():
             torch.nn.utils.clip_grad_norm_(parameter, settings["clip"])
         optimiser.step()
-        for variable, expected in reference.state(f"step{step + 1}").items():
-            if wandering and step > 0 and variable.endswith("running_mean"):
-                continue
-            compared = significant.get(variable, torch.ones_like(expected, dtype=torch.bool))
-            close(module.state_dict()[variable][compared], expected[compared], f"{variable} after step {step + 1}")
+        average.update_parameters(module)
+        for prefix, found in (("step", module), ("ema", average.module)):
+            for variable, expected in reference.state(f"{prefix}{step + 1}").items():
+                if wandering and step > 0 and variable.endswith("running_mean"):
+                    continue
+                compared = significant.get(variable, torch.ones_like(expected, dtype=torch.bool))
+                what = f"{prefix} of {variable} after step {step + 1}"
+                close(found.state_dict()[variable][compared], expected[compared], what)
     close(np.array(losses), reference["train/label_loss_per_step"])
 
 

@@ -14,8 +14,9 @@ import torch
 from google.protobuf.message import EncodeError
 
 from tests.corpus import LABELS, SIZES
+from vidfit.compression import Codebook
 from vidfit.compression.member import Member
-from vidfit.compression.quantize import flatten_state
+from vidfit.compression.state import flatten_state
 from vidfit.errors import BudgetError, ModelFileError
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig
@@ -47,7 +48,7 @@ CLASSIFIERS |= {
 }
 
 
-def member(name: str, spec: FeatureSpec = SPEC) -> Member:
+def member(name: str, spec: FeatureSpec = SPEC, codebook: Codebook = "uniform") -> Member:
     """A member of random weights, batch-norm statistics included, quantised where large."""
     torch.manual_seed(sum(name.encode()))
     info = MemberInfo(
@@ -65,7 +66,7 @@ def member(name: str, spec: FeatureSpec = SPEC) -> Member:
             assert module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
-    return Member(info, dict(model.state_dict())).quantized()
+    return Member(info, dict(model.state_dict())).quantized(codebook)
 
 
 def arrays(videos: int, longest: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -132,25 +133,46 @@ def test_quantised_weights_are_int8_in_the_file_and_nothing_large_is_float(
 
 
 def test_quantised_weights_stay_int8_after_loading(packed: Path, tmp_path: Path):
+    assert_loading_keeps_codes(packed, onnx.TensorProto.INT8, tmp_path / "optimised.onnx")
+
+
+def test_a_codebook_is_looked_up_and_its_codes_stay_uint8(tmp_path: Path):
+    path, uniform_path = tmp_path / "model.onnx", tmp_path / "uniform.onnx"
+    members = [
+        PackedMember(member("netvlad", codebook="kmeans"), 2.0),
+        PackedMember(member("lstm", codebook="quantile"), 1.0),
+    ]
+    write_graph(path, members, 10_000_000)
+    for videos, longest in ((1, 1), (3, 7)):
+        inputs = arrays(videos, longest)
+        (found,) = onnxruntime.InferenceSession(path).run(["probabilities"], inputs)
+        np.testing.assert_allclose(np.asarray(found), torch_average(members, inputs), atol=1e-5, rtol=0)
+    assert_loading_keeps_codes(path, onnx.TensorProto.UINT8, tmp_path / "optimised.onnx")
+    write_graph(uniform_path, [PackedMember(member(name), 1.0) for name in ("netvlad", "lstm")], 10_000_000)
+    # A kilobyte a codebook, some names and nodes.
+    assert path.stat().st_size < uniform_path.stat().st_size + 20_000
+
+
+def assert_loading_keeps_codes(path: Path, kind: int, optimised: Path) -> None:
     """ONNX Runtime must not fold codes into float matrices: they would take four times the memory."""
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.optimized_model_filepath = str(optimised)
     options.log_severity_level = 3
-    onnxruntime.InferenceSession(packed, options)
-    before, after = (onnx.load(path).graph for path in (packed, tmp_path / "optimised.onnx"))
+    onnxruntime.InferenceSession(path, options)
+    before, after = (onnx.load(file).graph for file in (path, optimised))
     assert len(after.node) < len(before.node), "nothing was optimised"
     assert_nothing_large_is_float(after.initializer)
     elements = [
-        sum(int(np.prod(tensor.dims)) for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8)
+        sum(int(np.prod(tensor.dims)) for tensor in graph.initializer if tensor.data_type == kind)
         for graph in (before, after)
     ]
-    assert elements[0] == elements[1] > 0
+    assert elements[0] == elements[1] > 17_000
 
 
 def assert_nothing_large_is_float(initializers: Iterable[onnx.TensorProto]) -> None:
     for tensor in initializers:
-        elements = int(np.prod(tensor.dims))
-        assert elements <= 17_000 or tensor.data_type == onnx.TensorProto.INT8, tensor.name
+        in_8_bits = tensor.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+        assert in_8_bits or int(np.prod(tensor.dims)) <= 17_000, tensor.name
 
 
 def test_metadata_is_what_the_format_says(packed: Path):

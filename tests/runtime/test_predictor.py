@@ -1,6 +1,7 @@
-"""A model in use: arrays and shards, packed files and members, and what does not fit."""
+"""A model in use: arrays and shards, packed files and members, filling up, and what does not fit."""
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import torch
 import vidfit
 from tests.corpus import LABELS, VIDEOS, videos
 from vidfit.compression.member import Member
-from vidfit.errors import DataError, ModelFileError
+from vidfit.errors import DataError, ModelFileError, VidfitError
+from vidfit.features.batches import Batches
 from vidfit.features.example import to_example
+from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import write_records
 from vidfit.models.classifier import ClassifierConfig
@@ -166,6 +169,76 @@ def test_video_level_shards(tmp_path: Path):
         assert list(rows) == [video.id for video in found]
         np.testing.assert_allclose(np.stack(list(rows.values())), expected, atol=1e-5, rtol=0)
         np.testing.assert_allclose(model.predict(frames), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_filling_up_shows_the_model_real_frames_and_then_draws_of_the_id(finished: Path, corpus: Path, form: str):
+    """Against full arrays made here: 12 frames, and 4 frames, which cuts videos of up to 9."""
+    whole = vidfit.load(finished / form)
+    found = list(videos(VIDEOS["eval"], seed=2))
+    for slots in (12, 4):
+        filled = {name: [] for name in found[0].frames}
+        for video in found:
+            draws = np.random.default_rng(zlib.crc32(video.id.encode())).random(slots, np.float32)
+            index = (draws * np.float32(video.num_frames)).astype(int)
+            real = min(slots, video.num_frames)
+            index[:real] = np.arange(real)
+            for name, array in video.frames.items():
+                filled[name].append(array[index])
+        expected = whole.predict({name: np.stack(arrays) for name, arrays in filled.items()})
+        rows = dict(vidfit.load(finished / form, fill_up=slots).predict(corpus / "eval"))
+        assert len(rows) == len(found)
+        np.testing.assert_allclose(np.stack([rows[video.id] for video in found]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS[:2])
+def test_filling_up_does_not_depend_on_the_batch(finished: Path, corpus: Path, form: str):
+    model = vidfit.load(finished / form, fill_up=10)
+    shards = expand_shards([corpus / "eval"])
+
+    def rows(**options: Any) -> dict[str, np.ndarray]:
+        batches = Batches(shards, model.spec, None, **options)
+        return {id: row for batch in batches for id, row in zip(batch.ids, model.predict_batch(batch), strict=True)}
+
+    large, small = rows(batch_size=BATCH_SIZE), rows(batch_size=7, shuffle_buffer=20)
+    assert set(large) == set(small)
+    for id, probabilities in large.items():
+        np.testing.assert_allclose(small[id], probabilities, atol=1e-6)
+
+
+def test_filling_up_leaves_a_largest_activation_as_it_is(corpus: Path, tmp_path: Path):
+    """Where a family takes the maximum over frames, repeating some changes nothing; in the mean, it does."""
+    spec = FeatureSpec(modalities=(Modality(name="rgb", size=24), Modality(name="audio", size=8)))
+    families: dict[str, dict[str, Any]] = {
+        "max": {"type": "dbof", "form": "max", "clusters": 16, "hidden": 8},
+        "mean": {"type": "mean"},
+    }
+    differences = {}
+    for name, family in families.items():
+        config = ClassifierConfig.model_validate({"family": family, "head": {"type": "logistic"}})
+        info = MemberInfo(name=name, classifier=config, spec=spec, vocabulary=LABELS, step=1, gap_validation=0.5)
+        torch.manual_seed(0)
+        state = info.build().state_dict()
+        for weights in state.values():
+            if weights.ndim > 1:
+                weights.normal_()
+        path = tmp_path / f"{name}.safetensors"
+        save_member(path, info, state)
+        masked, filled = (
+            np.stack([row for _, row in vidfit.load(path, fill_up=slots).predict(corpus / "eval")]) for slots in (0, 12)
+        )
+        assert masked.std(axis=0).max() > 0.1
+        differences[name] = np.abs(masked - filled).max()
+    assert differences["max"] <= 1e-6
+    assert differences["mean"] > 1e-2
+
+
+def test_filling_up_needs_ids_and_a_number_of_frames(finished: Path):
+    frames, num_frames, _ = arrays()
+    with pytest.raises(DataError, match="arrays have no video ids, which fill_up needs"):
+        vidfit.load(finished / "model.onnx", fill_up=300).predict(frames, num_frames)
+    with pytest.raises(VidfitError, match="fill_up -1: give a number of frames"):
+        vidfit.load(finished / "model.onnx", fill_up=-1)
 
 
 def test_a_member_and_its_quantised_form_predict(finished: Path):

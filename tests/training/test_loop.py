@@ -4,19 +4,31 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
 from tests.corpus import LABELS, VIDEOS
-from vidfit.errors import ModelFileError, RecipeError
+from vidfit.compression.member import load_member
+from vidfit.errors import DataError, ModelFileError, RecipeError
 from vidfit.features.batches import Batches
 from vidfit.features.example import infer_spec
 from vidfit.features.shards import expand_shards
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.models.heads import LogisticConfig
+from vidfit.training.averaging import AveragingConfig
 from vidfit.training.checkpoint import BEST, LAST, MemberInfo, read_member
-from vidfit.training.loop import Progress, TrainingConfig, clip_each_, label_frequencies, learning_rate, train
+from vidfit.training.distillation import SoftLabels, Teacher, label_shards
+from vidfit.training.loop import (
+    Progress,
+    TrainingConfig,
+    clip_each_,
+    label_frequencies,
+    learning_rate,
+    predict,
+    train,
+)
 
 CONFIG = TrainingConfig(
     steps=20, batch_size=16, sample_frames=5, learning_rate=0.02, validate_every=5, batch_norm_momentum=0.1
@@ -40,6 +52,7 @@ def go(
     seed: int = 1,
     stop_at: int | None = None,
     classifier: ClassifierConfig = CLASSIFIER,
+    teacher: Teacher | None = None,
 ):
     shards = {name: expand_shards([corpus / name]) for name in ("train", "validation")}
     spec = infer_spec(shards["train"])
@@ -57,6 +70,7 @@ def go(
         folder,
         seed,
         show,
+        teacher,
     )
 
 
@@ -197,3 +211,120 @@ def test_skipped_records_are_counted_once_an_epoch(corpus: Path, tmp_path: Path)
         seen.append,
     )
     assert seen[-1].skipped == 1
+
+
+AVERAGING = CONFIG.model_copy(update={"averaging": AveragingConfig(steps=10, learning_rate=0.005, half_life=4)})
+
+
+def log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_averaging_begins_from_the_best_and_keeps_the_better(corpus: Path, whole: Path, tmp_path: Path):
+    best = go(corpus, tmp_path, AVERAGING)
+    lines = log(tmp_path)
+    assert [(line["step"], line["averaged"]) for line in lines] == [
+        *((step, False) for step in (5, 10, 15, 20)),
+        *((step, True) for step in (25, 30)),
+    ]
+    assert [line["gap"] for line in lines[:4]] == [line["gap"] for line in log(whole)]
+    assert [line["lr"] for line in lines[4:]] == [0.005, 0.005]
+    assert best.gap_validation == max(line["gap"] for line in lines)
+    state = weights(tmp_path)
+    # The average trails behind the weights that it is made of.
+    name = "head.classifier.expert_weights"
+    assert not torch.equal(state[f"average.module.{name}"], state[name])
+
+
+def test_an_average_that_is_worse_is_kept_only_if_always(corpus: Path, tmp_path: Path):
+    """A learning rate that ruins the model: its average is worse than what it began from."""
+    for keep in ("better", "always"):
+        averaging = AveragingConfig(steps=5, learning_rate=10, half_life=2, keep=keep)  # type: ignore[arg-type]
+        best = go(corpus, tmp_path / keep, CONFIG.model_copy(update={"averaging": averaging}))
+        lines = log(tmp_path / keep)
+        assert lines[-1]["gap"] < lines[-2]["gap"]
+        assert best.step == (25 if keep == "always" else max(lines, key=lambda line: line["gap"])["step"])
+        kept = read_member(tmp_path / keep / BEST)[1]
+        average = weights(tmp_path / keep)["average.module.head.classifier.expert_weights"]
+        assert torch.equal(kept["head.classifier.expert_weights"], average) == (keep == "always")
+
+
+def test_equal_averaging_is_the_mean_of_the_checkpoints(corpus: Path, whole: Path, tmp_path: Path):
+    averaging = AveragingConfig(method="equal", steps=10, learning_rate=0.005)
+    config = CONFIG.model_copy(update={"averaging": averaging})
+    name = "head.classifier.expert_weights"
+    begun_from = weights(whole, BEST)[name]
+    with pytest.raises(StopError):
+        go(corpus, tmp_path, config, stop_at=25)
+    first = weights(tmp_path)[name]
+    go(corpus, tmp_path, config)
+    checkpoints = torch.stack([begun_from, first, weights(tmp_path)[name]])
+    torch.testing.assert_close(weights(tmp_path)[f"average.module.{name}"], checkpoints.mean(0))
+
+
+@pytest.mark.parametrize("stop_at", [20, 25, 30])
+def test_averaging_stopped_and_gone_on_ends_as_if_never_stopped(corpus: Path, tmp_path: Path, stop_at: int):
+    go(corpus, tmp_path / "whole", AVERAGING)
+    with pytest.raises(StopError):
+        go(corpus, tmp_path / "parts", AVERAGING, stop_at=stop_at)
+    go(corpus, tmp_path / "parts", AVERAGING)
+    for file in (BEST, LAST):
+        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert [line["step"] for line in log(tmp_path / "parts")] == [5, 10, 15, 20, 25, 30]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sampling": "sequence"}, {"sampling": "none"}, {"mixup": 0.4}],
+    ids=["sequence", "none", "mixup"],
+)
+def test_other_ways_to_sample_learn_too(corpus: Path, whole: Path, tmp_path: Path, change: dict):
+    go(corpus, tmp_path / "one", CONFIG.model_copy(update=change))
+    go(corpus, tmp_path / "two", CONFIG.model_copy(update=change))
+    assert same(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    assert not same(weights(tmp_path / "one"), weights(whole))
+    lines = log(tmp_path / "one")
+    assert lines[-1]["gap"] > lines[0]["gap"]
+
+
+def test_mixup_needs_frames_in_pairs():
+    with pytest.raises(ValidationError, match="mixup pairs frames"):
+        TrainingConfig(steps=1, mixup=0.2, sampling="none")
+
+
+def label(corpus: Path, folder: Path, probability: float) -> SoftLabels:
+    """A teacher for whom every label of every training video has the same probability."""
+    folder.mkdir()
+    shards = expand_shards([corpus / "train"])
+    spec = infer_spec(shards)
+    teacher = {shards[0]: lambda batch: np.full((len(batch), len(LABELS)), probability, np.float32)}
+    label_shards(shards, folder, teacher, len(LABELS), 5, lambda shard: Batches([shard], spec, len(LABELS), 7))
+    return SoftLabels(folder, len(LABELS))
+
+
+def test_a_student_learns_what_its_teacher_says(corpus: Path, tmp_path: Path):
+    soft_labels = label(corpus, tmp_path / "soft", 0.5)
+    go(corpus, tmp_path / "student", teacher=Teacher(soft_labels, 1.0))
+    # With nothing but the teacher to learn from, its probabilities come out and the labels do not.
+    gaps = [line["gap"] for line in log(tmp_path / "student")]
+    model = load_member(tmp_path / "student" / LAST).classifier()
+    batch = next(iter(Batches(expand_shards([corpus / "train"]), model.spec, len(LABELS), 96)))
+    assert np.abs(predict(model, batch) - 0.5).mean() < 0.1
+    assert max(gaps) < 0.9
+
+
+def test_a_student_is_resumed_with_its_teacher(corpus: Path, tmp_path: Path):
+    teacher = Teacher(label(corpus, tmp_path / "soft", 0.25), 0.5)
+    go(corpus, tmp_path / "whole", teacher=teacher)
+    with pytest.raises(StopError):
+        go(corpus, tmp_path / "parts", stop_at=12, teacher=teacher)
+    go(corpus, tmp_path / "parts", teacher=teacher)
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+def test_videos_without_soft_labels_are_counted(corpus: Path, tmp_path: Path):
+    soft_labels = label(corpus, tmp_path / "soft", 0.5)
+    (tmp_path / "soft" / "train1.tfrecord.parquet").unlink()
+    soft_labels = SoftLabels(tmp_path / "soft", len(LABELS))
+    with pytest.raises(DataError, match=r"soft: 48 of 96 training videos have no soft labels there, such as 0-"):
+        go(corpus, tmp_path / "student", teacher=Teacher(soft_labels, 0.5))

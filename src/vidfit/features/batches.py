@@ -4,7 +4,7 @@ Videos stay as long and as small as they are stored: a batch holds the bytes of 
 Shuffling takes the shards in random order and draws from a buffer of videos; where neighbouring records of a shard
 resemble each other, the buffer has to be large. Memory holds the buffer and a few batches, whatever the number of
 shards. `workers=0` reads in this process and is the simple way; with workers, each fills batches of its own, so an
-epoch may end in one smaller batch a worker.
+epoch may end in one smaller batch a worker. Rare labels can be read more often and frequent ones less (`copies`).
 
 Legend: B videos, N frames of all videos together, T frames of the longest, D feature size, L labels, C classes.
 """
@@ -89,6 +89,21 @@ def collate(videos: Sequence[Video], skipped: int = 0) -> Batch:
     )
 
 
+def balanced_copies(frequencies_C: Tensor, power: float) -> Tensor:
+    """How often to read a video for the sake of each label: `(median frequency / frequency) ** power`.
+
+    Arguments:
+        frequencies_C: float32, shares of videos that have each label, or their number; above 0 each.
+        power: 0 is no balancing; 1 makes labels equally frequent, as far as the limits and videos of several labels let
+            it.
+
+    Returns:
+        float32 `[C]` in [1/8, 8], for `Batches(copies=...)`. Without the limits, a label of one video would fill epochs
+        with it, and a frequent one would hardly be read.
+    """
+    return (frequencies_C.quantile(0.5) / frequencies_C).pow(power).clamp(1 / 8, 8).float()
+
+
 class Batches:
     """The batches of a set of shards, any number of epochs of them; iterating gives epoch 0.
 
@@ -103,6 +118,9 @@ class Batches:
             most. Processes are started afresh each epoch from a server without threads or CUDA; as with any Python
             multiprocessing, a script must then guard its entry with `if __name__ == "__main__"`.
         skip_corrupt: pass over damaged records, counted in `Batch.skipped`, instead of raising.
+        copies: float32 `[C]`, how often an epoch has a video, by label (see `balanced_copies`); None is once for every
+            video. Of a video's labels the largest number r counts, 1 where it has none: it comes `floor(r)` times, and
+            once more with probability `r - floor(r)`, which is drawn anew each epoch and fixed as the order is.
     """
 
     def __init__(
@@ -116,19 +134,22 @@ class Batches:
         seed: int = 0,
         workers: int = 0,
         skip_corrupt: bool = False,
+        copies: Tensor | None = None,
     ) -> None:
         assert shards
         assert batch_size >= 1
         assert shuffle_buffer >= 0
         assert workers >= 0
+        assert copies is None or copies.shape == (classes,)
         self.shards, self.spec, self.classes, self.batch_size = list(shards), spec, classes, batch_size
         self.shuffle_buffer, self.seed, self.workers, self.skip_corrupt = shuffle_buffer, seed, workers, skip_corrupt
+        self.copies = None if copies is None else copies.numpy()
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of one epoch: every record exactly once.
+        """The batches of one epoch: every record exactly once, or as often as `copies` says.
 
         Raises:
             DataError: a record is damaged (unless `skip_corrupt`) or does not fit `spec` or `classes`, or there is no
@@ -212,7 +233,7 @@ class _Stream(IterableDataset):
         capacity = -(-self.batches.shuffle_buffer // workers)
         random = np.random.default_rng((self.batches.seed, self.epoch, worker + 1))
         buffer: list[Video] = []
-        for item in self._in_order(worker, workers):
+        for item in self._copied(worker, workers):
             if not isinstance(item, Video) or capacity == 0:
                 yield item
             elif len(buffer) < capacity:
@@ -223,6 +244,20 @@ class _Stream(IterableDataset):
                 buffer[drawn] = item
         for drawn in random.permutation(len(buffer)):
             yield buffer[drawn]
+
+    def _copied(self, worker: int, workers: int) -> Iterator[Video | CorruptRecordError]:
+        """Each video as often as `copies` says, one after the other; errors once."""
+        copies = self.batches.copies
+        # The last number keeps these draws apart from those of the shuffling.
+        random = np.random.default_rng((self.batches.seed, self.epoch, worker + 1, 1))
+        for item in self._in_order(worker, workers):
+            if copies is None or not isinstance(item, Video) or len(item.labels) == 0:
+                yield item
+                continue
+            expected = copies[item.labels].max()
+            whole = int(expected)
+            for _ in range(whole + int(random.random() < expected - whole)):
+                yield item
 
     def _in_order(self, worker: int, workers: int) -> Iterator[Video | CorruptRecordError]:
         shards = self.batches.shards

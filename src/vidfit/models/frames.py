@@ -3,6 +3,10 @@
 Bytes stay bytes until here, so batches are a quarter of their float size until the model needs them. Frames after a
 video's end are zero *after* dequantising; a family never relies on that but on the mask.
 
+Three ways lead from ragged videos to S frames each: drawn at random (`sample_frames`, for training), one after another
+from a random start (`sample_sequence`), or all of them and then random ones (`fill_up`, how the original predicts).
+`mix_frames` blends videos that have S frames each.
+
 Shapes: B videos, T frames, S sampled frames, D features, N frames of all videos together.
 """
 
@@ -68,9 +72,79 @@ def sample_frames(frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_B
 
     Source: the YouTube-8M starter code's `SampleRandomFrames`.
     """
+    return _pick(frames, num_frames_B, _drawn(num_frames_B, uniforms_BS))
+
+
+def sample_sequence(
+    frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_B: Tensor, slots: int
+) -> dict[str, Tensor]:
+    """S neighbouring frames of each video: from frame `int(u * (n - S + 1))` on, or from the first where n < S.
+
+    Arguments:
+        frames: modality name -> `[N, D]`, the videos' frames one after another.
+        num_frames_B: int64, n, at least 1 each, summing to N.
+        uniforms_B: float32 in [0, 1).
+        slots: S; a video of fewer frames repeats its last.
+
+    Returns:
+        Modality name -> `[B, S, D]` of the same dtype.
+
+    Source: the YouTube-8M starter code's `SampleRandomSequence`.
+    """
+    starts_B = (uniforms_B * (num_frames_B - slots + 1).clamp_min(1)).long()
+    index_BS = starts_B[:, None] + torch.arange(slots, device=num_frames_B.device)
+    return _pick(frames, num_frames_B, index_BS.minimum(num_frames_B[:, None] - 1))
+
+
+def fill_up(frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_BS: Tensor) -> dict[str, Tensor]:
+    """Each video's n frames in their order, then frames drawn with replacement until S slots are full.
+
+    Arguments:
+        frames: modality name -> `[N, D]`, the videos' frames one after another.
+        num_frames_B: int64, n, at least 1 each, summing to N. Of a video longer than S its first S frames are taken.
+        uniforms_BS: float32 in [0, 1); slot s from n on has frame `int(u_s * n)`.
+
+    Returns:
+        Modality name -> `[B, S, D]` of the same dtype; all modalities use the same draw.
+
+    Source: the winners' `SampleRandomFrames` with all frames sampled, how they predict; their reader cuts at S frames.
+    """
+    slots_S = torch.arange(uniforms_BS.shape[1], device=num_frames_B.device)
+    real_BS = slots_S < num_frames_B[:, None]
+    return _pick(frames, num_frames_B, torch.where(real_BS, slots_S, _drawn(num_frames_B, uniforms_BS)))
+
+
+def _drawn(num_frames_B: Tensor, uniforms_BS: Tensor) -> Tensor:
+    """int64 `[B, S]`: a frame's number for each uniform."""
+    return (uniforms_BS * num_frames_B[:, None]).long()
+
+
+def _pick(frames: Mapping[str, Tensor], num_frames_B: Tensor, index_BS: Tensor) -> dict[str, Tensor]:
+    """The frames of each video whose numbers within it are given; `[N, D]` -> `[B, S, D]`."""
     starts_B = num_frames_B.cumsum(0) - num_frames_B
-    drawn_BS = (uniforms_BS * num_frames_B[:, None]).long()
-    index = (drawn_BS + starts_B[:, None]).flatten()
-    return {
-        name: values_ND.index_select(0, index).unflatten(0, uniforms_BS.shape) for name, values_ND in frames.items()
-    }
+    index = (index_BS + starts_B[:, None]).flatten()
+    return {name: values_ND.index_select(0, index).unflatten(0, index_BS.shape) for name, values_ND in frames.items()}
+
+
+def mix_frames(frames: Mapping[str, Tensor], share_B: Tensor, partner_B: Tensor) -> dict[str, Tensor]:
+    """Mixup: video i becomes `share_i * video_i + (1 - share_i) * video_partner(i)`, frame by frame.
+
+    Bytes are dequantised first, and floats stand for themselves in `prepare_frames`: the result goes into a
+    `FrameClassifier` as it is. The caller mixes the labels by the same shares.
+
+    Arguments:
+        frames: modality name -> uint8 or float32 `[B, S, D]`; every slot holds a frame.
+        share_B: float32 in [0, 1].
+        partner_B: int64, another video's (or the same one's) row.
+
+    Returns:
+        Modality name -> float32 `[B, S, D]`.
+
+    Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization" (arXiv 1710.09412), section 2.
+    """
+    share_B11 = share_B[:, None, None]
+    mixed = {}
+    for name, stored_BSD in frames.items():
+        values_BSD = stored_BSD if stored_BSD.is_floating_point() else dequantise(stored_BSD)
+        mixed[name] = share_B11 * values_BSD + (1 - share_B11) * values_BSD[partner_B]
+    return mixed

@@ -2,8 +2,9 @@
 
 The members are written by PyTorch's exporter from the very modules that were trained, so that there is one definition
 of each formula. A quantised weight stays int8 in the file and after loading: its place in the module is taken by a
-parametrization that emits DequantizeLinear and Add, which ONNX Runtime does not fold into a float matrix. What this
-trades away is speed: each run expands each matrix for a moment. `docs/format.md` specifies the file.
+parametrization that emits DequantizeLinear and Add, which ONNX Runtime does not fold into a float matrix; one with a
+codebook is looked up with Gather. What this trades away is speed: each run expands each matrix for a moment.
+`docs/format.md` specifies the file.
 """
 
 import logging
@@ -19,6 +20,7 @@ from google.protobuf.message import EncodeError
 from torch import nn
 from torch.nn.utils import parametrize
 
+from vidfit.compression.codebook import CodebookTensor
 from vidfit.compression.member import Member
 from vidfit.compression.quantize import QuantizedTensor
 from vidfit.errors import BudgetError, ModelFileError
@@ -30,6 +32,7 @@ from vidfit.packing.size import format_size
 
 OPSET = 23
 PROTOBUF_LIMIT = 2**31 - 1
+_INT32 = 6  # ONNX's number for the type
 
 
 @dataclass
@@ -122,19 +125,49 @@ class _Dequantize(nn.Module):
         return scaled + self.offset
 
 
+class _LookUp(nn.Module):
+    """uint8 codes -> float32 weights, the codebook's; as ONNX operators when exporting."""
+
+    codebook: torch.Tensor
+    one: torch.Tensor
+
+    def __init__(self, tensor: CodebookTensor):
+        super().__init__()
+        self.register_buffer("codebook", tensor.codebook)
+        self.register_buffer("one", torch.tensor(1.0))
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_exporting():
+            return self.codebook[codes.int()]
+        # Not Cast alone: ONNX Runtime would fold Cast and Gather into a float matrix when it loads the file.
+        floats = torch.onnx.ops.symbolic(
+            "DequantizeLinear", [codes, self.one], dtype=torch.float32, shape=codes.shape, version=OPSET
+        )
+        places = torch.onnx.ops.symbolic(
+            "Cast", [floats], {"to": _INT32}, dtype=torch.int32, shape=codes.shape, version=OPSET
+        )
+        return torch.onnx.ops.symbolic(
+            "Gather", [self.codebook, places], dtype=torch.float32, shape=codes.shape, version=OPSET
+        )
+
+
+# What takes the codes' place in the module, by the kind of the tensor.
+_PARAMETRIZATIONS = {QuantizedTensor: _Dequantize, CodebookTensor: _LookUp}
+
+
 def _with_codes(member: Member) -> FrameClassifier:
-    """The member's module with int8 codes where its weights are quantised."""
+    """The member's module with 8-bit codes where its weights are quantised."""
     with torch.device("meta"):
         module = member.info.build()
     module.eval()
     floats = {name: tensor for name, tensor in member.state.items() if isinstance(tensor, torch.Tensor)}
     module.load_state_dict(floats, strict=False, assign=True)
     for name, tensor in member.state.items():
-        if isinstance(tensor, QuantizedTensor):
+        if not isinstance(tensor, torch.Tensor):
             owner_name, _, attribute = name.rpartition(".")
             owner = module.get_submodule(owner_name)
             setattr(owner, attribute, nn.Parameter(tensor.codes, requires_grad=False))
-            parametrize.register_parametrization(owner, attribute, _Dequantize(tensor), unsafe=True)
+            parametrize.register_parametrization(owner, attribute, _PARAMETRIZATIONS[type(tensor)](tensor), unsafe=True)
     return module
 
 

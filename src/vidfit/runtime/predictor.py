@@ -3,8 +3,12 @@
 A packed `.onnx` file runs in ONNX Runtime; a run's member (float or quantised) runs in PyTorch, so that the two can be
 compared through one interface. Either reads one batch at a time: memory does not grow with the number of videos.
 PyTorch runs on the GPU where there is one; ONNX Runtime on the CPU.
+
+Every frame of a video counts once. The winners of 2018 filled a video up with random frames of its own to a fixed
+number instead; `load(path, fill_up=300)` does as they did, to compare.
 """
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import overload
@@ -14,10 +18,11 @@ import onnxruntime
 import torch
 
 from vidfit.compression.member import load_member
-from vidfit.errors import DataError, ModelFileError, reason
+from vidfit.errors import DataError, ModelFileError, VidfitError, reason
 from vidfit.features.batches import Batch, Batches
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec
+from vidfit.models.frames import fill_up as fill_up_frames
 from vidfit.packing.metadata import PackedInfo
 
 BATCH_SIZE = 32
@@ -34,10 +39,17 @@ class Predictor:
     vocabulary: tuple[str, ...]
     """Label names; class `c` of the probabilities is `vocabulary[c]`."""
 
-    def __init__(self, spec: FeatureSpec, vocabulary: tuple[str, ...], run: Callable[[Frames, np.ndarray], np.ndarray]):
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        vocabulary: tuple[str, ...],
+        run: Callable[[Frames, np.ndarray], np.ndarray],
+        fill_up: int = 0,
+    ):
         self.spec = spec
         self.vocabulary = vocabulary
         self._run = run
+        self._fill_up = fill_up
 
     @overload
     def predict(self, videos: Frames, num_frames: np.ndarray | None = None) -> np.ndarray: ...
@@ -56,7 +68,8 @@ class Predictor:
             For arrays, float32 `[B, C]`. For shards, an iterator of (video id, float32 `[C]`).
 
         Raises:
-            DataError: an array or a record does not have the modalities, sizes and types that the model reads.
+            DataError: an array or a record does not have the modalities, sizes and types that the model reads; or
+                there are arrays, and the model was loaded with `fill_up`, whose draws follow from the ids in shards.
         """
         if isinstance(videos, Mapping):
             return self._predict_arrays(videos, num_frames)
@@ -64,6 +77,10 @@ class Predictor:
 
     def predict_batch(self, batch: Batch) -> np.ndarray:
         """Probabilities `[B, C]` float32 of a ragged batch."""
+        if self._fill_up:
+            filled = fill_up_frames(batch.frames, batch.num_frames, _uniforms(batch.ids, self._fill_up))
+            frames = {name: tensor.numpy() for name, tensor in filled.items()}
+            return self._run(frames, np.full(len(batch), self._fill_up, np.int64))
         frames = {name: tensor.numpy() for name, tensor in batch.padded().items()}
         return self._run(frames, batch.num_frames.numpy())
 
@@ -73,6 +90,8 @@ class Predictor:
             yield from zip(batch.ids, self.predict_batch(batch), strict=True)
 
     def _predict_arrays(self, frames: Frames, num_frames: np.ndarray | None) -> np.ndarray:
+        if self._fill_up:
+            raise DataError("arrays have no video ids, which fill_up needs; give shards, or load the model without it")
         expected = {modality.name: modality for modality in self.spec.modalities}
         if set(frames) != set(expected):
             raise DataError(f"the model reads the modalities {sorted(expected)}, these arrays are {sorted(frames)}")
@@ -98,20 +117,31 @@ class Predictor:
         return np.concatenate(results)
 
 
-def load(path: str | Path, threads: int = 0) -> Predictor:
+def _uniforms(ids: Sequence[str], slots: int) -> torch.Tensor:
+    """float32 `[B, S]` in [0, 1): the same for a video in whatever batch it is."""
+    rows = [np.random.default_rng(zlib.crc32(id.encode())).random(slots, np.float32) for id in ids]
+    return torch.from_numpy(np.stack(rows))
+
+
+def load(path: str | Path, threads: int = 0, fill_up: int = 0) -> Predictor:
     """Load a packed `.onnx` file, or a member of a run (its folder or `.safetensors` file).
 
     Arguments:
         path: the model. Its content says which of them it is, so a file may have any name.
         threads: that ONNX Runtime may use; 0 is one a core.
+        fill_up: frames that the model sees of every video of a shard, as the winners of 2018 did it (they: 300): its
+            own, and then random ones of its own, the same at every call. Longer videos are cut. 0 is every frame once.
 
     Raises:
         ModelFileError: the file is missing, cut short, or was not written by vidfit.
+        VidfitError: `fill_up` is below 0.
     """
     path = Path(path)
+    if fill_up < 0:
+        raise VidfitError(f"fill_up {fill_up}: give a number of frames, or 0 for every frame once")
     if path.is_dir() or _is_safetensors(path):
-        return _load_member(path)
-    return _load_packed(path, threads)
+        return _load_member(path, fill_up)
+    return _load_packed(path, threads, fill_up)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -125,7 +155,7 @@ def _is_safetensors(path: Path) -> bool:
         ) from error
 
 
-def _load_packed(path: Path, threads: int) -> Predictor:
+def _load_packed(path: Path, threads: int, fill_up: int) -> Predictor:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -141,7 +171,7 @@ def _load_packed(path: Path, threads: int) -> Predictor:
     def run(frames: Frames, num_frames: np.ndarray) -> np.ndarray:
         return np.asarray(session.run(["probabilities"], {**frames, "num_frames": num_frames})[0])
 
-    return Predictor(info.spec, info.vocabulary, run)
+    return Predictor(info.spec, info.vocabulary, run, fill_up)
 
 
 def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) -> None:
@@ -155,7 +185,7 @@ def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) ->
         raise ValueError("its output is not as long as vidfit.vocabulary")
 
 
-def _load_member(path: Path) -> Predictor:
+def _load_member(path: Path, fill_up: int) -> Predictor:
     member = load_member(path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = member.classifier().to(device)
@@ -166,4 +196,4 @@ def _load_member(path: Path) -> Predictor:
         tensors = {name: torch.tensor(array, device=device) for name, array in frames.items()}
         return model(tensors, torch.tensor(num_frames, device=device)).cpu().numpy()
 
-    return Predictor(member.info.spec, member.info.vocabulary, run)
+    return Predictor(member.info.spec, member.info.vocabulary, run, fill_up)

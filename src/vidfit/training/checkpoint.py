@@ -1,6 +1,7 @@
 """A member on disk: one safetensors file with the weights and, in its metadata, all that is needed to use them.
 
-Tensors are the classifier's state by name; tensors under `optimizer.` (only in `last.safetensors`) are Adam's moments.
+Tensors are the classifier's state by name. Only `last.safetensors` has those under `optimizer.`, Adam's moments, and
+under `average.`, the average that the second phase of a training makes.
 The metadata's key `vidfit` holds a JSON document: `MemberInfo` and, under `extra`, where the training stands.
 """
 
@@ -20,6 +21,7 @@ from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 
 BEST = "best.safetensors"
 LAST = "last.safetensors"
+TRAINING_ONLY = ("optimizer.", "average.")
 _OBJECT = TypeAdapter(dict[str, Any])
 
 

@@ -1,5 +1,7 @@
 """Train one member: read, sample frames, step, validate now and then, keep the best and the last.
 
+Two phases: training proper and, where the recipe asks for it, averaging from the best weights on (see `averaging.py`).
+
 Everything random in step `n` follows from the seed and `n` alone, so that a run killed anywhere and started again from
 its last checkpoint ends with the same weights, to the bit, as one that was never stopped. The price is a reseeding
 a step (microseconds) and, on resuming, reading past the part of the epoch that was trained on already.
@@ -13,18 +15,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch.optim.swa_utils import AveragedModel
 
 from vidfit.errors import ModelFileError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batches import Batch, Batches
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
-from vidfit.models.frames import sample_frames
+from vidfit.models.frames import mix_frames, sample_frames, sample_sequence
+from vidfit.training.averaging import AveragingConfig, averaged_copy
 from vidfit.training.checkpoint import BEST, LAST, MemberInfo, read_member, save_member
+from vidfit.training.distillation import Teacher
 from vidfit.training.losses import cross_entropy
 
 PRIOR_VIDEOS = 20_000
@@ -38,7 +44,17 @@ class TrainingConfig(BaseModel):
     steps: int | None = Field(default=None, gt=0, description="at most so many batches; or ...")
     epochs: int | None = Field(default=None, gt=0, description="... so often over the training shards")
     batch_size: int = Field(default=128, gt=0, description="videos a step")
-    sample_frames: int = Field(default=300, gt=0, description="frames drawn from a video, with replacement")
+    sampling: Literal["replacement", "sequence", "none"] = Field(
+        default="replacement",
+        description="frames that a step sees: drawn with replacement, neighbours from a random start on, or all",
+    )
+    sample_frames: int = Field(default=300, gt=0, description="frames that sampling takes from a video")
+    mixup: float = Field(
+        default=0.0, ge=0, description="alpha of the Beta distribution that pairs of videos are mixed by; 0 mixes none"
+    )
+    balance: float = Field(
+        default=0.0, ge=0, le=1, description="how far videos of rare labels are repeated and of frequent ones left out"
+    )
     learning_rate: float = Field(default=0.001, gt=0)
     decay: float = Field(default=0.8, gt=0, le=1, description="the learning rate's factor ...")
     decay_examples: int = Field(default=4_000_000, gt=0, description="... each so many videos")
@@ -53,11 +69,18 @@ class TrainingConfig(BaseModel):
     patience: int | None = Field(default=None, gt=0, description="stop after so many validations without a better GAP")
     shuffle_buffer: int = Field(default=2048, ge=0, description="videos to draw the next one from")
     workers: int = Field(default=0, ge=0, description="reading processes; 0 reads in the training process")
+    averaging: AveragingConfig | None = Field(default=None, description="a second phase that averages weights")
 
     @model_validator(mode="after")
     def _ends(self) -> "TrainingConfig":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _mixes_sampled_frames(self) -> "TrainingConfig":
+        if self.mixup and self.sampling == "none":
+            raise ValueError("mixup pairs frames of two videos one by one; it needs sampling: replacement or sequence")
         return self
 
 
@@ -84,6 +107,7 @@ def train(
     directory: Path,
     seed: int,
     show: Callable[[Progress], None] = lambda _: None,
+    teacher: Teacher | None = None,
 ) -> MemberInfo:
     """Train a member and leave `best.safetensors`, `last.safetensors` and `log.jsonl` in `directory`.
 
@@ -97,37 +121,24 @@ def train(
         directory: the member's folder; it is made.
         seed: of initial weights, sampling and dropout.
         show: called a few times a second.
+        teacher: what to learn from beside the labels.
 
     Returns:
         The description of the best checkpoint.
 
     Raises:
-        DataError: a training or validation shard is not what it should be.
+        DataError: a training or validation shard is not what it should be, or training videos lack soft labels.
         ModelFileError: the folder's checkpoint is of another model.
         RecipeError: the loss is no longer a number.
         OutputError: a checkpoint cannot be written.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     directory.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    model = info.build()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            module.momentum = config.batch_norm_momentum
-    model.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    state = _resume(directory, info, model, optimizer)
-    if not state.step:
-        model.head.set_prior(label_frequencies(train_batches, model.classes).to(device))
-    gap: float | None = None
+    training = _Training(info, config, train_batches, directory, seed, teacher)
+    state, gap = training.state, None
     clock, shown, seen = time.monotonic(), 0.0, 0
-
-    for batch, last in _stream(train_batches, config, state):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, state.step)
-        loss = _step(model, optimizer, batch.to(device), config, (seed * 1_000_003 + state.step) % 2**63)
-        state.step += 1
-        seen += len(batch.ids)
+    for batch, last in training.batches():
+        loss = training.step(batch)
+        seen += len(batch)
         validated = last or state.step % config.validate_every == 0
         if validated:
             if not torch.isfinite(loss):
@@ -135,22 +146,12 @@ def train(
                     f"member {info.name}: the loss is {loss.item()} at step {state.step}; "
                     "training diverged, try a lower learning_rate"
                 )
-            result = validate(model, validation_batches)
-            gap = result["gap"]
-            now = info.model_copy(update={"step": state.step, "gap_validation": gap})
-            state.stale += 1
-            if gap > state.best_gap:
-                state.best_gap, state.stale = gap, 0
-                save_member(directory / BEST, now, model.state_dict())
-            state.done = last or (config.patience is not None and state.stale >= config.patience)
-            line = {"step": state.step, "loss": loss.item(), "lr": optimizer.param_groups[0]["lr"], **result}
-            _log(directory / "log.jsonl", line)
-            _save_last(directory, now, model, optimizer, state)
+            gap = training.validate(validation_batches, loss.item(), last)
         # Reading the loss waits for the device, so not after every step.
         if validated or time.monotonic() - shown > 0.25:
             shown = time.monotonic()
             rate = seen / (shown - clock)
-            show(Progress(state.step, config.steps, loss.item(), rate, gap, state.skipped))
+            show(Progress(state.step, training.last_step, loss.item(), rate, gap, state.skipped))
     return read_member(directory / BEST)[0]
 
 
@@ -209,42 +210,185 @@ class _State:
     stale: int = 0
     """Validations since the best."""
     best_gap: float = -1.0
+    averaging: bool = False
+    """Whether this is the second phase."""
+    begun: int = 0
+    """Step at which the phase began."""
     done: bool = False
+    """Whether the phase is over."""
 
 
-def _step(
-    model: FrameClassifier, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainingConfig, seed: int
-) -> torch.Tensor:
-    # A generator of its own would not reach dropout; seeding the global one covers every use.
-    torch.manual_seed(seed)
-    uniforms = torch.rand(len(batch.ids), config.sample_frames).to(batch.num_frames.device)
-    frames = sample_frames(batch.frames, batch.num_frames, uniforms)
-    loss = cross_entropy(model(frames, None), batch.multi_hot(model.classes))
-    optimizer.zero_grad(set_to_none=True)
-    (loss + model.penalty()).backward()
-    clip_each_(list(model.parameters()), config.clip_norm)
-    optimizer.step()
-    return loss.detach()
+class _Training:
+    """A member in training: its weights, its moments, where it stands and, in the second phase, its average."""
 
+    def __init__(
+        self,
+        info: MemberInfo,
+        config: TrainingConfig,
+        batches: Batches,
+        directory: Path,
+        seed: int,
+        teacher: Teacher | None,
+    ) -> None:
+        self._info, self._config, self._batches = info, config, batches
+        self._directory, self._seed, self._teacher = directory, seed, teacher
+        torch.manual_seed(seed)
+        self._model = info.build()
+        for module in self._model.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                module.momentum = config.batch_norm_momentum
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model.to(self._device)
+        self._optimizer = self._fresh_optimizer()
+        self._average: AveragedModel | None = None
+        self.state = _State()
+        if (directory / LAST).exists():
+            self._resume()
+        else:
+            self._model.head.set_prior(label_frequencies(batches, self._model.classes).to(self._device))
 
-def _stream(batches: Batches, config: TrainingConfig, state: _State) -> Iterator[tuple[Batch, bool]]:
-    """Epoch after epoch from where `state` stands, counting in it; each batch with whether it is the last of all."""
-    skip = state.batch
-    while not state.done:
-        state.batch = skipped = 0
-        # A batch is held back until the next is there, to know which is an epoch's last.
-        for batch, following in pairwise(chain(batches.epoch(state.epoch), [None])):
-            assert batch is not None
-            state.batch += 1
-            skipped += batch.skipped
-            state.skipped = max(state.skipped, skipped)
-            if state.batch > skip:
-                ends = following is None and state.epoch + 1 == config.epochs
-                yield batch, ends or state.step + 1 == config.steps
-            if state.done:
-                return
-        skip = 0
-        state.epoch += 1
+    @property
+    def last_step(self) -> int | None:
+        """The step that ends all; None where epochs end the training."""
+        averaging = self._config.averaging.steps if self._config.averaging else 0
+        if self.state.averaging:
+            return self.state.begun + averaging
+        return self._config.steps and self._config.steps + averaging
+
+    def batches(self) -> Iterator[tuple[Batch, bool]]:
+        """The training batches that are still to come; each with whether it is the last of its phase."""
+        if not self.state.averaging:
+            yield from self._phase(self._config.steps, self._config.epochs)
+        if self._config.averaging:
+            if not self.state.averaging:
+                self._begin_averaging(self._config.averaging)
+            yield from self._phase(self.state.begun + self._config.averaging.steps, None)
+
+    def step(self, batch: Batch) -> torch.Tensor:
+        """One step of Adam; returns the loss."""
+        config, step = self._config, self.state.step
+        constant = self._config.averaging.learning_rate if self._config.averaging and self.state.averaging else None
+        for group in self._optimizer.param_groups:
+            group["lr"] = constant or learning_rate(config, step)
+        # A generator of its own would not reach dropout; seeding the global one covers every use.
+        torch.manual_seed((self._seed * 1_000_003 + step) % 2**63)
+        loss = cross_entropy(*self._probabilities_and_targets(batch.to(self._device)))
+        self._optimizer.zero_grad(set_to_none=True)
+        (loss + self._model.penalty()).backward()
+        clip_each_(list(self._model.parameters()), config.clip_norm)
+        self._optimizer.step()
+        self.state.step += 1
+        if self._average and config.averaging and config.averaging.method == "ema":
+            self._average.update_parameters(self._model)
+        return loss.detach()
+
+    def validate(self, batches: Batches, loss: float, last: bool) -> float:
+        """Measure the model (in the second phase its average), keep the best, checkpoint; returns the GAP."""
+        state, averaging = self.state, self._config.averaging
+        model, keep = self._model, False
+        if self._average and averaging:
+            if averaging.method == "equal":
+                self._average.update_parameters(self._model)
+            model, keep = self._average.module, averaging.keep == "always"
+        assert isinstance(model, FrameClassifier)
+        result = validate(model, batches)
+        info = self._info.model_copy(update={"step": state.step, "gap_validation": result["gap"]})
+        state.stale += 1
+        if result["gap"] > state.best_gap or keep:
+            state.best_gap, state.stale = result["gap"], 0
+            save_member(self._directory / BEST, info, model.state_dict())
+        patience = None if state.averaging else self._config.patience
+        state.done = last or (patience is not None and state.stale >= patience)
+        line = {"step": state.step, "loss": loss, "lr": self._optimizer.param_groups[0]["lr"], **result}
+        _log(self._directory / "log.jsonl", {**line, "averaged": state.averaging})
+        self._save_last(info)
+        return result["gap"]
+
+    def _probabilities_and_targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        config = self._config
+        targets_BC = batch.multi_hot(self._model.classes)
+        if self._teacher:
+            if self._teacher.soft_labels.missing(batch.ids):
+                raise self._teacher.incomplete(self._batches)
+            targets_BC = self._teacher.targets(batch.ids, targets_BC)
+        if config.sampling == "none":
+            return self._model(batch.padded(), batch.num_frames), targets_BC
+        if config.sampling == "sequence":
+            uniforms_B = torch.rand(len(batch)).to(self._device)
+            frames = sample_sequence(batch.frames, batch.num_frames, uniforms_B, config.sample_frames)
+        else:
+            uniforms_BS = torch.rand(len(batch), config.sample_frames).to(self._device)
+            frames = sample_frames(batch.frames, batch.num_frames, uniforms_BS)
+        if config.mixup:
+            share_B = torch.distributions.Beta(config.mixup, config.mixup).sample([len(batch)]).to(self._device)
+            partner_B = torch.randperm(len(batch)).to(self._device)
+            frames = mix_frames(frames, share_B, partner_B)
+            targets_BC = share_B[:, None] * targets_BC + (1 - share_B[:, None]) * targets_BC[partner_B]
+        return self._model(frames, None), targets_BC
+
+    def _phase(self, steps: int | None, epochs: int | None) -> Iterator[tuple[Batch, bool]]:
+        """Epoch after epoch from where `state` stands, counting in it; each batch with whether it is the last."""
+        state, skip = self.state, self.state.batch
+        while not state.done:
+            state.batch = skipped = 0
+            # A batch is held back until the next is there, to know which is an epoch's last.
+            for batch, following in pairwise(chain(self._batches.epoch(state.epoch), [None])):
+                assert batch is not None
+                state.batch += 1
+                skipped += batch.skipped
+                state.skipped = max(state.skipped, skipped)
+                if state.batch > skip:
+                    ends = following is None and state.epoch + 1 == epochs
+                    yield batch, ends or state.step + 1 == steps
+                if state.done:
+                    return
+            skip = 0
+            state.epoch += 1
+
+    def _begin_averaging(self, config: AveragingConfig) -> None:
+        best, tensors, _ = read_member(self._directory / BEST)
+        self._model.load_state_dict(tensors)
+        self._optimizer = self._fresh_optimizer()
+        self._average = averaged_copy(self._model, config)
+        self.state.averaging, self.state.begun, self.state.done = True, self.state.step, False
+        # Before anything else is written: what the phase begins from may be replaced in its course.
+        self._save_last(best)
+
+    def _fresh_optimizer(self) -> torch.optim.Adam:
+        return torch.optim.Adam(self._model.parameters(), lr=self._config.learning_rate, fused=True)
+
+    def _save_last(self, info: MemberInfo) -> None:
+        tensors = self._model.state_dict()
+        for name, parameter in self._model.named_parameters():
+            for moment, tensor in self._optimizer.state[parameter].items():
+                if moment != "step":
+                    tensors[f"optimizer.{moment}.{name}"] = tensor
+        if self._average:
+            tensors |= {f"average.{name}": tensor for name, tensor in self._average.state_dict().items()}
+        save_member(self._directory / LAST, info, tensors, **vars(self.state))
+
+    def _resume(self) -> None:
+        path = self._directory / LAST
+        saved, tensors, extra = read_member(path)
+        if any(getattr(saved, name) != getattr(self._info, name) for name in ("classifier", "spec", "vocabulary")):
+            raise ModelFileError(f"{path}: was begun as another model; remove {self._directory} to begin anew")
+        parts: dict[str, dict[str, torch.Tensor]] = {"optimizer": {}, "average": {}, "": {}}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition(".")
+            parts[part if part in parts else ""][name if part in parts else key] = tensor
+        self._model.load_state_dict(parts[""])
+        self.state = _State(**extra)  # type: ignore[arg-type] - JSON of the same class
+        if parts["optimizer"]:
+            steps = torch.tensor(float(self.state.step - self.state.begun), device=self._device)
+            for name, parameter in self._model.named_parameters():
+                moments = {
+                    moment: parts["optimizer"][f"{moment}.{name}"].to(self._device)
+                    for moment in ("exp_avg", "exp_avg_sq")
+                }
+                self._optimizer.state[parameter] = {"step": steps.clone(), **moments}
+        if self.state.averaging and self._config.averaging:
+            self._average = averaged_copy(self._model, self._config.averaging)
+            self._average.load_state_dict(parts["average"])
 
 
 def _log(path: Path, line: dict[str, float]) -> None:
@@ -253,27 +397,3 @@ def _log(path: Path, line: dict[str, float]) -> None:
     with replacing(path) as partial:
         kept = [old for old in lines if old["step"] < line["step"]]
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
-
-
-def _save_last(
-    directory: Path, info: MemberInfo, model: FrameClassifier, optimizer: torch.optim.Optimizer, state: _State
-) -> None:
-    tensors = model.state_dict()
-    for name, parameter in model.named_parameters():
-        for moment in ("exp_avg", "exp_avg_sq"):
-            tensors[f"optimizer.{moment}.{name}"] = optimizer.state[parameter][moment]
-    save_member(directory / LAST, info, tensors, **vars(state))
-
-
-def _resume(directory: Path, info: MemberInfo, model: FrameClassifier, optimizer: torch.optim.Optimizer) -> _State:
-    if not (directory / LAST).exists():
-        return _State()
-    saved, tensors, extra = read_member(directory / LAST)
-    if (saved.classifier, saved.spec, saved.vocabulary) != (info.classifier, info.spec, info.vocabulary):
-        raise ModelFileError(f"{directory / LAST}: was begun as another model; remove {directory} to begin anew")
-    model.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")})
-    state = _State(**extra)  # type: ignore[arg-type] - JSON of the same class
-    for name, parameter in model.named_parameters():
-        moments = {key: tensors[f"optimizer.{key}.{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[parameter] = {"step": torch.tensor(float(state.step), device=parameter.device), **moments}
-    return state

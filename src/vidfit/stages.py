@@ -1,0 +1,88 @@
+"""What is done in a run folder, and from what: the result of each stage with a digest of its inputs.
+
+A stage whose inputs are the recorded ones is not done again, which is how a killed run goes on and how a changed recipe
+repeats no more than it must.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from vidfit.errors import OutputError, reason
+from vidfit.files import replacing
+
+# To be raised when the same recipe leads to another result: a changed default, a changed formula.
+FORMAT = 1
+
+
+class _Stage(BaseModel):
+    """What a stage was begun from and, once it is done, its result."""
+
+    inputs: str
+    result: Any = None
+
+
+class Stages:
+    """The stages that are done, in a JSON file.
+
+    Arguments:
+        path: the file; it appears with the first stage.
+        dependent: a file that sums the stages up; it is removed as soon as one is done anew.
+
+    Raises:
+        OutputError: there is a file that cannot be read.
+    """
+
+    def __init__(self, path: Path, dependent: Path):
+        self._path, self._dependent = path, dependent
+        self._stages: dict[str, _Stage] = {}
+        try:
+            self._stages = TypeAdapter(dict[str, _Stage]).validate_json(self._path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # whether a run folder can be made is told when it is made
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{self._path}: cannot be read ({reason(error)}); choose another run folder, or remove this file and "
+                "train again with --overwrite"
+            ) from error
+
+    def do(self, stage: str, inputs: Any, outputs: Iterable[Path], work: Callable[[], dict[str, Any]]) -> Any:
+        """The result of a stage: the recorded one if it was done from these inputs and its outputs are still there."""
+        if self.begun(stage, inputs) and all(path.exists() for path in outputs):
+            result = self._stages[stage].result
+            if result is not None:
+                return result
+        # What it tells of is about to change, and the work may fail.
+        self._dependent.unlink(missing_ok=True)
+        self._write(stage, _Stage(inputs=digest(inputs)))
+        result = work()
+        self._write(stage, _Stage(inputs=digest(inputs), result=result))
+        return result
+
+    def inputs(self, stage: str) -> str:
+        """The digest of what a stage was begun from."""
+        return self._stages[stage].inputs
+
+    def begun(self, stage: str, inputs: Any) -> bool:
+        """Whether the stage was begun, and from these inputs."""
+        return stage in self._stages and self._stages[stage].inputs == digest(inputs)
+
+    def _write(self, name: str, stage: _Stage) -> None:
+        self._stages[name] = stage
+        document = {name: stage.model_dump(exclude_none=True) for name, stage in self._stages.items()}
+        write_text(self._path, json.dumps(document, indent=2) + "\n")
+
+
+def digest(inputs: Any) -> str:
+    """SHA-256 of something that JSON can say."""
+    return hashlib.sha256(json.dumps([FORMAT, inputs], sort_keys=True).encode()).hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
