@@ -1,0 +1,309 @@
+"""What each lever of the method is worth on AudioSet: per family and for the ensemble, with confidence intervals.
+
+The members are those of recipes/audioset.yaml at half their width, so that some 180 trainings take about an hour on two
+cores. Every arm differs from the arm `+ sampling` in one thing, with the same seeds; what is reported is the mean
+of the paired differences on the eval shards and its 95 % interval (Student's t). Nothing is chosen by these figures.
+
+Every training leaves its predictions in the work folder; a second call goes on where the first was stopped.
+"""
+
+import argparse
+import os
+import shutil
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+from scipy import stats
+from table import options, publish
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "audioset.yaml"
+FAMILIES = {"netvlad": "netvlad", "netfv": "netfv", "dbof": "dbof-max", "lstm": "lstm"}
+REFERENCE = "+ sampling"
+FOLDS = 4
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the table."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Of the training's settings."""
+    teachers: str | None = None
+    """The arm whose members teach."""
+    within: bool = False
+    """Each family teaches itself; else all four together."""
+    folds: bool = False
+    """The teachers have not seen the videos that they label."""
+    after: str | None = None
+    """The arm whose trained members it starts from."""
+    codebook: str | None = None
+    """Nothing is trained; the weights of `after` are quantised."""
+    published: str = ""
+    """The change that the method's authors report, GAP (DESIGN.md, section 5)."""
+
+
+def averaging(method: str) -> dict[str, Any]:
+    return {"averaging": {"method": method, "steps": 212, "learning_rate": 0.0002, "half_life": 100, "keep": "always"}}
+
+
+ARMS = {
+    REFERENCE: Arm(),
+    "base: all frames, no sampling": Arm({"sampling": "none"}, published="-0.0015"),
+    "EMA": Arm(
+        averaging("ema"), after=REFERENCE, published="NetVLAD +0.0007, NetFV -0.0019, DBoF +0.0022, LSTM +0.0034"
+    ),
+    "equal-weight averaging": Arm(averaging("equal"), after=REFERENCE, published="-"),
+    "distilled once, within": Arm(teachers=REFERENCE, within=True, published="+0.004 to +0.015"),
+    "distilled once, across": Arm(teachers=REFERENCE, published="+0.004 to +0.015"),
+    "distilled twice, within": Arm(teachers="distilled once, within", within=True, published="+0.004 to +0.015"),
+    "distilled twice, across": Arm(teachers="distilled once, across", published="+0.004 to +0.015"),
+    "distilled once, across, out of fold": Arm(teachers=REFERENCE, folds=True, published="-"),
+    "labels, twice the steps": Arm({"longer": 2}, published="-"),
+    "distilled once, across, twice the steps": Arm({"longer": 2}, teachers=REFERENCE, published="-"),
+    "mixup 0.4": Arm({"mixup": 0.4}, published="no gain"),
+    "over- and under-sampling 0.5": Arm({"balance": 0.5}, published="no gain"),
+    "8 bits, uniform": Arm(after=REFERENCE, codebook="uniform", published="no visible loss"),
+    "8 bits, quantile": Arm(after=REFERENCE, codebook="quantile", published="no gain over uniform"),
+    "8 bits, k-means": Arm(after=REFERENCE, codebook="kmeans", published="-"),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, or one set of soft labels."""
+
+    arm: str
+    family: str
+    seed: int
+    fold: int | None = None
+
+    def folder(self, work: Path) -> Path:
+        fold = "" if self.fold is None else f"-fold-{self.fold}"
+        return work / self.arm.replace(":", "").replace(" ", "-") / f"{self.family}-{self.seed}{fold}"
+
+
+@cache
+def settings(steps: int):
+    """Recipe, spec and vocabulary; imports wait until the number of threads is set."""
+    from vidfit.features.example import infer_spec
+    from vidfit.features.shards import expand_shards
+    from vidfit.features.spec import Vocabulary
+    from vidfit.recipe import load_recipe
+
+    changes = [f"training.steps={steps}", f"training.decay_examples={steps * 256 // 3 + 1}"]
+    changes += [f"members.{name}.family.hidden=512" for name in FAMILIES.values() if name != "lstm"]
+    recipe = load_recipe(RECIPE, (*changes, "members.lstm.family.cells=128"))
+    shards = {name: expand_shards(getattr(recipe.data, name)) for name in ("train", "validation", "eval")}
+    return recipe, shards, infer_spec(shards["train"]), Vocabulary.from_csv(Path(recipe.data.vocabulary))
+
+
+def work_on(job: Job, work: Path, steps: int) -> None:
+    """Train (or average, or quantise) and leave `eval.npy`: probabilities of the eval videos, float16."""
+    from vidfit.compression.member import quantize_member
+    from vidfit.features.batches import Batches, balanced_copies
+    from vidfit.runtime.predictor import load
+    from vidfit.training.checkpoint import BEST, MemberInfo
+    from vidfit.training.distillation import SoftLabels, Teacher
+    from vidfit.training.loop import TrainingConfig, label_frequencies, train
+
+    folder, arm = job.folder(work), ARMS[job.arm]
+    if (folder / "eval.npy").exists():
+        return
+    recipe, shards, spec, vocabulary = settings(steps)
+    classes = len(vocabulary)
+    source = Job(arm.after, job.family, job.seed).folder(work) if arm.after else None
+    file = folder / BEST
+    if arm.codebook:
+        assert source
+        folder.mkdir(parents=True, exist_ok=True)
+        file = quantize_member(source, folder / "quantized.safetensors", arm.codebook)  # type: ignore[arg-type]
+    else:
+        if source and not folder.exists():
+            shutil.copytree(source, folder)
+        member = recipe.members[FAMILIES[job.family]]
+        changes = dict(arm.changes)
+        longer = changes.pop("longer", 1)
+        training = TrainingConfig.model_validate(
+            {
+                **member.training.model_dump(),
+                "steps": steps * longer,
+                "decay_examples": member.training.decay_examples * longer,
+                **changes,
+            }
+        )
+        paths = (
+            shards["train"] if job.fold is None else [p for i, p in enumerate(shards["train"]) if i % FOLDS != job.fold]
+        )
+        # A student must not start as its teacher did.
+        seed = zlib.crc32(f"{job.family} {job.seed} {job.fold} {arm.teachers}".encode())
+        copies = None
+        if training.balance:
+            copies = balanced_copies(label_frequencies(Batches(paths, spec, classes, 256), classes), training.balance)
+        batches = Batches(paths, spec, classes, 256, shuffle_buffer=training.shuffle_buffer, seed=seed, copies=copies)
+        teacher = Teacher(SoftLabels(soft_labels(job, work), classes), 0.5) if arm.teachers else None
+        info = MemberInfo(
+            name=job.family, classifier=member, spec=spec, vocabulary=vocabulary.names, step=0, gap_validation=-1
+        )
+        validation = Batches(shards["validation"], spec, classes, 256)
+        train(info, training, batches, validation, folder, seed, teacher=teacher)
+    predict = load(file).predict_batch
+    predicted = [predict(batch) for batch in Batches(shards["eval"], spec, classes, 256)]
+    np.save(folder / "eval.partial.npy", np.concatenate(predicted).astype(np.float16))
+    os.replace(folder / "eval.partial.npy", folder / "eval.npy")
+
+
+def soft_labels(student: Job, work: Path) -> Path:
+    """Folder of the soft labels that a student learns from."""
+    arm = ARMS[student.arm]
+    assert arm.teachers
+    who = student.family if arm.within else "all"
+    seed = 0 if arm.folds else student.seed
+    return Job(f"soft labels of {arm.teachers}", f"{who}{'-folds' if arm.folds else ''}", seed).folder(work)
+
+
+def label(student: Job, work: Path, steps: int) -> None:
+    """Have a student's teachers label the training videos."""
+    from vidfit.features.batches import Batches
+    from vidfit.runtime.predictor import load
+    from vidfit.training.checkpoint import BEST
+    from vidfit.training.distillation import label_shards
+
+    arm = ARMS[student.arm]
+    assert arm.teachers
+    _, shards, spec, vocabulary = settings(steps)
+    folder = soft_labels(student, work)
+    folder.mkdir(parents=True, exist_ok=True)
+    for fold in range(FOLDS) if arm.folds else [None]:
+        families = [student.family] if arm.within else FAMILIES
+        seed = 0 if arm.folds else student.seed
+        files = [Job(arm.teachers, family, seed, fold).folder(work) / BEST for family in families]
+        paths = shards["train"] if fold is None else shards["train"][fold::FOLDS]
+        teachers = {file: load(file).predict_batch for file in files}
+        label_shards(paths, folder, teachers, len(vocabulary), 20, lambda path: Batches([path], spec, None, 256))
+
+
+def phases(seeds: int) -> list[tuple[str, Any, list[Job]]]:
+    """What can be done at the same time, in order: a title, a function, its jobs."""
+
+    def jobs(arms: list[str]) -> list[Job]:
+        return [Job(arm, family, seed) for arm, seed, family in product(arms, range(seeds), FAMILIES)]
+
+    def labelled(arms: list[str]) -> list[Job]:
+        """One student a set of soft labels."""
+        return list({soft_labels(job, Path()): job for job in jobs(arms)}.values())
+
+    folds = [Job(REFERENCE, family, 0, fold) for family, fold in product(FAMILIES, range(FOLDS))]
+    alone = [arm for arm in ARMS if not ARMS[arm].teachers and not ARMS[arm].after]
+    after = [arm for arm in ARMS if ARMS[arm].after]
+    first = [arm for arm in ARMS if ARMS[arm].teachers == REFERENCE]
+    second = [arm for arm in ARMS if ARMS[arm].teachers not in (None, REFERENCE)]
+    return [
+        ("labels", work_on, jobs([REFERENCE]) + folds),
+        ("soft labels", label, labelled(first)),
+        ("students", work_on, jobs(first)),
+        ("averages, codebooks", work_on, jobs(after)),
+        ("soft labels", label, labelled(second)),
+        ("students of students", work_on, jobs(second)),
+        ("others", work_on, jobs([arm for arm in alone if arm != REFERENCE])),
+    ]
+
+
+def gaps(work: Path, seeds: int, steps: int) -> dict[tuple[str, str], np.ndarray]:
+    """GAP by (arm, family or ensemble), one a seed; arms that are not done are left out."""
+    from vidfit.evaluation.metrics import Metrics
+    from vidfit.features.batches import Batches
+
+    _, shards, spec, vocabulary = settings(steps)
+    batches = list(Batches(shards["eval"], spec, len(vocabulary), 256))
+    labels = np.concatenate([batch.labels.numpy() for batch in batches])
+    counts = np.concatenate([batch.label_counts.numpy() for batch in batches])
+
+    def gap(predicted: np.ndarray) -> float:
+        metrics = Metrics(len(vocabulary))
+        metrics.update(predicted.astype(np.float32), labels, counts)
+        return metrics.result()["gap"]
+
+    found: dict[tuple[str, str], np.ndarray] = {}
+    for arm in track(ARMS, "measuring"):
+        files = {
+            (family, seed): Job(arm, family, seed).folder(work) / "eval.npy"
+            for family, seed in product(FAMILIES, range(seeds))
+        }
+        if not all(file.exists() for file in files.values()):
+            continue
+        for family in FAMILIES:
+            found[arm, family] = np.array([gap(np.load(files[family, seed])) for seed in range(seeds)])
+        means = [
+            np.mean([np.load(files[family, seed]).astype(np.float32) for family in FAMILIES], axis=0)
+            for seed in range(seeds)
+        ]
+        found[arm, "ensemble"] = np.array([gap(mean) for mean in means])
+    return found
+
+
+def rows_of(found: dict[tuple[str, str], np.ndarray]) -> list[dict[str, Any]]:
+    """Mean GAP of the reference; of every other arm the mean paired difference and half its 95 % interval."""
+    rows = []
+    for arm in ARMS:
+        if (arm, "ensemble") not in found:
+            continue
+        row: dict[str, Any] = {"arm": arm}
+        for family in (*FAMILIES, "ensemble"):
+            values = found[arm, family] - (0 if arm == REFERENCE else found[REFERENCE, family])
+            half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+            row[family] = f"{values.mean():{'' if arm == REFERENCE else '+'}.4f} ± {half:.4f}"
+        rows.append({**row, "published": ARMS[arm].published})
+    return rows
+
+
+def plot(found: dict[tuple[str, str], np.ndarray], file: Path) -> None:
+    """Differences from the reference, a panel a family."""
+    import matplotlib.pyplot as plt
+
+    arms = [arm for arm in ARMS if arm != REFERENCE and (arm, "ensemble") in found][::-1]
+    figure, panels = plt.subplots(1, 5, figsize=(15, 0.35 * len(arms) + 1.4), sharey=True, sharex=True)
+    for panel, family in zip(panels, (*FAMILIES, "ensemble"), strict=True):
+        for place, arm in enumerate(arms):
+            values = found[arm, family] - found[REFERENCE, family]
+            half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+            panel.errorbar(values.mean(), place, xerr=half, fmt="o", color="#1f5fa8", capsize=3, markersize=4)
+            panel.plot(values, [place] * len(values), "|", color="#999999")
+        panel.axvline(0, color="black", linewidth=0.8)
+        panel.grid(axis="x", alpha=0.3)
+        panel.set_title(family)
+    panels[0].set_yticks(range(len(arms)), arms)
+    figure.supxlabel("change of GAP on the eval shards, mean and 95 % interval")
+    figure.tight_layout()
+    figure.savefig(file)
+
+
+def main() -> None:
+    parser: argparse.ArgumentParser = options(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ablation", help="folder for all trainings")
+    parser.add_argument("--plot", type=Path, help="also draw the differences into this file (.svg)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=530, help="of 256 videos, a training")
+    parser.add_argument("--processes", type=int, default=2, help="trainings at the same time, a core each")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        for title, function, jobs in phases(arguments.seeds):
+            running = [pool.submit(function, job, arguments.work, arguments.steps) for job in jobs]
+            for future in track(running, title):
+                future.result()
+    found = gaps(arguments.work, arguments.seeds, arguments.steps)
+    publish(f"GAP on AudioSet's eval shards, {arguments.seeds} seeds", rows_of(found), arguments.json)
+    if arguments.plot:
+        plot(found, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
