@@ -13,7 +13,7 @@ import shutil
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ def soft_labels(student: Job, work: Path) -> Path:
     return Job(f"soft labels of {arm.teachers}", f"{who}{'-folds' if arm.folds else ''}", seed).folder(work)
 
 
-def label(student: Job, work: Path, _: int) -> None:
+def label(student: Job, work: Path) -> None:
     """Have a student's teachers label the training videos."""
     from vidfit.features.batches import Batches
     from vidfit.runtime.predictor import load
@@ -179,7 +179,7 @@ def label(student: Job, work: Path, _: int) -> None:
         label_shards(paths, folder, teachers, len(vocabulary), 20, lambda path: Batches([path], spec, None, 256))
 
 
-def phases(seeds: int) -> list[tuple[str, Any, list[Job]]]:
+def phases(seeds: int, steps: int) -> list[tuple[str, Any, list[Job]]]:
     """What can be done at the same time, in order: a title, a function, its jobs."""
 
     def jobs(arms: list[str]) -> list[Job]:
@@ -189,6 +189,7 @@ def phases(seeds: int) -> list[tuple[str, Any, list[Job]]]:
         """One student a set of soft labels."""
         return list({soft_labels(job, Path()): job for job in jobs(arms)}.values())
 
+    learn = partial(work_on, steps=steps)
     folds = [Job(REFERENCE, family, 0, fold) for family, fold in product(FAMILIES, range(FOLDS))]
     alone = [arm for arm in ARMS if not ARMS[arm].teachers and not ARMS[arm].after and arm != REFERENCE]
     after = [arm for arm in ARMS if ARMS[arm].after]
@@ -196,16 +197,16 @@ def phases(seeds: int) -> list[tuple[str, Any, list[Job]]]:
     first = [arm for arm in ARMS if ARMS[arm].teachers == REFERENCE and arm not in out_of_fold]
     second = [arm for arm in ARMS if ARMS[arm].teachers not in (None, REFERENCE)]
     return [
-        ("labels alone", work_on, jobs([REFERENCE])),
+        ("labels alone", learn, jobs([REFERENCE])),
         ("soft labels", label, labelled(first)),
-        ("students", work_on, jobs(first)),
-        ("averages, codebooks", work_on, jobs(after)),
-        ("sampling, mixing", work_on, jobs(alone)),
+        ("students", learn, jobs(first)),
+        ("averages, codebooks", learn, jobs(after)),
+        ("sampling, mixing", learn, jobs(alone)),
         ("soft labels", label, labelled(second)),
-        ("students of students", work_on, jobs(second)),
-        ("teachers out of fold", work_on, folds),
+        ("students of students", learn, jobs(second)),
+        ("teachers out of fold", learn, folds),
         ("soft labels", label, labelled(out_of_fold)),
-        ("their students", work_on, jobs(out_of_fold)),
+        ("their students", learn, jobs(out_of_fold)),
     ]
 
 
@@ -288,8 +289,8 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(arguments.processes) as pool:
-        for title, function, jobs in phases(arguments.seeds):
-            running = [pool.submit(function, job, arguments.work, arguments.steps) for job in jobs]
+        for title, function, jobs in phases(arguments.seeds, arguments.steps):
+            running = [pool.submit(function, job, arguments.work) for job in jobs]
             for future in track(running, title):
                 future.result()
     found = gaps(arguments.work, arguments.seeds)
