@@ -1,8 +1,9 @@
 """What each lever of the method is worth on AudioSet: per family and for the ensemble, with confidence intervals.
 
 The members are those of recipes/audioset.yaml at half their width, so that some 160 trainings take about an hour on two
-cores. Every arm differs from the arm `+ sampling` in one thing, with the same seeds; what is reported is the mean
-of the paired differences on the eval shards and its 95 % interval (Student's t). Nothing is chosen by these figures.
+cores. Every arm differs from the arm `+ sampling` in one thing. Reported are the mean of the differences, seed by seed,
+on the eval shards and its 95 % interval (Student's t); nothing is chosen by these figures. Students start from other
+weights than their teachers. Teachers out of fold are trained once and teach all seeds.
 
 Every training leaves its predictions in the work folder; a second call goes on where the first was stopped.
 """
@@ -109,7 +110,7 @@ def work_on(job: Job, work: Path, steps: int) -> None:
     from vidfit.runtime.predictor import load
     from vidfit.training.checkpoint import BEST, MemberInfo
     from vidfit.training.distillation import SoftLabels, Teacher
-    from vidfit.training.loop import TrainingConfig, label_frequencies, train
+    from vidfit.training.loop import TrainingConfig, label_counts, train
 
     folder, arm = job.folder(work), ARMS[job.arm]
     if (folder / "eval.npy").exists():
@@ -124,7 +125,7 @@ def work_on(job: Job, work: Path, steps: int) -> None:
         file = quantize_member(source, folder / "quantized.safetensors", arm.codebook)  # type: ignore[arg-type]
     else:
         if source and not folder.exists():
-            shutil.copytree(source, folder)
+            shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.npy"))
         member = recipe.members[FAMILIES[job.family]]
         schedule = {"steps": steps, "decay_examples": steps * 256 // 3 + 1}
         training = TrainingConfig.model_validate({**member.training.model_dump(), **schedule, **arm.changes})
@@ -135,9 +136,10 @@ def work_on(job: Job, work: Path, steps: int) -> None:
         seed = zlib.crc32(f"{job.family} {job.seed} {job.fold} {arm.teachers}".encode())
         copies = None
         if training.balance:
-            copies = balanced_copies(label_frequencies(Batches(paths, spec, classes, 256), classes), training.balance)
+            counts_C, _ = label_counts(Batches(paths, spec, classes, 256, shuffle_buffer=20_000), classes)
+            copies = balanced_copies(counts_C, training.balance)
         batches = Batches(paths, spec, classes, 256, shuffle_buffer=training.shuffle_buffer, seed=seed, copies=copies)
-        teacher = Teacher(SoftLabels(soft_labels(job, work), classes), 0.5) if arm.teachers else None
+        teacher = Teacher(SoftLabels(soft_labels(job, work), vocabulary.names), 0.5) if arm.teachers else None
         info = MemberInfo(
             name=job.family, classifier=member, spec=spec, vocabulary=vocabulary.names, step=0, gap_validation=-1
         )
@@ -176,7 +178,7 @@ def label(student: Job, work: Path) -> None:
         files = [Job(arm.teachers, family, seed, fold).folder(work) / BEST for family in families]
         paths = shards["train"] if fold is None else shards["train"][fold::FOLDS]
         teachers = {file: load(file).predict_batch for file in files}
-        label_shards(paths, folder, teachers, len(vocabulary), 20, lambda path: Batches([path], spec, None, 256))
+        label_shards(paths, folder, teachers, vocabulary.names, 20, lambda path: Batches([path], spec, None, 256))
 
 
 def phases(seeds: int, steps: int) -> list[tuple[str, Any, list[Job]]]:
@@ -287,6 +289,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=530, help="of 256 videos, a training")
     parser.add_argument("--processes", type=int, default=2, help="trainings at the same time, a core each")
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("--seeds: an interval takes two at least")
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(arguments.processes) as pool:
         for title, function, jobs in phases(arguments.seeds, arguments.steps):

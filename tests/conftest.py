@@ -4,9 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.corpus import write_corpus, write_recipe
 from vidfit import load_recipe, run
+
+# How long an example takes is no property of the code that is tested.
+settings.register_profile("vidfit", deadline=None)
+settings.load_profile("vidfit")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(os.environ.get("VIDFIT_GOLDEN", SHARED / "golden"))

@@ -11,8 +11,9 @@ import numpy as np
 import onnxruntime
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from tests.corpus import write_recipe
+from tests.corpus import LABELS, write_recipe
 from vidfit import load, load_recipe, run
 from vidfit.compression.member import load_member
 from vidfit.errors import BudgetError, DataError, OutputError, RecipeError
@@ -24,6 +25,7 @@ from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
 from vidfit.pipeline import Run
 from vidfit.training import loop
+from vidfit.training.checkpoint import read_member
 from vidfit.training.distillation import SoftLabels, label_shards
 
 
@@ -217,7 +219,7 @@ def test_a_budget_that_cannot_hold_is_refused_before_training(recipe_file: Path,
     assert not (tmp_path / "run").exists()
 
 
-SHORT = ("training.steps=8", "members.mean.training.steps=8")
+SHORT = ("training.steps=8",)
 
 
 def teach(recipe_file: Path, folder: Path, distill: str, *more: str) -> dict:
@@ -260,7 +262,7 @@ def ids_in_soft_labels(folder: Path) -> set[str]:
 
 def test_a_video_is_labelled_by_the_teacher_that_has_not_seen_it(taught: Path, corpus: Path):
     shards = expand_shards([corpus / "train"])
-    soft_labels = SoftLabels(taught / "distillation" / "0" / "soft-labels", 5)
+    soft_labels = SoftLabels(taught / "distillation" / "0" / "soft-labels", LABELS)
     for fold, shard in enumerate(shards):
         batch = next(iter(Batches([shard], infer_spec(shards), None, 100)))
         found = soft_labels.of(batch.ids).numpy()
@@ -303,7 +305,7 @@ def test_soft_labels_of_other_videos_never_reach_the_training(corpus: Path, reci
         shards = expand_shards([corpus / which])
         teacher = {shards[0]: lambda batch: np.full((len(batch), 5), probability, np.float32)}
         folder.mkdir(exist_ok=True)
-        label_shards(shards, folder, teacher, 5, 5, lambda shard: Batches([shard], infer_spec(shards), None, 50))
+        label_shards(shards, folder, teacher, LABELS, 5, lambda shard: Batches([shard], infer_spec(shards), None, 50))
 
     for name, sets in (("clean", ["train"]), ("leaky", ["train", "validation", "eval"])):
         for which in sets:
@@ -313,6 +315,51 @@ def test_soft_labels_of_other_videos_never_reach_the_training(corpus: Path, reci
     for member in ("mean", "vlad", "lstm"):
         file = Path("members", member, "last.safetensors")
         assert (tmp_path / "run-leaky" / file).read_bytes() == (tmp_path / "run-clean" / file).read_bytes()
+
+
+def test_teachers_may_be_removed_once_their_students_are_there(taught: Path, corpus: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(taught, tmp_path / "run"))
+    for generation in "01":
+        shutil.rmtree(folder / "distillation" / generation / "teachers")
+    before = times(folder)
+    distill = "{generations: 2, teachers: [vlad], folds: 2, top_k: 3}"
+    summary = teach(write_recipe(tmp_path, corpus), folder, distill)
+    assert times(folder) == before
+    assert summary == json.loads((taught / "summary.json").read_text())
+
+
+def test_a_teacher_of_the_same_settings_is_another_teacher(recipe_file: Path, tmp_path: Path):
+    """Two members that differ in nothing but their names start from different weights."""
+    twins = "members={one: &one {family: {type: mean}, head: {type: logistic}}, two: *one}"
+    summary = teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [one]}", twins, "pack.members=[one]")
+    with pytest.raises(OutputError, match=r"members/one: was trained with other settings"):
+        teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [two]}", twins, "pack.members=[one]")
+    run(
+        load_recipe(recipe_file, (*SHORT, "distill={generations: 1, teachers: [two]}", twins, "pack.members=[one]")),
+        tmp_path / "run",
+        overwrite=True,
+    )
+    again = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert again["members"][0]["gap_validation"] != summary["members"][0]["gap_validation"]
+
+
+def test_soft_labels_that_lack_a_shard_are_told_before_any_training(corpus: Path, recipe_file: Path, tmp_path: Path):
+    shards = expand_shards([corpus / "train"])
+    (tmp_path / "soft").mkdir()
+    teacher = {shards[0]: lambda batch: np.full((len(batch), 5), 0.5, np.float32)}
+    label_shards(
+        shards[:1], tmp_path / "soft", teacher, LABELS, 5, lambda shard: Batches([shard], infer_spec(shards), None, 50)
+    )
+    with pytest.raises(DataError, match=r"soft: 48 of 96 training videos have no soft labels there, such as 0-1"):
+        teach(recipe_file, tmp_path / "run", "{soft_labels: soft}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_balanced_reading_trains_another_model(finished: Path, recipe_file: Path, tmp_path: Path):
+    Run(load_recipe(recipe_file, ("training.balance=1",)), tmp_path / "run").train("mean")
+    folders = (tmp_path / "run", finished)
+    balanced, plain = (read_member(folder / "members" / "mean")[1]["head.classifier.weights"] for folder in folders)
+    assert not torch.equal(balanced, plain)
 
 
 def test_folds_need_as_many_shards(recipe_file: Path, tmp_path: Path):

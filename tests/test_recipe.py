@@ -7,6 +7,7 @@ import yaml
 
 from vidfit.errors import RecipeError
 from vidfit.recipe import load_recipe
+from vidfit.training.averaging import AveragingConfig
 
 RECIPE = {
     "seed": 3,
@@ -120,6 +121,13 @@ def test_the_written_recipe_reads_the_same(tmp_path: Path):
     recipe = load(tmp_path, "members.vlad.training.epochs=3", "members.mean.encoder={hidden: 8}")
     (tmp_path / "copy.yaml").write_text(yaml.safe_dump(recipe.model_dump(by_alias=True)))
     assert load_recipe(tmp_path / "copy.yaml") == recipe
+
+
+def test_a_member_changes_a_part_of_the_shared_averaging(tmp_path: Path):
+    shared = "training.averaging={steps: 5, keep: always}"
+    members = load(tmp_path, shared, "members.vlad.training.averaging={method: equal}").members
+    assert members["vlad"].training.averaging == AveragingConfig(steps=5, keep="always", method="equal")
+    assert load(tmp_path, shared, "members.vlad.training.averaging=null").members["vlad"].training.averaging is None
 
 
 def test_distillation_is_spelt_as_in_the_method(tmp_path: Path):

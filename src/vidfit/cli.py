@@ -42,6 +42,15 @@ Overrides = Annotated[
 ]
 SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Pass over corrupt records and say how many.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output holds already.")]
+FillUp = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Show the model S frames of each video, its own and then random ones of its own, as the winners of "
+        "2018 did (S = 300): for comparison. By default, 0, every real frame counts once.",
+        metavar="S",
+    ),
+]
 Threads = Annotated[int, typer.Option(help="Threads for ONNX Runtime; 0 is one a core.")]
 
 
@@ -128,6 +137,8 @@ def soft_label(
 
     paths = expand_shards(shards)
     files = list(map(member_file, [teacher, *(more or ())]))
+    if len({file.resolve() for file in files}) < len(files):
+        raise VidfitError("--teacher: names a teacher twice; leave one out")
     teachers = {file: load(file, threads) for file in files}
     first = teachers[files[0]]
     for file, other in teachers.items():
@@ -135,16 +146,17 @@ def soft_label(
             raise ModelFileError(f"{file}: knows other features or labels than {files[0]}; teachers must agree in both")
     make_folder(output)
     with display.counting_bar("labelling shards") as show:
-        labelled = label_shards(
+        labelled, skipped = label_shards(
             paths,
             output,
             {file: teacher.predict_batch for file, teacher in teachers.items()},
-            len(first.vocabulary),
+            first.vocabulary,
             top_k,
             lambda shard: Batches([shard], first.spec, None, BATCH_SIZE, skip_corrupt=skip_corrupt),
             overwrite,
             show,
         )
+    display.say_skipped("labelling", skipped)
     size = sum(soft_labels_file(output, shard).stat().st_size for shard in paths)
     share = size / sum(shard.stat().st_size for shard in paths)
     what = f"{labelled} of {len(paths)} shards labelled now"
@@ -214,15 +226,7 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     skip_corrupt: SkipCorrupt = False,
     threads: Threads = 0,
-    fill_up: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Show the model S frames of each video, its own and then random ones of its own, as the winners of "
-            "2018 did (S = 300): for comparison. By default, 0, every real frame counts once.",
-            metavar="S",
-        ),
-    ] = 0,
+    fill_up: FillUp = 0,
 ) -> None:
     """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
     from vidfit import display
@@ -259,15 +263,7 @@ def predict(
     skip_corrupt: SkipCorrupt = False,
     overwrite: Overwrite = False,
     threads: Threads = 0,
-    fill_up: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Show the model S frames of each video, its own and then random ones of its own, as the winners of "
-            "2018 did (S = 300): for comparison. By default, 0, every real frame counts once.",
-            metavar="S",
-        ),
-    ] = 0,
+    fill_up: FillUp = 0,
 ) -> None:
     """Write the most probable labels of every video in some shards."""
     from vidfit import display

@@ -40,8 +40,7 @@ def training_bar(name: str) -> Iterator[Callable[[Training], None]]:
                 console.print(f"{name}: step {now.step}{of}  {status}")
 
         yield show
-    if skipped:
-        console.print(f"{name}: {skipped} corrupt training records were skipped")
+    say_skipped(name, skipped)
 
 
 @contextmanager
@@ -69,5 +68,10 @@ def counted(batches: Iterable[Batch], description: str) -> Iterator[Batch]:
             skipped += batch.skipped
             speed = bar.tasks[task].speed
             bar.update(task, advance=len(batch.ids), rate=f"{speed:,.0f} videos/s" if speed else "")
-    if skipped:
-        console.print(f"{description}: {skipped} corrupt records were skipped")
+    say_skipped(description, skipped)
+
+
+def say_skipped(what: str, records: int) -> None:
+    """How many corrupt records were passed over, unless none was."""
+    if records:
+        console.print(f"{what}: {records} corrupt records were skipped")

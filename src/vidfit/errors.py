@@ -2,7 +2,8 @@
 
     VidfitError
     ├── DataError           a shard, record, field or vocabulary is not what it should be
-    │   └── CorruptRecordError (features/tfrecord.py)   a damaged record; --skip-corrupt passes over it
+    │   ├── CorruptRecordError (features/tfrecord.py)   a damaged record; --skip-corrupt passes over it
+    │   └── NoRecordsError (features/batches.py)   shards without a single sound record
     ├── RecipeError         a recipe has an unknown key, a wrong value or a missing file
     ├── ModelFileError      a member or a packed file cannot be read or does not fit the shards
     ├── BudgetError         the finished file is larger than the budget, or the budget is no number of bytes

@@ -33,7 +33,7 @@ from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batches import Batches, balanced_copies
 from vidfit.features.example import infer_spec, read_videos
 from vidfit.features.shards import expand_shards
-from vidfit.features.spec import FeatureSpec, Vocabulary
+from vidfit.features.spec import FeatureSpec, Video, Vocabulary
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 from vidfit.packing.graph import PackedMember, write_graph
@@ -42,8 +42,16 @@ from vidfit.recipe import MemberConfig, Recipe
 from vidfit.runtime.predictor import BATCH_SIZE, load
 from vidfit.stages import Stages, digest, write_text
 from vidfit.training.checkpoint import BEST, LAST, MemberInfo
-from vidfit.training.distillation import SoftLabels, Teacher, check_names, label_shards, soft_labels_file
-from vidfit.training.loop import label_frequencies, train
+from vidfit.training.distillation import (
+    SoftLabels,
+    Teacher,
+    check_names,
+    label_shards,
+    read_soft_labels_info,
+    soft_labels_file,
+    soft_labels_files,
+)
+from vidfit.training.loop import label_counts, train
 
 MODEL = "model.onnx"
 SUMMARY = "summary.json"
@@ -100,8 +108,8 @@ class Run:
         self._distill = recipe.distill
         self._generations = (recipe.distill and recipe.distill.generations) or 0
         self.vocabulary = Vocabulary.from_csv(Path(data.vocabulary))
-        self._check_soft_labels()
         self.spec: FeatureSpec = infer_spec(self.shards["train"], data.skip_corrupt)
+        self._check_soft_labels()
         for which in self.shards:
             self._check_labelled(which)
         self.parameters = {name: self._count_parameters(name, config) for name, config in recipe.members.items()}
@@ -121,7 +129,8 @@ class Run:
         """Every stage; returns the summary."""
         members = [self.member(name) for name in self.recipe.members]
         teachers = [
-            {"generation": trainee.generation, "name": trainee.name, "fold": trainee.fold, **self._train(trainee)}
+            {"generation": trainee.generation, "name": trainee.name, "fold": trainee.fold}
+            | (self._trained(trainee) or {})
             for trainee in self._trainees()
             if trainee.generation < self._generations
         ]
@@ -234,6 +243,9 @@ class Run:
         """Train a member or a teacher, after its own teachers."""
         config = self.recipe.members[trainee.name]
         title, folder = self._title(trainee), self._folder(trainee)
+        # Teachers may be gone once their student is there.
+        if (done := self._trained(trainee)) and (folder / BEST).exists():
+            return done
         soft_labels = self._soft_labels(trainee)
 
         def work() -> dict[str, Any]:
@@ -248,22 +260,20 @@ class Run:
             # Members of the same architecture must not start from the same weights.
             seed = self.recipe.seed * 65_537 + zlib.crc32(title.encode()) % 65_537
             training, shards = config.training, self._fold(trainee.fold, outside=True)
-            copies = None
+            reading = {
+                "batch_size": training.batch_size,
+                "shuffle_buffer": training.shuffle_buffer,
+                "seed": seed,
+                "workers": training.workers,
+            }
+            batches = self._batches(shards, **reading)
             if training.balance:
-                frequencies = label_frequencies(self._batches(shards), len(self.vocabulary))
-                copies = balanced_copies(frequencies, training.balance)
-            batches = self._batches(
-                shards,
-                batch_size=training.batch_size,
-                shuffle_buffer=training.shuffle_buffer,
-                seed=seed,
-                workers=training.workers,
-                copies=copies,
-            )
+                counts_C, _ = label_counts(batches, len(self.vocabulary))
+                batches = self._batches(shards, **reading, copies=balanced_copies(counts_C, training.balance))
             validation = self._batches(self.shards["validation"])
             teacher = None
             if soft_labels and self._distill:
-                teacher = Teacher(SoftLabels(soft_labels, len(self.vocabulary)), self._distill.share)
+                teacher = Teacher(SoftLabels(soft_labels, self.vocabulary.names), self._distill.share)
             with display.training_bar(title) as show:
                 best = train(info, training, batches, validation, folder, seed, show, teacher)
             display.console.print(f"{title}: best validation GAP {best.gap_validation:.4f} at step {best.step}")
@@ -289,23 +299,26 @@ class Run:
         stage = f"soft-label generation {generation}"
         if distill.teachers == "own":
             folder, stage = folder / student.name, f"{stage} {student.name}"
-        inputs = {"teachers": [self._digest(teacher) for teacher in teachers], "top_k": distill.top_k}
+        inputs = {"teachers": self._lineage(teachers), "top_k": distill.top_k}
 
         def work() -> dict[str, Any]:
+            skipped = 0
             for fold in dict.fromkeys(teacher.fold for teacher in teachers):
                 files = [self._folder(teacher) / BEST for teacher in teachers if teacher.fold == fold]
                 predictors = {file: load(file).predict_batch for file in files}
                 shards = self._fold(fold, outside=False)
                 with display.counting_bar(stage) as show:
-                    label_shards(
+                    _, more = label_shards(
                         shards,
                         folder,
                         predictors,
-                        len(self.vocabulary),
+                        self.vocabulary.names,
                         distill.top_k,
                         lambda shard: self._batches([shard]),
                         show=show,
                     )
+                skipped += more
+            display.say_skipped(stage, skipped)
             return {}
 
         if folder.exists() and not self._stages.begun(stage, inputs):
@@ -336,19 +349,25 @@ class Run:
             "vocabulary": self.vocabulary.names,
         }
         if distill and distill.soft_labels:
-            files = sorted(Path(distill.soft_labels).glob("*.parquet"))
-            inputs["soft labels"] = [distill.share, _names_and_sizes(files)]
+            infos = map(read_soft_labels_info, soft_labels_files(Path(distill.soft_labels)))
+            inputs["soft labels"] = [distill.share, [info.model_dump() for info in infos]]
         if trainee.generation:
             assert distill is not None
-            teachers = [self._digest(teacher) for teacher in self._teachers(trainee.generation - 1, [trainee.name])]
-            inputs["distill"] = [distill.share, distill.top_k, teachers]
+            teachers = self._teachers(trainee.generation - 1, [trainee.name])
+            inputs["distill"] = [distill.share, distill.top_k, self._lineage(teachers)]
         return inputs
 
-    def _digest(self, trainee: Trainee) -> str:
-        """Of what a training is done from; kept, for a teacher has many students."""
-        if trainee not in self._digests:
-            self._digests[trainee] = digest(self._training_inputs(trainee))
-        return self._digests[trainee]
+    def _lineage(self, trainees: Iterable[Trainee]) -> list[tuple[str, str]]:
+        """Names and digests of what these are trained from; kept, for a teacher has many students."""
+        trainees = list(trainees)
+        for trainee in trainees:
+            if trainee not in self._digests:
+                self._digests[trainee] = digest(self._training_inputs(trainee))
+        return [(self._title(trainee), self._digests[trainee]) for trainee in trainees]
+
+    def _trained(self, trainee: Trainee) -> dict[str, Any] | None:
+        """What a training led to; None where it is not done."""
+        return self._stages.recorded(f"train {self._title(trainee)}", self._training_inputs(trainee))
 
     def _trained_otherwise(self, trainee: Trainee) -> bool:
         """Whether the trainee's folder has checkpoints that are not known to be of these inputs."""
@@ -358,7 +377,12 @@ class Run:
     def _check_soft_labels(self) -> None:
         """What they need of the training shards, and that given ones are there."""
         if self._distill and self._distill.soft_labels:
-            SoftLabels(Path(self._distill.soft_labels), len(self.vocabulary))
+            soft_labels = SoftLabels(Path(self._distill.soft_labels), self.vocabulary.names)
+            for shard in self.shards["train"]:
+                videos = read_videos(shard, self.spec, len(self.vocabulary))
+                first = next((video.id for video in videos if isinstance(video, Video)), None)
+                if first is not None and soft_labels.missing([first]):
+                    raise Teacher(soft_labels, 1).incomplete([first], self._batches(self.shards["train"]))
         if self._generations:
             check_names(self.shards["train"])
         folds = (self._distill and self._distill.folds) or 1

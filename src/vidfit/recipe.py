@@ -169,7 +169,11 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
 def _inherit(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """A member's training. Its own `epochs` put the shared `steps` aside, and the other way round."""
     ends = {"steps", "epochs"}
-    return {key: value for key, value in shared.items() if not (key in ends and ends & own.keys())} | own
+    inherited = {key: value for key, value in shared.items() if not (key in ends and ends & own.keys())}
+    ours, theirs = own.get("averaging"), shared.get("averaging")
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        own = {**own, "averaging": theirs | ours}
+    return inherited | own
 
 
 def _parse(text: bytes | str, where: str) -> Any:

@@ -52,16 +52,19 @@ class Stages:
 
     def do(self, stage: str, inputs: Any, outputs: Iterable[Path], work: Callable[[], dict[str, Any]]) -> Any:
         """The result of a stage: the recorded one if it was done from these inputs and its outputs are still there."""
-        if self.begun(stage, inputs) and all(path.exists() for path in outputs):
-            result = self._stages[stage].result
-            if result is not None:
-                return result
+        result = self.recorded(stage, inputs)
+        if result is not None and all(path.exists() for path in outputs):
+            return result
         # What it tells of is about to change, and the work may fail.
         self._dependent.unlink(missing_ok=True)
         self._write(stage, _Stage(inputs=digest(inputs)))
         result = work()
         self._write(stage, _Stage(inputs=digest(inputs), result=result))
         return result
+
+    def recorded(self, stage: str, inputs: Any) -> Any:
+        """The result of a stage that was done from these inputs; None where there is none."""
+        return self._stages[stage].result if self.begun(stage, inputs) else None
 
     def inputs(self, stage: str) -> str:
         """The digest of what a stage was begun from."""

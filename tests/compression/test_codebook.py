@@ -100,7 +100,7 @@ def test_kmeans_has_the_least_squared_error(distribution: str, count: int):
 
 
 @every_method
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(array=arrays(np.float32, st.integers(1, 700), elements=st.floats(-1e6, 1e6, width=32), fill=st.nothing()))
 def test_every_value_takes_its_nearest_level(array: np.ndarray, method):
     quantized = quantize_codebook(torch.from_numpy(array), method)
@@ -110,7 +110,7 @@ def test_every_value_takes_its_nearest_level(array: np.ndarray, method):
     np.testing.assert_array_equal(distance[np.arange(len(array)), quantized.codes.numpy()], distance.min(axis=1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_at_most_256_distinct_values_are_exact_with_kmeans(data: st.DataObject):
     any_float = st.floats(allow_nan=False, allow_infinity=False, width=32)

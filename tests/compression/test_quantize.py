@@ -30,7 +30,7 @@ def test_golden_quantize_uniform(golden_dir):
         np.testing.assert_allclose(dequantized.numpy(), vectors[f"{case}/dequantised"], **close, err_msg=case)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrays(np.float32, st.integers(1, 40), elements=st.floats(-1e6, 1e6, width=32)))
 def test_every_value_takes_its_nearest_level(array):
     quantized = quantize_uniform(torch.from_numpy(array))

@@ -101,7 +101,7 @@ def test_golden_average_precision(golden_dir):
         assert at_5 == pytest.approx(float(vectors[f"{case}/ap_at_5_numpos50"]), abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     videos=st.integers(1, 12),
     classes=st.integers(1, 9),
@@ -125,7 +125,7 @@ def test_metrics_follow_their_definitions(videos, classes, top_k, batch, share, 
     assert {key: metrics.result()[key] for key in expected} == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=4), k=st.integers(1, 6))
 def test_top_classes_break_ties_by_the_lower_index(rows, k):
     expected = [sorted(range(6), key=lambda c: (-row[c], c))[:k] for row in rows]

@@ -293,6 +293,10 @@ def test_balanced_copies_are_their_formula(frequencies: list[float], power: floa
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_labels_that_do_not_occur_are_no_measure_of_those_that_do():
+    assert balanced_copies(torch.tensor([0.0, 0, 0, 0, 2, 4, 8]), 1)[4:].tolist() == [2, 1, 0.5]
+
+
 def test_full_balancing_makes_labels_equally_frequent(tmp_path: Path):
     """One label a video, 2 to 16 videos a label: with power 1 each label comes as often as the median one."""
     counts = np.array([2, 4, 8, 16, 4])

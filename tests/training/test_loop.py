@@ -18,7 +18,7 @@ from vidfit.features.shards import expand_shards
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.models.heads import LogisticConfig
 from vidfit.training.averaging import AveragingConfig
-from vidfit.training.checkpoint import BEST, LAST, MemberInfo, read_member
+from vidfit.training.checkpoint import BEST, LAST, MemberInfo, read_member, save_member
 from vidfit.training.distillation import SoftLabels, Teacher, label_shards
 from vidfit.training.loop import (
     Progress,
@@ -29,6 +29,7 @@ from vidfit.training.loop import (
     predict,
     train,
 )
+from vidfit.training.losses import cross_entropy
 
 CONFIG = TrainingConfig(
     steps=20, batch_size=16, sample_frames=5, learning_rate=0.02, validate_every=5, batch_norm_momentum=0.1
@@ -262,6 +263,42 @@ def test_equal_averaging_is_the_mean_of_the_checkpoints(corpus: Path, whole: Pat
     torch.testing.assert_close(weights(tmp_path)[f"average.module.{name}"], checkpoints.mean(0))
 
 
+def test_averaging_begins_from_the_best_and_not_from_the_last(corpus: Path, tmp_path: Path):
+    # So high a rate that the last validation is not the best, then one so low that nothing moves.
+    averaging = AveragingConfig(steps=5, learning_rate=1e-12)
+    go(corpus, tmp_path, CONFIG.model_copy(update={"learning_rate": 0.5, "averaging": averaging}))
+    gaps = [line["gap"] for line in log(tmp_path)]
+    assert max(gaps[:4]) > gaps[3]
+    assert gaps[4] == pytest.approx(max(gaps[:4]), abs=0.02)
+    name = "head.classifier.expert_weights"
+    torch.testing.assert_close(weights(tmp_path)[name], weights(tmp_path, BEST)[name])
+
+
+def test_killed_after_any_write_ends_as_if_never_killed(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    averaging = AveragingConfig(steps=10, learning_rate=0.005, half_life=4, keep="always")
+    config = CONFIG.model_copy(update={"averaging": averaging})
+    writes = last = 0
+
+    def counting(*arguments, **extra) -> None:
+        nonlocal writes
+        save_member(*arguments, **extra)
+        writes += 1
+        if writes == last:
+            raise StopError
+
+    monkeypatch.setattr("vidfit.training.loop.save_member", counting)
+    go(corpus, tmp_path / "whole", config)
+    # From the beginning of the averaging phase on: its first checkpoint, then the best and the last, twice.
+    for last in range(writes - 4, writes + 1):
+        writes = 0
+        folder = tmp_path / str(last)
+        with pytest.raises(StopError):
+            go(corpus, folder, config)
+        go(corpus, folder, config)
+        for file in (BEST, LAST):
+            assert (folder / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
 @pytest.mark.parametrize("stop_at", [20, 25, 30])
 def test_averaging_stopped_and_gone_on_ends_as_if_never_stopped(corpus: Path, tmp_path: Path, stop_at: int):
     go(corpus, tmp_path / "whole", AVERAGING)
@@ -287,6 +324,21 @@ def test_other_ways_to_sample_learn_too(corpus: Path, whole: Path, tmp_path: Pat
     assert lines[-1]["gap"] > lines[0]["gap"]
 
 
+def test_mixup_mixes_the_labels_too(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def watching(probabilities_BC: torch.Tensor, targets_BC: torch.Tensor) -> torch.Tensor:
+        seen.append(targets_BC)
+        return cross_entropy(probabilities_BC, targets_BC)
+
+    monkeypatch.setattr("vidfit.training.loop.cross_entropy", watching)
+    go(corpus, tmp_path, CONFIG.model_copy(update={"mixup": 0.4}))
+    targets = torch.cat(seen)
+    assert ((targets > 0.01) & (targets < 0.99)).float().mean() > 0.1
+    assert targets.max() <= 1
+    assert targets.min() >= 0
+
+
 def test_mixup_needs_frames_in_pairs():
     with pytest.raises(ValidationError, match="mixup pairs frames"):
         TrainingConfig(steps=1, mixup=0.2, sampling="none")
@@ -298,8 +350,8 @@ def label(corpus: Path, folder: Path, probability: float) -> SoftLabels:
     shards = expand_shards([corpus / "train"])
     spec = infer_spec(shards)
     teacher = {shards[0]: lambda batch: np.full((len(batch), len(LABELS)), probability, np.float32)}
-    label_shards(shards, folder, teacher, len(LABELS), 5, lambda shard: Batches([shard], spec, len(LABELS), 7))
-    return SoftLabels(folder, len(LABELS))
+    label_shards(shards, folder, teacher, LABELS, 5, lambda shard: Batches([shard], spec, len(LABELS), 7))
+    return SoftLabels(folder, LABELS)
 
 
 def test_a_student_learns_what_its_teacher_says(corpus: Path, tmp_path: Path):
@@ -325,6 +377,6 @@ def test_a_student_is_resumed_with_its_teacher(corpus: Path, tmp_path: Path):
 def test_videos_without_soft_labels_are_counted(corpus: Path, tmp_path: Path):
     soft_labels = label(corpus, tmp_path / "soft", 0.5)
     (tmp_path / "soft" / "train1.tfrecord.parquet").unlink()
-    soft_labels = SoftLabels(tmp_path / "soft", len(LABELS))
+    soft_labels = SoftLabels(tmp_path / "soft", LABELS)
     with pytest.raises(DataError, match=r"soft: 48 of 96 training videos have no soft labels there, such as 0-"):
         go(corpus, tmp_path / "student", teacher=Teacher(soft_labels, 0.5))

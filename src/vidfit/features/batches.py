@@ -89,11 +89,19 @@ def collate(videos: Sequence[Video], skipped: int = 0) -> Batch:
     )
 
 
-def balanced_copies(frequencies_C: Tensor, power: float) -> Tensor:
-    """How often to read a video for the sake of each label: `(median frequency / frequency) ** power`.
+class NoRecordsError(DataError):
+    """Shards without a single sound record."""
+
+    def __init__(self, message: str, skipped: int) -> None:
+        super().__init__(message)
+        self.skipped = skipped
+
+
+def balanced_copies(counts_C: Tensor, power: float) -> Tensor:
+    """How often to read a video for the sake of each label: `(median count / count) ** power`.
 
     Arguments:
-        frequencies_C: float32, shares of videos that have each label, or their number; above 0 each.
+        counts_C: float32, how many videos have each label; the median is that of the labels that occur.
         power: 0 is no balancing; 1 makes labels equally frequent, as far as the limits and videos of several labels let
             it.
 
@@ -101,7 +109,8 @@ def balanced_copies(frequencies_C: Tensor, power: float) -> Tensor:
         float32 `[C]` in [1/8, 8], for `Batches(copies=...)`. Without the limits, a label of one video would fill epochs
         with it, and a frequent one would hardly be read.
     """
-    return (frequencies_C.quantile(0.5) / frequencies_C).pow(power).clamp(1 / 8, 8).float()
+    median = counts_C[counts_C > 0].quantile(0.5)
+    return (median / counts_C).pow(power).clamp(1 / 8, 8)
 
 
 class Batches:
@@ -168,9 +177,10 @@ class Batches:
                 yield held
             held = item
         if held is None:
-            raise DataError(
+            raise NoRecordsError(
                 f"{self.shards[0]} and {len(self.shards) - 1} more shards hold no record that can be read "
-                f"({skipped} corrupt); check the files"
+                f"({skipped} corrupt); check the files",
+                skipped,
             )
         held.skipped += skipped
         yield held

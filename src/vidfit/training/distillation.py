@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -28,10 +28,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vidfit.errors import DataError, OutputError, reason
 from vidfit.evaluation.metrics import top_classes
-from vidfit.features.batches import Batch
+from vidfit.features.batches import Batch, NoRecordsError
 from vidfit.files import replacing
 
-TOP_K = 100
 _METADATA = b"vidfit"
 
 Predict = Callable[[Batch], np.ndarray]
@@ -46,8 +45,10 @@ class DistillConfig(BaseModel):
     generations: int | None = Field(
         default=None, gt=0, description="how often students take their teachers' place; or ..."
     )
-    soft_labels: str | None = Field(default=None, description="... a folder that `vidfit soft-label` wrote")
-    teachers: list[str] | Literal["own"] | None = Field(
+    soft_labels: str | None = Field(
+        default=None, min_length=1, description="... a folder that `vidfit soft-label` wrote"
+    )
+    teachers: Annotated[list[str], Field(min_length=1)] | Literal["own"] | None = Field(
         default=None, description="members that teach all together, or own: each member its own successor"
     )
     folds: int | None = Field(
@@ -56,14 +57,16 @@ class DistillConfig(BaseModel):
     share: float = Field(
         default=0.5, gt=0, le=1, alias="lambda", description="weight of the teachers' part of the loss"
     )
-    top_k: int = Field(default=TOP_K, gt=0, description="probabilities kept of a video")
+    top_k: int = Field(default=100, gt=0, description="probabilities kept of a video")
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
         if (self.generations is None) == (self.soft_labels is None):
             raise ValueError("give either generations or soft_labels")
-        if self.soft_labels is not None and (self.teachers is not None or self.folds is not None):
-            raise ValueError("soft_labels are there already: teachers and folds belong to generations")
+        if self.soft_labels is not None and self.model_fields_set & {"teachers", "folds", "top_k"}:
+            raise ValueError("soft_labels are there already: teachers, folds and top_k belong to generations")
+        if self.teachers and len(set(self.teachers)) < len(self.teachers) and self.teachers != "own":
+            raise ValueError("teachers names one twice")
         return self
 
 
@@ -73,7 +76,9 @@ class SoftLabelsInfo(BaseModel):
     shard: str
     shard_bytes: int
     teachers: list[str]
-    """SHA-256 of each teacher's file."""
+    """SHA-256 of each teacher's file, in order of the alphabet."""
+    vocabulary: str
+    """SHA-256 of the label names."""
     classes: int
     top_k: int
 
@@ -95,51 +100,58 @@ def label_shards(
     shards: Sequence[Path],
     directory: Path,
     teachers: Mapping[Path, Predict],
-    classes: int,
+    vocabulary: Sequence[str],
     top_k: int,
     batches: Callable[[Path], Iterable[Batch]],
     overwrite: bool = False,
     show: Callable[[int, int], None] = lambda done, total: None,
-) -> int:
+) -> tuple[int, int]:
     """Write the soft labels of each shard that has none yet.
 
     Arguments:
         shards: whose videos; no two of the same name.
         directory: there must be such a folder; a file a shard appears in it, whole or not at all.
         teachers: their files, and how each predicts; the soft labels are their mean.
-        classes: C.
+        vocabulary: C label names.
         top_k: probabilities kept of a video; all where C is smaller.
         batches: the videos of a shard, in any order.
         overwrite: replace files that other teachers or another `top_k` left.
         show: called with (shards done, shards in all).
 
     Returns:
-        How many shards were labelled; the others had been before.
+        How many shards were labelled (the others had been before), and how many corrupt records passed over in them.
 
     Raises:
         OutputError: a file is there that was made from something else, or one cannot be written.
         DataError: a shard cannot be read.
     """
     check_names(shards)
-    digests = [_digest(teacher) for teacher in teachers]
-    labelled = 0
-    for done, shard in enumerate(shards):
-        show(done, len(shards))
-        path = soft_labels_file(directory, shard)
+    digests = sorted(map(_digest, teachers))
+    missing: dict[Path, SoftLabelsInfo] = {}
+    for shard in shards:
         info = SoftLabelsInfo(
-            shard=shard.name, shard_bytes=shard.stat().st_size, teachers=digests, classes=classes, top_k=top_k
+            shard=shard.name,
+            shard_bytes=shard.stat().st_size,
+            teachers=digests,
+            vocabulary=_digest_names(vocabulary),
+            classes=len(vocabulary),
+            top_k=top_k,
         )
-        if path.exists() and not overwrite:
-            if _read_info(path) == info:
-                continue
+        path = soft_labels_file(directory, shard)
+        found = read_soft_labels_info(path) if path.exists() else None
+        if found not in (info, None) and not overwrite:
             raise OutputError(
                 f"{path}: was made from another shard, by other teachers or with another top_k; "
                 "choose another folder or add --overwrite"
             )
-        _write(path, info, batches(shard), list(teachers.values()))
-        labelled += 1
-    show(len(shards), len(shards))
-    return labelled
+        if found != info:
+            missing[shard] = info
+    skipped = 0
+    for done, (shard, info) in enumerate(missing.items()):
+        show(done, len(missing))
+        skipped += _write(soft_labels_file(directory, shard), info, batches(shard), list(teachers.values()))
+    show(len(missing), len(missing))
+    return len(missing), skipped
 
 
 class SoftLabels:
@@ -149,20 +161,20 @@ class SoftLabels:
 
     Arguments:
         directory: what `vidfit soft-label` wrote.
-        classes: C, the labels known to the student.
+        vocabulary: C label names, the student's.
 
     Raises:
-        DataError: there are none, or a file is damaged or of another number of classes.
+        DataError: there are none, or a file is damaged or of other labels.
     """
 
-    def __init__(self, directory: Path, classes: int) -> None:
-        self.directory, self._classes = directory, classes
-        paths = sorted(directory.glob("*.parquet"))
+    def __init__(self, directory: Path, vocabulary: Sequence[str]) -> None:
+        self.directory, self._classes = directory, len(vocabulary)
+        paths = soft_labels_files(directory)
         if not paths:
             raise DataError(
                 f"{directory}: holds no soft labels; make them with `vidfit soft-label TEACHER SHARDS -o DIR`"
             )
-        parts = [_read(path, classes) for path in paths]
+        parts = [_read(path, vocabulary) for path in paths]
         if len(widths := {labels.shape[1] for _, labels, _ in parts}) > 1:
             raise DataError(
                 f"{directory}: its files hold {sorted(widths)} probabilities a video; label all shards alike"
@@ -186,8 +198,10 @@ class SoftLabels:
     def _find(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the ids, and whether they are theirs."""
         wanted = np.array([id.encode() for id in ids])
-        rows = np.searchsorted(self._ids, wanted).clip(max=len(self._ids) - 1)
-        return rows, self._ids[rows] == wanted
+        rows = np.searchsorted(self._ids, wanted)
+        # One past the last id is nobody's.
+        found = np.append(self._ids, b"")[rows] == wanted
+        return rows, found & (rows < len(self._ids))
 
 
 @dataclass
@@ -205,15 +219,15 @@ class Teacher:
         """
         return torch.lerp(labels_BC, self.soft_labels.of(ids).to(labels_BC.device), self.share)
 
-    def incomplete(self, batches: Iterable[Batch]) -> DataError:
-        """The error for training videos without soft labels; reads all their ids to count them."""
-        missing, videos = [], 0
+    def incomplete(self, known: Sequence[str], batches: Iterable[Batch]) -> DataError:
+        """The error for training videos without soft labels, some of which are known; reads all ids to count them."""
+        missing, videos = set(known), set(known)
         for batch in batches:
-            missing += self.soft_labels.missing(batch.ids)
-            videos += len(batch)
+            missing.update(self.soft_labels.missing(batch.ids))
+            videos.update(batch.ids)
         return DataError(
-            f"{self.soft_labels.directory}: {len(missing):,} of {videos:,} training videos have no soft labels there, "
-            f"such as {missing[0]}; run `vidfit soft-label` over all training shards"
+            f"{self.soft_labels.directory}: {len(missing):,} of {len(videos):,} training videos have no soft labels "
+            f"there, such as {known[0]}; run `vidfit soft-label` over all training shards"
         )
 
 
@@ -222,16 +236,27 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(path: Path, info: SoftLabelsInfo, batches: Iterable[Batch], teachers: Sequence[Predict]) -> None:
+def _digest_names(vocabulary: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(vocabulary).encode()).hexdigest()
+
+
+def _write(path: Path, info: SoftLabelsInfo, batches: Iterable[Batch], teachers: Sequence[Predict]) -> int:
+    """Label a shard; returns how many corrupt records were passed over."""
     width = min(info.top_k, info.classes)
     ids: list[str] = []
     labels = [np.empty((0, width), np.int64)]
     probabilities = [np.empty((0, width), np.float32)]
-    for batch in batches:
-        predicted_BC = np.mean([predict(batch) for predict in teachers], axis=0)
-        ids += batch.ids
-        labels.append(top_classes(predicted_BC, width))
-        probabilities.append(np.take_along_axis(predicted_BC, labels[-1], axis=1))
+    skipped = 0
+    try:
+        for batch in batches:
+            skipped += batch.skipped
+            predicted_BC = np.mean([predict(batch) for predict in teachers], axis=0)
+            ids += batch.ids
+            labels.append(top_classes(predicted_BC, width))
+            probabilities.append(np.take_along_axis(predicted_BC, labels[-1], axis=1))
+    except NoRecordsError as error:
+        # Among others such a shard is fine in training, and it has soft labels: none.
+        skipped = error.skipped
     label_type = np.uint16 if info.classes <= 1 << 16 else np.uint32
     offsets = pa.array(np.arange(len(ids) + 1) * width, pa.int32())
     columns = {
@@ -246,34 +271,53 @@ def _write(path: Path, info: SoftLabelsInfo, batches: Iterable[Batch], teachers:
         # High and low bytes apart compress to two thirds; measured on AudioSet (docs/ablation.md).
         split = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in ("labels", "probabilities")}
         pq.write_table(table, partial, compression="zstd", use_dictionary=False, column_encoding=split)
+    return skipped
 
 
-def _read_info(path: Path) -> SoftLabelsInfo:
+def soft_labels_files(directory: Path) -> list[Path]:
+    """All soft labels in a folder."""
+    return sorted(directory.glob("*.parquet"))
+
+
+def read_soft_labels_info(path: Path) -> SoftLabelsInfo:
+    """What a file of soft labels was made from.
+
+    Raises:
+        DataError: it is none.
+    """
     try:
         return SoftLabelsInfo.model_validate_json((pq.read_schema(path).metadata or {})[_METADATA])
     except (pa.ArrowException, OSError, KeyError, ValidationError) as error:
         raise _unreadable(path, error) from error
 
 
-def _read(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read(path: Path, vocabulary: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids, labels `[V, k]` and probabilities `[V, k]` of a file."""
-    info = _read_info(path)
-    if info.classes != classes:
-        raise DataError(
-            f"{path}: is of {info.classes:,} classes, the vocabulary has {classes:,}; label with another teacher"
-        )
+    info = read_soft_labels_info(path)
+    if info.vocabulary != _digest_names(vocabulary):
+        raise DataError(f"{path}: its teachers know other labels than this vocabulary; label with another teacher")
     try:
         table = pq.read_table(path)
-        ids = table["id"].cast(pa.binary()).to_numpy()
-        labels, probabilities = (
-            table[name].combine_chunks().flatten().to_numpy().reshape(len(ids), min(info.top_k, classes))
-            for name in ("labels", "probabilities")
-        )
-        if (labels >= classes).any() or not ((probabilities >= 0) & (probabilities <= 1)).all():
+        width = min(info.top_k, len(vocabulary))
+        labels = _column(table["labels"], np.integer, width)
+        probabilities = _column(table["probabilities"], np.floating, width)
+        if not ((labels >= 0) & (labels < len(vocabulary)) & (probabilities >= 0) & (probabilities <= 1)).all():
             raise ValueError("holds labels or probabilities that there cannot be")
+        ids = table["id"].cast(pa.binary())
+        if ids.null_count:
+            raise ValueError("has videos without an id")
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _unreadable(path, error) from error
-    return ids.astype(bytes), labels, probabilities
+    return ids.to_numpy().astype(bytes), labels, probabilities
+
+
+def _column(lists: pa.ChunkedArray, kind: type, width: int) -> np.ndarray:
+    """A column of lists of one length as an array `[V, width]`."""
+    array = lists.combine_chunks()
+    values = array.flatten().to_numpy()
+    if not np.issubdtype(values.dtype, kind) or (array.value_lengths().to_numpy(zero_copy_only=False) != width).any():
+        raise ValueError(f"its rows are not all {width} numbers")
+    return values.reshape(len(lists), width)
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

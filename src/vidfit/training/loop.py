@@ -160,13 +160,19 @@ def label_frequencies(batches: Batches, classes: int) -> torch.Tensor:
 
     Half a video is added to both sides, so that no share is 0 or 1.
     """
-    counts_C, videos = torch.full((classes,), 0.5), 1
+    counts_C, videos = label_counts(batches, classes)
+    return (counts_C + 0.5) / (videos + 1)
+
+
+def label_counts(batches: Batches, classes: int) -> tuple[torch.Tensor, int]:
+    """How many of the first 20,000 training videos have each label, float32 `[C]`, and how many videos these were."""
+    counts_C, videos = torch.zeros(classes), 0
     for batch in batches.epoch(0):
         counts_C += torch.bincount(batch.labels, minlength=classes)
         videos += len(batch)
-        if videos > PRIOR_VIDEOS:
+        if videos >= PRIOR_VIDEOS:
             break
-    return counts_C / videos
+    return counts_C, videos
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -308,8 +314,8 @@ class _Training:
         config = self._config
         targets_BC = batch.multi_hot(self._model.classes)
         if self._teacher:
-            if self._teacher.soft_labels.missing(batch.ids):
-                raise self._teacher.incomplete(self._batches)
+            if missing := self._teacher.soft_labels.missing(batch.ids):
+                raise self._teacher.incomplete(missing, self._batches)
             targets_BC = self._teacher.targets(batch.ids, targets_BC)
         if config.sampling == "none":
             return self._model(batch.padded(), batch.num_frames), targets_BC
