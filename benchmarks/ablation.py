@@ -107,6 +107,7 @@ def work_on(job: Job, work: Path, steps: int) -> None:
     """Train (or average, or quantise) and leave `eval.npy`: probabilities of the eval videos, float16."""
     from vidfit.compression.member import quantize_member
     from vidfit.features.batches import Batches, balanced_copies
+    from vidfit.models.classifier import ClassifierConfig
     from vidfit.runtime.predictor import load
     from vidfit.training.checkpoint import BEST, MemberInfo
     from vidfit.training.distillation import SoftLabels, Teacher
@@ -141,7 +142,12 @@ def work_on(job: Job, work: Path, steps: int) -> None:
         batches = Batches(paths, spec, classes, 256, shuffle_buffer=training.shuffle_buffer, seed=seed, copies=copies)
         teacher = Teacher(SoftLabels(soft_labels(job, work), vocabulary.names), 0.5) if arm.teachers else None
         info = MemberInfo(
-            name=job.family, classifier=member, spec=spec, vocabulary=vocabulary.names, step=0, gap_validation=-1
+            name=job.family,
+            classifier=ClassifierConfig(encoder=member.encoder, family=member.family, head=member.head),
+            spec=spec,
+            vocabulary=vocabulary.names,
+            step=0,
+            gap_validation=-1,
         )
         validation = Batches(shards["validation"], spec, classes, 256)
         train(info, training, batches, validation, folder, seed, teacher=teacher)
@@ -160,7 +166,7 @@ def soft_labels(student: Job, work: Path) -> Path:
     return Job(f"soft labels of {arm.teachers}", f"{who}{'-folds' if arm.folds else ''}", seed).folder(work)
 
 
-def label(student: Job, work: Path) -> None:
+def label(student: Job, work: Path, families: list[str]) -> None:
     """Have a student's teachers label the training videos."""
     from vidfit.features.batches import Batches
     from vidfit.runtime.predictor import load
@@ -173,47 +179,47 @@ def label(student: Job, work: Path) -> None:
     folder = soft_labels(student, work)
     folder.mkdir(parents=True, exist_ok=True)
     for fold in range(FOLDS) if arm.folds else [None]:
-        families = [student.family] if arm.within else FAMILIES
         seed = 0 if arm.folds else student.seed
-        files = [Job(arm.teachers, family, seed, fold).folder(work) / BEST for family in families]
+        teaching = [student.family] if arm.within else families
+        files = [Job(arm.teachers, family, seed, fold).folder(work) / BEST for family in teaching]
         paths = shards["train"] if fold is None else shards["train"][fold::FOLDS]
         teachers = {file: load(file).predict_batch for file in files}
         label_shards(paths, folder, teachers, vocabulary.names, 20, lambda path: Batches([path], spec, None, 256))
 
 
-def phases(seeds: int, steps: int) -> list[tuple[str, Any, list[Job]]]:
+def phases(seeds: int, steps: int, families: list[str], arms: list[str]) -> list[tuple[str, Any, list[Job]]]:
     """What can be done at the same time, in order: a title, a function, its jobs."""
 
     def jobs(arms: list[str]) -> list[Job]:
-        return [Job(arm, family, seed) for arm, seed, family in product(arms, range(seeds), FAMILIES)]
+        return [Job(arm, family, seed) for arm, seed, family in product(arms, range(seeds), families)]
 
     def labelled(arms: list[str]) -> list[Job]:
         """One student a set of soft labels."""
         return list({soft_labels(job, Path()): job for job in jobs(arms)}.values())
 
-    learn = partial(work_on, steps=steps)
-    folds = [Job(REFERENCE, family, 0, fold) for family, fold in product(FAMILIES, range(FOLDS))]
-    alone = [arm for arm in ARMS if not ARMS[arm].teachers and not ARMS[arm].after and arm != REFERENCE]
-    after = [arm for arm in ARMS if ARMS[arm].after]
-    out_of_fold = [arm for arm in ARMS if ARMS[arm].folds]
-    first = [arm for arm in ARMS if ARMS[arm].teachers == REFERENCE and arm not in out_of_fold]
-    second = [arm for arm in ARMS if ARMS[arm].teachers not in (None, REFERENCE)]
+    learn, teach = partial(work_on, steps=steps), partial(label, families=families)
+    alone = [arm for arm in arms if not ARMS[arm].teachers and not ARMS[arm].after and arm != REFERENCE]
+    after = [arm for arm in arms if ARMS[arm].after]
+    out_of_fold = [arm for arm in arms if ARMS[arm].folds]
+    first = [arm for arm in arms if ARMS[arm].teachers == REFERENCE and arm not in out_of_fold]
+    second = [arm for arm in arms if ARMS[arm].teachers not in (None, REFERENCE)]
+    folds = [Job(REFERENCE, family, 0, fold) for _, family, fold in product(out_of_fold, families, range(FOLDS))]
     return [
         ("labels alone", learn, jobs([REFERENCE])),
-        ("soft labels", label, labelled(first)),
+        ("soft labels", teach, labelled(first)),
         ("students", learn, jobs(first)),
         ("averages, codebooks", learn, jobs(after)),
         ("sampling, mixing", learn, jobs(alone)),
-        ("soft labels", label, labelled(second)),
+        ("soft labels", teach, labelled(second)),
         ("students of students", learn, jobs(second)),
         ("teachers out of fold", learn, folds),
-        ("soft labels", label, labelled(out_of_fold)),
+        ("soft labels", teach, labelled(out_of_fold)),
         ("their students", learn, jobs(out_of_fold)),
     ]
 
 
-def gaps(work: Path, seeds: int) -> dict[tuple[str, str], np.ndarray]:
-    """GAP by (arm, family or ensemble), one a seed; arms that are not done are left out."""
+def gaps(work: Path, seeds: int, families: list[str], arms: list[str]) -> dict[tuple[str, str], np.ndarray]:
+    """GAP by (arm, family or ensemble), one a seed."""
     from vidfit.evaluation.metrics import Metrics
     from vidfit.features.batches import Batches
 
@@ -228,33 +234,35 @@ def gaps(work: Path, seeds: int) -> dict[tuple[str, str], np.ndarray]:
         return metrics.result()["gap"]
 
     found: dict[tuple[str, str], np.ndarray] = {}
-    for arm in track(ARMS, "measuring"):
+    for arm in track(arms, "measuring"):
         files = {
             (family, seed): Job(arm, family, seed).folder(work) / "eval.npy"
-            for family, seed in product(FAMILIES, range(seeds))
+            for family, seed in product(families, range(seeds))
         }
-        if not all(file.exists() for file in files.values()):
-            continue
-        for family in FAMILIES:
+        for family in families:
             found[arm, family] = np.array([gap(np.load(files[family, seed])) for seed in range(seeds)])
         means = [
-            np.mean([np.load(files[family, seed]).astype(np.float32) for family in FAMILIES], axis=0)
+            np.mean([np.load(files[family, seed]).astype(np.float32) for family in families], axis=0)
             for seed in range(seeds)
         ]
         found[arm, "ensemble"] = np.array([gap(mean) for mean in means])
     return found
 
 
+def difference(found: dict[tuple[str, str], np.ndarray], arm: str, family: str) -> tuple[np.ndarray, float]:
+    """By seed, from the reference (of the reference itself its GAP); and half the mean's 95 % interval."""
+    values = found[arm, family] - (0 if arm == REFERENCE else found[REFERENCE, family])
+    return values, stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+
+
 def rows_of(found: dict[tuple[str, str], np.ndarray]) -> list[dict[str, Any]]:
-    """Mean GAP of the reference; of every other arm the mean paired difference and half its 95 % interval."""
+    """Mean GAP of the reference; of every other arm the mean difference; with half the 95 % interval."""
+    columns = dict.fromkeys(family for _, family in found)
     rows = []
-    for arm in ARMS:
-        if (arm, "ensemble") not in found:
-            continue
+    for arm in dict.fromkeys(arm for arm, _ in found):
         row: dict[str, Any] = {"arm": arm}
-        for family in (*FAMILIES, "ensemble"):
-            values = found[arm, family] - (0 if arm == REFERENCE else found[REFERENCE, family])
-            half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+        for family in columns:
+            values, half = difference(found, arm, family)
             row[family] = f"{values.mean():{'' if arm == REFERENCE else '+'}.4f} ± {half:.4f}"
         rows.append({**row, "published": ARMS[arm].published})
     return rows
@@ -264,12 +272,13 @@ def plot(found: dict[tuple[str, str], np.ndarray], file: Path) -> None:
     """Differences from the reference, a panel a family."""
     import matplotlib.pyplot as plt
 
-    arms = [arm for arm in ARMS if arm != REFERENCE and (arm, "ensemble") in found][::-1]
-    figure, panels = plt.subplots(1, 5, figsize=(15, 0.35 * len(arms) + 1.4), sharey=True, sharex=True)
-    for panel, family in zip(panels, (*FAMILIES, "ensemble"), strict=True):
+    arms = [arm for arm in dict.fromkeys(arm for arm, _ in found) if arm != REFERENCE][::-1]
+    columns = list(dict.fromkeys(family for _, family in found))
+    size = (3 * len(columns), 0.35 * len(arms) + 1.4)
+    figure, panels = plt.subplots(1, len(columns), figsize=size, sharey=True, sharex=True)
+    for panel, family in zip(panels, columns, strict=True):
         for place, arm in enumerate(arms):
-            values = found[arm, family] - found[REFERENCE, family]
-            half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+            values, half = difference(found, arm, family)
             panel.errorbar(values.mean(), place, xerr=half, fmt="o", color="#1f5fa8", capsize=3, markersize=4)
             panel.plot(values, [place] * len(values), "|", color="#999999")
         panel.axvline(0, color="black", linewidth=0.8)
@@ -287,17 +296,22 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="also draw the differences into this file (.svg)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=530, help="of 256 videos, a training")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument(
+        "--arms", nargs="+", choices=[arm for arm in ARMS if arm != REFERENCE], metavar="ARM", help="by default all"
+    )
     parser.add_argument("--processes", type=int, default=2, help="trainings at the same time, a core each")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
         parser.error("--seeds: an interval takes two at least")
+    arms = [arm for arm in ARMS if arm == REFERENCE or not arguments.arms or arm in arguments.arms]
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(arguments.processes) as pool:
-        for title, function, jobs in phases(arguments.seeds, arguments.steps):
+        for title, function, jobs in phases(arguments.seeds, arguments.steps, arguments.families, arms):
             running = [pool.submit(function, job, arguments.work) for job in jobs]
             for future in track(running, title):
                 future.result()
-    found = gaps(arguments.work, arguments.seeds)
+    found = gaps(arguments.work, arguments.seeds, arguments.families, arms)
     publish(f"GAP on AudioSet's eval shards, {arguments.seeds} seeds", rows_of(found), arguments.json)
     if arguments.plot:
         plot(found, arguments.plot)
