@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.corpus import LABELS, VIDEOS, write_recipe
-from vidfit.cli import main
+from vidfit.cli import main, print_summary
 
 
 @pytest.fixture
@@ -67,6 +67,18 @@ def test_run_train_and_summary(vidfit, corpus: Path, tmp_path: Path):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+def test_the_summary_says_what_each_generation_reached(finished: Path, capsys: pytest.CaptureFixture[str]):
+    summary = json.loads((finished / "summary.json").read_text())
+    folds = [(0, 0, 0.25), (0, 1, 0.75), (1, 0, 0.6), (1, 1, 0.7)]
+    summary["teachers"] = [
+        {"generation": generation, "name": "vlad", "fold": fold, "gap_validation": gap}
+        for generation, fold, gap in folds
+    ]
+    print_summary(summary, finished)
+    gap = summary["members"][1]["gap_validation"]
+    assert f"validation GAP of vlad by generation: 0.5000 -> 0.6500 -> {gap:.4f}\n" in capsys.readouterr().out
+
+
 def test_evaluate_takes_packed_files_and_members(vidfit, finished: Path, corpus: Path, tmp_path: Path):
     summary = json.loads((finished / "summary.json").read_text())
     code, out, _ = vidfit("evaluate", finished / "model.onnx", corpus / "eval", "--json", tmp_path / "e.json")
@@ -76,6 +88,10 @@ def test_evaluate_takes_packed_files_and_members(vidfit, finished: Path, corpus:
     assert found["gap"] == summary["packed"]["gap"]
     assert found["videos"] == VIDEOS["eval"]
     assert {"gap", "map", "hit_at_1", "perr", "videos", "seconds"} <= found.keys()
+    filled, plain = (
+        vidfit("evaluate", finished / "members" / "vlad", corpus / "eval", "--fill-up", slots)[1] for slots in (12, 0)
+    )
+    assert filled.splitlines()[:4] != plain.splitlines()[:4]
     vidfit("evaluate", finished / "members" / "vlad", corpus / "eval", "--json", tmp_path / "e.json")
     found = json.loads((tmp_path / "e.json").read_text())
     assert found["gap"] == pytest.approx(summary["members"][1]["gap"], abs=1e-6)

@@ -375,11 +375,20 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
         cells = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
         cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
         print("  ".join(cells))
+    print()
+    for member in members:
+        gaps: dict[int, list[float]] = {}
+        for teacher in summary["teachers"]:
+            if teacher["name"] == member["name"]:
+                gaps.setdefault(teacher["generation"], []).append(teacher["gap_validation"])
+        if gaps:
+            earlier = " -> ".join(f"{sum(folds) / len(folds):.4f}" for folds in gaps.values())
+            print(f"validation GAP of {member['name']} by generation: {earlier} -> {member['gap_validation']:.4f}")
     best = max((member for member in members if member["name"] in shares), key=lambda member: member["gap_quantized"])
     worst = max(members, key=lambda member: member["gap"] - member["gap_quantized"])
     gained, lost = packed["gap"] - best["gap_quantized"], worst["gap"] - worst["gap_quantized"]
     print(
-        f"\nGAP of the packed file against its best member, {best['name']}: {gained:+.4f}\n"
+        f"GAP of the packed file against its best member, {best['name']}: {gained:+.4f}\n"
         f"GAP lost to 8 bits, at most ({worst['name']}): {lost:.4f}\n"
         f"{directory / packed['path']}: {packed['bytes']:,} bytes of {packed['budget']:,}; "
         f"Hit@1 {packed['hit_at_1']:.4f}, PERR {packed['perr']:.4f}"
