@@ -287,9 +287,9 @@ class Run:
     def _soft_labels(self, student: Trainee) -> Path | None:
         """Where a student's soft labels are; trains its teachers and has them label the training videos."""
         distill = self._distill
-        if distill is None or distill.soft_labels:
-            return Path(distill.soft_labels) if distill and distill.soft_labels else None
-        if student.generation == 0:
+        if distill and distill.soft_labels:
+            return Path(distill.soft_labels)
+        if distill is None or student.generation == 0:
             return None
         generation = student.generation - 1
         teachers = list(self._teachers(generation, [student.name]))
@@ -349,8 +349,7 @@ class Run:
             "vocabulary": self.vocabulary.names,
         }
         if distill and distill.soft_labels:
-            infos = map(read_soft_labels_info, soft_labels_files(Path(distill.soft_labels)))
-            inputs["soft labels"] = [distill.share, [info.model_dump() for info in infos]]
+            inputs["soft labels"] = [distill.share, self._given]
         if trainee.generation:
             assert distill is not None
             teachers = self._teachers(trainee.generation - 1, [trainee.name])
@@ -377,7 +376,10 @@ class Run:
     def _check_soft_labels(self) -> None:
         """What they need of the training shards, and that given ones are there."""
         if self._distill and self._distill.soft_labels:
-            soft_labels = SoftLabels(Path(self._distill.soft_labels), self.vocabulary.names)
+            folder = Path(self._distill.soft_labels)
+            soft_labels = SoftLabels(folder, self.vocabulary.names)
+            # Kept, because every training's digest has it and there may be thousands of files.
+            self._given = [read_soft_labels_info(file).model_dump() for file in soft_labels_files(folder)]
             for shard in self.shards["train"]:
                 videos = read_videos(shard, self.spec, len(self.vocabulary))
                 first = next((video.id for video in videos if isinstance(video, Video)), None)

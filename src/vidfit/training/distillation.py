@@ -188,9 +188,14 @@ class SoftLabels:
         return [id for id, found in zip(ids, self._find(ids)[1], strict=True) if not found]
 
     def of(self, ids: Sequence[str]) -> torch.Tensor:
-        """The teachers' probabilities of videos that are all there: float32 `[B, C]`, 0 outside the top k."""
+        """The teachers' probabilities of some videos: float32 `[B, C]`, 0 outside the top k.
+
+        Raises:
+            KeyError: with the ids that have no soft labels.
+        """
         rows_B, found_B = self._find(ids)
-        assert found_B.all()
+        if not found_B.all():
+            raise KeyError(*self.missing(ids))
         soft_BC = torch.zeros(len(ids), self._classes)
         labels_BK = torch.from_numpy(self._labels[rows_B].astype(np.int64))
         return soft_BC.scatter_(1, labels_BK, torch.from_numpy(self._probabilities[rows_B].astype(np.float32)))
@@ -216,6 +221,9 @@ class Teacher:
 
         Cross-entropy is linear in its targets, so its value at this mixture is the mixed loss of the method,
         `lambda * BCE(p, teacher) + (1 - lambda) * BCE(p, labels)`.
+
+        Raises:
+            KeyError: with the ids that have no soft labels.
         """
         return torch.lerp(labels_BC, self.soft_labels.of(ids).to(labels_BC.device), self.share)
 

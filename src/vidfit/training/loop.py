@@ -256,10 +256,15 @@ class _Training:
     @property
     def last_step(self) -> int | None:
         """The step that ends all; None where epochs end the training."""
-        averaging = self._config.averaging.steps if self._config.averaging else 0
-        if self.state.averaging:
-            return self.state.begun + averaging
-        return self._config.steps and self._config.steps + averaging
+        if self._averaging:
+            return self.state.begun + self._averaging.steps
+        more = self._config.averaging.steps if self._config.averaging else 0
+        return self._config.steps and self._config.steps + more
+
+    @property
+    def _averaging(self) -> AveragingConfig | None:
+        """How this phase averages; None in the first."""
+        return self._config.averaging if self.state.averaging else None
 
     def batches(self) -> Iterator[tuple[Batch, bool]]:
         """The training batches that are still to come; each with whether it is the last of its phase."""
@@ -272,25 +277,24 @@ class _Training:
 
     def step(self, batch: Batch) -> torch.Tensor:
         """One step of Adam; returns the loss."""
-        config, step = self._config, self.state.step
-        constant = self._config.averaging.learning_rate if self._config.averaging and self.state.averaging else None
+        step, averaging = self.state.step, self._averaging
         for group in self._optimizer.param_groups:
-            group["lr"] = constant or learning_rate(config, step)
+            group["lr"] = averaging.learning_rate if averaging else learning_rate(self._config, step)
         # A generator of its own would not reach dropout; seeding the global one covers every use.
         torch.manual_seed((self._seed * 1_000_003 + step) % 2**63)
         loss = cross_entropy(*self._probabilities_and_targets(batch.to(self._device)))
         self._optimizer.zero_grad(set_to_none=True)
         (loss + self._model.penalty()).backward()
-        clip_each_(list(self._model.parameters()), config.clip_norm)
+        clip_each_(list(self._model.parameters()), self._config.clip_norm)
         self._optimizer.step()
         self.state.step += 1
-        if self._average and config.averaging and config.averaging.method == "ema":
+        if self._average and averaging and averaging.method == "ema":
             self._average.update_parameters(self._model)
         return loss.detach()
 
     def validate(self, batches: Batches, loss: float, last: bool) -> float:
         """Measure the model (in the second phase its average), keep the best, checkpoint; returns the GAP."""
-        state, averaging = self.state, self._config.averaging
+        state, averaging = self.state, self._averaging
         model, keep = self._model, False
         if self._average and averaging:
             if averaging.method == "equal":
@@ -303,7 +307,7 @@ class _Training:
         if result["gap"] > state.best_gap or keep:
             state.best_gap, state.stale = result["gap"], 0
             save_member(self._directory / BEST, info, model.state_dict())
-        patience = None if state.averaging else self._config.patience
+        patience = None if averaging else self._config.patience
         state.done = last or (patience is not None and state.stale >= patience)
         line = {"step": state.step, "loss": loss, "lr": self._optimizer.param_groups[0]["lr"], **result}
         _log(self._directory / "log.jsonl", {**line, "averaged": state.averaging})
@@ -314,9 +318,10 @@ class _Training:
         config = self._config
         targets_BC = batch.multi_hot(self._model.classes)
         if self._teacher:
-            if missing := self._teacher.soft_labels.missing(batch.ids):
-                raise self._teacher.incomplete(missing, self._batches)
-            targets_BC = self._teacher.targets(batch.ids, targets_BC)
+            try:
+                targets_BC = self._teacher.targets(batch.ids, targets_BC)
+            except KeyError as error:
+                raise self._teacher.incomplete(error.args, self._batches) from error
         if config.sampling == "none":
             return self._model(batch.padded(), batch.num_frames), targets_BC
         if config.sampling == "sequence":
@@ -392,8 +397,8 @@ class _Training:
                     for moment in ("exp_avg", "exp_avg_sq")
                 }
                 self._optimizer.state[parameter] = {"step": steps.clone(), **moments}
-        if self.state.averaging and self._config.averaging:
-            self._average = averaged_copy(self._model, self._config.averaging)
+        if self._averaging:
+            self._average = averaged_copy(self._model, self._averaging)
             self._average.load_state_dict(parts["average"])
 
 
