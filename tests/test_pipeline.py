@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.corpus import LABELS, write_recipe
+from tests.corpus import LABELS, VIDEOS, write_recipe
 from vidfit import load, load_recipe, run
 from vidfit.compression.member import load_member
 from vidfit.errors import BudgetError, DataError, OutputError, RecipeError
@@ -63,6 +63,31 @@ def test_the_summary_says_what_was_found(finished: Path, corpus: Path):
     model = load(finished / "model.onnx")
     batches = Batches(expand_shards([corpus / "eval"]), model.spec, 5, 7)
     assert packed["gap"] == pytest.approx(evaluate(model.predict_batch, batches, 5)["gap"], abs=1e-6)
+
+
+def test_labels_are_those_of_the_packed_file(finished: Path):
+    details = json.loads((finished / "labels.json").read_text())
+    packed = json.loads((finished / "summary.json").read_text())["packed"]
+    assert [row["name"] for row in details["labels"]] == list(LABELS)
+    precisions = [row["average_precision"] for row in details["labels"] if row["positives"]]
+    assert np.mean(precisions) == pytest.approx(packed["map"])
+    assert sum(row["count"] for row in details["reliability"]) == VIDEOS["eval"] * len(LABELS)
+    assert sum(row["hits"] for row in details["reliability"]) == sum(row["positives"] for row in details["labels"])
+    assert 0 < details["ece"] < 1
+
+
+def test_labels_of_an_older_file_do_not_outlive_it(copy: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch):
+    (copy / "labels.json").unlink()
+    run(load_recipe(recipe_file), copy)
+    assert (copy / "labels.json").exists()
+
+    def fails(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vidfit.pipeline.evaluate_labels", fails)
+    with pytest.raises(KeyboardInterrupt):
+        run(load_recipe(recipe_file, ("pack.members=[lstm]",)), copy)
+    assert not (copy / "labels.json").exists()
 
 
 def test_a_second_call_does_nothing_again(copy: Path, recipe_file: Path):

@@ -7,7 +7,9 @@ Everything lies in one run folder:
     RUN/distillation/G/teachers/NAME/ the same of generation G, whose students take its place (a fold a folder)
     RUN/distillation/G/soft-labels/   what generation G says of the training videos
     RUN/model.onnx                    the packed file
+    RUN/labels.json                   how good the packed file is at each label, and its probabilities
     RUN/summary.json                  what came out (docs/format.md has its schema)
+    RUN/report.html                   all of it on one page
     RUN/stages.json                   what is done, and from which inputs
 
 A stage whose inputs are unchanged is not done again, so a second call of the same command goes on where the first was
@@ -29,8 +31,8 @@ import yaml
 from vidfit import display
 from vidfit.compression.member import QUANTIZED, load_member, quantize_member
 from vidfit.errors import BudgetError, DataError, OutputError, RecipeError
-from vidfit.evaluation.evaluate import evaluate
-from vidfit.features.batches import Batches, balanced_copies
+from vidfit.evaluation.evaluate import evaluate, evaluate_labels
+from vidfit.features.batches import Batch, Batches, balanced_copies
 from vidfit.features.example import infer_spec, read_videos
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Video, Vocabulary
@@ -55,6 +57,7 @@ from vidfit.training.loop import label_counts, train
 
 MODEL = "model.onnx"
 SUMMARY = "summary.json"
+LABELS = "labels.json"
 
 
 def run(recipe: Recipe, directory: Path | str, overwrite: bool = False) -> dict[str, Any]:
@@ -199,7 +202,8 @@ class Run:
             path.unlink()  # of another budget; it must not be taken for this one's if packing fails
         packed = self._stages.do("pack", inputs, [path], work)
         inputs = {**inputs, "eval": _names_and_sizes(self.shards["eval"])}
-        scores = self._stages.do("evaluate packed", inputs, [], lambda: self._evaluate(path, "packed"))
+        labels = self.directory / LABELS
+        scores = self._stages.do("evaluate packed", inputs, [labels], lambda: self._evaluate_labels(path, labels))
         return {"path": MODEL, "bytes": path.stat().st_size, "budget": budget, **packed, **scores}
 
     def _member(self, name: str) -> Trainee:
@@ -426,10 +430,18 @@ class Run:
             )
 
     def _evaluate(self, model: Path, description: str) -> dict[str, Any]:
-        predictor = load(model)
-        batches = display.counted(self._batches(self.shards["eval"]), f"evaluating {description}")
-        result = evaluate(predictor.predict_batch, batches, len(self.vocabulary))
-        return {key: result[key] for key in ("gap", "map", "hit_at_1", "perr")}
+        return _scores(evaluate(load(model).predict_batch, self._eval_batches(description), len(self.vocabulary)))
+
+    def _evaluate_labels(self, packed: Path, labels: Path) -> dict[str, Any]:
+        """As `_evaluate`; what else is found of labels and probabilities is left in a file."""
+        labels.unlink(missing_ok=True)  # of another packed file
+        predict = load(packed).predict_batch
+        result, details = evaluate_labels(predict, self._eval_batches("packed"), self.vocabulary.names)
+        write_text(labels, json.dumps(details, indent=2) + "\n")
+        return _scores(result)
+
+    def _eval_batches(self, description: str) -> Iterator[Batch]:
+        return display.counted(self._batches(self.shards["eval"]), f"evaluating {description}")
 
     def _batches(self, shards: list[Path], batch_size: int = BATCH_SIZE, **options: Any) -> Batches:
         skip = self.recipe.data.skip_corrupt
@@ -446,6 +458,11 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be made a folder ({error.strerror}); choose another") from error
+
+
+def _scores(result: dict[str, float]) -> dict[str, float]:
+    """What the summary tells of an evaluation."""
+    return {key: result[key] for key in ("gap", "map", "hit_at_1", "perr")}
 
 
 def _names_and_sizes(shards: list[Path]) -> list[tuple[str, int]]:

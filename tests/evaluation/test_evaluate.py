@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vidfit.errors import DataError
-from vidfit.evaluation.evaluate import evaluate
+from vidfit.evaluation.evaluate import evaluate, evaluate_labels
 from vidfit.features.batches import Batch
 
 
@@ -39,3 +39,20 @@ def test_predictions_meet_the_labels_of_their_own_batch():
 def test_unlabelled_videos_alone_cannot_be_evaluated():
     with pytest.raises(DataError, match="none of the 2 videos has a label"):
         evaluate(lambda batch: np.zeros((2, 3), np.float32), [batch([[], []])], classes=3)
+
+
+def test_labels_and_reliability_beside_the_same_figures():
+    batches = [batch([[0], [1]]), batch([[1], []])]
+    predicted = {id(batches[0]): [[0.9, 0.2, 0.1], [0.3, 0.8, 0.1]], id(batches[1]): [[0.6, 0.4, 0.1], [0.0, 0.6, 0.1]]}
+
+    def predict(batch: Batch) -> np.ndarray:
+        return np.array(predicted[id(batch)], np.float32)
+
+    result, details = evaluate_labels(predict, batches, ["rain", "train", "never"])
+    assert result | {"seconds": 0} == evaluate(predict, batches, 3) | {"seconds": 0}
+    rain, train, never = details["labels"]
+    assert rain == {"name": "rain", "positives": 1, "average_precision": 1.0}
+    assert train["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    assert never == {"name": "never", "positives": 0, "average_precision": None}
+    assert (rain["average_precision"] + train["average_precision"]) / 2 == pytest.approx(result["map"])
+    assert sum(row["count"] for row in details["reliability"]) == 4 * 3

@@ -37,7 +37,8 @@ class Metrics:
         self.top_k = min(top_k, classes)
         self.max_entries = max_entries
         self.videos = 0
-        self._positives = np.zeros(classes, np.int64)
+        self.positives = np.zeros(classes, np.int64)
+        """Videos that have each label, `[C]`."""
         self._hits_at_1 = 0
         self._summed_perr = 0.0
         self._entries = [np.empty(0, _ENTRY)]
@@ -59,11 +60,7 @@ class Metrics:
         """
         videos = len(probabilities)
         assert probabilities.shape == (videos, self.classes)
-        if label_counts is None:
-            positive = labels.astype(bool)
-        else:
-            positive = np.zeros(probabilities.shape, bool)
-            positive[np.repeat(np.arange(videos), label_counts), labels] = True
+        positive = labels.astype(bool) if label_counts is None else multi_hot(labels, label_counts, self.classes)
         num_positives = positive.sum(axis=1)
 
         width = min(max(self.top_k, num_positives.max(initial=0)), self.classes)
@@ -75,7 +72,7 @@ class Metrics:
         counted = (np.arange(width) < num_positives[:, None]) & (scores > 0)
         self._summed_perr += float(((hits & counted).sum(axis=1) / np.maximum(num_positives, 1)).sum())
         self._hits_at_1 += int(positive[np.arange(videos), probabilities.argmax(axis=1)].sum())
-        self._positives += positive.sum(axis=0)
+        self.positives += positive.sum(axis=0)
         self.videos += videos
         self._keep(best[:, : self.top_k], scores[:, : self.top_k], hits[:, : self.top_k])
 
@@ -97,11 +94,11 @@ class Metrics:
         Source: YouTube-8M (Abu-El-Haija et al. 2016), section 5; the starter code and the 2018 winners' changes to it.
         """
         entries = self._merged_list()
-        total_positives = self._positives.sum(keepdims=True)
+        total_positives = self.positives.sum(keepdims=True)
         everything_in_one_list = np.zeros_like(entries["class"])
         gap = _average_precisions(everything_in_one_list, entries, total_positives)[0]
-        of_classes = _average_precisions(entries["class"], entries, self._positives)
-        has_positives = self._positives > 0
+        of_classes = self.average_precisions()
+        has_positives = self.positives > 0
         map_google = float(of_classes[has_positives].mean()) if has_positives.any() else float("nan")
         videos = max(self.videos, 1)
         return {
@@ -113,6 +110,11 @@ class Metrics:
             "perr": self._summed_perr / videos,
             "videos": self.videos,
         }
+
+    def average_precisions(self) -> np.ndarray:
+        """Average precision of each class so far, `[C]` float64, as `map` counts it; 0 without positives."""
+        entries = self._merged_list()
+        return _average_precisions(entries["class"], entries, self.positives)
 
     def _keep(self, best: np.ndarray, scores: np.ndarray, hits: np.ndarray) -> None:
         entries = np.empty(best.size, _ENTRY)
@@ -128,6 +130,19 @@ class Metrics:
     def _merged_list(self) -> np.ndarray:
         self._entries = [np.concatenate(self._entries)]
         return self._entries[0]
+
+
+def multi_hot(labels: np.ndarray, label_counts: NDArray[np.integer], classes: int) -> np.ndarray:
+    """Which video has which label, bool `[B, C]`.
+
+    Arguments:
+        labels: class indices of all videos one after another, int64 `[L]`.
+        label_counts: how many of them belong to each video, int64 `[B]`.
+        classes: size of the vocabulary, C.
+    """
+    positive = np.zeros((len(label_counts), classes), bool)
+    positive[np.repeat(np.arange(len(label_counts)), label_counts), labels] = True
+    return positive
 
 
 def top_classes(scores: np.ndarray, k: int) -> np.ndarray:
