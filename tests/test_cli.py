@@ -32,7 +32,19 @@ def vidfit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
 def test_help_names_every_verb(vidfit):
     code, out, _ = vidfit("--help")
     assert code == 0
-    for verb in ("run", "train", "soft-label", "quantize", "pack", "evaluate", "predict", "inspect", "synth", "demo"):
+    for verb in (
+        "run",
+        "train",
+        "soft-label",
+        "quantize",
+        "pack",
+        "evaluate",
+        "predict",
+        "report",
+        "inspect",
+        "synth",
+        "demo",
+    ):
         assert verb in out
 
 
@@ -65,6 +77,14 @@ def test_run_train_and_summary(vidfit, corpus: Path, tmp_path: Path):
     assert code == 0
     assert "packed" in out
     assert (tmp_path / "run" / "summary.json").exists()
+    report = tmp_path / "run" / "report.html"
+    assert f"{report}: all of it on one page\n" in out
+    report.unlink()
+    assert vidfit("report", tmp_path / "run") == (0, f"{report}\n", "")
+    assert report.exists()
+    code, _, err = vidfit("report", tmp_path)
+    assert code == 2
+    assert "is no run folder" in err
 
 
 def test_the_summary_says_what_each_generation_reached(finished: Path, capsys: pytest.CaptureFixture[str]):

@@ -90,6 +90,19 @@ def test_labels_of_an_older_file_do_not_outlive_it(copy: Path, recipe_file: Path
     assert not (copy / "labels.json").exists()
 
 
+def test_a_failed_report_loses_no_run(
+    copy: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    def fails(_):
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr("vidfit.pipeline.write_report", fails)
+    summary = run(load_recipe(recipe_file), copy)
+    assert json.loads((copy / "summary.json").read_text()) == summary
+    assert not (copy / "report.html").exists()
+    assert f"`vidfit report {copy}` tries again" in capfd.readouterr().err
+
+
 def test_a_second_call_does_nothing_again(copy: Path, recipe_file: Path):
     before = times(copy)
     summary = json.loads((copy / "summary.json").read_text())

@@ -79,7 +79,7 @@ def run(
 ) -> None:
     """Do a whole recipe: train, quantise, pack, evaluate. A second call skips what is done.
 
-    Leaves OUTPUT/model.onnx, OUTPUT/summary.json and each member's checkpoints and log.
+    Leaves OUTPUT/model.onnx, OUTPUT/report.html, OUTPUT/summary.json and each member's checkpoints and log.
     """
     from vidfit.pipeline import run as run_recipe
 
@@ -284,6 +284,16 @@ def predict(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder: what `vidfit run` wrote to.")],
+) -> None:
+    """Write RUN/report.html again: one page of a run's curves, levers, frontier, bytes, labels and calibration."""
+    from vidfit.report.page import write_report
+
+    print(write_report(run))
+
+
+@app.command()
 def inspect(
     shards: Shards,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -348,6 +358,7 @@ def demo(
 def print_summary(summary: dict[str, Any], directory: Path) -> None:
     """The closing table of a run and what it means, on standard output."""
     from vidfit.packing.size import format_size
+    from vidfit.report.page import REPORT
 
     members, packed = summary["members"], summary["packed"]
     shares = {member["name"]: member["weight"] for member in packed["members"]}
@@ -393,6 +404,8 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
         f"{directory / packed['path']}: {packed['bytes']:,} bytes of {packed['budget']:,}; "
         f"Hit@1 {packed['hit_at_1']:.4f}, PERR {packed['perr']:.4f}"
     )
+    if (page := directory / REPORT).exists():
+        print(f"{page}: all of it on one page")
 
 
 def _print_mapping(mapping: dict[str, Any], as_json: bool) -> None:

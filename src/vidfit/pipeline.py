@@ -30,7 +30,7 @@ import yaml
 
 from vidfit import display
 from vidfit.compression.member import QUANTIZED, load_member, quantize_member
-from vidfit.errors import BudgetError, DataError, OutputError, RecipeError
+from vidfit.errors import BudgetError, DataError, OutputError, RecipeError, reason
 from vidfit.evaluation.evaluate import evaluate, evaluate_labels
 from vidfit.features.batches import Batch, Batches, balanced_copies
 from vidfit.features.example import infer_spec, read_videos
@@ -41,6 +41,7 @@ from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.packing.size import format_size, parse_size
 from vidfit.recipe import MemberConfig, Recipe
+from vidfit.report.page import REPORT, write_report
 from vidfit.runtime.predictor import BATCH_SIZE, load
 from vidfit.stages import Stages, digest, write_text
 from vidfit.training.checkpoint import BEST, LAST, MemberInfo
@@ -139,6 +140,7 @@ class Run:
         ]
         summary = {"members": members, "teachers": teachers, "packed": self.pack()}
         write_text(self.directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        self._report()
         return summary
 
     def train(self, name: str) -> dict[str, Any]:
@@ -205,6 +207,16 @@ class Run:
         labels = self.directory / LABELS
         scores = self._stages.do("evaluate packed", inputs, [labels], lambda: self._evaluate_labels(path, labels))
         return {"path": MODEL, "bytes": path.stat().st_size, "budget": budget, **packed, **scores}
+
+    def _report(self) -> None:
+        """Write the report; whatever is wrong with it, the run is finished."""
+        page = self.directory / REPORT
+        try:
+            page.unlink(missing_ok=True)  # of another state of the run
+            write_report(self.directory)
+        except Exception as error:
+            again = f"`vidfit report {self.directory}` tries again"
+            display.console.print(f"{page}: could not be written ({reason(error)}); {again}")
 
     def _member(self, name: str) -> Trainee:
         return Trainee(name, self._generations)

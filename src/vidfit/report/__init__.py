@@ -1,0 +1,1 @@
+"""A run on one page, from the files of its folder."""

@@ -1,0 +1,58 @@
+"""The section of the packed file's bytes: whose they are, member by member and tensor by tensor."""
+
+from vidfit.packing.size import format_size
+from vidfit.report.elements import Child, element, folded, table
+from vidfit.report.folder import Packed, PackedMember, RunFolder
+from vidfit.report.parts import Colours, colour_key, member_label, missing, shares_of_bytes
+from vidfit.report.plots import bar, figure, stacked_bars
+
+
+def composition(run: RunFolder, colours: Colours) -> list[Child]:
+    if run.summary is None:
+        return missing("Nothing is packed yet", "vidfit run", "packs the members")
+    packed = run.summary.packed
+    rows = (
+        (
+            member_label(member.name, colours[member.name]),
+            member.family or "",
+            f"{member.weight:.3f}",
+            f"{member.bits:.3g}",
+            "" if member.bytes is None else format_size(member.bytes),
+            "" if member.bytes is None else f"{member.bytes / packed.bytes:.1%}",
+        )
+        for member in packed.members
+    )
+    members = table(("member", "family", "share", "bits", "bytes", "of the file"), rows, words=("member", "family"))
+    if not all(member.tensors for member in packed.members):
+        note = missing("This run's summary has no sizes by tensor", "vidfit run", "writes them when it packs anew")
+        return [members, *note]
+    largest = max(tensor.bytes for member in packed.members for tensor in member.tensors)
+    tensors = [_tensors(member, colours[member.name], largest) for member in packed.members]
+    return [_whole(packed, colours), members, *tensors]
+
+
+def _whole(packed: Packed, colours: Colours) -> Child:
+    rest = packed.bytes - sum(member.bytes or 0 for member in packed.members)
+    parts = shares_of_bytes(packed.members, colours, packed.bytes)
+    parts.append(("graph and metadata", rest / packed.bytes, "var(--muted)"))
+    return figure(
+        stacked_bars("Bytes of the file by member", [(format_size(packed.bytes), parts)]),
+        f"The file by member; the graph and its metadata take {format_size(rest)}.",
+        [colour_key(name, colour) for name, _, colour in parts],
+    )
+
+
+def _tensors(member: PackedMember, colour: str, largest: int) -> Child:
+    rows = (
+        (
+            element("code", tensor.name),
+            " x ".join(map(str, tensor.shape)),
+            tensor.grid or "",
+            f"{tensor.bits:.3g}",
+            format_size(tensor.bytes),
+            bar(tensor.bytes, largest, colour),
+        )
+        for tensor in sorted(member.tensors, key=lambda tensor: -tensor.bytes)
+    )
+    head = ("tensor", "shape", "grid", "bits", "bytes", "")
+    return folded(f"{member.name}: {len(member.tensors)} tensors", table(head, rows, words=("tensor", "shape", "grid")))

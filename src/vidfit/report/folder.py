@@ -1,0 +1,210 @@
+"""What a run folder says of its run: the JSON files that the page is made from, read and checked.
+
+Every file but `recipe.yaml` and `stages.json` may be missing, and so may the fields that older runs did not write.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, TypeAdapter
+
+from vidfit.errors import OutputError, reason
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+class Tensor(BaseModel):
+    """A tensor of the packed file."""
+
+    name: str
+    shape: list[int]
+    grid: str | None = None
+    """How it is quantised: bits, and elements that share a scale."""
+    bits: float
+    bytes: int
+
+
+class PackedMember(BaseModel):
+    """A member of the packed file, or of a point of the frontier."""
+
+    name: str
+    family: str | None = None
+    weight: float
+    bits: float
+    bytes: int | None = None
+    tensors: list[Tensor] = []
+
+
+class Packed(BaseModel):
+    """The packed file, measured on the eval shards."""
+
+    path: str
+    bytes: int
+    budget: int | None = None
+    members: list[PackedMember]
+    gap: float
+    map: float
+    hit_at_1: float
+    perr: float
+
+
+class Member(BaseModel):
+    """A member: validation chose its checkpoint, the other scores are of the eval shards."""
+
+    name: str
+    family: str
+    parameters: int
+    step: int
+    gap_validation: float
+    gap: float
+    map: float
+    gap_quantized: float
+    bytes_float32: int
+    bytes_quantized: int
+
+
+class Teacher(BaseModel):
+    """A training of a generation before the last."""
+
+    name: str
+    generation: int
+    fold: int | None = None
+    gap_validation: float | None = None
+
+
+class Summary(BaseModel):
+    """`summary.json`."""
+
+    members: list[Member]
+    teachers: list[Teacher] = []
+    packed: Packed
+
+
+class FrontierPoint(BaseModel):
+    """The best ensemble of so many bytes."""
+
+    bytes: int
+    gap: float | None
+    """On the eval shards, from a written file; None where none was written."""
+    gap_selection: float | None = None
+    gap_confirmation: float | None = None
+    """On the half of the validation shards that did not choose it."""
+    members: list[PackedMember]
+
+
+class BaselinePoint(BaseModel):
+    """What a simpler choice reaches with so many bytes."""
+
+    bytes: int
+    gap: float | None
+
+
+class Frontier(BaseModel):
+    """`frontier.json`."""
+
+    points: list[FrontierPoint]
+    baselines: dict[str, list[BaselinePoint]] = {}
+
+
+class Label(BaseModel):
+    """A label on the eval shards; its average precision is None where no video has it."""
+
+    name: str
+    positives: int
+    average_precision: float | None
+
+
+class Bin(BaseModel):
+    """The (video, label) pairs whose probability lies between two edges."""
+
+    low: float
+    high: float
+    mean: float
+    hits: int
+    count: int
+
+
+class Labels(BaseModel):
+    """`labels.json`."""
+
+    labels: list[Label]
+    reliability: list[Bin]
+    ece: float
+
+
+class Validation(BaseModel):
+    """A line of a `log.jsonl`."""
+
+    step: int
+    loss: float
+    gap: float
+    averaged: bool = False
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """All that the page tells of."""
+
+    path: Path
+    recipe: str
+    summary: Summary | None
+    labels: Labels | None
+    frontier: Frontier | None
+    logs: dict[str, list[Validation]]
+    """Of each member."""
+    teacher_logs: dict[str, dict[str, list[Validation]]]
+    """Of each member of earlier generations, by which it is: `generation 0`, `generation 0 fold 1`."""
+
+    @property
+    def names(self) -> list[str]:
+        """All members, in the recipe's order where the run is finished."""
+        in_summary = [member.name for member in self.summary.members] if self.summary else []
+        points = self.frontier.points if self.frontier else []
+        on_frontier = [member.name for point in points for member in point.members]
+        return list(dict.fromkeys([*in_summary, *self.logs, *on_frontier, *self.teacher_logs]))
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read a run folder.
+
+    Raises:
+        OutputError: it is no run folder, or one of its files cannot be read.
+    """
+    for name in ("recipe.yaml", "stages.json"):
+        if not (path / name).is_file():
+            raise OutputError(f"{path}: is no run folder (it has no {name}); give one that `vidfit run` wrote to")
+    teachers: dict[str, dict[str, list[Validation]]] = {}
+    for log in sorted(path.glob("distillation/*/teachers/**/log.jsonl")):
+        generation, _, name, *fold = log.relative_to(path / "distillation").parts[:-1]
+        title = " ".join([f"generation {generation}", *(part.replace("-", " ") for part in fold)])
+        teachers.setdefault(name, {})[title] = _log(log)
+    return RunFolder(
+        path,
+        (path / "recipe.yaml").read_text(encoding="utf-8"),
+        _document(path / "summary.json", Summary),
+        _document(path / "labels.json", Labels),
+        _document(path / "frontier.json", Frontier),
+        {log.parent.name: _log(log) for log in sorted(path.glob("members/*/log.jsonl"))},
+        teachers,
+    )
+
+
+def _document(path: Path, kind: type[Document]) -> Document | None:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+
+
+def _log(path: Path) -> list[Validation]:
+    try:
+        return [TypeAdapter(Validation).validate_json(line) for line in path.read_bytes().splitlines()]
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: ValueError) -> OutputError:
+    return OutputError(f"{path}: cannot be read ({reason(error)}); remove it and run what wrote it again")

@@ -1,0 +1,100 @@
+"""The section of the frontier: the best GAP of every size, beside simpler choices, and what each point consists of."""
+
+from collections.abc import Sequence
+from xml.etree.ElementTree import Element
+
+from vidfit.packing.size import format_size
+from vidfit.report.axis import around
+from vidfit.report.elements import Child, element, table
+from vidfit.report.folder import Frontier, FrontierPoint, RunFolder
+from vidfit.report.parts import Colours, colour_key, missing, shares_of_bytes
+from vidfit.report.plots import Series, figure, line_chart, stacked_bars
+
+BASELINE_LOOKS = (("var(--b0)", "5 3"), ("var(--b1)", "2 3"), ("var(--b2)", "8 3 2 3"))
+"""Colour and dashes, in turn."""
+
+
+def frontier(run: RunFolder, colours: Colours) -> list[Child]:
+    if run.frontier is None or not run.frontier.points:
+        return missing("It has not been searched", f"vidfit frontier {run.path}", "finds the best file of every size")
+    points = sorted(run.frontier.points, key=lambda point: point.bytes)
+    names = list(dict.fromkeys(member.name for point in points for member in point.members))
+    lines = [line for line in _lines(run.frontier, points) if line.points]
+    composition = figure(
+        stacked_bars(
+            "Composition of each point by member",
+            [(_short_size(point.bytes), shares_of_bytes(point.members, colours)) for point in points],
+        ),
+        "What the bytes of each point are spent on.",
+        [colour_key(name, colours[name]) for name in names],
+    )
+    figures = [_plot(lines), composition] if lines else [composition]
+    rows = (
+        (
+            format_size(point.bytes),
+            _gap(point.gap),
+            _gap(point.gap_confirmation),
+            *(_bits_and_share(point, name) for name in names),
+        )
+        for point in points
+    )
+    explained = (
+        "Of each member: bits a weight, and its share of the average. “Confirmed” is the GAP on the half of the "
+        "validation shards that did not choose the point."
+    )
+    return [
+        element("div", *figures, class_="pair"),
+        element("p", explained),
+        table(("bytes", "GAP", "confirmed", *names), rows),
+    ]
+
+
+def _lines(frontier: Frontier, points: Sequence[FrontierPoint]) -> list[Series]:
+    """vidfit's last, so that it is drawn on top."""
+    lines = []
+    for index, (name, baseline) in enumerate(frontier.baselines.items()):
+        colour, dashes = BASELINE_LOOKS[index % len(BASELINE_LOOKS)]
+        reached = sorted((float(point.bytes), point.gap) for point in baseline if point.gap is not None)
+        lines.append(Series(name, colour, reached, "step", dashes, markers=True, width=1.4))
+    measured = [(float(point.bytes), point.gap) for point in points if point.gap is not None]
+    confirmed = [
+        (float(point.bytes), point.gap_confirmation)
+        for point in points
+        if point.gap is None and point.gap_confirmation is not None
+    ]
+    return [
+        *lines,
+        Series("vidfit, on validation", "var(--muted)", confirmed, "step", "1 2", markers=True, width=1.4),
+        Series("vidfit", "var(--accent)", measured, "step", markers=True, width=2.4),
+    ]
+
+
+def _plot(lines: list[Series]) -> Element:
+    """What lies below vidfit's own lines is left out: a weak member would press all others together."""
+    own = [gap for line in lines if line.name.startswith("vidfit") for _, gap in line.points]
+    lowest = min(own, default=0.0)
+    gaps = [gap for line in lines for _, gap in line.points if gap >= lowest]
+    x = around("bytes of the file", (size for line in lines for size, _ in line.points), log=True, write=_short_size)
+    y = around("GAP", gaps, write="{:.3g}".format)
+    shown = [line.above(y.low) for line in lines]
+    caption = "The best GAP that fits, on the eval shards."
+    if any(line.name == "vidfit, on validation" for line in lines):
+        caption += (
+            " Points that were not measured on them (“on validation”) show the GAP of the half of the validation "
+            "shards that did not choose them, which is not comparable with the rest."
+        )
+    return figure(line_chart("GAP over bytes", x, y, shown), caption, lines[::-1])
+
+
+def _bits_and_share(point: FrontierPoint, name: str) -> str:
+    member = next((member for member in point.members if member.name == name), None)
+    return f"{member.bits:.3g} b · {member.weight:.0%}" if member else ""
+
+
+def _gap(gap: float | None) -> str:
+    return "" if gap is None else f"{gap:.4f}"
+
+
+def _short_size(size: float) -> str:
+    """As `format_size`, without a zero after the point."""
+    return format_size(size).replace(".0 ", " ")

@@ -1,0 +1,87 @@
+"""The section of the levers: what distillation, averaging, 8 bits and the ensemble changed in GAP."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from statistics import mean
+from typing import NamedTuple
+from xml.etree.ElementTree import Element
+
+from vidfit.report.elements import Child, element, table
+from vidfit.report.folder import RunFolder, Summary, Validation
+from vidfit.report.parts import Colours, member_label, missing
+from vidfit.report.plots import signed_bar
+
+
+class _Change(NamedTuple):
+    member: str
+    before: float
+    after: float
+
+    @property
+    def gain(self) -> float:
+        return self.after - self.before
+
+
+def levers(run: RunFolder, colours: Colours) -> list[Child]:
+    if run.summary is None:
+        return missing("They are known when the run is finished", "vidfit run", "goes on where it was stopped")
+    changes = {
+        ("Distillation", "validation GAP, a generation and the next"): list(_distillation(run.summary)),
+        ("Averaging of weights", "validation GAP, before and after"): list(_averaging(run.summary, run.logs)),
+        ("Weights in 8 bits", "eval GAP, float32 and 8 bits"): [
+            _Change(member.name, member.gap, member.gap_quantized) for member in run.summary.members
+        ],
+        ("The ensemble", "eval GAP, its best member in 8 bits and the packed file"): [_ensemble(run.summary)],
+    }
+    largest = max(abs(change.gain) for rows in changes.values() for change in rows)
+    blocks = []
+    for (lever, compared), rows in changes.items():
+        title = element("h3", lever, element("small", f" {compared}"))
+        blocks.append(element("div", title, _table(rows, largest, colours) if rows else _unused()))
+    said = "Differences of GAP. All bars have one scale: green is a gain, red a loss."
+    return [element("p", said), element("div", *blocks, class_="pair")]
+
+
+def _table(changes: list[_Change], largest: float, colours: Colours) -> Element:
+    cells = (
+        (
+            member_label(change.member, colours[change.member]),
+            f"{change.before:.4f}",
+            f"{change.after:.4f}",
+            f"{change.gain:+.4f}",
+            signed_bar(change.gain, largest),
+        )
+        for change in changes
+    )
+    return table(("member", "before", "after", "gain", ""), cells, words=("member",))
+
+
+def _unused() -> Element:
+    return element("p", "This recipe does not use it.", class_="missing")
+
+
+def _distillation(summary: Summary) -> Iterator[_Change]:
+    """Each generation of a member beside the one before it; folds are averaged."""
+    for member in summary.members:
+        gaps: dict[int, list[float]] = {}
+        for teacher in summary.teachers:
+            if teacher.name == member.name and teacher.gap_validation is not None:
+                gaps.setdefault(teacher.generation, []).append(teacher.gap_validation)
+        generations = [mean(gaps[generation]) for generation in sorted(gaps)]
+        for before, after in pairwise([*generations, member.gap_validation]):
+            yield _Change(member.name, before, after)
+
+
+def _averaging(summary: Summary, logs: dict[str, list[Validation]]) -> Iterator[_Change]:
+    """The best checkpoint of the first phase beside the one that was kept in the end."""
+    for member in summary.members:
+        log = logs.get(member.name, [])
+        first_phase = [line.gap for line in log if not line.averaged]
+        if first_phase and len(first_phase) < len(log):
+            yield _Change(member.name, max(first_phase), member.gap_validation)
+
+
+def _ensemble(summary: Summary) -> _Change:
+    packed = {member.name for member in summary.packed.members}
+    best = max((member for member in summary.members if member.name in packed), key=lambda member: member.gap_quantized)
+    return _Change(best.name, best.gap_quantized, summary.packed.gap)

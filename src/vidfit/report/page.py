@@ -1,0 +1,63 @@
+"""`RUN/report.html`: one page without scripts, fonts or anything else from elsewhere, for a phone and for a desk."""
+
+from importlib.resources import files as package_files
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from vidfit.files import replacing
+from vidfit.report.composition import composition
+from vidfit.report.curves import curves
+from vidfit.report.elements import Child, element, folded, to_html
+from vidfit.report.folder import RunFolder, read_run
+from vidfit.report.frontier import frontier
+from vidfit.report.labels import labels
+from vidfit.report.levers import levers
+from vidfit.report.parts import Colours, colours_of
+from vidfit.report.reliability import reliability
+from vidfit.report.result import result
+
+REPORT = "report.html"
+
+
+def write_report(run: Path) -> Path:
+    """Write a run's page from the files of its folder; returns the page's path.
+
+    Raises:
+        OutputError: it is no run folder, one of its files cannot be read, or the page cannot be written.
+    """
+    page = run / REPORT
+    html = to_html(_page(read_run(run)))
+    with replacing(page) as partial:
+        partial.write_text(f"<!DOCTYPE html>\n{html}\n", encoding="utf-8")
+    return page
+
+
+def _page(run: RunFolder) -> Element:
+    title = f"vidfit: {run.path.resolve().name}"
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", title),
+        # Without one a browser asks the server for /favicon.ico.
+        element("link", rel="icon", href="data:,"),
+        element("style", (package_files("vidfit.report") / "style.css").read_text(encoding="utf-8")),
+    )
+    colours = colours_of(run.names)
+    sections = {
+        "The packed file": result,
+        "Training curves": curves,
+        "What each lever gave": levers,
+        "The frontier": frontier,
+        "Composition of the packed file": composition,
+        "Best and worst labels": labels,
+        "Calibration": reliability,
+        "The recipe": _recipe,
+    }
+    made = [element("section", element("h2", title), *make(run, colours)) for title, make in sections.items()]
+    body = element("body", element("header", element("h1", title)), element("main", *made))
+    return element("html", head, body, lang="en")
+
+
+def _recipe(run: RunFolder, _: Colours) -> list[Child]:
+    return [folded("As it was understood", element("pre", run.recipe))]

@@ -1,0 +1,186 @@
+"""The page: every section, whatever the run has; in a real browser, on a phone and on a desk."""
+
+import json
+import re
+from html import escape
+from pathlib import Path
+
+import pytest
+
+from tests.browser import browser
+from tests.report.conftest import FRONTIER, change
+from vidfit.errors import OutputError
+from vidfit.report.page import write_report
+
+PHONE = "<!DOCTYPE html><meta name='viewport' content='width=device-width'>"
+SECTIONS = [
+    "The packed file",
+    "Training curves",
+    "What each lever gave",
+    "The frontier",
+    "Composition of the packed file",
+    "Best and worst labels",
+    "Calibration",
+    "The recipe",
+]
+
+
+def section(page: Path, title: str) -> str:
+    text = page.read_text(encoding="utf-8")
+    return text[text.index(f"<h2>{title}</h2>") :].split("</section>")[0]
+
+
+def words(html: str) -> str:
+    return " ".join(re.sub("<[^>]*>", " ", html).split())
+
+
+def test_a_run_leaves_its_report(finished: Path):
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    assert re.findall("<h2>(.*?)</h2>", text) == SECTIONS
+    packed = json.loads((finished / "summary.json").read_text())["packed"]
+    assert f"GAP@20 {packed['gap']:.4f}" in words(section(finished / "report.html", SECTIONS[0]))
+    assert "vidfit frontier" in section(finished / "report.html", "The frontier")
+    assert "no sizes by tensor" in section(finished / "report.html", "Composition of the packed file")
+
+
+def test_nothing_comes_from_elsewhere(full: Path):
+    text = write_report(full).read_text(encoding="utf-8")
+    assert not re.findall(r"<script|https?:|url\(|@import|src=", text)
+
+
+def test_a_folder_that_has_only_begun(folder: Path):
+    for name in ("summary.json", "labels.json"):
+        (folder / name).unlink()
+    for log in folder.rglob("log.jsonl"):
+        log.unlink()
+    page = write_report(folder)
+    for title in SECTIONS[:-1]:
+        assert '<p class="missing">' in section(page, title), title
+        assert "<code>vidfit " in section(page, title), title
+
+
+def test_levers_have_signs(full: Path):
+    summary = json.loads((full / "summary.json").read_text())
+    vlad, lstm = summary["members"][1:]
+    said = words(section(write_report(full), "What each lever gave"))
+    assert f"vlad 0.2500 {vlad['gap_validation']:.4f} {vlad['gap_validation'] - 0.25:+.4f}" in said
+    log = [json.loads(line) for line in (full / "members" / "lstm" / "log.jsonl").read_text().splitlines()]
+    before = max(line["gap"] for line in log[:-1])
+    assert f"lstm {before:.4f} {lstm['gap_validation']:.4f} {lstm['gap_validation'] - before:+.4f}" in said
+    assert f"lstm {lstm['gap']:.4f} {lstm['gap_quantized']:.4f}" in said
+    best = max(vlad, lstm, key=lambda member: member["gap_quantized"])
+    gap = summary["packed"]["gap"]
+    assert f"{best['name']} {best['gap_quantized']:.4f} {gap:.4f} {gap - best['gap_quantized']:+.4f}" in said
+
+
+def test_levers_that_a_recipe_does_without(folder: Path):
+    assert words(section(write_report(folder), "What each lever gave")).count("does not use it") == 2
+
+
+def test_curves_have_teachers_and_averaged_weights(full: Path):
+    said = section(write_report(full), "Training curves")
+    assert "<title>vlad, generation 0</title>" in said
+    assert "lstm, averaged: 24, " in said
+    assert "Dashed: " in said
+    assert "Dots: " in said
+
+
+def test_the_frontier_beside_its_baselines(full: Path):
+    said = section(write_report(full), "The frontier")
+    for name in FRONTIER["baselines"]:
+        assert name in said
+    assert "vidfit: 50 kB, 0.5" in said
+    assert "vidfit, on validation: 120 kB, 0.48" in said
+    assert "not comparable" in said
+    assert "120.0 kB 0.4800 4.5 b · 100%" in words(said)
+    assert "400.0 kB 0.6200 0.4800 4.5 b · 50% 4.5 b · 50%" in words(said)
+    assert "0.1" not in re.findall("best single 8-bit member: (.*?), (.*?)<", said)
+
+
+def test_the_frontier_without_a_gap_of_the_eval_shards(full: Path):
+    points = [point | {"gap": None} for point in FRONTIER["points"]]
+    change(full / "frontier.json", "points", points)
+    said = section(write_report(full), "The frontier")
+    assert "vidfit, on validation: 400 kB, 0.48" in said
+    assert "not comparable" in said
+
+
+def test_tensors_of_the_file(full: Path):
+    said = words(section(write_report(full), "Composition of the packed file"))
+    size = json.loads((full / "summary.json").read_text())["packed"]["bytes"]
+    assert "vlad netvlad 0.667 4.6 30.0 kB " + f"{30_000 / size:.1%}" in said
+    assert "family.hidden.weight 640 x 32 4/64 4 11.5 kB" in said
+    assert f"the graph and its metadata take {(size - 60_000) / 1000:.1f} kB" in said
+
+
+def test_labels_best_first_and_worst_first(folder: Path):
+    labels = [{"name": f"label {i}", "positives": i, "average_precision": i / 100} for i in range(1, 41)]
+    unseen = {"name": "unseen", "positives": 0, "average_precision": None}
+    change(folder / "labels.json", "labels", [*labels, unseen])
+    said = words(section(write_report(folder), "Best and worst labels"))
+    best, worst = said.split("Worst 15")
+    assert re.findall(r"label (\d+)", best.split("Best 15")[1]) == [str(i) for i in range(40, 25, -1)]
+    assert re.findall(r"label (\d+)", worst) == [str(i) for i in range(1, 16)]
+    assert "the mAP, 0.2050. 1 more have no video" in said
+
+
+def test_the_calibration_in_numbers(folder: Path):
+    change(folder / "labels.json", "ece", 0.01234)
+    change(folder / "labels.json", "reliability", [{"low": 0.1, "high": 0.2, "mean": 0.15, "hits": 1, "count": 8}])
+    said = words(section(write_report(folder), "Calibration"))
+    assert "Expected calibration error: 0.01234" in said
+    assert "0.1 to 0.2 0.1500 0.1250 1 8" in said
+
+
+def test_names_are_text(full: Path):
+    evil = "</style></svg><script>alert(1)</script> & co"
+    summary = (full / "summary.json").read_text()
+    (full / "summary.json").write_text(summary.replace('"vlad"', json.dumps(evil)))
+    labels = [{"name": evil, "positives": 2, "average_precision": 0.5}]
+    change(full / "labels.json", "labels", labels)
+    text = write_report(full).read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert text.count(escape(evil, quote=False)) > 5
+
+
+def test_a_folder_that_is_none(tmp_path: Path):
+    with pytest.raises(OutputError, match=r"is no run folder .*recipe\.yaml"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "labels.json", "frontier.json", "members/vlad/log.jsonl"])
+def test_a_file_that_cannot_be_read(folder: Path, name: str):
+    before = (folder / "report.html").read_bytes()
+    (folder / name).write_text('{"points": 3}')
+    with pytest.raises(OutputError, match=rf"{re.escape(name)}: cannot be read \(.+\); remove it"):
+        write_report(folder)
+    assert (folder / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("width", [375, 1100])
+@pytest.mark.parametrize("which", ["finished", "full"])
+def test_in_a_browser(which: str, width: int, request: pytest.FixtureRequest, tmp_path: Path):
+    folder: Path = request.getfixturevalue(which)
+    page_file = folder / "report.html" if which == "finished" else write_report(folder)
+    with browser(tmp_path / "profile") as page:
+        page.open(page_file, width)
+        assert page.evaluate("[...document.querySelectorAll('h2')].map(title => title.textContent)") == SECTIONS
+        assert page.evaluate("document.compatMode") == "CSS1Compat"
+        # All that is folded may be opened.
+        page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        plots = "[...document.querySelectorAll('svg.plot')].map(plot => plot.getBoundingClientRect().width)"
+        assert min(page.evaluate(plots)) > 250
+        texts = "[...document.querySelectorAll('svg.plot text')].map(text => text.getBoundingClientRect().height)"
+        assert min(page.evaluate(texts)) > 8
+        assert page.errors == []
+
+
+def test_the_browser_tells_of_errors_and_of_what_is_too_wide(tmp_path: Path):
+    file = tmp_path / "broken.html"
+    file.write_text(PHONE + "<div style='width:500px'>x</div><img src='nothing.png'><script>nothing()</script>")
+    with browser(tmp_path / "profile") as page:
+        page.open(file, 375)
+        assert page.evaluate("document.documentElement.scrollWidth") >= 500
+        assert any("ERR_FILE_NOT_FOUND" in error for error in page.errors)
+        assert any("Uncaught" in error for error in page.errors)
