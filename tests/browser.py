@@ -94,9 +94,9 @@ def browser(profile: Path) -> Iterator[Page]:
     Arguments:
         profile: an empty folder for what the browser keeps.
     """
-    command = [chromium(), "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
-    if os.geteuid() == 0:
-        command.append("--no-sandbox")  # root has none
+    # Neither root nor a container has what the sandbox needs, nor much shared memory; the pages are our own.
+    command = [chromium(), "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
+    command.append(f"--user-data-dir={profile}")
     # Out of the way of 3 and 4, which two of them become in the child.
     pipes = [*os.pipe(), *os.pipe()]
     requests_out, requests_in, answers_out, answers_in = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in pipes)

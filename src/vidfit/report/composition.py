@@ -46,7 +46,7 @@ def _tensors(member: PackedMember, colour: str, largest: int) -> Child:
     rows = (
         (
             element("code", tensor.name),
-            " x ".join(map(str, tensor.shape)),
+            "\u00a0x\u00a0".join(map(str, tensor.shape)),
             tensor.grid or "",
             f"{tensor.bits:.3g}",
             format_size(tensor.bytes),

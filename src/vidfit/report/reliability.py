@@ -23,7 +23,13 @@ def reliability(run: RunFolder, _: Colours) -> list[Child]:
         diagram = reliability_diagram(f"{title}, small ones", Axis(x, low, 1, True), Axis(y, low, 1, True), drawable)
         figures.append(figure(diagram, "The same on logarithmic axes: nearly all probabilities are small."))
     rows = (
-        (f"{each.low:g} to {each.high:g}", f"{each.mean:.4f}", f"{share:.4f}", f"{each.hits:,}", f"{each.count:,}")
+        (
+            f"{each.low:g}\u00a0to\u00a0{each.high:g}",
+            f"{each.mean:.4f}",
+            f"{share:.4f}",
+            f"{each.hits:,}",
+            f"{each.count:,}",
+        )
         for each, (_, share) in zip(bins, points, strict=True)
     )
     head = ("probability", "mean", "true", "hits", "pairs")
