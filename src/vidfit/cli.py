@@ -129,8 +129,8 @@ def soft_label(
     from vidfit import display
     from vidfit.features.batches import Batches
     from vidfit.features.shards import expand_shards
+    from vidfit.files import make_folder
     from vidfit.packing.size import format_size
-    from vidfit.pipeline import make_folder
     from vidfit.runtime.predictor import BATCH_SIZE, load
     from vidfit.training.checkpoint import member_file
     from vidfit.training.distillation import label_shards, soft_labels_file

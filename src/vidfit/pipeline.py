@@ -35,6 +35,7 @@ from vidfit.features.example import infer_spec, read_videos
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Video, Vocabulary
 from vidfit.features.tfrecord import CorruptRecordError
+from vidfit.files import make_folder
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.packing.size import format_size, parse_size
@@ -434,18 +435,6 @@ class Run:
     def _batches(self, shards: list[Path], batch_size: int = BATCH_SIZE, **options: Any) -> Batches:
         skip = self.recipe.data.skip_corrupt
         return Batches(shards, self.spec, len(self.vocabulary), batch_size, skip_corrupt=skip, **options)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless it is there.
-
-    Raises:
-        OutputError: it cannot be made, such as where a file has its name.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be made a folder ({error.strerror}); choose another") from error
 
 
 def _names_and_sizes(shards: list[Path]) -> list[tuple[str, int]]:
