@@ -26,7 +26,9 @@ def problem(seed: int, members: int = MEMBERS, widths: int = WIDTHS) -> tuple[li
         for width in range(widths):
             noise = random.normal(size=labels.shape) * 0.8 / (1 + width) ** 2
             predictions.append(1 / (1 + np.exp(-(logits + noise))))
-            candidates.append(Candidate(f"member-{member}", size * (2 + 3 * width) // 8, ms=float(random.uniform(1, 5))))
+            candidates.append(
+                Candidate(f"member-{member}", size * (2 + 3 * width) // 8, ms=float(random.uniform(1, 5)))
+            )
     return candidates, HeldOut(predictions, labels)
 
 

@@ -1,4 +1,4 @@
-"""What a member could be in a file: a few choices of widths for its tensors, from the smallest to the float member's equal.
+"""What a member could be in a file: a few choices of widths for its tensors, from the smallest to the float's equal.
 
 They are made once and kept:
 
@@ -27,17 +27,15 @@ from vidfit.compression.calibration import collect
 from vidfit.compression.member import Member, load_member
 from vidfit.compression.quantize import REFERENCE, Grid, QuantizedTensor
 from vidfit.compression.sensitivity import Cost, divergence, sensitivity
-from vidfit.compression.state import flatten_state
 from vidfit.errors import ModelFileError
 from vidfit.features.batches import Batch, Batches
 from vidfit.files import make_folder, replacing
-from vidfit.fitting.validation import BATCH_SIZE, Validation
+from vidfit.fitting.validation import Validation
 from vidfit.packing.budget import Candidate
-from vidfit.packing.graph import PackedMember, write_graph
-from vidfit.packing.metadata import properties
+from vidfit.packing.graph import PROTOBUF_LIMIT, PackedMember, write_graph
+from vidfit.packing.metadata import metadata_bytes
 from vidfit.runtime.predictor import load
 from vidfit.stages import digest, write_text
-from vidfit.training.checkpoint import save_member
 from vidfit.training.loop import predict
 
 # What every tensor may choose from; docs/architecture.md has the figures behind the list. The last is the method's own.
@@ -52,6 +50,10 @@ _TIMINGS = 3
 class Choice(Candidate):
     """A candidate with its files."""
 
+    bits: float
+    """Average width of the big weights."""
+    graph_bytes: int
+    """That the member takes in a file beside its weights, at whatever widths."""
     stem: Path
     """Of its member file and of its predictions, without the suffix."""
 
@@ -87,8 +89,15 @@ def candidates_of(file: Path, folder: Path, calibration: Batches, validation: Va
         saved = {"inputs": inputs, **_make(file, folder, calibration, validation)}
         write_text(document, json.dumps(saved, indent=2) + "\n")
     return [
-        Choice(saved["name"], choice["bytes"], saved["ms"], folder / str(place))
-        for place, choice in enumerate(saved["candidates"])
+        Choice(
+            saved["name"],
+            candidate["bytes"] + saved["graph_bytes"],
+            saved["ms"],
+            candidate["bits"],
+            saved["graph_bytes"],
+            folder / str(place),
+        )
+        for place, candidate in enumerate(saved["candidates"])
     ]
 
 
@@ -119,13 +128,12 @@ def _make(file: Path, folder: Path, calibration: Batches, validation: Validation
             tensors[cost.tensor, cost.grid] = tensor
     allocations = spread(allocate(costs), CANDIDATES)
     float_VC = validation.predictions(lambda batch: predict(classifier, batch))
-    del classifier
     rows = []
     with display.counting_bar(f"{name}: predicting") as show:
         for place, allocation in enumerate(allocations):
             chosen = {tensor: tensors[tensor, grid] for tensor, grid in allocation.grids.items()}
             candidate = Member(member.info, {**member.state, **chosen})
-            save_member(folder / f"{place}.safetensors", candidate.info, flatten_state(candidate.state))
+            candidate.save(folder / f"{place}.safetensors")
             quantized = candidate.classifier()
             predicted_VC = validation.predictions(lambda batch, quantized=quantized: predict(quantized, batch))
             with replacing(folder / f"{place}.npy") as partial, partial.open("wb") as open_file:
@@ -135,33 +143,33 @@ def _make(file: Path, folder: Path, calibration: Batches, validation: Validation
                 {
                     "grids": {tensor: str(grid) for tensor, grid in allocation.grids.items()},
                     "bytes": candidate.nbytes,
+                    "bits": candidate.bits,
                     "divergence_predicted": allocation.divergence,
                     "divergence": divergence(float_VC[half], predicted_VC[half]),
                     **validation.gaps(predicted_VC),
                 }
             )
             show(place + 1, len(allocations))
-    graph_bytes, ms = _in_a_graph(candidate, folder / "alone.onnx", selecting[0])
-    for row in rows:
-        row["bytes"] += graph_bytes
     return {
         "name": name,
-        "ms": ms,
+        **_in_a_graph(candidate, folder / "alone.onnx", selecting[0]),
         "gap_float": validation.gaps(float_VC),
         "costs": [{**vars(cost), "grid": str(cost.grid)} for cost in costs],
         "candidates": rows,
     }
 
 
-def _in_a_graph(member: Member, path: Path, batch: Batch) -> tuple[int, float]:
+def _in_a_graph(member: Member, path: Path, batch: Batch) -> dict[str, float]:
     """Bytes that a member takes in a file beside its weights, and milliseconds a video that it takes from there."""
-    write_graph(path, [PackedMember(member, 1.0)], budget=2**62)
-    described = properties(member.info.spec, member.info.vocabulary, [])
-    beside = path.stat().st_size - member.nbytes - sum(len(key) + len(value) for key, value in described.items())
+    write_graph(path, [PackedMember(member, 1.0)], budget=PROTOBUF_LIMIT)
+    bytes_alone = path.stat().st_size
     predictor, seconds = load(path), []
     for _ in range(1 + _TIMINGS):  # the first is a warm-up
         start = time.perf_counter()
         predictor.predict_batch(batch)
         seconds.append(time.perf_counter() - start)
     path.unlink()
-    return beside, 1000 * float(np.median(seconds[1:])) / len(batch)
+    return {
+        "graph_bytes": bytes_alone - member.nbytes - metadata_bytes(member.info.spec, member.info.vocabulary),
+        "ms": 1000 * float(np.median(seconds[1:])) / len(batch),
+    }

@@ -1,4 +1,4 @@
-"""A trained run, packed for any number of bytes: the best ensemble of candidates, written as one file and measured there."""
+"""A trained run, packed for any number of bytes: the best ensemble of candidates, written and measured as one file."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from vidfit.fitting.validation import BATCH_SIZE, Validation
 from vidfit.packing.blend import HeldOut
 from vidfit.packing.budget import Ensemble, best_within, explore
 from vidfit.packing.graph import PackedMember, write_graph
-from vidfit.packing.metadata import properties
+from vidfit.packing.metadata import metadata_bytes
 from vidfit.packing.size import format_size, parse_size
 from vidfit.recipe import Recipe, load_recipe
 from vidfit.runtime.predictor import load
@@ -130,8 +130,9 @@ class Packer:
         Raises:
             BudgetError: the file is larger than the budget.
         """
-        pairs = zip(ensemble.candidates, ensemble.weights, strict=True)
-        return write_graph(path, [PackedMember(self.choices[place].member(), weight) for place, weight in pairs], budget)
+        chosen = zip(ensemble.candidates, ensemble.weights, strict=True)
+        members = [PackedMember(self.choices[place].member(), weight) for place, weight in chosen]
+        return write_graph(path, members, budget)
 
     def frontier(self, max_ms: float | None = None) -> list[Ensemble]:
         """The best ensembles by rising bytes and GAP on the selecting half."""
@@ -140,13 +141,28 @@ class Packer:
             held_out = HeldOut(
                 [choice.predictions()[:half] for choice in self.choices], self.validation.labels_VC[:half]
             )
-            described = properties(self.info.spec, self.info.vocabulary, [])
-            common_bytes = sum(len(key) + len(value) for key, value in described.items())
+            common_bytes = metadata_bytes(self.info.spec, self.info.vocabulary)
             with display.counting_bar("searching ensembles") as show:
                 self._frontiers[max_ms] = explore(
                     self.choices, held_out, common_bytes, max_ms, lambda looked_at: show(looked_at, looked_at)
                 )
         return self._frontiers[max_ms]
+
+    def told(self, ensemble: Ensemble) -> dict[str, Any]:
+        """What the search knows of an ensemble without writing it: bytes, GAP on both halves, members."""
+        half, labels_VC = self.validation.selecting, self.validation.labels_VC
+        chosen = [self.choices[place] for place in ensemble.candidates]
+        held_out = HeldOut([choice.predictions()[half:] for choice in chosen], labels_VC[half:])
+        return {
+            "bytes": ensemble.bytes,
+            "ms": ensemble.ms,
+            "gap_selection": ensemble.gap,
+            "gap_confirmation": held_out.gap(range(len(chosen)), ensemble.weights),
+            "members": [
+                {"name": choice.member, "weight": weight, "bits": choice.bits, "bytes": choice.bytes}
+                for choice, weight in zip(chosen, ensemble.weights, strict=True)
+            ],
+        }
 
     @cached_property
     def validation(self) -> Validation:

@@ -42,8 +42,8 @@ class Validation:
         self.selecting = sum(len(batch) for batch in islice(self._first(), 0, None, 2))
         if not self.labels_VC[: self.selecting].any() or not self.labels_VC[self.selecting :].any():
             raise DataError(
-                f"data.validation: its {len(self.labels_VC)} videos are too few: one half has to select an ensemble and "
-                f"the other to confirm it, each with labels; give {2 * BATCH_SIZE} labelled videos at least"
+                f"data.validation: its {len(self.labels_VC)} videos are too few: one half has to select an ensemble "
+                f"and the other to confirm it, each with labels; give {2 * BATCH_SIZE} labelled videos at least"
             )
 
     def selecting_batches(self, videos: int) -> list[Batch]:
