@@ -212,8 +212,8 @@ def pack(
 ) -> None:
     """Pack an ensemble into one ONNX file under a budget.
 
-    Of a RUN, the members, the width of each of their tensors (2 to 8 bits) and the weights in the average are chosen for
-    you, to the best GAP on the validation shards that fits: RUN/packed/BUDGET.onnx for each budget. The first call
+    Of a RUN, the members, the width of each of their tensors (2 to 8 bits) and the weights in the average are chosen
+    for you, to the best GAP on the validation shards that fits: RUN/packed/BUDGET.onnx for each budget. The first call
     measures what widths cost, in minutes; later ones take seconds.
 
     Of MEMBERS, those given are packed; float ones are quantised to 8 bits on the way.

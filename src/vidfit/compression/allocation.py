@@ -66,6 +66,8 @@ def lower_hull(costs: Sequence[Cost]) -> list[Cost]:
 
 def spread(allocations: Sequence[Allocation], count: int) -> list[Allocation]:
     """At most `count` of a frontier, the first and the last among them, evenly in the logarithm of bytes."""
+    if len(allocations) <= count:
+        return list(allocations)
     sizes = np.log([allocation.bytes for allocation in allocations])
     wanted = np.linspace(sizes[0], sizes[-1], count)
     return [allocations[place] for place in sorted({int(np.abs(sizes - size).argmin()) for size in wanted})]
