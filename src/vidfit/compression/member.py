@@ -49,6 +49,11 @@ class Member:
                     widths.append((value.numel(), 32))
         return sum(count * bits for count, bits in widths) / sum(count for count, _ in widths) if widths else 32
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors as they are stored."""
+        return sum(value.nbytes for value in self.state.values())
+
     def classifier(self) -> FrameClassifier:
         """The member as a module in evaluation mode, its weights in float32."""
         module = self.info.build()
