@@ -30,7 +30,7 @@ class Candidate:
     member: str
     bytes: int
     """That it adds to a file."""
-    ms: float = 0.0
+    ms: float
     """That it adds to the time for a video."""
 
 
