@@ -104,7 +104,7 @@ def candidates_of(file: Path, folder: Path, calibration: Batches, validation: Va
 def _digest(file: Path, calibration: Batches, validation: Validation) -> str:
     with file.open("rb") as content:
         member = hashlib.file_digest(content, "sha256").hexdigest()
-    videos = [[path.name, path.stat().st_size] for path in (*calibration.shards, *validation.shards)]
+    videos = [[path.name, path.stat().st_size] for path in (*calibration.shards, *validation.batches.shards)]
     return digest([member, videos, list(map(str, GRIDS)), CANDIDATES, CALIBRATION_VIDEOS, SENSITIVITY_VIDEOS])
 
 

@@ -37,7 +37,7 @@ class Validation:
     """
 
     def __init__(self, shards: Sequence[Path], spec: FeatureSpec, classes: int, skip_corrupt: bool) -> None:
-        self._batches = Batches(shards, spec, classes, BATCH_SIZE, skip_corrupt=skip_corrupt)
+        self.batches = Batches(shards, spec, classes, BATCH_SIZE, skip_corrupt=skip_corrupt)
         self.labels_VC = self._of_all(lambda batch: batch.multi_hot(classes).numpy().astype(bool))
         self.selecting = sum(len(batch) for batch in islice(self._first(), 0, None, 2))
         if not self.labels_VC[: self.selecting].any() or not self.labels_VC[self.selecting :].any():
@@ -65,7 +65,7 @@ class Validation:
         return found
 
     def _first(self) -> Iterator[Batch]:
-        return islice(self._batches, MAX_VIDEOS // BATCH_SIZE)
+        return islice(self.batches, MAX_VIDEOS // BATCH_SIZE)
 
     def _of_all(self, function: Callable[[Batch], np.ndarray]) -> np.ndarray:
         halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
