@@ -24,8 +24,8 @@ def validation(corpus: Path) -> Validation:
 
 def means(batch: Batch) -> np.ndarray:
     """Something of a batch that depends on the videos, in the shape of predictions."""
-    lengths = batch.num_frames.float()[:, None]
-    return (lengths / 16 * np.arange(1, len(LABELS) + 1) / len(LABELS)).numpy().astype(np.float32)
+    lengths = batch.num_frames.numpy().astype(np.float32)[:, None]
+    return lengths / 16 * np.arange(1, len(LABELS) + 1, dtype=np.float32) / len(LABELS)
 
 
 def test_the_halves_are_all_videos_once_those_that_select_first(validation: Validation):

@@ -57,7 +57,7 @@ class Choice(Candidate):
     stem: Path
     """Of its member file and of its predictions, without the suffix."""
 
-    def member(self) -> Member:
+    def load(self) -> Member:
         """The quantised member."""
         return load_member(self.stem.with_suffix(".safetensors"))
 

@@ -131,7 +131,7 @@ class Packer:
             BudgetError: the file is larger than the budget.
         """
         chosen = zip(ensemble.candidates, ensemble.weights, strict=True)
-        members = [PackedMember(self.choices[place].member(), weight) for place, weight in chosen]
+        members = [PackedMember(self.choices[place].load(), weight) for place, weight in chosen]
         return write_graph(path, members, budget)
 
     def frontier(self, max_ms: float | None = None) -> list[Ensemble]:
