@@ -24,12 +24,12 @@ every_form = pytest.mark.parametrize(
 )
 
 
-@every_form
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def restore(plain: dict[str, torch.Tensor], state: Mapping[str, torch.Tensor | Quantized]):
     return unflatten_state(plain, grids_of(state), {name: tensor.shape for name, tensor in mixed_state().items()})
 
 
+@every_form
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_weight_that_is_no_number_is_an_error_naming_its_tensor(bad, form):
     weights = torch.zeros(MIN_ELEMENTS + 1)
     weights[70] = bad

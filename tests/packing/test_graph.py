@@ -50,6 +50,10 @@ CLASSIFIERS |= {
 
 def member(name: str, spec: FeatureSpec = SPEC, form: Form = REFERENCE) -> Member:
     """A member of random weights, batch-norm statistics included, quantised where large."""
+    return float_member(name, spec).quantized(form)
+
+
+def float_member(name: str, spec: FeatureSpec = SPEC) -> Member:
     torch.manual_seed(sum(name.encode()))
     info = MemberInfo(
         name=name,
@@ -66,7 +70,7 @@ def member(name: str, spec: FeatureSpec = SPEC, form: Form = REFERENCE) -> Membe
             assert module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
-    return Member(info, dict(model.state_dict())).quantized(form)
+    return Member(info, dict(model.state_dict()))
 
 
 def arrays(videos: int, longest: int, seed: int = 0) -> dict[str, np.ndarray]:

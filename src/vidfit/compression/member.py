@@ -1,5 +1,6 @@
 """A member with its weights, float or quantised, read from and written to one safetensors file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from vidfit.compression import Codebook
 from vidfit.compression.codebook import CodebookTensor
+from vidfit.compression.compensation import Moments
 from vidfit.compression.quantize import REFERENCE, QuantizedTensor
 from vidfit.compression.state import (
     Form,
@@ -60,16 +62,17 @@ class Member:
         module.load_state_dict(dequantize_state(self.state))
         return module.eval()
 
-    def quantized(self, form: Form = REFERENCE) -> "Member":
+    def quantized(self, form: Form = REFERENCE, moments: Mapping[str, Moments] | None = None) -> "Member":
         """The same member with its big tensors quantised; those that are quantised already stay as they are.
 
         Arguments:
             form: a grid for all, grids by name (big tensors that are not named stay float32), or a codebook's method.
+            moments: what `calibration.collect` returned; matrices that have them are rounded with compensation.
 
         Raises:
             ModelFileError: such a tensor holds NaN or infinity or does not fit its grid; the message names it.
         """
-        return Member(self.info, quantize_state(self.state, form))
+        return Member(self.info, quantize_state(self.state, form, moments))
 
     def save(self, path: Path) -> None:
         """Write the member as one safetensors file.

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from vidfit.compression.bits import packed_bytes
+from vidfit.compression.compensation import Moments, round_compensated
 
 Granularity = Literal["tensor", "channel", 32, 64, 128]
 
@@ -136,10 +137,17 @@ def stored_bytes(shape: torch.Size, grid: Grid) -> int:
     return packed_bytes(shape.numel(), grid.bits) + numbers * grid.scale_dtype.itemsize
 
 
-def quantize(tensor: Tensor, grid: Grid) -> QuantizedTensor:
-    """The nearest level for every value of a float32 tensor; half-way values take the lower one.
+def quantize(tensor: Tensor, grid: Grid, moments: Moments | None = None) -> QuantizedTensor:
+    """A level for every value of a float32 tensor: the nearest one, half-way the lower one; or, with `moments`, the one
+    that a layer's outputs ask for.
 
     Scales and offsets are rounded to half precision before the levels are chosen.
+
+    Arguments:
+        tensor: float32, any shape.
+        grid: how the levels lie.
+        moments: of the inputs that the tensor, a matrix `[I, O]`, is multiplied with; rounding is compensated, and
+            `clip` weighs errors by them.
 
     Raises:
         ValueError: the tensor is not float32, is empty, holds NaN or infinity, or its values are too large or too close
@@ -149,9 +157,14 @@ def quantize(tensor: Tensor, grid: Grid) -> QuantizedTensor:
     """
     finite_range(tensor)
     weights_IO = as_matrix(tensor.detach())
-    levels, scale, offset = _place(weights_IO, grid)
+    levels, scale, offset = _place(weights_IO, grid, moments)
     codes = torch.empty(tensor.shape, dtype=torch.int8, device=tensor.device)
     codes_IO = as_matrix(codes)
+    if moments is not None:
+        group = grid.rows(tensor.shape)
+        level_IO = round_compensated(weights_IO, levels.low_GO, levels.scale_GO, group, grid.bits, moments)
+        codes_IO.copy_(level_IO.view(torch.int8)).add_(grid.lowest)
+        return QuantizedTensor(codes, grid, scale, None if grid.symmetric else offset)
     for groups, rows in chunks(weights_IO.shape, grid.rows(weights_IO.shape)):
         level_GSO = levels.nearest(split_groups(weights_IO[rows].double(), groups), groups)
         codes_IO[rows] = level_GSO.add_(grid.lowest).flatten(0, 1)
@@ -179,11 +192,11 @@ class Levels:
         return level_GSO.sub_(0.5).ceil_().clamp_(0, 2**self.bits - 1)
 
 
-def _place(weights_IO: Tensor, grid: Grid) -> tuple[Levels, Tensor, Tensor]:
+def _place(weights_IO: Tensor, grid: Grid, moments: Moments | None) -> tuple[Levels, Tensor, Tensor]:
     """The levels of a matrix, and their scale and offset as they are stored."""
     low_GO, high_GO = _ranges(weights_IO, grid)
     if grid.clip:
-        low_GO, high_GO = _clipped(weights_IO, low_GO, high_GO, grid)
+        low_GO, high_GO = _clipped(weights_IO, low_GO, high_GO, grid, moments)
     levels = Levels.over(low_GO, high_GO, grid.bits)
     offset_GO = levels.low_GO - grid.lowest * levels.scale_GO
     if grid.granularity == "tensor":
@@ -212,20 +225,25 @@ def _ranges(weights_IO: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return low_GO, high_GO
 
 
-def _clipped(weights_IO: Tensor, low_GO: Tensor, high_GO: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """The part of each range, about its middle, whose levels have the least squared error."""
+def _clipped(
+    weights_IO: Tensor, low_GO: Tensor, high_GO: Tensor, grid: Grid, moments: Moments | None
+) -> tuple[Tensor, Tensor]:
+    """The part of each range, about its middle, whose levels have the least squared error, weighed by `moments`."""
     middle_GO, reach_GO = (high_GO + low_GO) / 2, (high_GO - low_GO) / 2
-    candidates = [(middle_GO - kept * reach_GO, middle_GO + kept * reach_GO) for kept in _KEPT]
+    importance_I1 = None if moments is None else moments.diagonal()[:, None]
+    bounds_GO = [(middle_GO - kept * reach_GO, middle_GO + kept * reach_GO) for kept in _KEPT]
+    candidates = [Levels.over(low.float(), high.float(), grid.bits) for low, high in bounds_GO]
     errors_NGO = torch.zeros(len(candidates), *low_GO.shape, dtype=torch.float64, device=weights_IO.device)
     for groups, rows in chunks(weights_IO.shape, grid.rows(weights_IO.shape)):
-        values_GSO = split_groups(weights_IO[rows].double(), groups)
-        for error_GO, bounds in zip(errors_NGO, candidates, strict=True):
-            levels = Levels.over(*bounds, grid.bits)
+        values_GSO = split_groups(weights_IO[rows], groups)
+        factor_GS1 = None if importance_I1 is None else split_groups(importance_I1[rows].float(), groups)
+        for error_GO, levels in zip(errors_NGO, candidates, strict=True):
             level_GSO = levels.nearest(values_GSO.clone(), groups)
-            level_GSO.mul_(levels.scale_GO[groups, None]).add_(levels.low_GO[groups, None]).sub_(values_GSO)
-            error_GO[groups] += level_GSO.square_().sum(1).sum_to_size(error_GO[groups].shape)
-    best_GO = errors_NGO.argmin(0)
-    kept_GO = _KEPT.to(best_GO.device)[best_GO]
+            level_GSO.mul_(levels.scale_GO[groups, None]).add_(levels.low_GO[groups, None]).sub_(values_GSO).square_()
+            if factor_GS1 is not None:
+                level_GSO.mul_(factor_GS1)
+            error_GO[groups] += level_GSO.sum(1).sum_to_size(error_GO[groups].shape)
+    kept_GO = _KEPT.to(weights_IO.device)[errors_NGO.argmin(0)]
     return middle_GO - kept_GO * reach_GO, middle_GO + kept_GO * reach_GO
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vidfit.compression.bits import pack, packed_bytes, unpack
 from vidfit.compression.codebook import LEVELS, CodebookTensor, quantize_codebook
+from vidfit.compression.compensation import Moments
 from vidfit.compression.quantize import REFERENCE, Grid, QuantizedTensor, quantize
 from vidfit.errors import ModelFileError, reason
 
@@ -27,12 +28,15 @@ def is_big(tensor: Tensor | Quantized) -> bool:
     return isinstance(tensor, Tensor) and tensor.dtype == torch.float32 and tensor.numel() > MIN_ELEMENTS
 
 
-def quantize_state(state: Mapping[str, Tensor | Quantized], form: Form = REFERENCE) -> dict[str, Tensor | Quantized]:
+def quantize_state(
+    state: Mapping[str, Tensor | Quantized], form: Form = REFERENCE, moments: Mapping[str, Moments] | None = None
+) -> dict[str, Tensor | Quantized]:
     """A state with its float32 tensors of more than `MIN_ELEMENTS` elements quantised, the rest the same objects.
 
     Arguments:
         state: tensors by name; those that are quantised already stay as they are.
         form: what to make of them.
+        moments: of the inputs of matrices by name; those that have them are rounded with compensation.
 
     Raises:
         ModelFileError: such a tensor holds NaN or infinity or does not fit its grid; the message names it.
@@ -45,7 +49,7 @@ def quantize_state(state: Mapping[str, Tensor | Quantized], form: Form = REFEREN
             if isinstance(form, str):
                 quantized[name] = quantize_codebook(tensor, form)
             elif grid := form if isinstance(form, Grid) else form.get(name):
-                quantized[name] = quantize(tensor, grid)
+                quantized[name] = quantize(tensor, grid, (moments or {}).get(name))
         except ValueError as error:
             raise ModelFileError(
                 f"tensor {name!r} {error}: training diverged; train again with a lower learning rate"
