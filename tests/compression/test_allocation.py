@@ -54,7 +54,9 @@ def test_the_frontier_goes_from_the_fewest_bytes_to_the_least_divergence(tensors
 
 
 def test_a_width_above_the_line_between_its_neighbours_is_not_on_the_hull():
-    costs = [Cost("w", grid, size, away, 0.0) for grid, size, away in zip(GRIDS, (2, 3, 4), (1.0, 0.9, 0.0), strict=False)]
+    costs = [
+        Cost("w", grid, size, away, 0.0) for grid, size, away in zip(GRIDS, (2, 3, 4), (1.0, 0.9, 0.0), strict=False)
+    ]
     assert [cost.bytes for cost in lower_hull(costs)] == [2, 4]
 
 

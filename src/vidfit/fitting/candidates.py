@@ -53,7 +53,7 @@ class Choice(Candidate):
     bits: float
     """Average width of the big weights."""
     graph_bytes: int
-    """That the member takes in a file beside its weights, at whatever widths."""
+    """That the member takes in a file beside its weights, at most."""
     stem: Path
     """Of its member file and of its predictions, without the suffix."""
 
@@ -128,11 +128,13 @@ def _make(file: Path, folder: Path, calibration: Batches, validation: Validation
             tensors[cost.tensor, cost.grid] = tensor
     allocations = spread(allocate(costs), CANDIDATES)
     float_VC = validation.predictions(lambda batch: predict(classifier, batch))
+    states = [
+        {tensor: tensors[tensor, grid] for tensor, grid in allocation.grids.items()} for allocation in allocations
+    ]
     rows = []
     with display.counting_bar(f"{name}: predicting") as show:
-        for place, allocation in enumerate(allocations):
-            chosen = {tensor: tensors[tensor, grid] for tensor, grid in allocation.grids.items()}
-            candidate = Member(member.info, {**member.state, **chosen})
+        for place, (allocation, state) in enumerate(zip(allocations, states, strict=True)):
+            candidate = Member(member.info, {**member.state, **state})
             candidate.save(folder / f"{place}.safetensors")
             quantized = candidate.classifier()
             predicted_VC = validation.predictions(lambda batch, quantized=quantized: predict(quantized, batch))
@@ -152,7 +154,8 @@ def _make(file: Path, folder: Path, calibration: Batches, validation: Validation
             show(place + 1, len(allocations))
     return {
         "name": name,
-        **_in_a_graph(candidate, folder / "alone.onnx", selecting[0]),
+        # The one of the fewest bits has the largest graph.
+        **_in_a_graph(Member(member.info, {**member.state, **states[0]}), folder / "alone.onnx", selecting[0]),
         "gap_float": validation.gaps(float_VC),
         "costs": [{**vars(cost), "grid": str(cost.grid)} for cost in costs],
         "candidates": rows,
