@@ -12,7 +12,7 @@ PACKAGE = Path(vidfit.__file__).parent
 # What each room may use, beside itself and the two rooms of everybody, `errors` and `files`.
 PATH = ["features", "models", "training", "compression", "packing", "runtime", "report"]
 BESIDE = {"evaluation": {"features"}}
-ABOVE = {"recipe", "display", "stages", "pipeline", "demo", "cli", "__init__", "__main__"}
+ABOVE = {"recipe", "display", "stages", "fitting", "pipeline", "demo", "cli", "__init__", "__main__"}
 
 
 def allowed(room: str) -> set[str]:

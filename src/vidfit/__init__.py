@@ -7,6 +7,7 @@ probabilities = model.predict({"rgb": rgb, "audio": audio}, num_frames)   # arra
 for video, probabilities in model.predict("shards/*.tfrecord"): ...
 
 summary = vidfit.run(vidfit.load_recipe("recipe.yaml"), "run-folder")
+file = vidfit.pack("run-folder", budget="100MB")
 """
 
 from typing import TYPE_CHECKING
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vidfit.features.example import write_shard
     from vidfit.features.spec import Video
+    from vidfit.fitting.packer import pack
     from vidfit.pipeline import run
     from vidfit.recipe import Recipe, load_recipe
     from vidfit.runtime.predictor import Predictor, load
 
-__all__ = ["Predictor", "Recipe", "Video", "load", "load_recipe", "run", "write_shard"]
+__all__ = ["Predictor", "Recipe", "Video", "load", "load_recipe", "pack", "run", "write_shard"]
 
 _HOMES = {
     "Predictor": "vidfit.runtime.predictor",
@@ -26,6 +28,7 @@ _HOMES = {
     "Video": "vidfit.features.spec",
     "load": "vidfit.runtime.predictor",
     "load_recipe": "vidfit.recipe",
+    "pack": "vidfit.fitting.packer",
     "run": "vidfit.pipeline",
     "write_shard": "vidfit.features.example",
 }

@@ -129,8 +129,8 @@ def soft_label(
     from vidfit import display
     from vidfit.features.batches import Batches
     from vidfit.features.shards import expand_shards
+    from vidfit.files import make_folder
     from vidfit.packing.size import format_size
-    from vidfit.pipeline import make_folder
     from vidfit.runtime.predictor import BATCH_SIZE, load
     from vidfit.training.checkpoint import member_file
     from vidfit.training.distillation import label_shards, soft_labels_file
@@ -193,30 +193,73 @@ def quantize(
 
 @app.command()
 def pack(
-    members: Annotated[list[Path], typer.Argument(help="Members: folders in a run or .safetensors files.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
-    budget: Annotated[str, typer.Option(help="Bytes the file may take: 1GB (10^9), 1GiB (2^30), 20MB, ...")],
+    sources: Annotated[
+        list[Path], typer.Argument(help="A run folder; or members: folders in a run or .safetensors files.")
+    ],
+    budget: Annotated[
+        list[str],
+        typer.Option(help="Bytes the file may take: 1GB (10^9), 1GiB (2^30), 20MB, ... Of a run, may be repeated."),
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Of members: the .onnx file to write.")] = None,
     weight: Annotated[
         list[float] | None,
-        typer.Option(help="A member's weight in the average, once for each member; equal if absent."),
+        typer.Option(help="Of members: one's weight in the average, once for each; equal if absent."),
+    ] = None,
+    max_ms: Annotated[
+        float | None, typer.Option(min=0, help="Of a run: milliseconds that a video may take on this machine.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Pack members into one ONNX file under a budget; float members are quantised to 8 bits on the way."""
+    """Pack an ensemble into one ONNX file under a budget.
+
+    Of a RUN, the members, the width of each of their tensors (2 to 8 bits) and the weights in the average are chosen
+    for you, to the best GAP on the validation shards that fits: RUN/packed/BUDGET.onnx for each budget. The first call
+    measures what widths cost, in minutes; later ones take seconds.
+
+    Of MEMBERS, those given are packed; float ones are quantised to 8 bits on the way.
+    """
     from vidfit.compression.member import load_member
+    from vidfit.fitting.packer import open_run
     from vidfit.packing.graph import PackedMember, write_graph
     from vidfit.packing.size import format_size, parse_size
     from vidfit.training.checkpoint import member_file
 
-    limit = parse_size(budget)
-    weights = weight or [1.0] * len(members)
-    if len(weights) != len(members) or not all(0 < weight < math.inf for weight in weights):
-        raise VidfitError(f"--weight: give {len(members)} positive weights, one a member")
-    _refuse_packed(*members)
-    _refuse_to_overwrite(output, overwrite, map(member_file, members))
-    loaded = [load_member(path).quantized() for path in members]
+    if len(sources) == 1 and (sources[0] / "recipe.yaml").is_file():
+        if output or weight:
+            raise VidfitError("--output and --weight are for members; of a run the files are RUN/packed/BUDGET.onnx")
+        for path in open_run(sources[0]).pack_named(budget, max_ms, overwrite):
+            print(path)
+        return
+    if output is None or len(budget) > 1 or max_ms is not None:
+        raise VidfitError("of members, give --output and one --budget; several, and --max-ms, are for a run folder")
+    limit = parse_size(budget[0])
+    weights = weight or [1.0] * len(sources)
+    if len(weights) != len(sources) or not all(0 < weight < math.inf for weight in weights):
+        raise VidfitError(f"--weight: give {len(sources)} positive weights, one a member")
+    _refuse_packed(*sources)
+    _refuse_to_overwrite(output, overwrite, map(member_file, sources))
+    loaded = [load_member(path).quantized() for path in sources]
     write_graph(output, [PackedMember(*pair) for pair in zip(loaded, weights, strict=True)], limit)
-    print(f"{output}: {len(members)} members, {format_size(output.stat().st_size)} of {format_size(limit)}")
+    print(f"{output}: {len(sources)} members, {format_size(output.stat().st_size)} of {format_size(limit)}")
+
+
+@app.command()
+def frontier(
+    directory: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="A point of the curve, such as 10MB. May be repeated; by default twelve from end to end."),
+    ] = None,
+) -> None:
+    """Measure GAP over bytes, from the smallest file to the unconstrained ensemble, on the eval shards.
+
+    Every point is a file, written, read again and measured. Leaves RUN/frontier.json, RUN/frontier.csv and
+    RUN/frontier.svg, with the curves that there would be without a search beside it.
+    """
+    from vidfit.fitting.frontier import measure_frontier
+    from vidfit.fitting.packer import open_run
+
+    print_frontier(measure_frontier(open_run(directory), budget or ()))
 
 
 @app.command()
@@ -406,6 +449,24 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
     )
     if (page := directory / REPORT).exists():
         print(f"{page}: all of it on one page")
+
+
+def print_frontier(document: dict[str, Any]) -> None:
+    """Each point with the best of every baseline that takes no more bytes, on standard output."""
+    from vidfit.packing.size import format_size
+
+    baselines: dict[str, list[dict[str, float]]] = document["baselines"]
+    rows = [("bytes", "vidfit", *baselines, "members")]
+    for point in document["points"]:
+        others = [
+            max((f"{own['gap']:.4f}" for own in points if own["bytes"] <= point["budget"]), default="-")
+            for points in baselines.values()
+        ]
+        members = ", ".join(f"{member['name']} {member['bits']:.1f} bits" for member in point["members"])
+        rows.append((format_size(point["bytes"]), f"{point['gap']:.4f}", *others, members))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)), "", row[-1])
 
 
 def _print_mapping(mapping: dict[str, Any], as_json: bool) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 from vidfit import display
 from vidfit.errors import OutputError
 from vidfit.features.synthetic import CorpusConfig, write_corpus
-from vidfit.files import replacing
-from vidfit.pipeline import make_folder, run
+from vidfit.files import make_folder, replacing
+from vidfit.pipeline import run
 from vidfit.recipe import load_recipe
 
 RECIPE = "demo.yaml"

@@ -44,6 +44,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    Raises:
+        OutputError: it cannot be made, such as where a file has its name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be made a folder ({error.strerror}); choose another") from error
+
+
 def _umask() -> int:
     # The only way to read it is to set it.
     mask = os.umask(0o022)

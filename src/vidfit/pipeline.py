@@ -6,6 +6,8 @@ Everything lies in one run folder:
     RUN/members/NAME/                 best.safetensors, last.safetensors, quantized.safetensors, log.jsonl
     RUN/distillation/G/teachers/NAME/ the same of generation G, whose students take its place (a fold a folder)
     RUN/distillation/G/soft-labels/   what generation G says of the training videos
+    RUN/packing/NAME/                 what the search knows of a member (fitting/candidates.py)
+    RUN/frontier.json                 and of other budgets
     RUN/model.onnx                    the packed file
     RUN/labels.json                   how good the packed file is at each label, and its probabilities
     RUN/summary.json                  what came out (docs/format.md has its schema)
@@ -37,6 +39,9 @@ from vidfit.features.example import infer_spec, read_videos
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Video, Vocabulary
 from vidfit.features.tfrecord import CorruptRecordError
+from vidfit.files import make_folder
+from vidfit.fitting.frontier import FRONTIER, known_frontier
+from vidfit.fitting.packer import Packer
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.packing.size import format_size, parse_size
@@ -183,16 +188,17 @@ class Run:
         }
 
     def pack(self) -> dict[str, Any]:
-        """Pack the recipe's members and measure the file: `packed` of the summary."""
+        """Pack the recipe's members, or those that a search finds, and measure the file: `packed` of the summary."""
         path = self.directory / MODEL
         names = self.recipe.pack.members
         budget = parse_size(self.recipe.pack.budget)
         inputs = {
             "pack": self.recipe.pack.model_dump(exclude_defaults=True),
-            "members": [self._quantized(name) for name in names],
+            "members": [self._quantized(name) for name in names or self.recipe.members],
         }
 
-        def work() -> dict[str, Any]:
+        def fixed() -> dict[str, Any]:
+            assert names
             display.console.print(f"packing {len(names)} members under {format_size(budget)}")
             members = [
                 PackedMember(load_member(self._folder(self._member(name)) / QUANTIZED), weight)
@@ -200,9 +206,15 @@ class Run:
             ]
             return {"members": write_graph(path, members, budget)}
 
+        def searched() -> dict[str, Any]:
+            packer = Packer(self.directory, self.recipe)
+            packed = packer.pack(path, budget, self.recipe.pack.max_ms)
+            write_text(self.directory / FRONTIER, json.dumps(known_frontier(packer), indent=2) + "\n")
+            return packed
+
         if path.exists() and path.stat().st_size > budget:
             path.unlink()  # of another budget; it must not be taken for this one's if packing fails
-        packed = self._stages.do("pack", inputs, [path], work)
+        packed = self._stages.do("pack", inputs, [path], fixed if names else searched)
         inputs = {**inputs, "eval": _names_and_sizes(self.shards["eval"])}
         labels = self.directory / LABELS
         scores = self._stages.do("evaluate packed", inputs, [labels], lambda: self._evaluate_labels(path, labels))
@@ -231,7 +243,7 @@ class Run:
     def _teachers(self, generation: int, students: Iterable[str]) -> Iterator[Trainee]:
         """Who of a generation teaches these members."""
         assert self._distill is not None
-        named = self._distill.teachers or list(self.recipe.pack.members)
+        named = self._distill.teachers or list(self.recipe.pack.members or self.recipe.members)
         folds = [None] if self._distill.folds is None else range(self._distill.folds)
         for student in students:
             for name in [student] if named == "own" else named:
@@ -431,9 +443,17 @@ class Run:
         return sum(parameter.numel() for parameter in classifier.parameters())
 
     def _check_budget(self) -> None:
-        """At 8 bits a weight takes a byte at least: what cannot fit then need not be trained."""
-        budget = parse_size(self.recipe.pack.budget)
-        bytes_needed = {name: self.parameters[name] for name in self.recipe.pack.members}
+        """What cannot fit need not be trained: a weight takes a byte at least, a quarter where widths are searched."""
+        budget, names = parse_size(self.recipe.pack.budget), self.recipe.pack.members
+        if not names:
+            name, weights = min(self.parameters.items(), key=lambda item: item[1])
+            if weights // 4 > budget:
+                raise BudgetError(
+                    f"pack.budget: the smallest member, {name}, takes {format_size(weights // 4)} at least, more than "
+                    f"{format_size(budget)}: add a smaller one or raise the budget"
+                )
+            return
+        bytes_needed = {name: self.parameters[name] for name in names}
         if sum(bytes_needed.values()) > budget:
             each = ", ".join(f"{name} {format_size(size)}" for name, size in bytes_needed.items())
             raise BudgetError(
@@ -458,18 +478,6 @@ class Run:
     def _batches(self, shards: list[Path], batch_size: int = BATCH_SIZE, **options: Any) -> Batches:
         skip = self.recipe.data.skip_corrupt
         return Batches(shards, self.spec, len(self.vocabulary), batch_size, skip_corrupt=skip, **options)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless it is there.
-
-    Raises:
-        OutputError: it cannot be made, such as where a file has its name.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be made a folder ({error.strerror}); choose another") from error
 
 
 def _scores(result: dict[str, float]) -> dict[str, float]:

@@ -59,9 +59,19 @@ class PackConfig(Strict):
     """The one graph file."""
 
     budget: str = Field(description="bytes the finished file may take: 1GB (10^9), 1GiB, 20MB, ...")
-    members: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        min_length=1, description="name -> weight in the average; weights are divided by their sum"
+    members: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="name -> weight in the average, all in 8 bits; where absent, members, widths and weights are "
+        "searched for",
     )
+    max_ms: float | None = Field(default=None, gt=0, description="milliseconds a video, where they are searched for")
+
+    @model_validator(mode="after")
+    def _only_a_search_has_a_limit_of_time(self) -> "PackConfig":
+        if self.members and self.max_ms:
+            raise ValueError("max_ms limits a search; leave pack.members out to have one")
+        return self
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -121,7 +131,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _named_members_exist(self) -> "Recipe":
         teachers = self.distill.teachers if self.distill else None
-        named = [("pack.members", name) for name in self.pack.members]
+        named = [("pack.members", name) for name in self.pack.members or ()]
         named += [("distill.teachers", name) for name in teachers or () if teachers != "own"]
         for key, name in named:
             if name not in self.members:

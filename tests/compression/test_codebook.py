@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vidfit.compression.codebook import quantize_codebook
-from vidfit.compression.quantize import quantize_uniform
+from vidfit.compression.quantize import REFERENCE, quantize
 
 every_method = pytest.mark.parametrize("method", ["quantile", "kmeans"])
 
@@ -96,7 +96,7 @@ def test_kmeans_has_the_least_squared_error(distribution: str, count: int):
     tensor = torch.from_numpy(array)
     error = squared_error(array, quantize_codebook(tensor, "kmeans").dequantize())
     assert error <= squared_error(array, quantize_codebook(tensor, "quantile").dequantize())
-    assert error <= squared_error(array, quantize_uniform(tensor).dequantize()) * 1.0001
+    assert error <= squared_error(array, quantize(tensor, REFERENCE).dequantize()) * 1.0001
 
 
 @every_method

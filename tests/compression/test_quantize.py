@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vidfit.compression.quantize import QuantizedTensor, quantize_uniform
+from vidfit.compression.quantize import REFERENCE, QuantizedTensor, quantize
 
 
 def test_golden_quantize_uniform(golden_dir):
@@ -15,11 +15,11 @@ def test_golden_quantize_uniform(golden_dir):
     cases = sorted({key.split("/")[0] for key in vectors})
     assert cases
     for case in cases:
-        quantized = quantize_uniform(torch.from_numpy(vectors[f"{case}/array"]))
+        quantized = quantize(torch.from_numpy(vectors[f"{case}/array"]), REFERENCE)
         levels = quantized.codes.numpy().astype(int) + 128
         np.testing.assert_array_equal(levels, vectors[f"{case}/codes"], case)
         every_level = QuantizedTensor(
-            torch.arange(-128, 128, dtype=torch.int8), quantized.scale, quantized.offset
+            torch.arange(-128, 128, dtype=torch.int8), REFERENCE, quantized.scale, quantized.offset
         ).dequantize()
         largest = np.abs(vectors[f"{case}/codebook"]).max()
         # One unit in the last place of a float32; absolute near 0, where the reference's own linspace rounds.
@@ -33,7 +33,7 @@ def test_golden_quantize_uniform(golden_dir):
 @settings(max_examples=100)
 @given(arrays(np.float32, st.integers(1, 40), elements=st.floats(-1e6, 1e6, width=32)))
 def test_every_value_takes_its_nearest_level(array):
-    quantized = quantize_uniform(torch.from_numpy(array))
+    quantized = quantize(torch.from_numpy(array), REFERENCE)
     levels = np.linspace(float(array.min()), float(array.max()), 256)
     distance = np.abs(array[:, None].astype(np.float64) - levels)
     taken = distance[np.arange(len(array)), quantized.codes.numpy().astype(int) + 128]
@@ -42,14 +42,14 @@ def test_every_value_takes_its_nearest_level(array):
 
 def test_half_way_goes_to_the_lower_level():
     # Levels 0, 2, 4 ... 510, all halves exact.
-    quantized = quantize_uniform(torch.arange(511, dtype=torch.float32))
+    quantized = quantize(torch.arange(511, dtype=torch.float32), REFERENCE)
     levels = quantized.codes.to(torch.int64) + 128
     assert levels.tolist() == [value // 2 for value in range(511)]
 
 
 def test_tensors_longer_than_a_chunk_keep_their_order_and_shape():
     tensor = torch.randn(3, 50_001, generator=torch.Generator().manual_seed(0))
-    quantized = quantize_uniform(tensor)
+    quantized = quantize(tensor, REFERENCE)
     rebuilt = quantized.codes.double() * quantized.scale + quantized.offset
     assert rebuilt.shape == tensor.shape
     assert (rebuilt - tensor).abs().max() <= quantized.scale / 2 + 1e-6
@@ -58,7 +58,7 @@ def test_tensors_longer_than_a_chunk_keep_their_order_and_shape():
 
 def test_a_transposed_view_is_quantised_as_it_reads():
     tensor = torch.arange(6.0).reshape(2, 3)
-    assert torch.equal(quantize_uniform(tensor.T).codes, quantize_uniform(tensor).codes.T)
+    assert torch.equal(quantize(tensor.T, REFERENCE).codes, quantize(tensor, REFERENCE).codes.T)
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_a_transposed_view_is_quantised_as_it_reads():
 )
 def test_what_has_no_levels_is_refused(tensor):
     with pytest.raises(ValueError, match=r"float32|empty|infinity"):
-        quantize_uniform(tensor)
+        quantize(tensor, REFERENCE)

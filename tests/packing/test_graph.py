@@ -14,9 +14,9 @@ import torch
 from google.protobuf.message import EncodeError
 
 from tests.corpus import LABELS, SIZES
-from vidfit.compression import Codebook
 from vidfit.compression.member import Member
-from vidfit.compression.state import flatten_state
+from vidfit.compression.quantize import REFERENCE
+from vidfit.compression.state import Form, flatten_state
 from vidfit.errors import BudgetError, ModelFileError
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig
@@ -48,8 +48,12 @@ CLASSIFIERS |= {
 }
 
 
-def member(name: str, spec: FeatureSpec = SPEC, codebook: Codebook = "uniform") -> Member:
+def member(name: str, spec: FeatureSpec = SPEC, form: Form = REFERENCE) -> Member:
     """A member of random weights, batch-norm statistics included, quantised where large."""
+    return float_member(name, spec).quantized(form)
+
+
+def float_member(name: str, spec: FeatureSpec = SPEC) -> Member:
     torch.manual_seed(sum(name.encode()))
     info = MemberInfo(
         name=name,
@@ -66,7 +70,7 @@ def member(name: str, spec: FeatureSpec = SPEC, codebook: Codebook = "uniform") 
             assert module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
-    return Member(info, dict(model.state_dict())).quantized(codebook)
+    return Member(info, dict(model.state_dict()))
 
 
 def arrays(videos: int, longest: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -139,8 +143,8 @@ def test_quantised_weights_stay_int8_after_loading(packed: Path, tmp_path: Path)
 def test_a_codebook_is_looked_up_and_its_codes_stay_uint8(tmp_path: Path):
     path, uniform_path = tmp_path / "model.onnx", tmp_path / "uniform.onnx"
     members = [
-        PackedMember(member("netvlad", codebook="kmeans"), 2.0),
-        PackedMember(member("lstm", codebook="quantile"), 1.0),
+        PackedMember(member("netvlad", form="kmeans"), 2.0),
+        PackedMember(member("lstm", form="quantile"), 1.0),
     ]
     write_graph(path, members, 10_000_000)
     for videos, longest in ((1, 1), (3, 7)):

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidfit.compression.quantize import LEVELS, chunks, finite_range
+from vidfit.compression.quantize import finite_range
 
+LEVELS = 256
 _MIDDLES = (np.arange(LEVELS) + 0.5) / LEVELS
 _CELLS = 1 << 16
 _BLOCK = 256
 _STEPS = 1000
+_CHUNK = 1 << 16
 _TOLERANCE = 1e-6
 
 
@@ -37,12 +39,17 @@ class CodebookTensor:
     codes: Tensor
     codebook: Tensor
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes and levels."""
+        return self.codes.nbytes + self.codebook.nbytes
+
     def dequantize(self) -> Tensor:
         """The values as float32."""
         values = torch.empty(self.codes.shape, dtype=torch.float32, device=self.codes.device)
         flat_codes, flat_values = self.codes.flatten(), values.view(-1)
-        for chunk in chunks(flat_codes.numel()):
-            torch.index_select(self.codebook, 0, flat_codes[chunk].int(), out=flat_values[chunk])
+        for codes, some in zip(flat_codes.split(_CHUNK), flat_values.split(_CHUNK), strict=True):
+            torch.index_select(self.codebook, 0, codes.int(), out=some)
         return values
 
 
@@ -66,8 +73,8 @@ def quantize_codebook(tensor: Tensor, method: Literal["quantile", "kmeans"]) -> 
     middles = (codebook[1:].double() + codebook[:-1].double()) / 2
     codes = torch.empty(tensor.shape, dtype=torch.uint8, device=tensor.device)
     flat_codes = codes.view(-1)
-    for chunk in chunks(flat.numel()):
-        flat_codes[chunk] = torch.bucketize(flat[chunk].double(), middles, out_int32=True).to(torch.uint8)
+    for some_codes, some in zip(flat_codes.split(_CHUNK), flat.split(_CHUNK), strict=True):
+        some_codes.copy_(torch.bucketize(some.double(), middles, out_int32=True))
     return CodebookTensor(codes, codebook)
 
 

@@ -1,18 +1,33 @@
 """A member with its weights, float or quantised, read from and written to one safetensors file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from vidfit.compression import Codebook
-from vidfit.compression.state import Quantized, dequantize_state, flatten_state, quantize_state, unflatten_state
+from vidfit.compression.codebook import CodebookTensor
+from vidfit.compression.compensation import Moments
+from vidfit.compression.quantize import REFERENCE, QuantizedTensor
+from vidfit.compression.state import (
+    Form,
+    Quantized,
+    dequantize_state,
+    flatten_state,
+    grids_of,
+    is_big,
+    quantize_state,
+    unflatten_state,
+)
 from vidfit.errors import ModelFileError, VidfitError, reason
 from vidfit.models.classifier import FrameClassifier
 from vidfit.training.checkpoint import BEST, TRAINING_ONLY, MemberInfo, member_file, read_member, save_member
 
 QUANTIZED = "quantized.safetensors"
+_GRIDS = TypeAdapter(dict[str, str])
 
 
 @dataclass
@@ -23,9 +38,23 @@ class Member:
     state: dict[str, Tensor | Quantized]
 
     @property
-    def bits(self) -> int:
-        """Width of the big weights: 8 where any is quantised, else 32."""
-        return 32 if all(isinstance(tensor, Tensor) for tensor in self.state.values()) else 8
+    def bits(self) -> float:
+        """Average width of the big weights, 32 where none is quantised; scales and offsets are not counted."""
+        widths: list[tuple[int, int]] = []
+        for value in self.state.values():
+            match value:
+                case QuantizedTensor(codes, grid):
+                    widths.append((codes.numel(), grid.bits))
+                case CodebookTensor(codes):
+                    widths.append((codes.numel(), 8))
+                case Tensor() if is_big(value):
+                    widths.append((value.numel(), 32))
+        return sum(count * bits for count, bits in widths) / sum(count for count, _ in widths) if widths else 32
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors as they are stored."""
+        return sum(value.nbytes for value in self.state.values())
 
     def classifier(self) -> FrameClassifier:
         """The member as a module in evaluation mode, its weights in float32."""
@@ -33,15 +62,29 @@ class Member:
         module.load_state_dict(dequantize_state(self.state))
         return module.eval()
 
-    def quantized(self, codebook: Codebook = "uniform") -> "Member":
-        """The same member with its big tensors at 8 bits; itself where they are, whatever their codebook."""
-        return self if self.bits == 8 else Member(self.info, quantize_state(dequantize_state(self.state), codebook))
+    def quantized(self, form: Form = REFERENCE, moments: Mapping[str, Moments] | None = None) -> "Member":
+        """The same member with its big tensors quantised; those that are quantised already stay as they are.
+
+        Arguments:
+            form: a grid for all, grids by name (big tensors that are not named stay float32), or a codebook's method.
+            moments: what `calibration.collect` returned; matrices that have them are rounded with compensation.
+
+        Raises:
+            ModelFileError: such a tensor holds NaN or infinity or does not fit its grid; the message names it.
+        """
+        return Member(self.info, quantize_state(self.state, form, moments))
+
+    def save(self, path: Path) -> None:
+        """Write the member as one safetensors file.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        save_member(path, self.info, flatten_state(self.state), grids=grids_of(self.state))
 
     def check(self) -> None:
         """Raises ModelFileError where the tensors are not those of the architecture that the member names."""
-        with torch.device("meta"):
-            module = self.info.build()
-        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()}
+        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in architecture(self.info).items()}
         found = {
             name: (value.shape, value.dtype) if isinstance(value, Tensor) else (value.codes.shape, torch.float32)
             for name, value in self.state.items()
@@ -50,18 +93,26 @@ class Member:
             raise ModelFileError(f"its tensors are not those of its architecture: {', '.join(differing[:3])}")
 
 
+def architecture(info: MemberInfo) -> dict[str, Tensor]:
+    """The tensors of a member by name, without storage."""
+    with torch.device("meta"):
+        return dict(info.build().state_dict())
+
+
 def load_member(path: Path | str) -> Member:
     """Read a member: its folder in a run (the best checkpoint) or a `.safetensors` file, float or quantised.
 
     Raises:
         ModelFileError: the file is missing, damaged or no member.
     """
-    info, tensors, _ = read_member(path)
+    info, tensors, extra = read_member(path)
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_ONLY)}
     try:
-        member = Member(info, unflatten_state(weights))
+        shapes = {name: tensor.shape for name, tensor in architecture(info).items()}
+        member = Member(info, unflatten_state(weights, _GRIDS.validate_python(extra.get("grids", {})), shapes))
         member.check()
-    except (VidfitError, RuntimeError) as error:  # PyTorch's are of sizes that no tensor can have
+    # PyTorch's are of sizes that no tensor can have.
+    except (VidfitError, RuntimeError, ValidationError) as error:
         raise ModelFileError(f"{member_file(path)}: {reason(error)}; train it again or copy it anew") from error
     return member
 
@@ -76,8 +127,7 @@ def quantize_member(path: Path | str, output: Path | None = None, codebook: Code
     """
     output = output or member_file(path).with_name(QUANTIZED)
     member = load_member(path)
-    if member.bits == 8 and codebook != "uniform":
+    if member.bits <= 8 and codebook != "uniform":
         raise ModelFileError(f"{member_file(path)}: is quantised already; give the float32 member, {BEST}")
-    member = member.quantized(codebook)
-    save_member(output, member.info, flatten_state(member.state))
+    member.quantized(REFERENCE if codebook == "uniform" else codebook).save(output)
     return output

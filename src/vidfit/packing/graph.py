@@ -16,13 +16,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from google.protobuf.message import EncodeError
 from torch import nn
 from torch.nn.utils import parametrize
 
+from vidfit.compression.bits import unpack
 from vidfit.compression.codebook import CodebookTensor
 from vidfit.compression.member import Member
-from vidfit.compression.quantize import QuantizedTensor
+from vidfit.compression.quantize import QuantizedTensor, as_matrix
+from vidfit.compression.state import stored_codes
 from vidfit.errors import BudgetError, ModelFileError
 from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing
@@ -106,23 +109,46 @@ class _Ensemble(nn.Module):
 
 
 class _Dequantize(nn.Module):
-    """int8 codes -> float32 weights; as ONNX operators when exporting."""
+    """Stored codes -> float32 weights; as ONNX operators when exporting.
 
+    Less than 8 bits a weight are packed (`compression/bits.py`) and unpacked by shifts of bytes at each run.
+    """
+
+    one: torch.Tensor
     scale: torch.Tensor
-    offset: torch.Tensor
+    offset: torch.Tensor | None
 
     def __init__(self, tensor: QuantizedTensor):
         super().__init__()
-        self.register_buffer("scale", torch.tensor(tensor.scale, dtype=torch.float32))
-        self.register_buffer("offset", torch.tensor(tensor.offset, dtype=torch.float32))
+        self.grid, self.shape = tensor.grid, tensor.codes.shape
+        self.register_buffer("one", torch.tensor(1.0))
+        # ONNX Runtime computes in float32; half-precision numbers are stored as they are.
+        dtype = torch.float32 if tensor.scale.dtype == torch.float64 else tensor.scale.dtype
+        self.register_buffer("scale", tensor.scale.to(dtype))
+        self.register_buffer("offset", None if tensor.offset is None else tensor.offset.to(dtype))
 
-    def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        if not torch.compiler.is_exporting():
-            return codes.float() * self.scale + self.offset
-        scaled = torch.onnx.ops.symbolic(
-            "DequantizeLinear", [codes, self.scale], dtype=torch.float32, shape=codes.shape, version=OPSET
-        )
-        return scaled + self.offset
+    def forward(self, stored: torch.Tensor) -> torch.Tensor:
+        codes_IO = as_matrix(self._codes(stored))
+        scale = self.scale.float()
+        offset = scale / 2 if self.offset is None else self.offset.float()
+        if scale.dim() == 0:
+            return (codes_IO * scale + offset).view(self.shape)
+        inputs, size = len(codes_IO), self.grid.rows(self.shape)
+        padded_IO = F.pad(codes_IO, (0, 0, 0, len(scale) * size - inputs))
+        values_GSO = padded_IO.unflatten(0, (len(scale), size)) * scale[:, None] + offset[:, None]
+        return values_GSO.flatten(0, 1)[:inputs].view(self.shape)
+
+    def _codes(self, stored: torch.Tensor) -> torch.Tensor:
+        """float32 codes, the shape of the weights."""
+        if torch.compiler.is_exporting():
+            # Not a cast: ONNX Runtime would fold it, and all that follows, into a float matrix when it loads the file.
+            stored = torch.onnx.ops.symbolic(
+                "DequantizeLinear", [stored, self.one], dtype=torch.float32, shape=stored.shape, version=OPSET
+            )
+        if self.grid.bits == 8:
+            return stored.float()
+        levels = unpack(stored.to(torch.uint8), self.shape.numel(), self.grid.bits)
+        return levels.view(self.shape).float() + self.grid.lowest
 
 
 class _LookUp(nn.Module):
@@ -166,7 +192,8 @@ def _with_codes(member: Member) -> FrameClassifier:
         if not isinstance(tensor, torch.Tensor):
             owner_name, _, attribute = name.rpartition(".")
             owner = module.get_submodule(owner_name)
-            setattr(owner, attribute, nn.Parameter(tensor.codes, requires_grad=False))
+            stored = stored_codes(tensor)
+            setattr(owner, attribute, nn.Parameter(stored, requires_grad=False))
             parametrize.register_parametrization(owner, attribute, _PARAMETRIZATIONS[type(tensor)](tensor), unsafe=True)
     return module
 

@@ -30,3 +30,8 @@ def properties(spec: FeatureSpec, vocabulary: Sequence[str], members: list[dict[
     """The metadata as they are written: key -> string."""
     info = PackedInfo.model_construct(format="1", spec=spec, vocabulary=tuple(vocabulary), members=members)
     return info.model_dump(by_alias=True, round_trip=True)
+
+
+def metadata_bytes(spec: FeatureSpec, vocabulary: Sequence[str]) -> int:
+    """Bytes of the metadata of a file without members."""
+    return sum(len(key.encode()) + len(value.encode()) for key, value in properties(spec, vocabulary, []).items())

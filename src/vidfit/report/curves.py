@@ -24,7 +24,7 @@ class _Training:
         averaged = [point for point, line in zip(points, self.log, strict=True) if line.averaged]
         dashes, width = ("4 3", 1.2) if self.of_teacher else ("none", 2.0)
         return [
-            Series(self.title, self.colour, points, dashes=dashes, width=width),
+            Series(self.title, self.colour, points, dashes=dashes, markers=len(points) == 1, width=width),
             Series(f"{self.title}, averaged", self.colour, averaged, line="none", markers=True),
         ]
 

@@ -85,7 +85,7 @@ class FrontierPoint(BaseModel):
     """The best ensemble of so many bytes."""
 
     bytes: int
-    gap: float | None
+    gap: float | None = None
     """On the eval shards, from a written file; None where none was written."""
     gap_selection: float | None = None
     gap_confirmation: float | None = None

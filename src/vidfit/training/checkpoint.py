@@ -6,6 +6,8 @@ The metadata's key `vidfit` holds a JSON document: `MemberInfo` and, under `extr
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,22 @@ def read_member(path: Path | str) -> tuple[MemberInfo, dict[str, torch.Tensor], 
     Raises:
         ModelFileError: the file is missing, cut short or no member.
     """
+    with _opened(path) as (file, info, extra):
+        return info, {name: file.get_tensor(name) for name in file.keys()}, extra  # noqa: SIM118 - not a mapping
+
+
+def read_info(path: Path | str) -> MemberInfo:
+    """The description of a member file alone; its tensors are not read.
+
+    Raises:
+        ModelFileError: the file is missing, cut short or no member.
+    """
+    with _opened(path) as (_, info, _):
+        return info
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[tuple[Any, MemberInfo, dict[str, object]]]:
     path = member_file(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such member; give a packed .onnx file, a member's folder or its .safetensors")
@@ -78,8 +96,7 @@ def read_member(path: Path | str) -> tuple[MemberInfo, dict[str, torch.Tensor], 
         with safe_open(path, framework="pt") as file:
             document = _OBJECT.validate_json((file.metadata() or {})["vidfit"])
             extra = _OBJECT.validate_python(document.pop("extra"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            return MemberInfo.model_validate(document), tensors, extra
+            yield file, MemberInfo.model_validate(document), extra
     except (SafetensorError, OSError, KeyError, ValidationError) as error:
         what = f"its metadata lack {error}" if isinstance(error, KeyError) else reason(error)
         raise ModelFileError(f"{path}: not a readable member file ({what}); train it again or copy it anew") from error

@@ -29,7 +29,7 @@ from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
 from vidfit.models.frames import mix_frames, sample_frames, sample_sequence
 from vidfit.training.averaging import AveragingConfig, averaged_copy
-from vidfit.training.checkpoint import BEST, LAST, MemberInfo, read_member, save_member
+from vidfit.training.checkpoint import BEST, LAST, MemberInfo, read_info, read_member, save_member
 from vidfit.training.distillation import Teacher
 from vidfit.training.losses import cross_entropy
 
@@ -152,7 +152,7 @@ def train(
             shown = time.monotonic()
             rate = seen / (shown - clock)
             show(Progress(state.step, training.last_step, loss.item(), rate, gap, state.skipped))
-    return read_member(directory / BEST)[0]
+    return read_info(directory / BEST)
 
 
 def label_frequencies(batches: Batches, classes: int) -> torch.Tensor:

@@ -1,0 +1,92 @@
+"""The nine members of recipes/yt8m-1gb.yaml at full size, 1,116 M weights, searched and packed under several budgets.
+
+Weights are trained for a few steps on a generated corpus with YouTube-8M's modalities and number of labels: what is
+measured is whether the machine bears it, and how long the search takes, not how good it is. A second call in the same
+folder skips the training, and whatever the search has kept.
+"""
+
+import resource
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from table import options, publish
+
+ROOT = Path(__file__).parents[1]
+BUDGETS = ("1GB", "500MB", "100MB")
+
+
+def recipe(folder: Path, steps: int):
+    """The recipe at its own sizes, on a generated corpus and without what takes longer than a few steps."""
+    from vidfit.features.synthetic import CorpusConfig, write_corpus
+    from vidfit.recipe import load_recipe
+
+    corpus = folder / "corpus"
+    if not corpus.exists():
+        numbers = {"train_videos": 1024, "validation_videos": 256, "eval_videos": 64, "min_frames": 8, "max_frames": 16}
+        write_corpus(corpus, CorpusConfig(classes=3862, **numbers))
+    changes = {
+        **{f"data.{name}": corpus / name for name in ("train", "validation", "eval")},
+        "data.vocabulary": corpus / "vocabulary.csv",
+        "training.steps": steps,
+        "training.validate_every": steps,
+        "training.sample_frames": 16,
+        "training.workers": 0,
+        "training.learning_rate": 0.001,
+        "training.averaging": "null",
+        "distill": "null",
+        "pack.members": "null",
+    }
+    return load_recipe(ROOT / "recipes" / "yt8m-1gb.yaml", tuple(f"{key}={value}" for key, value in changes.items()))
+
+
+def main() -> None:
+    parser = options(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "competition-size", help="folder, 20 GB")
+    parser.add_argument("--steps", type=int, default=8, help="of training, a member")
+    arguments = parser.parse_args()
+    from vidfit.fitting.packer import Packer
+    from vidfit.packing.size import parse_size
+    from vidfit.pipeline import Run
+    from vidfit.training.checkpoint import LAST
+
+    rows: list[dict[str, Any]] = []
+
+    def note(what: str, begun: float, told: dict[str, Any] | None = None, budget: int = 0) -> None:
+        rows.append(
+            {
+                "what": what,
+                "seconds": round(time.perf_counter() - begun),
+                "peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "bytes": told["bytes"] if told else 0,
+                "of": budget,
+                "members": len(told["members"]) if told else 0,
+                "bits": ", ".join(f"{it['name']} {it['bits']:.1f}" for it in told["members"]) if told else "",
+            }
+        )
+
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    begun = time.perf_counter()
+    run = Run(recipe(arguments.work, arguments.steps), arguments.work / "run")
+    for name in run.names:
+        run.train(name)
+        (arguments.work / "run" / "members" / name / LAST).unlink(missing_ok=True)  # moments: twice the weights' bytes
+    note("training, a few steps each", begun)
+    begun = time.perf_counter()
+    packer = Packer(run.directory, run.recipe)
+    packer.frontier()
+    note("candidates and search", begun)
+    folder = arguments.work / "packed"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for budget in BUDGETS:
+        begun = time.perf_counter()
+        told = packer.pack(folder / f"{budget}.onnx", parse_size(budget))
+        assert told["bytes"] <= parse_size(budget)
+        note(f"pack {budget}", begun, told, parse_size(budget))
+    publish("nine members of 1,116 M weights, two cores", rows, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

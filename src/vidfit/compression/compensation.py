@@ -1,0 +1,121 @@
+"""Error-compensated rounding: what one weight loses by rounding, the weights not yet rounded make up for.
+
+Inputs of a layer are correlated, so an error in one row of its matrix can be undone in others. Rows are rounded one
+after another, and each one's error is pushed onto the rest through the inverse of the inputs' second moments. The
+moments of all inputs of a NetVLAD's hidden layer (10^5 of them) do not exist as a matrix: `Moments` splits the inputs
+into blocks, between which nothing is compensated. Blocks of one input each are plain rounding.
+
+Shapes: N samples, I inputs, O outputs, G groups of inputs with a scale, K blocks (clusters) of D inputs (features).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Rows between which errors travel one by one; onto all further rows they do so together, in one matmul.
+_LAZY = 64
+# Elements of the largest temporary.
+_ELEMENTS = 1 << 26
+# Share of the mean second moment that is added to each: it bounds the inverse where samples are fewer than inputs.
+_DAMPING = 0.01
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Samples of what a weight matrix is multiplied with, and which inputs' second moments count together.
+
+    Attributes:
+        inputs: float16 `[N, I]`.
+        parts: (D, K) of consecutive parts of the inputs; in a part, input `d * K + k` belongs to block k. One part
+            (I, 1) is the full second moment, (1, I) its diagonal.
+    """
+
+    inputs: Tensor
+    parts: tuple[tuple[int, int], ...]
+
+    def diagonal(self) -> Tensor:
+        """Mean square of each input, float64 `[I]`."""
+        return torch.cat([part.float().square().mean(0).double() for part in self.inputs.split(1024, dim=1)])
+
+
+def round_compensated(
+    weights_IO: Tensor, low_GO: Tensor, scale_GO: Tensor, group: int, bits: int, moments: Moments
+) -> Tensor:
+    """Levels whose outputs `X W`, not whose weights, are near the original's.
+
+    Arguments:
+        weights_IO: float32.
+        low_GO: value of the lowest level, `[G, O]`, or `[1, 1]` for one scale.
+        scale_GO: distance of neighbouring levels.
+        group: inputs that share a scale.
+        bits: there are `2 ** bits` levels.
+        moments: of the inputs.
+
+    Returns:
+        uint8 `[I, O]`, numbers of the levels.
+
+    Source: E. Frantar, D. Alistarh, "Optimal Brain Compression", 2022, eq. 3; in order of the rows, and with the
+    Cholesky factor of the inverse, as in E. Frantar et al., "GPTQ", 2023, eq. 2 and 3 and algorithm 1. The factor 2 of
+    H = 2 X^T X cancels.
+    """
+    assert sum(features * blocks for features, blocks in moments.parts) == len(weights_IO) == moments.inputs.shape[1]
+    low_GO, scale_GO = low_GO.float(), scale_GO.float()
+    levels_IO = torch.empty(weights_IO.shape, dtype=torch.uint8, device=weights_IO.device)
+    start = 0
+    for features, blocks in moments.parts:
+        own = slice(start, start + features * blocks)
+        inputs_NDK = moments.inputs[:, own].unflatten(1, (features, blocks))
+        weights_DKO = weights_IO[own].unflatten(0, (features, blocks))
+        levels_DKO = levels_IO[own].view_as(weights_DKO)
+        groups_DK = (torch.arange(own.start, own.stop, device=weights_IO.device) // group).view(features, blocks)
+        largest = features * max(features, len(inputs_NDK), weights_IO.shape[1])
+        step = max(1, _ELEMENTS // largest)
+        for first in range(0, blocks, step):
+            some = slice(first, first + step)
+            inverse_KDD = _inverse_factor(inputs_NDK[:, :, some].permute(2, 0, 1).float())
+            levels_DKO[:, some] = _round_block(
+                weights_DKO[:, some].transpose(0, 1).clone(memory_format=torch.contiguous_format),
+                inverse_KDD,
+                low_GO,
+                scale_GO,
+                groups_DK[:, some],
+                bits,
+            )
+        start = own.stop
+    return levels_IO
+
+
+def _inverse_factor(inputs_KND: Tensor) -> Tensor:
+    """Upper Cholesky factor of the inverse of each block's damped second moments, float32 `[K, D, D]`."""
+    moments_KDD = inputs_KND.mT @ inputs_KND
+    diagonal_KD = moments_KDD.diagonal(dim1=1, dim2=2)
+    damping_K1 = _DAMPING * diagonal_KD.mean(1, keepdim=True)
+    # A block without any input: every rounding is as good.
+    diagonal_KD += damping_K1.masked_fill(damping_K1 == 0, 1)
+    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moments_KDD)), upper=True)
+
+
+def _round_block(
+    weights_KDO: Tensor, inverse_KDD: Tensor, low_GO: Tensor, scale_GO: Tensor, groups_DK: Tensor, bits: int
+) -> Tensor:
+    """uint8 `[D, K, O]`; the weights are overwritten."""
+    blocks, features, outputs = weights_KDO.shape
+    levels_DKO = torch.empty(features, blocks, outputs, dtype=torch.uint8, device=weights_KDO.device)
+    divisor_GO = scale_GO.masked_fill(scale_GO == 0, torch.inf)
+    for begin in range(0, features, _LAZY):
+        end = min(begin + _LAZY, features)
+        errors_KSO = torch.empty(blocks, end - begin, outputs, device=weights_KDO.device)
+        for row in range(begin, end):
+            values_KO, groups_K = weights_KDO[:, row], groups_DK[row] if len(low_GO) > 1 else slice(None)
+            low_KO = low_GO[groups_K]
+            level_KO = ((values_KO - low_KO) / divisor_GO[groups_K]).sub_(0.5).ceil_().clamp_(0, 2**bits - 1)
+            levels_DKO[row] = level_KO
+            rounded_KO = level_KO.mul_(scale_GO[groups_K]).add_(low_KO)
+            error_KO = (values_KO - rounded_KO).div_(inverse_KDD[:, row, row, None])
+            errors_KSO[:, row - begin] = error_KO
+            weights_KDO[:, row + 1 : end].baddbmm_(
+                inverse_KDD[:, row, row + 1 : end, None], error_KO[:, None], alpha=-1
+            )
+        weights_KDO[:, end:].baddbmm_(inverse_KDD[:, begin:end, end:].mT, errors_KSO, alpha=-1)
+    return levels_DKO

@@ -1,0 +1,178 @@
+"""What a member could be in a file: a few choices of widths for its tensors, from the smallest to the float's equal.
+
+They are made once and kept:
+
+    RUN/packing/NAME/candidates.json   what the widths of each tensor cost, and what was chosen; written last
+    RUN/packing/NAME/K.safetensors     the member as its candidate K
+    RUN/packing/NAME/K.npy             its predictions for the validation videos, float16 [V, C]
+
+Shapes: V validation videos, C classes.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidfit import display
+from vidfit.compression.allocation import allocate, spread
+from vidfit.compression.calibration import collect
+from vidfit.compression.member import Member, load_member
+from vidfit.compression.quantize import REFERENCE, Grid, QuantizedTensor
+from vidfit.compression.sensitivity import Cost, divergence, sensitivity
+from vidfit.errors import ModelFileError
+from vidfit.features.batches import Batch, Batches
+from vidfit.files import make_folder, replacing
+from vidfit.fitting.validation import Validation
+from vidfit.packing.budget import Candidate
+from vidfit.packing.graph import PROTOBUF_LIMIT, PackedMember, write_graph
+from vidfit.packing.metadata import metadata_bytes
+from vidfit.runtime.predictor import load
+from vidfit.stages import digest, write_text
+from vidfit.training.loop import predict
+
+# What every tensor may choose from; docs/architecture.md has the figures behind the list. The last is the method's own.
+GRIDS = [*map(Grid.parse, ("2/64/clip", "3/64/clip", "4/64/clip", "4/channel", "5/channel", "6/channel")), REFERENCE]
+CANDIDATES = 8
+CALIBRATION_VIDEOS = 512
+SENSITIVITY_VIDEOS = 512
+_TIMINGS = 3
+
+
+@dataclass(frozen=True)
+class Choice(Candidate):
+    """A candidate with its files."""
+
+    bits: float
+    """Average width of the big weights."""
+    graph_bytes: int
+    """That the member takes in a file beside its weights, at most."""
+    stem: Path
+    """Of its member file and of its predictions, without the suffix."""
+
+    def load(self) -> Member:
+        """The quantised member."""
+        return load_member(self.stem.with_suffix(".safetensors"))
+
+    def predictions(self) -> np.ndarray:
+        """Of the validation videos, float16 `[V, C]`, memory-mapped."""
+        return np.load(self.stem.with_suffix(".npy"), mmap_mode="r")
+
+
+def candidates_of(file: Path, folder: Path, calibration: Batches, validation: Validation) -> list[Choice]:
+    """The candidates of one member; those in `folder` if they are of this very member and data.
+
+    Arguments:
+        file: the float member.
+        folder: for the candidates; made if absent.
+        calibration: training videos, whose first `CALIBRATION_VIDEOS` show what the layers' inputs look like.
+        validation: the selecting half measures; all videos are predicted.
+
+    Raises:
+        ModelFileError: the file is no member, or a weight is NaN or infinite.
+        OutputError: the folder cannot be written to.
+    """
+    document = folder / "candidates.json"
+    inputs = _digest(file, calibration, validation)
+    saved = json.loads(document.read_text()) if document.exists() else {}
+    if saved.get("inputs") != inputs:
+        if folder.exists():
+            shutil.rmtree(folder)
+        make_folder(folder)
+        saved = {"inputs": inputs, **_make(file, folder, calibration, validation)}
+        write_text(document, json.dumps(saved, indent=2) + "\n")
+    return [
+        Choice(
+            saved["name"],
+            candidate["bytes"] + saved["graph_bytes"],
+            saved["ms"],
+            candidate["bits"],
+            saved["graph_bytes"],
+            folder / str(place),
+        )
+        for place, candidate in enumerate(saved["candidates"])
+    ]
+
+
+def _digest(file: Path, calibration: Batches, validation: Validation) -> str:
+    with file.open("rb") as content:
+        member = hashlib.file_digest(content, "sha256").hexdigest()
+    videos = [[path.name, path.stat().st_size] for path in (*calibration.shards, *validation.batches.shards)]
+    return digest([member, videos, list(map(str, GRIDS)), CANDIDATES, CALIBRATION_VIDEOS, SENSITIVITY_VIDEOS])
+
+
+def _make(file: Path, folder: Path, calibration: Batches, validation: Validation) -> dict[str, Any]:
+    member = load_member(file)
+    name = member.info.name
+    for tensor, value in member.state.items():
+        if isinstance(value, torch.Tensor) and not value.isfinite().all():
+            raise ModelFileError(
+                f"{file}: tensor {tensor!r} holds NaN or infinity: training diverged; train it again with a lower "
+                "learning rate"
+            )
+    classifier = member.classifier()
+    moments = collect(classifier, islice(calibration, CALIBRATION_VIDEOS // calibration.batch_size))
+    costs: list[Cost] = []
+    tensors: dict[tuple[str, Grid], QuantizedTensor] = {}
+    with display.counting_bar(f"{name}: what widths cost") as show:
+        selecting = validation.selecting_batches(SENSITIVITY_VIDEOS)
+        for cost, tensor in sensitivity(member, selecting, GRIDS, moments, show):
+            costs.append(cost)
+            tensors[cost.tensor, cost.grid] = tensor
+    allocations = spread(allocate(costs), CANDIDATES)
+    float_VC = validation.predictions(lambda batch: predict(classifier, batch))
+    states = [
+        {tensor: tensors[tensor, grid] for tensor, grid in allocation.grids.items()} for allocation in allocations
+    ]
+    rows = []
+    with display.counting_bar(f"{name}: predicting") as show:
+        for place, (allocation, state) in enumerate(zip(allocations, states, strict=True)):
+            candidate = Member(member.info, {**member.state, **state})
+            candidate.save(folder / f"{place}.safetensors")
+            quantized = candidate.classifier()
+            predicted_VC = validation.predictions(lambda batch, quantized=quantized: predict(quantized, batch))
+            with replacing(folder / f"{place}.npy") as partial, partial.open("wb") as open_file:
+                np.save(open_file, predicted_VC)
+            half = slice(None, validation.selecting)
+            rows.append(
+                {
+                    "grids": {tensor: str(grid) for tensor, grid in allocation.grids.items()},
+                    "bytes": candidate.nbytes,
+                    "bits": candidate.bits,
+                    "divergence_predicted": allocation.divergence,
+                    "divergence": divergence(float_VC[half], predicted_VC[half]),
+                    **validation.gaps(predicted_VC),
+                }
+            )
+            show(place + 1, len(allocations))
+    return {
+        "name": name,
+        # The one of the fewest bits has the largest graph.
+        **_in_a_graph(Member(member.info, {**member.state, **states[0]}), folder / "alone.onnx", selecting[0]),
+        "gap_float": validation.gaps(float_VC),
+        "costs": [{**vars(cost), "grid": str(cost.grid)} for cost in costs],
+        "candidates": rows,
+    }
+
+
+def _in_a_graph(member: Member, path: Path, batch: Batch) -> dict[str, float]:
+    """Bytes that a member takes in a file beside its weights, and milliseconds a video that it takes from there."""
+    write_graph(path, [PackedMember(member, 1.0)], budget=PROTOBUF_LIMIT)
+    bytes_alone = path.stat().st_size
+    predictor, seconds = load(path), []
+    for _ in range(1 + _TIMINGS):  # the first is a warm-up
+        start = time.perf_counter()
+        predictor.predict_batch(batch)
+        seconds.append(time.perf_counter() - start)
+    path.unlink()
+    return {
+        "graph_bytes": bytes_alone - member.nbytes - metadata_bytes(member.info.spec, member.info.vocabulary),
+        "ms": 1000 * float(np.median(seconds[1:])) / len(batch),
+    }

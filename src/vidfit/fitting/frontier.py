@@ -1,0 +1,145 @@
+"""GAP over bytes, from the smallest file to the unconstrained ensemble: what `vidfit frontier RUN` measures.
+
+Every point is a file: written, read again and measured on the eval shards, which have selected nothing. Beside it stand
+the curves that a user would get otherwise, measured on the same videos: the best single member in 8 bits, the members
+in 8 bits and in fp16 averaged with equal weights in order of their validation GAP, as many as fit.
+"""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidfit import display
+from vidfit.compression.member import Member, load_member
+from vidfit.evaluation.evaluate import evaluate
+from vidfit.evaluation.metrics import Metrics
+from vidfit.features.batches import Batches
+from vidfit.features.shards import expand_shards
+from vidfit.files import replacing
+from vidfit.fitting.packer import Packer
+from vidfit.packing.budget import Ensemble, best_within
+from vidfit.packing.metadata import metadata_bytes
+from vidfit.packing.size import format_size, parse_size
+from vidfit.runtime.predictor import BATCH_SIZE, load
+from vidfit.stages import write_text
+from vidfit.training.checkpoint import read_info
+from vidfit.training.loop import predict
+
+FRONTIER = "frontier.json"
+POINTS = 12
+SINGLE, EQUAL, HALF = "best single 8-bit member", "equal-weight 8-bit ensemble", "equal-weight fp16 ensemble"
+
+
+def measure_frontier(packer: Packer, budgets: Sequence[str] = ()) -> dict[str, Any]:
+    """Write and measure a file for each budget, and the baselines; leaves `frontier.json` and `frontier.csv`.
+
+    Arguments:
+        packer: of the run.
+        budgets: bytes, as `1GB`; where there are none, twelve from the smallest file to the unconstrained ensemble.
+
+    Returns:
+        The content of `frontier.json` (docs/format.md).
+
+    Raises:
+        BudgetError: nothing fits the smallest budget.
+    """
+    frontier = packer.frontier()
+    sizes = sorted(map(parse_size, budgets)) or _spread(frontier)
+    ensembles = {best_within(frontier, size).candidates: size for size in sizes[::-1]}  # the least budget of each
+    path, points = packer.directory / "packing" / "point.onnx", []
+    for size in sorted(ensembles.values()):
+        told = packer.pack(path, size)
+        predictor = load(path)
+        batches = display.counted(eval_batches(packer), f"evaluating {format_size(told['bytes'])}")
+        told |= {"gap": evaluate(predictor.predict_batch, batches, len(predictor.vocabulary))["gap"]}
+        points.append(told)
+        display.console.print(f"{format_size(told['bytes'])}: GAP {told['gap']:.4f}, {len(told['members'])} members")
+        path.unlink()
+    document = {"points": points, "baselines": _baselines(packer)}
+    write_text(packer.directory / FRONTIER, json.dumps(document, indent=2) + "\n")
+    _write_csv(packer.directory / "frontier.csv", document)
+    return document
+
+
+def known_frontier(packer: Packer) -> dict[str, Any]:
+    """The frontier as the search knows it, no file written: points without the eval shards' GAP, and no baselines."""
+    frontier = packer.frontier()
+    ensembles = dict.fromkeys(best_within(frontier, size) for size in _spread(frontier))
+    return {"points": [packer.told(ensemble) for ensemble in ensembles], "baselines": {}}
+
+
+def _spread(frontier: Sequence[Ensemble]) -> list[int]:
+    """Sizes from that of the smallest ensemble to that of the best, evenly in their logarithm."""
+    return np.geomspace(frontier[0].bytes, frontier[-1].bytes, POINTS).round().astype(int).tolist()
+
+
+def eval_batches(packer: Packer) -> Batches:
+    info, data = packer.info, packer.data
+    shards = expand_shards(data.eval)
+    return Batches(shards, info.spec, len(info.vocabulary), BATCH_SIZE, skip_corrupt=data.skip_corrupt)
+
+
+def _baselines(packer: Packer) -> dict[str, list[dict[str, Any]]]:
+    """Bytes and eval GAP of what one would pack without a search, members in order of their validation GAP."""
+    files = sorted(packer.members.values(), key=lambda file: -read_info(file).gap_validation)
+    members = [load_member(file) for file in files]
+    beside = {choice.member: choice.graph_bytes for choice in packer.choices}
+    common = metadata_bytes(packer.info.spec, packer.info.vocabulary)
+    eight = [member.quantized() for member in members]
+    sizes = [member.nbytes + beside[member.info.name] for member in eight]
+    alone, equal = _measure(packer, eight, "8-bit members")
+    curves = {
+        SINGLE: [{"bytes": common + size, "gap": gap} for size, gap in zip(sizes, alone, strict=True)],
+        EQUAL: [{"bytes": common + int(size), "gap": gap} for size, gap in zip(np.cumsum(sizes), equal, strict=True)],
+    }
+    sizes = [member.nbytes // 2 + beside[member.info.name] for member in members]
+    _, equal = _measure(packer, [_in_half_precision(member) for member in members], "fp16 members")
+    curves[HALF] = [
+        {"bytes": common + int(size), "gap": gap} for size, gap in zip(np.cumsum(sizes), equal, strict=True)
+    ]
+    return {title: sorted(points, key=lambda point: point["bytes"]) for title, points in curves.items()}
+
+
+def _measure(packer: Packer, members: Sequence[Member], title: str) -> tuple[list[float], list[float]]:
+    """GAP on the eval shards of each member alone, and of the plain average of it and those before it."""
+    classes = len(packer.info.vocabulary)
+    classifiers = [member.classifier() for member in members]
+    alone, averaged = ([Metrics(classes) for _ in members] for _ in range(2))
+    for batch in display.counted(eval_batches(packer), f"evaluating {title}"):
+        labels, counts = batch.labels.numpy(), batch.label_counts.numpy()
+        total = np.zeros((len(batch), classes), np.float32)
+        for place, classifier in enumerate(classifiers):
+            predicted = predict(classifier, batch)
+            total += predicted
+            alone[place].update(predicted, labels, counts)
+            averaged[place].update(total / (place + 1), labels, counts)
+    return tuple([metrics.result()["gap"] for metrics in those] for those in (alone, averaged))  # type: ignore[return-value]
+
+
+def _in_half_precision(member: Member) -> Member:
+    """The member as it is after its float32 tensors have been stored as float16."""
+    state = {
+        name: value.half().float() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+        for name, value in member.state.items()
+    }
+    return Member(member.info, state)
+
+
+def _write_csv(path: Path, document: dict[str, Any]) -> None:
+    rows = [{"curve": "vidfit", **point, "members": _composition(point["members"])} for point in document["points"]]
+    rows += [{"curve": title, **point} for title, points in document["baselines"].items() for point in points]
+    columns = ["curve", "bytes", "gap", "gap_selection", "gap_confirmation", "members"]
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _composition(members: Sequence[dict[str, Any]]) -> str:
+    return " + ".join(f"{member['weight']:.2f} {member['name']} ({member['bits']:.1f} bits)" for member in members)

@@ -1,0 +1,187 @@
+"""A trained run, packed for any number of bytes: the best ensemble of candidates, written and measured as one file."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vidfit import display
+from vidfit.errors import BudgetError, ModelFileError, OutputError
+from vidfit.features.batches import Batches
+from vidfit.features.shards import expand_shards
+from vidfit.files import make_folder
+from vidfit.fitting.candidates import Choice, candidates_of
+from vidfit.fitting.validation import BATCH_SIZE, Validation
+from vidfit.packing.blend import HeldOut
+from vidfit.packing.budget import Ensemble, best_within, explore
+from vidfit.packing.graph import PackedMember, write_graph
+from vidfit.packing.metadata import metadata_bytes
+from vidfit.packing.size import format_size, parse_size
+from vidfit.recipe import Recipe, load_recipe
+from vidfit.runtime.predictor import load
+from vidfit.stages import write_text
+from vidfit.training.checkpoint import BEST, MemberInfo, read_info
+
+
+def pack(run: Path | str, budget: str, max_ms: float | None = None, overwrite: bool = False) -> Path:
+    """Pack the best ensemble of a run's members that fits.
+
+    Arguments:
+        run: the folder of a trained run.
+        budget: bytes that the finished file may take: `1GB` (10^9), `1GiB`, `20MB`, ...
+        max_ms: milliseconds that a video may take on this machine, in batches; any number where absent.
+        overwrite: replace the file that an earlier call has left.
+
+    Returns:
+        The file, `RUN/packed/BUDGET.onnx`; `BUDGET.json` beside it tells what is in it and what it reaches.
+
+    Raises:
+        BudgetError: nothing fits; the message has the size of the smallest possible file.
+        ModelFileError: there is no trained member, or one is damaged or of another vocabulary than the others.
+        DataError: there are no validation videos to select by.
+        OutputError: the file exists already.
+    """
+    return open_run(run).pack_named([budget], max_ms, overwrite)[0]
+
+
+def open_run(run: Path | str) -> "Packer":
+    """The packer of a run folder and the recipe in it.
+
+    Raises:
+        ModelFileError, DataError: as `pack`.
+    """
+    path = Path(run) / "recipe.yaml"
+    if not path.is_file():
+        raise ModelFileError(f"{run}: is no run folder (it has no recipe.yaml); make one with `vidfit run`")
+    return Packer(Path(run), load_recipe(path))
+
+
+class Packer:
+    """The members of a run and the search over them. What takes long is done once and kept in `RUN/packing`.
+
+    Arguments:
+        directory: the run folder.
+        recipe: its recipe, paths absolute.
+
+    Raises:
+        ModelFileError, DataError: as `pack`.
+    """
+
+    def __init__(self, directory: Path, recipe: Recipe) -> None:
+        self.directory = directory
+        self.data = recipe.data
+        files = {name: directory / "members" / name / BEST for name in recipe.members}
+        self.members = {name: file for name, file in files.items() if file.exists()}
+        if not self.members:
+            raise ModelFileError(f"{directory}: has no trained member; train some with `vidfit run` or `vidfit train`")
+        infos = {name: read_info(file) for name, file in self.members.items()}
+        first = next(iter(infos))
+        self.info: MemberInfo = infos[first]
+        for name, info in infos.items():
+            if (info.spec, info.vocabulary) != (self.info.spec, self.info.vocabulary):
+                raise ModelFileError(
+                    f"{self.members[name]}: knows other features or labels than {self.members[first]}; train it again "
+                    "with this run's recipe"
+                )
+        self._frontiers: dict[float | None, list[Ensemble]] = {}
+
+    def pack_named(self, budgets: Sequence[str], max_ms: float | None = None, overwrite: bool = False) -> list[Path]:
+        """A file for each budget, by its name in `RUN/packed`; see `pack`."""
+        folder = self.directory / "packed"
+        sizes = {folder / f"{budget.replace(' ', '')}.onnx": parse_size(budget) for budget in budgets}
+        for path in sizes:
+            if path.exists() and not overwrite:
+                raise OutputError(f"{path}: exists already; give another budget or add --overwrite")
+        frontier = self.frontier(max_ms)
+        for size in sizes.values():
+            best_within(frontier, size)  # before the first file is written
+        make_folder(folder)
+        for path, size in sizes.items():
+            told = self.pack(path, size, max_ms)
+            write_text(path.with_suffix(".json"), json.dumps(told, indent=2) + "\n")
+            display.console.print(
+                f"{path}: {len(told['members'])} members in {format_size(told['bytes'])}, validation GAP "
+                f"{told['gap_selection']:.4f} where it was selected, {told['gap_confirmation']:.4f} where it was not"
+            )
+        return list(sizes)
+
+    def pack(self, path: Path, budget: int, max_ms: float | None = None) -> dict[str, Any]:
+        """Write the best ensemble that fits and measure the file on both halves of the validation videos.
+
+        Returns:
+            What is in it (`members`), `bytes`, `budget`, `ms` a video, and GAP: `gap_selection` on the half that
+            selected the ensemble, `gap_confirmation` on the other.
+        """
+        frontier, limit = self.frontier(max_ms), budget
+        while True:
+            best = best_within(frontier, limit)
+            try:
+                members = self.write(path, best, budget)
+                break
+            except BudgetError:  # the graph took some bytes more than it was taken for
+                limit = best.bytes - 1
+        gaps = self.validation.gaps(self.validation.predictions(load(path).predict_batch))
+        return {"bytes": path.stat().st_size, "budget": budget, "ms": best.ms, "members": members, **gaps}
+
+    def write(self, path: Path, ensemble: Ensemble, budget: int) -> list[dict[str, Any]]:
+        """Write an ensemble of the frontier; returns what is in the file.
+
+        Raises:
+            BudgetError: the file is larger than the budget.
+        """
+        chosen = zip(ensemble.candidates, ensemble.weights, strict=True)
+        members = [PackedMember(self.choices[place].load(), weight) for place, weight in chosen]
+        return write_graph(path, members, budget)
+
+    def frontier(self, max_ms: float | None = None) -> list[Ensemble]:
+        """The best ensembles by rising bytes and GAP on the selecting half."""
+        if max_ms not in self._frontiers:
+            half = self.validation.selecting
+            held_out = HeldOut(
+                [choice.predictions()[:half] for choice in self.choices], self.validation.labels_VC[:half]
+            )
+            common_bytes = metadata_bytes(self.info.spec, self.info.vocabulary)
+            with display.counting_bar("searching ensembles") as show:
+                self._frontiers[max_ms] = explore(
+                    self.choices, held_out, common_bytes, max_ms, lambda looked_at: show(looked_at, looked_at)
+                )
+        return self._frontiers[max_ms]
+
+    def told(self, ensemble: Ensemble) -> dict[str, Any]:
+        """What the search knows of an ensemble without writing it: bytes, GAP on both halves, members."""
+        half, labels_VC = self.validation.selecting, self.validation.labels_VC
+        chosen = [self.choices[place] for place in ensemble.candidates]
+        held_out = HeldOut([choice.predictions()[half:] for choice in chosen], labels_VC[half:])
+        return {
+            "bytes": ensemble.bytes,
+            "ms": ensemble.ms,
+            "gap_selection": ensemble.gap,
+            "gap_confirmation": held_out.gap(range(len(chosen)), ensemble.weights),
+            "members": [
+                {"name": choice.member, "weight": weight, "bits": choice.bits, "bytes": choice.bytes}
+                for choice, weight in zip(chosen, ensemble.weights, strict=True)
+            ],
+        }
+
+    @cached_property
+    def validation(self) -> Validation:
+        """The videos that select and confirm."""
+        shards = expand_shards(self.data.validation)
+        return Validation(shards, self.info.spec, len(self.info.vocabulary), self.data.skip_corrupt)
+
+    @cached_property
+    def choices(self) -> list[Choice]:
+        """The candidates of all members."""
+        calibration = Batches(
+            expand_shards(self.data.train),
+            self.info.spec,
+            len(self.info.vocabulary),
+            BATCH_SIZE,
+            skip_corrupt=self.data.skip_corrupt,
+        )
+        return [
+            choice
+            for name, file in self.members.items()
+            for choice in candidates_of(file, self.directory / "packing" / name, calibration, self.validation)
+        ]

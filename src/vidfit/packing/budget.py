@@ -1,0 +1,158 @@
+"""The best ensemble for any number of bytes: which members, at which widths, with which weights.
+
+The candidates are members at a few choices of widths each (`compression/allocation.py`). An ensemble takes at most one
+candidate of each member; its score is the GAP of the blend on held-out predictions. GAP is not additive, so every
+ensemble that is looked at is really blended and measured: a beam search, which keeps the best few ensembles in each
+band of sizes and tries all their neighbours (a member more, a member less, a member at other widths) until no band gets
+any better.
+
+One exploration answers for every budget, as the best ensemble found that fits. More bytes can therefore never give a
+lower score. What it trades away is certainty: `tests/packing/test_budget.py` compares it with exhaustive search.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vidfit.errors import BudgetError
+from vidfit.packing.blend import HeldOut
+from vidfit.packing.size import format_size
+
+_BANDS = 32
+_BEAM = 3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A member at one choice of widths."""
+
+    member: str
+    bytes: int
+    """That it adds to a file."""
+    ms: float
+    """That it adds to the time for a video."""
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Candidates in one file.
+
+    Attributes:
+        candidates: their places among all, ascending.
+        weights: of each in the average; they sum to 1.
+        bytes: of the whole file.
+        ms: milliseconds a video.
+        gap: on the videos that selected it.
+    """
+
+    candidates: tuple[int, ...]
+    weights: tuple[float, ...]
+    bytes: int
+    ms: float
+    gap: float
+
+
+def explore(
+    candidates: Sequence[Candidate],
+    held_out: HeldOut,
+    common_bytes: int = 0,
+    max_ms: float | None = None,
+    show: Callable[[int], None] = lambda _: None,
+) -> list[Ensemble]:
+    """The frontier: ensembles by rising bytes and rising GAP, none better in both than another.
+
+    Arguments:
+        candidates: what there is to choose from, at least one; `held_out` has their predictions in this order.
+        held_out: of the videos to select by.
+        common_bytes: of a file without members.
+        max_ms: ensembles that take more for a video are left out.
+        show: called with the number of ensembles looked at.
+
+    Raises:
+        BudgetError: every candidate alone takes longer than `max_ms`.
+    """
+    found: dict[tuple[int, ...], Ensemble] = {}
+    expanded: set[tuple[int, ...]] = set()
+
+    def look_at(chosen: tuple[int, ...]) -> None:
+        if chosen in found or not chosen:
+            return
+        ms = sum(candidates[place].ms for place in chosen)
+        if max_ms is None or ms <= max_ms:
+            size = common_bytes + sum(candidates[place].bytes for place in chosen)
+            weights, gap = _blend(chosen, held_out)
+            found[chosen] = Ensemble(chosen, weights, size, ms, gap)
+            show(len(found))
+
+    for place in range(len(candidates)):
+        look_at((place,))
+    if not found:
+        fastest = min(candidates, key=lambda candidate: candidate.ms)
+        raise BudgetError(
+            f"no member takes at most {max_ms} ms a video: the fastest, {fastest.member}, takes {fastest.ms:.3f}; "
+            "allow more or train a smaller one"
+        )
+    while waiting := [ensemble for ensemble in _beam(list(found.values())) if ensemble.candidates not in expanded]:
+        for ensemble in waiting:
+            expanded.add(ensemble.candidates)
+            for neighbour in _neighbours(ensemble.candidates, candidates):
+                look_at(neighbour)
+    return _frontier(found.values())
+
+
+def best_within(frontier: Sequence[Ensemble], budget: int) -> Ensemble:
+    """The best ensemble of a frontier (not an empty one) that takes at most `budget` bytes.
+
+    Raises:
+        BudgetError: there is none; the message says what the smallest would take.
+    """
+    fitting = [ensemble for ensemble in frontier if ensemble.bytes <= budget]
+    if not fitting:
+        raise BudgetError(
+            f"no ensemble fits {budget:,} bytes ({format_size(budget)}): the smallest possible file takes "
+            f"{frontier[0].bytes:,}; raise the budget or train a smaller member"
+        )
+    return fitting[-1]
+
+
+def _blend(chosen: tuple[int, ...], held_out: HeldOut) -> tuple[tuple[float, ...], float]:
+    """Weights and GAP: equal weights, unless those of the least squared error do better and leave no member out."""
+    equal, fitted = np.full(len(chosen), 1 / len(chosen)), held_out.weights(chosen)
+    blends = [(held_out.gap(chosen, weights), weights) for weights in (equal, fitted) if weights.min() > 0]
+    gap, weights = max(blends, key=lambda blend: blend[0])
+    return tuple(weights.tolist()), gap
+
+
+def _neighbours(chosen: tuple[int, ...], candidates: Sequence[Candidate]) -> Iterator[tuple[int, ...]]:
+    """One member less, more, or at other widths."""
+    for place in chosen:
+        yield tuple(other for other in chosen if other != place)
+    of_member = {candidates[place].member: place for place in chosen}
+    for place, candidate in enumerate(candidates):
+        replaced = of_member.get(candidate.member)
+        if replaced != place:
+            yield tuple(sorted([place, *(other for other in chosen if other != replaced)]))
+
+
+def _beam(found: Sequence[Ensemble]) -> list[Ensemble]:
+    """The best few in each band of sizes; bands are equally wide in the logarithm of bytes."""
+    sizes = np.log([ensemble.bytes for ensemble in found])
+    low, high = sizes.min(), sizes.max()
+    bands = ((sizes - low) / max(high - low, 1e-9) * (_BANDS - 1e-6)).astype(int)
+    kept: dict[int, int] = {}
+    beam = []
+    for place in sorted(range(len(found)), key=lambda place: (-found[place].gap, found[place].bytes)):
+        band = int(bands[place])
+        if kept.get(band, 0) < _BEAM:
+            kept[band] = kept.get(band, 0) + 1
+            beam.append(found[place])
+    return beam
+
+
+def _frontier(ensembles: Iterable[Ensemble]) -> list[Ensemble]:
+    frontier: list[Ensemble] = []
+    for ensemble in sorted(ensembles, key=lambda ensemble: (ensemble.bytes, -ensemble.gap)):
+        if not frontier or ensemble.gap > frontier[-1].gap:
+            frontier.append(ensemble)
+    return frontier

@@ -1,0 +1,87 @@
+"""Blends against `Metrics` on whole predictions, weights against a search of the simplex."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidfit.evaluation.metrics import Metrics
+from vidfit.packing.blend import HeldOut, global_average_precision, least_squares_on_simplex
+
+
+def labels_and_predictions(seed: int, models: int, videos: int = 50, classes: int = 90) -> tuple[np.ndarray, list]:
+    """Predictions that know a part of the labels each."""
+    random = np.random.default_rng(seed)
+    labels = random.random((videos, classes)) < 0.04
+    labels[0, 0] = True
+    logits = [2.5 * labels * (random.random(labels.shape) < 0.7) + random.normal(size=labels.shape) - 3] * 1
+    logits += [
+        2.5 * labels * (random.random(labels.shape) < 0.7) + random.normal(size=labels.shape) - 3
+        for _ in range(models - 1)
+    ]
+    return labels, [(1 / (1 + np.exp(-logit))).astype(np.float16) for logit in logits]
+
+
+def gap_by_metrics(scores: np.ndarray, labels: np.ndarray) -> float:
+    metrics = Metrics(labels.shape[1])
+    metrics.update(scores, labels)
+    return metrics.result()["gap"]
+
+
+@given(seed=st.integers(0, 10_000), classes=st.integers(3, 90))
+def test_gap_is_that_of_the_metrics(seed: int, classes: int):
+    random = np.random.default_rng(seed)
+    labels = random.random((30, classes)) < 0.1
+    labels[0, 0] = True
+    # All different: of equal scores the two may take different ones.
+    scores = (random.permutation(labels.size) / labels.size).reshape(labels.shape).astype(np.float32)
+    found = global_average_precision(scores, labels, int(labels.sum()))
+    assert found == pytest.approx(gap_by_metrics(scores, labels), abs=1e-9)
+
+
+def test_a_blend_reaches_what_the_whole_predictions_reach():
+    labels, predictions = labels_and_predictions(1, 3)
+    held_out = HeldOut(predictions, labels)
+    whole = 0.5 * predictions[0].astype(np.float32) + 0.3 * predictions[2].astype(np.float32)
+    assert held_out.gap([0, 2], [0.5, 0.3]) == pytest.approx(gap_by_metrics(whole, labels), abs=1e-4)
+
+
+def test_labels_outside_the_kept_classes_count_as_missed():
+    labels = np.zeros((1, 100), bool)
+    labels[0, [0, 99]] = True
+    scores = np.linspace(1, 0, 100, dtype=np.float16)[None]
+    assert HeldOut([scores], labels).gap([0], [1.0]) == pytest.approx(0.5)
+
+
+def test_fitted_weights_have_the_least_squared_error_of_the_simplex():
+    labels, predictions = labels_and_predictions(2, 3, classes=40)
+    weights = HeldOut(predictions, labels).weights([0, 1, 2])
+    assert weights.sum() == pytest.approx(1)
+    stacked = np.stack(predictions).astype(float)
+
+    def error(w: np.ndarray) -> float:
+        return float((np.tensordot(w, stacked, 1) - labels).ravel() @ (np.tensordot(w, stacked, 1) - labels).ravel())
+
+    steps = np.linspace(0, 1, 41)
+    grid = [np.array([a, b, 1 - a - b]) for a in steps for b in steps if a + b <= 1]
+    assert error(weights) <= min(map(error, grid)) + 1e-3
+
+
+def test_the_same_model_twice_shares_its_weight():
+    labels, predictions = labels_and_predictions(3, 2)
+    held_out = HeldOut([predictions[0], predictions[0], predictions[1]], labels)
+    weights = held_out.weights([0, 1, 2])
+    assert weights[0] == pytest.approx(weights[1], abs=1e-6)
+
+
+@given(seed=st.integers(0, 10_000), size=st.integers(1, 7))
+def test_least_squares_on_the_simplex_cannot_be_bettered_by_moving_weight(seed: int, size: int):
+    random = np.random.default_rng(seed)
+    root = random.normal(size=(size, size + 2))
+    products, product = root @ root.T + 1e-3 * np.eye(size), random.normal(size=size)
+    weights = least_squares_on_simplex(products, product)
+    assert weights.min() >= 0
+    assert weights.sum() == pytest.approx(1)
+    slope = products @ weights - product
+    # From wherever there is weight to wherever else, the error must not fall.
+    assert slope[weights > 0].max() <= slope.min() + 1e-6
