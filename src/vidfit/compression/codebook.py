@@ -39,6 +39,11 @@ class CodebookTensor:
     codes: Tensor
     codebook: Tensor
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in a file: codes and levels."""
+        return self.codes.nbytes + self.codebook.nbytes
+
     def dequantize(self) -> Tensor:
         """The values as float32."""
         values = torch.empty(self.codes.shape, dtype=torch.float32, device=self.codes.device)

@@ -24,7 +24,7 @@ from vidfit.compression.compensation import Moments, round_compensated
 
 Granularity = Literal["tensor", "channel", 32, 64, 128]
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 17
 # Below it a scale in half precision is some per cent off.
 _SMALLEST_SCALE = 2.0**-20
 # Shares of the range, about its middle, that `clip` tries.
