@@ -63,7 +63,10 @@ FORMULAS = {
 
 
 def affine(gating: ContextGating, gates: torch.Tensor) -> torch.Tensor:
-    return gates + gating.biases if gating.norm is None else gating.norm(gates)
+    if gating.norm is not None:
+        return gating.norm(gates)
+    assert gating.biases is not None
+    return gates + gating.biases
 
 
 @every_classifier
