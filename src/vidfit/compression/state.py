@@ -19,7 +19,7 @@ MIN_ELEMENTS = 17_000
 
 Quantized = QuantizedTensor | CodebookTensor
 
-# A grid for all big tensors, grids by name (none but float32 ones; those that are not named stay so), or the method of a codebook.
+# A grid for all big float32 tensors, grids by name for some of them (the others stay so), or the method of a codebook.
 Form = Grid | Mapping[str, Grid] | Literal["quantile", "kmeans"]
 
 
