@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from vidfit.cli import main
 from vidfit.compression.codebook import CodebookTensor
 from vidfit.compression.member import load_member, quantize_member
+from vidfit.compression.quantize import Grid, QuantizedTensor, quantize
 from vidfit.errors import ModelFileError
 
 
@@ -115,3 +116,53 @@ def test_codebooks_that_do_not_fit(part: str, change: str, finished: Path, tmp_p
         tensors[f"family.hidden.weights.{part}"] = torch.cat([tensor.flatten()] * 2)
     save_file(tensors, path, metadata)
     assert_refused(path, r"family\.hidden\.weights")
+
+
+@pytest.fixture
+def mixed(finished: Path, tmp_path: Path) -> Path:
+    """A member whose big matrix has a grid of its own."""
+    path = tmp_path / "mixed.safetensors"
+    load_member(finished / "members" / "lstm").quantized({"family.top.ahead.weights": Grid.parse("3/64")}).save(path)
+    return path
+
+
+@pytest.mark.parametrize("text", ["3/64", "5/channel/symmetric", "2", "8/128"])
+def test_grids_are_written_and_read(text: str, finished: Path, tmp_path: Path):
+    name, path, grid = "family.top.ahead.weights", tmp_path / "member.safetensors", Grid.parse(text)
+    original = load_member(finished / "members" / "lstm")
+    original.quantized({name: grid}).save(path)
+    assert document(path)["extra"]["grids"] == {name: text}
+    before, found = original.state[name], load_member(path).state[name]
+    assert isinstance(before, torch.Tensor)
+    assert isinstance(found, QuantizedTensor)
+    assert sum(value.nbytes for key, value in load_file(path).items() if key.startswith(name)) == found.nbytes
+    assert torch.equal(found.dequantize(), quantize(before, grid).dequantize())
+    assert load_member(path).bits == grid.bits
+
+
+@pytest.mark.parametrize("part", ["codes", "scale", "offset"])
+@pytest.mark.parametrize("change", ["missing", "too long", "dtype", "no number"])
+def test_parts_that_do_not_fit_their_grid(part: str, change: str, mixed: Path, tmp_path: Path):
+    tensors, key = load_file(mixed), f"family.top.ahead.weights.{part}"
+    tensor = tensors.pop(key)
+    if change == "no number" and part == "codes":
+        pytest.skip("bytes are always numbers")
+    changed = {
+        "too long": torch.cat([tensor.flatten()] * 2),
+        "dtype": tensor.float(),
+        "no number": torch.full_like(tensor, torch.nan) if part != "codes" else tensor,
+    }
+    if change != "missing":
+        tensors[key] = changed[change]
+    path = tmp_path / "edited.safetensors"
+    save_file(tensors, path, {"vidfit": json.dumps(document(mixed))})
+    assert_refused(path, r"family\.top\.ahead\.weights")
+
+
+@pytest.mark.parametrize(
+    "grids", [{"family.top.ahead.weights": text} for text in ("4/64", "9", "", "3/63")] + [{}, [], {"other": "4"}]
+)
+def test_grids_that_do_not_fit_their_tensors(grids: object, mixed: Path, tmp_path: Path):
+    path = tmp_path / "edited.safetensors"
+    save_file(load_file(mixed), path, {"vidfit": json.dumps({**document(mixed), "extra": {"grids": grids}})})
+    assert_refused(path, "train it again or copy it anew")

@@ -41,7 +41,7 @@ class CodebookTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes and levels."""
+        """Bytes in a file: codes and levels."""
         return self.codes.nbytes + self.codebook.nbytes
 
     def dequantize(self) -> Tensor:

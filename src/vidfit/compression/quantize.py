@@ -24,7 +24,7 @@ from vidfit.compression.compensation import Moments, round_compensated
 
 Granularity = Literal["tensor", "channel", 32, 64, 128]
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 17
 # Below it a scale in half precision is some per cent off.
 _SMALLEST_SCALE = 2.0**-20
 # Shares of the range, about its middle, that `clip` tries.
@@ -138,8 +138,7 @@ def stored_bytes(shape: torch.Size, grid: Grid) -> int:
 
 
 def quantize(tensor: Tensor, grid: Grid, moments: Moments | None = None) -> QuantizedTensor:
-    """A level for every value of a float32 tensor: the nearest one, half-way the lower one; or, with `moments`, the one
-    that a layer's outputs ask for.
+    """A level for every value of a float32 tensor: the nearest, half-way the lower; with `moments`, as the outputs ask.
 
     Scales and offsets are rounded to half precision before the levels are chosen.
 
@@ -157,17 +156,16 @@ def quantize(tensor: Tensor, grid: Grid, moments: Moments | None = None) -> Quan
     """
     finite_range(tensor)
     weights_IO = as_matrix(tensor.detach())
+    group = grid.rows(tensor.shape)
     levels, scale, offset = _place(weights_IO, grid, moments)
-    codes = torch.empty(tensor.shape, dtype=torch.int8, device=tensor.device)
-    codes_IO = as_matrix(codes)
-    if moments is not None:
-        group = grid.rows(tensor.shape)
+    if moments is None:
+        level_IO = torch.empty(weights_IO.shape, dtype=torch.uint8, device=tensor.device)
+        for groups, rows in chunks(weights_IO.shape, group):
+            values_GSO = split_groups(weights_IO[rows].double(), groups)
+            level_IO[rows] = levels.nearest(values_GSO, groups).flatten(0, 1)
+    else:
         level_IO = round_compensated(weights_IO, levels.low_GO, levels.scale_GO, group, grid.bits, moments)
-        codes_IO.copy_(level_IO.view(torch.int8)).add_(grid.lowest)
-        return QuantizedTensor(codes, grid, scale, None if grid.symmetric else offset)
-    for groups, rows in chunks(weights_IO.shape, grid.rows(weights_IO.shape)):
-        level_GSO = levels.nearest(split_groups(weights_IO[rows].double(), groups), groups)
-        codes_IO[rows] = level_GSO.add_(grid.lowest).flatten(0, 1)
+    codes = level_IO.view(torch.int8).add_(grid.lowest).view(tensor.shape)
     return QuantizedTensor(codes, grid, scale, None if grid.symmetric else offset)
 
 
@@ -203,9 +201,9 @@ def _place(weights_IO: Tensor, grid: Grid, moments: Moments | None) -> tuple[Lev
         return levels, levels.scale_GO.view(()), offset_GO.view(())
     scale, offset = levels.scale_GO.half(), offset_GO.half()
     if not (scale.isfinite().all() and offset.isfinite().all()):
-        raise ValueError("is too large for scales in half precision")
+        raise ValueError("is too large for scales in half precision; give it one scale")
     if 0 < levels.scale_GO.max() < _SMALLEST_SCALE:
-        raise ValueError("is too close to constant for scales in half precision")
+        raise ValueError("is too close to constant for scales in half precision; give it one scale")
     scale_GO = scale.double()
     offset_GO = scale_GO / 2 if grid.symmetric else offset.double()
     return Levels(offset_GO + grid.lowest * scale_GO, scale_GO, grid.bits), scale, offset
@@ -259,7 +257,7 @@ def finite_range(tensor: Tensor) -> tuple[float, float]:
         raise ValueError("is empty, it has no minimum")
     low, high = (bound.double().item() for bound in tensor.detach().flatten().aminmax())
     if not torch.isfinite(torch.tensor([low, high])).all():
-        raise ValueError("holds NaN or infinity")
+        raise ValueError("holds NaN or infinity: training diverged; train again with a lower learning rate")
     return low, high
 
 

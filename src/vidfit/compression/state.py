@@ -19,7 +19,7 @@ MIN_ELEMENTS = 17_000
 
 Quantized = QuantizedTensor | CodebookTensor
 
-# A grid for all big tensors, grids by name (those that are not named stay float32), or the method of a codebook.
+# A grid for all big float32 tensors, grids by name for some of them (the others stay so), or the method of a codebook.
 Form = Grid | Mapping[str, Grid] | Literal["quantile", "kmeans"]
 
 
@@ -41,6 +41,7 @@ def quantize_state(
     Raises:
         ModelFileError: such a tensor holds NaN or infinity or does not fit its grid; the message names it.
     """
+    assert not isinstance(form, Mapping) or all(name in state and is_big(state[name]) for name in form)
     quantized = dict(state)
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor) or not is_big(tensor):
@@ -51,9 +52,7 @@ def quantize_state(
             elif grid := form if isinstance(form, Grid) else form.get(name):
                 quantized[name] = quantize(tensor, grid, (moments or {}).get(name))
         except ValueError as error:
-            raise ModelFileError(
-                f"tensor {name!r} {error}: training diverged; train again with a lower learning rate"
-            ) from error
+            raise ModelFileError(f"tensor {name!r} {error}") from error
     return quantized
 
 

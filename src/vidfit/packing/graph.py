@@ -1,9 +1,9 @@
-"""The one ONNX file: every member, its 8-bit weights, the weighted average, vocabulary and feature spec.
+"""The one ONNX file: every member, its quantised weights, the weighted average, vocabulary and feature spec.
 
 The members are written by PyTorch's exporter from the very modules that were trained, so that there is one definition
-of each formula. A quantised weight stays int8 in the file and after loading: its place in the module is taken by a
-parametrization that emits DequantizeLinear and Add, which ONNX Runtime does not fold into a float matrix; one with a
-codebook is looked up with Gather. What this trades away is speed: each run expands each matrix for a moment.
+of each formula. A quantised weight stays in its 2 to 8 bits in the file and after loading: its place in the module is
+taken by a parametrization that begins with DequantizeLinear, which ONNX Runtime does not fold into a float matrix; one
+with a codebook is looked up with Gather. What this trades away is speed: each run expands each matrix for a moment.
 `docs/format.md` specifies the file.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import onnxscript.optimizer
 import torch
 import torch.nn.functional as F
 from google.protobuf.message import EncodeError
@@ -35,6 +36,8 @@ from vidfit.packing.size import format_size
 
 OPSET = 23
 PROTOBUF_LIMIT = 2**31 - 1
+# Elements of constants that are computed at export: shapes are, scales are not.
+_LARGEST_FOLDED = 64
 _INT32 = 6  # ONNX's number for the type
 
 
@@ -55,7 +58,7 @@ def write_graph(path: Path, members: Sequence[PackedMember], budget: int) -> lis
         budget: bytes the finished file may take.
 
     Returns:
-        What the file's metadata says of each member: name, family, weight, bits.
+        What the file's metadata says of each member: name, family, weight, bits, tensors.
 
     Raises:
         BudgetError: the finished file is larger than the budget (none is left) or than ONNX's 2 GiB.
@@ -215,8 +218,11 @@ def _export(ensemble: nn.Module, spec: FeatureSpec) -> torch.onnx.ONNXProgram:
             output_names=["probabilities"],
             opset_version=OPSET,
             verbose=False,
+            optimize=False,
         )
-    assert program is not None
+        assert program is not None
+        # What the exporter itself calls, but it would also store scales of half precision in single.
+        onnxscript.optimizer.optimize(program.model, input_size_limit=_LARGEST_FOLDED)
     # Stack traces of this very code, more bytes than a small member's weights.
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
@@ -259,4 +265,9 @@ def _describe(packed: PackedMember, weight: float) -> dict[str, object]:
         "family": packed.member.info.classifier.family.type,
         "weight": weight,
         "bits": packed.member.bits,
+        "tensors": {
+            name: {"grid": str(value.grid) if isinstance(value, QuantizedTensor) else "codebook", "bytes": value.nbytes}
+            for name, value in packed.member.state.items()
+            if not isinstance(value, torch.Tensor)
+        },
     }

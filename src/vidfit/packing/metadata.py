@@ -15,7 +15,7 @@ class PackedInfo(BaseModel):
         format: of the file; others are refused.
         spec: the modalities that it reads.
         vocabulary: label names, C of them.
-        members: name, family, weight and bits of each.
+        members: name, family, weight, bits and quantised tensors of each.
     """
 
     model_config = ConfigDict(frozen=True, alias_generator=lambda field: f"vidfit.{field}")
