@@ -253,8 +253,8 @@ def frontier(
 ) -> None:
     """Measure GAP over bytes, from the smallest file to the unconstrained ensemble, on the eval shards.
 
-    Every point is a file, written, read again and measured. Leaves RUN/frontier.json and RUN/frontier.csv, and a plot in
-    RUN/report.html; beside it stand the curves that there would be without a search.
+    Every point is a file, written, read again and measured. Leaves RUN/frontier.json and RUN/frontier.csv, and a plot
+    in RUN/report.html; beside it stand the curves that there would be without a search.
     """
     from vidfit.fitting.frontier import measure_frontier
     from vidfit.fitting.packer import open_run

@@ -9,6 +9,7 @@ Shapes: N samples, I inputs, O outputs, G groups of inputs with a scale, K block
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,6 +34,24 @@ class Moments:
 
     inputs: Tensor
     parts: tuple[tuple[int, int], ...]
+
+    @cached_property
+    def factors(self) -> tuple[Tensor, ...]:
+        """Of each part the upper Cholesky factors of its blocks' inverse moments, damped; float32 `[K, D, D]`.
+
+        They are kept, because a matrix is rounded at several widths.
+        """
+        factors, start = [], 0
+        for features, blocks in self.parts:
+            inputs_NDK = self.inputs[:, start : start + features * blocks].unflatten(1, (features, blocks))
+            start += features * blocks
+            factors_KDD = torch.empty(blocks, features, features, device=self.inputs.device)
+            step = max(1, _ELEMENTS // (features * max(features, len(inputs_NDK))))
+            for first in range(0, blocks, step):
+                some = slice(first, first + step)
+                factors_KDD[some] = _inverse_factor(inputs_NDK[:, :, some].permute(2, 0, 1).float())
+            factors.append(factors_KDD)
+        return tuple(factors)
 
     def diagonal(self) -> Tensor:
         """Mean square of each input, float64 `[I]`."""
@@ -63,20 +82,17 @@ def round_compensated(
     low_GO, scale_GO = low_GO.float(), scale_GO.float()
     levels_IO = torch.empty(weights_IO.shape, dtype=torch.uint8, device=weights_IO.device)
     start = 0
-    for features, blocks in moments.parts:
+    for (features, blocks), factors_KDD in zip(moments.parts, moments.factors, strict=True):
         own = slice(start, start + features * blocks)
-        inputs_NDK = moments.inputs[:, own].unflatten(1, (features, blocks))
         weights_DKO = weights_IO[own].unflatten(0, (features, blocks))
         levels_DKO = levels_IO[own].view_as(weights_DKO)
         groups_DK = (torch.arange(own.start, own.stop, device=weights_IO.device) // group).view(features, blocks)
-        largest = features * max(features, len(inputs_NDK), weights_IO.shape[1])
-        step = max(1, _ELEMENTS // largest)
+        step = max(1, _ELEMENTS // (features * weights_IO.shape[1]))
         for first in range(0, blocks, step):
             some = slice(first, first + step)
-            inverse_KDD = _inverse_factor(inputs_NDK[:, :, some].permute(2, 0, 1).float())
             levels_DKO[:, some] = _round_block(
                 weights_DKO[:, some].transpose(0, 1).clone(memory_format=torch.contiguous_format),
-                inverse_KDD,
+                factors_KDD[some],
                 low_GO,
                 scale_GO,
                 groups_DK[:, some],

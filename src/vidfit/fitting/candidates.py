@@ -39,9 +39,12 @@ from vidfit.stages import digest, write_text
 from vidfit.training.loop import predict
 
 # What every tensor may choose from; docs/architecture.md has the figures behind the list. The last is the method's own.
-GRIDS = [*map(Grid.parse, ("2/64/clip", "3/64/clip", "4/64/clip", "4/channel", "5/channel", "6/channel")), REFERENCE]
+GRIDS = [
+    *map(Grid.parse, ("2/channel", "2/64", "3/channel", "3/64", "4/channel", "4/64", "6/channel")),
+    REFERENCE,
+]
 CANDIDATES = 8
-CALIBRATION_VIDEOS = 512
+CALIBRATION_VIDEOS = 1024
 SENSITIVITY_VIDEOS = 512
 _TIMINGS = 3
 
