@@ -24,7 +24,15 @@ def recipe(folder: Path, steps: int):
 
     corpus = folder / "corpus"
     if not corpus.exists():
-        numbers = {"train_videos": 1024, "validation_videos": 256, "eval_videos": 64, "min_frames": 8, "max_frames": 16}
+        numbers = {
+            "train_videos": 1024,
+            "validation_videos": 256,
+            "eval_videos": 64,
+            "min_frames": 8,
+            "max_frames": 16,
+            "looks": 1,
+        }
+        numbers |= {"rgb_words": 60, "audio_words": 60}
         write_corpus(corpus, CorpusConfig(classes=3862, **numbers))
     changes = {
         **{f"data.{name}": corpus / name for name in ("train", "validation", "eval")},

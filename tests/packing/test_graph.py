@@ -1,6 +1,7 @@
 """The packed file: literal content, parity with PyTorch, 8 bits in the file, nothing of vidfit needed to run it."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -205,7 +206,8 @@ def test_every_grid_is_computed_as_pytorch_does(tmp_path: Path):
         tensor = packed.member.state["head.classifier.weights"]
         assert isinstance(tensor, QuantizedTensor)
         assert row["bits"] == grid.bits
-        assert row["tensors"] == {"head.classifier.weights": {"grid": str(grid), "bytes": tensor.nbytes}}
+        own = {"name": "head.classifier.weights", "shape": list(tensor.codes.shape), "grid": str(grid)}
+        assert row["tensors"] == [{**own, "bytes": tensor.nbytes}]
     # Nodes and names, and the biases; were scales stored in single precision, there would be 100 kB more.
     stored = sum(tensor.nbytes for packed in members for tensor in packed.member.state.values())
     assert stored < path.stat().st_size < stored + 8_000 * len(members)
@@ -239,7 +241,9 @@ def test_metadata_is_what_the_format_says(packed: Path):
     members = json.loads(properties["vidfit.members"])
     assert [row["name"] for row in members] == list(CLASSIFIERS)
     assert [row["bits"] for row in members] == [32 if row["name"].endswith("mean") else 8 for row in members]
-    assert members[2]["tensors"] == {"family.hidden.weights": {"grid": "8", "bytes": 65_552}}
+    (tensor,) = members[2]["tensors"]
+    assert tensor == {"name": "family.hidden.weights", "shape": tensor["shape"], "grid": "8", "bytes": 65_552}
+    assert math.prod(tensor["shape"]) == 65_536
     assert sum(row["weight"] for row in members) == pytest.approx(1)
     assert members[1]["family"] == "netvlad"
 

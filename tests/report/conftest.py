@@ -50,7 +50,7 @@ def full(folder: Path) -> Path:
     (folder / "frontier.json").write_text(json.dumps(FRONTIER))
     packed = json.loads((folder / "summary.json").read_text())["packed"]
     for member in packed["members"]:
-        tensor = {"name": "family.hidden.weight", "shape": [640, 32], "grid": "4/64", "bits": 4, "bytes": 11_520}
+        tensor = {"name": "family.hidden.weight", "shape": [640, 32], "grid": "4/64", "bytes": 11_520}
         member |= {"bytes": 30_000, "bits": 4.6, "tensors": [tensor]}
     change(folder / "summary.json", "packed", packed)
     teacher = {"generation": 0, "name": "vlad", "fold": None, "step": 8, "gap_validation": 0.25}

@@ -265,9 +265,15 @@ def _describe(packed: PackedMember, weight: float) -> dict[str, object]:
         "family": packed.member.info.classifier.family.type,
         "weight": weight,
         "bits": packed.member.bits,
-        "tensors": {
-            name: {"grid": str(value.grid) if isinstance(value, QuantizedTensor) else "codebook", "bytes": value.nbytes}
+        "bytes": packed.member.nbytes,
+        "tensors": [
+            {
+                "name": name,
+                "shape": list(value.codes.shape),
+                "grid": str(value.grid) if isinstance(value, QuantizedTensor) else "codebook",
+                "bytes": value.nbytes,
+            }
             for name, value in packed.member.state.items()
             if not isinstance(value, torch.Tensor)
-        },
+        ],
     }

@@ -48,11 +48,10 @@ def _tensors(member: PackedMember, colour: str, largest: int) -> Child:
             element("code", tensor.name),
             "\u00a0x\u00a0".join(map(str, tensor.shape)),
             tensor.grid or "",
-            f"{tensor.bits:.3g}",
             format_size(tensor.bytes),
             bar(tensor.bytes, largest, colour),
         )
         for tensor in sorted(member.tensors, key=lambda tensor: -tensor.bytes)
     )
-    head = ("tensor", "shape", "grid", "bits", "bytes", "")
+    head = ("tensor", "shape", "grid", "bytes", "")
     return folded(f"{member.name}: {len(member.tensors)} tensors", table(head, rows, words=("tensor", "shape", "grid")))

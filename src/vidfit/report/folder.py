@@ -20,8 +20,7 @@ class Tensor(BaseModel):
     name: str
     shape: list[int]
     grid: str | None = None
-    """How it is quantised: bits, and elements that share a scale."""
-    bits: float
+    """How its levels lie: bits, and what shares a scale."""
     bytes: int
 
 
