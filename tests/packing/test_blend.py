@@ -14,12 +14,13 @@ def labels_and_predictions(seed: int, models: int, videos: int = 50, classes: in
     random = np.random.default_rng(seed)
     labels = random.random((videos, classes)) < 0.04
     labels[0, 0] = True
-    logits = [2.5 * labels * (random.random(labels.shape) < 0.7) + random.normal(size=labels.shape) - 3] * 1
-    logits += [
-        2.5 * labels * (random.random(labels.shape) < 0.7) + random.normal(size=labels.shape) - 3
-        for _ in range(models - 1)
-    ]
-    return labels, [(1 / (1 + np.exp(-logit))).astype(np.float16) for logit in logits]
+    known = [2.5 * labels * (random.random(labels.shape) < 0.7) for _ in range(models)]
+    return labels, [1 / (1 + np.exp(3 - own - random.normal(size=labels.shape))) for own in known]
+
+
+def exactly(predictions: list, labels: np.ndarray) -> HeldOut:
+    """Each member at one width that costs nothing."""
+    return HeldOut(predictions, predictions, range(len(predictions)), labels)
 
 
 def gap_by_metrics(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -41,21 +42,22 @@ def test_gap_is_that_of_the_metrics(seed: int, classes: int):
 
 def test_a_blend_reaches_what_the_whole_predictions_reach():
     labels, predictions = labels_and_predictions(1, 3)
-    held_out = HeldOut(predictions, labels)
-    whole = 0.5 * predictions[0].astype(np.float32) + 0.3 * predictions[2].astype(np.float32)
-    assert held_out.gap([0, 2], [0.5, 0.3]) == pytest.approx(gap_by_metrics(whole, labels), abs=1e-4)
+    whole = (0.6 * predictions[0] + 0.4 * predictions[2]).astype(np.float32)
+    assert exactly(predictions, labels).gap([0, 2], [0.6, 0.4]) == pytest.approx(
+        gap_by_metrics(whole, labels), abs=1e-4
+    )
 
 
 def test_labels_outside_the_kept_classes_count_as_missed():
     labels = np.zeros((1, 100), bool)
     labels[0, [0, 99]] = True
     scores = np.linspace(1, 0, 100, dtype=np.float16)[None]
-    assert HeldOut([scores], labels).gap([0], [1.0]) == pytest.approx(0.5)
+    assert exactly([scores], labels).gap([0], [1.0]) == pytest.approx(0.5)
 
 
 def test_fitted_weights_have_the_least_squared_error_of_the_simplex():
     labels, predictions = labels_and_predictions(2, 3, classes=40)
-    weights = HeldOut(predictions, labels).weights([0, 1, 2])
+    weights, _ = exactly(predictions, labels).expected([0, 1, 2])
     assert weights.sum() == pytest.approx(1)
     stacked = np.stack(predictions).astype(float)
 
@@ -67,11 +69,39 @@ def test_fitted_weights_have_the_least_squared_error_of_the_simplex():
     assert error(weights) <= min(map(error, grid)) + 1e-3
 
 
-def test_the_same_model_twice_shares_its_weight():
+def test_members_that_say_the_same_share_the_weight():
     labels, predictions = labels_and_predictions(3, 2)
-    held_out = HeldOut([predictions[0], predictions[0], predictions[1]], labels)
-    weights = held_out.weights([0, 1, 2])
+    weights, _ = exactly([predictions[0], predictions[0], predictions[1]], labels).expected([0, 1, 2])
     assert weights[0] == pytest.approx(weights[1], abs=1e-6)
+
+
+def test_widths_that_change_nothing_cost_nothing():
+    labels, predictions = labels_and_predictions(4, 3)
+    held_out = exactly(predictions, labels)
+    weights, gap = held_out.expected([0, 1, 2])
+    assert gap == pytest.approx(held_out.gap([0, 1, 2], weights), abs=1e-12)
+
+
+def test_widths_cost_what_their_divergence_costs_on_average():
+    """Of one member at three widths, the line through the origin that is nearest to its losses."""
+    labels, (prediction,) = labels_and_predictions(5, 1, videos=200)
+    random = np.random.default_rng(0)
+    logits = np.log(prediction / (1 - prediction))
+    widths = [1 / (1 + np.exp(-logits - noise * random.normal(size=labels.shape))) for noise in (1.5, 0.7, 0.1)]
+    held_out = HeldOut([prediction], widths, [0, 0, 0], labels)
+    top = np.argsort(-prediction, axis=1)[:, :64]
+    p = np.take_along_axis(prediction, top, axis=1)
+    lost, away = [], []
+    for width in widths:
+        q = np.take_along_axis(width, top, axis=1)
+        away.append((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum(axis=1).mean())
+        lost.append(gap_by_metrics(prediction, labels) - held_out.gap([len(lost)], [1.0]))
+    slope = np.dot(away, lost) / np.dot(away, away)
+    assert slope > 0
+    assert held_out.gap_a_nat == pytest.approx(slope, rel=1e-3)
+    for place in range(3):
+        expected = gap_by_metrics(prediction, labels) - slope * away[place]
+        assert held_out.expected([place])[1] == pytest.approx(expected, abs=1e-4)
 
 
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 7))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vidfit.errors import BudgetError
 from vidfit.packing.blend import HeldOut
-from vidfit.packing.budget import Candidate, _blend, best_within, explore
+from vidfit.packing.budget import Candidate, best_within, explore
 
 MEMBERS, WIDTHS = 4, 3
 
@@ -19,17 +19,19 @@ def problem(seed: int, members: int = MEMBERS, widths: int = WIDTHS) -> tuple[li
     random = np.random.default_rng(seed)
     labels = random.random((40, 30)) < 0.06
     labels[0, 0] = True
-    candidates, predictions = [], []
+    candidates, floats, predictions, member_of = [], [], [], []
     for member in range(members):
         skill, size = random.uniform(1, 3), int(random.integers(1_000, 100_000))
         logits = skill * labels + random.normal(size=labels.shape) - 3
+        floats.append(1 / (1 + np.exp(-logits)))
         for width in range(widths):
             noise = random.normal(size=labels.shape) * 0.8 / (1 + width) ** 2
             predictions.append(1 / (1 + np.exp(-(logits + noise))))
+            member_of.append(member)
             candidates.append(
                 Candidate(f"member-{member}", size * (2 + 3 * width) // 8, ms=float(random.uniform(1, 5)))
             )
-    return candidates, HeldOut(predictions, labels)
+    return candidates, HeldOut(floats, predictions, member_of, labels)
 
 
 def everything(candidates: list[Candidate], held_out: HeldOut) -> list[tuple[int, float]]:
@@ -39,7 +41,7 @@ def everything(candidates: list[Candidate], held_out: HeldOut) -> list[tuple[int
     for choice in product(*places):
         chosen = tuple(place for place in choice if place is not None)
         if chosen:
-            found.append((sum(candidates[place].bytes for place in chosen), _blend(chosen, held_out)[1]))
+            found.append((sum(candidates[place].bytes for place in chosen), held_out.expected(chosen)[1]))
     return found
 
 
@@ -68,7 +70,7 @@ def test_more_bytes_never_give_a_lower_score(seed: int):
         assert len({candidates[place].member for place in ensemble.candidates}) == len(ensemble.candidates)
         assert sum(ensemble.weights) == pytest.approx(1)
         assert min(ensemble.weights) > 0
-        assert ensemble.gap == held_out.gap(ensemble.candidates, ensemble.weights)
+        assert ensemble.gap == held_out.expected(ensemble.candidates)[1]
 
 
 def test_milliseconds_are_a_limit_too():

@@ -5,6 +5,7 @@ They are made once and kept:
     RUN/packing/NAME/candidates.json   what the widths of each tensor cost, and what was chosen; written last
     RUN/packing/NAME/K.safetensors     the member as its candidate K
     RUN/packing/NAME/K.npy             its predictions for the validation videos, float16 [V, C]
+    RUN/packing/NAME/float.npy         the float member's
 
 Shapes: V validation videos, C classes.
 """
@@ -47,6 +48,7 @@ CANDIDATES = 8
 CALIBRATION_VIDEOS = 1024
 SENSITIVITY_VIDEOS = 512
 _TIMINGS = 3
+FLOAT = "float.npy"
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def _make(file: Path, folder: Path, calibration: Batches, validation: Validation
             tensors[cost.tensor, cost.grid] = tensor
     allocations = spread(allocate(costs), CANDIDATES)
     float_VC = validation.predictions(lambda batch: predict(classifier, batch))
+    _save(folder / FLOAT, float_VC)
     states = [
         {tensor: tensors[tensor, grid] for tensor, grid in allocation.grids.items()} for allocation in allocations
     ]
@@ -141,8 +144,7 @@ def _make(file: Path, folder: Path, calibration: Batches, validation: Validation
             candidate.save(folder / f"{place}.safetensors")
             quantized = candidate.classifier()
             predicted_VC = validation.predictions(lambda batch, quantized=quantized: predict(quantized, batch))
-            with replacing(folder / f"{place}.npy") as partial, partial.open("wb") as open_file:
-                np.save(open_file, predicted_VC)
+            _save(folder / f"{place}.npy", predicted_VC)
             half = slice(None, validation.selecting)
             rows.append(
                 {
@@ -163,6 +165,16 @@ def _make(file: Path, folder: Path, calibration: Batches, validation: Validation
         "costs": [{**vars(cost), "grid": str(cost.grid)} for cost in costs],
         "candidates": rows,
     }
+
+
+def float_predictions(folder: Path) -> np.ndarray:
+    """Of a float member whose candidates are in `folder`, float16 `[V, C]`, memory-mapped."""
+    return np.load(folder / FLOAT, mmap_mode="r")
+
+
+def _save(path: Path, predictions_VC: np.ndarray) -> None:
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, predictions_VC)
 
 
 def _in_a_graph(member: Member, path: Path, batch: Batch) -> dict[str, float]:

@@ -11,7 +11,7 @@ from vidfit.errors import BudgetError, ModelFileError, OutputError
 from vidfit.features.batches import Batches
 from vidfit.features.shards import expand_shards
 from vidfit.files import make_folder
-from vidfit.fitting.candidates import Choice, candidates_of
+from vidfit.fitting.candidates import Choice, candidates_of, float_predictions
 from vidfit.fitting.validation import BATCH_SIZE, Validation
 from vidfit.packing.blend import HeldOut
 from vidfit.packing.budget import Ensemble, best_within, explore
@@ -135,34 +135,50 @@ class Packer:
         return write_graph(path, members, budget)
 
     def frontier(self, max_ms: float | None = None) -> list[Ensemble]:
-        """The best ensembles by rising bytes and GAP on the selecting half."""
+        """The best ensembles by rising bytes and by the GAP that is expected of them."""
         if max_ms not in self._frontiers:
-            half = self.validation.selecting
-            held_out = HeldOut(
-                [choice.predictions()[:half] for choice in self.choices], self.validation.labels_VC[:half]
-            )
             common_bytes = metadata_bytes(self.info.spec, self.info.vocabulary)
+            # Before the bar: what they may have to make has bars of its own.
+            choices, held_out = self.choices, self._selecting
             with display.counting_bar("searching ensembles") as show:
                 self._frontiers[max_ms] = explore(
-                    self.choices, held_out, common_bytes, max_ms, lambda looked_at: show(looked_at, looked_at)
+                    choices, held_out, common_bytes, max_ms, lambda looked_at: show(looked_at, looked_at)
                 )
         return self._frontiers[max_ms]
 
     def told(self, ensemble: Ensemble) -> dict[str, Any]:
         """What the search knows of an ensemble without writing it: bytes, GAP on both halves, members."""
-        half, labels_VC = self.validation.selecting, self.validation.labels_VC
         chosen = [self.choices[place] for place in ensemble.candidates]
-        held_out = HeldOut([choice.predictions()[half:] for choice in chosen], labels_VC[half:])
         return {
             "bytes": ensemble.bytes,
             "ms": ensemble.ms,
-            "gap_selection": ensemble.gap,
-            "gap_confirmation": held_out.gap(range(len(chosen)), ensemble.weights),
+            "gap_selection": self._selecting.gap(ensemble.candidates, ensemble.weights),
+            "gap_confirmation": self._confirming.gap(ensemble.candidates, ensemble.weights),
             "members": [
                 {"name": choice.member, "weight": weight, "bits": choice.bits, "bytes": choice.bytes}
                 for choice, weight in zip(chosen, ensemble.weights, strict=True)
             ],
         }
+
+    @cached_property
+    def _selecting(self) -> HeldOut:
+        return self._held_out(slice(None, self.validation.selecting))
+
+    @cached_property
+    def _confirming(self) -> HeldOut:
+        return self._held_out(slice(self.validation.selecting, None))
+
+    def _held_out(self, videos: slice) -> HeldOut:
+        members, choices = list(self.members), self.choices
+        return HeldOut(
+            [float_predictions(self._folder(name))[videos] for name in members],
+            [choice.predictions()[videos] for choice in choices],
+            [members.index(choice.member) for choice in choices],
+            self.validation.labels_VC[videos],
+        )
+
+    def _folder(self, member: str) -> Path:
+        return self.directory / "packing" / member
 
     @cached_property
     def validation(self) -> Validation:
@@ -183,5 +199,5 @@ class Packer:
         return [
             choice
             for name, file in self.members.items()
-            for choice in candidates_of(file, self.directory / "packing" / name, calibration, self.validation)
+            for choice in candidates_of(file, self._folder(name), calibration, self.validation)
         ]

@@ -1,10 +1,15 @@
-"""Held-out predictions of many models, and what a weighted average of some of them reaches.
+"""Held-out predictions of members, float and at narrower widths, and what a weighted average of some of them reaches.
 
-A search asks this thousands of times, so of each video only the classes that can come among its best are kept: those
-that any of the models finds likeliest. A blend is then a small matrix, its GAP a sort, and the best weights for squared
-error follow from inner products that are taken once for all pairs of models.
+A search asks this thousands of times, and a few hundred videos cannot tell two good answers apart: whoever takes the
+highest GAP among thousands takes the luckiest. So the search goes by something steadier, in two parts. What the float
+members' blend reaches is measured, as GAP, with weights fitted to squared error: there are few sets of members. What
+their widths cost is expected from the blend's divergence from the float one, at the GAP that divergence costs the
+candidates on average. That way bits never look better than more bits by chance.
 
-Shapes: N models, V videos, C classes, U kept classes of a video, M models of a blend.
+Of each video only the classes that can come among its best are kept: those that any member finds likeliest. A blend is
+then a small matrix, its GAP a sort, and weights follow from inner products that are taken once.
+
+Shapes: R members, N candidates, V videos, C classes, U kept classes of a video, M members of a blend.
 """
 
 from collections.abc import Sequence
@@ -13,52 +18,102 @@ import numpy as np
 
 KEPT_CLASSES = 64
 TOP_K = 20
-# Of the inner products' mean: enough for models that say the same, whose weights would be anything otherwise.
+# Of the inner products' mean: enough for members that say the same, whose weights would be anything otherwise.
 _RIDGE = 1e-4
+_SMALLEST = 1e-6
 
 
 class HeldOut:
-    """Predictions of N models for V labelled videos that none of them was trained on.
+    """Predictions for V labelled videos that no member was trained on.
 
     Arguments:
-        predictions: of each model, float `[V, C]`; may be memory-mapped.
+        members: of each float member, `[V, C]`; like all predictions here, float and maybe memory-mapped.
+        candidates: of each member at some narrower widths, `[V, C]`.
+        member_of: of each candidate, its member's place.
         labels: bool `[V, C]`, where a video has the label.
     """
 
-    def __init__(self, predictions: Sequence[np.ndarray], labels: np.ndarray) -> None:
-        videos, classes = labels.shape
-        likeliest = np.zeros((videos, classes), np.float32)
-        for prediction in predictions:
+    def __init__(
+        self,
+        members: Sequence[np.ndarray],
+        candidates: Sequence[np.ndarray],
+        member_of: Sequence[int],
+        labels: np.ndarray,
+    ) -> None:
+        likeliest = np.zeros(labels.shape, np.float32)
+        for prediction in members:
             np.maximum(likeliest, prediction, out=likeliest)
-        kept = min(KEPT_CLASSES, classes)
+        kept = min(KEPT_CLASSES, labels.shape[1])
         columns_VU = np.argpartition(-likeliest, kept - 1, axis=1)[:, :kept]
+
+        def cut(predictions: Sequence[np.ndarray]) -> np.ndarray:
+            return np.stack([np.take_along_axis(own, columns_VU, axis=1).astype(np.float32) for own in predictions])
+
+        self._members_RVU, self._candidates_NVU = cut(members), cut(candidates)
+        self._member_of = np.array(member_of)
         self._hits_VU = np.take_along_axis(labels, columns_VU, axis=1)
         self._positives = int(labels.sum())
-        self._scores_NVU = np.stack(
-            [np.take_along_axis(prediction, columns_VU, axis=1).astype(np.float32) for prediction in predictions]
-        )
-        flat = self._scores_NVU.reshape(len(predictions), -1)
-        self._products_NN = (flat @ flat.T).astype(np.float64)
-        self._products_N = (flat @ self._hits_VU.ravel().astype(np.float32)).astype(np.float64)
+        flat = self._members_RVU.reshape(len(members), -1)
+        self._products_RR = (flat @ flat.T).astype(np.float64)
+        self._products_R = (flat @ self._hits_VU.ravel().astype(np.float32)).astype(np.float64)
+        self._fitted: dict[tuple[int, ...], tuple[np.ndarray, float]] = {}
+        self.gap_a_nat = self._gap_a_nat()
 
-    def gap(self, models: Sequence[int], weights: Sequence[float] | np.ndarray) -> float:
-        """GAP@20 of the weighted average of these models."""
-        blend_VU = np.zeros_like(self._scores_NVU[0])
-        for model, weight in zip(models, weights, strict=True):
-            blend_VU += np.float32(weight) * self._scores_NVU[model]
+    def expected(self, candidates: Sequence[int]) -> tuple[np.ndarray, float]:
+        """Weights and expected GAP of a blend of these candidates, of a different member each.
+
+        Returns:
+            Weights float64 `[M]`, none below 0 and their sum 1; and the float members' GAP with them, less what the
+            divergence of the candidates' blend from theirs is expected to cost.
+        """
+        chosen = np.array(candidates)
+        members = tuple(self._member_of[chosen].tolist())
+        if members not in self._fitted:
+            weights = self._weights(members)
+            self._fitted[members] = weights, self._gap(_blend(self._members_RVU, members, weights))
+        weights, gap = self._fitted[members]
+        return weights, gap - self.gap_a_nat * self._divergence(candidates, weights)
+
+    def gap(self, candidates: Sequence[int], weights: Sequence[float] | np.ndarray) -> float:
+        """GAP@20 of the weighted average of these candidates, as it is measured."""
+        return self._gap(_blend(self._candidates_NVU, candidates, weights))
+
+    def _gap(self, blend_VU: np.ndarray) -> float:
         return global_average_precision(blend_VU, self._hits_VU, self._positives)
 
-    def weights(self, models: Sequence[int]) -> np.ndarray:
-        """Weights `[M]` float64, none below 0 and their sum 1, for which the blend's squared error is least.
+    def _weights(self, members: Sequence[int]) -> np.ndarray:
+        """Of the least squared error.
 
         Source: stacked regressions, Breiman 1996, with non-negative weights that sum to 1.
         """
-        chosen = np.array(models)
-        products_MM = self._products_NN[np.ix_(chosen, chosen)]
+        chosen = np.array(members)
+        products_MM = self._products_RR[np.ix_(chosen, chosen)]
         ridge = _RIDGE * products_MM.trace() / len(chosen)
         return least_squares_on_simplex(
-            products_MM + ridge * np.eye(len(chosen)), self._products_N[chosen] + ridge / len(chosen)
+            products_MM + ridge * np.eye(len(chosen)), self._products_R[chosen] + ridge / len(chosen)
         )
+
+    def _divergence(self, candidates: Sequence[int], weights: np.ndarray) -> float:
+        """Of the candidates' blend from that of their members, nats a video, over the kept classes."""
+        members = self._member_of[np.array(candidates)]
+        p = _blend(self._members_RVU, members, weights).clip(_SMALLEST, 1 - _SMALLEST)
+        q = _blend(self._candidates_NVU, candidates, weights).clip(_SMALLEST, 1 - _SMALLEST)
+        return float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum() / len(p))
+
+    def _gap_a_nat(self) -> float:
+        """GAP that a nat of divergence costs, by least squares over all candidates."""
+        one = np.ones(1)
+        away = np.array([self._divergence([place], one) for place in range(len(self._candidates_NVU))])
+        of_member = [self._gap(scores_VU) for scores_VU in self._members_RVU]
+        lost = np.array([of_member[member] - self.gap([place], one) for place, member in enumerate(self._member_of)])
+        return max(0.0, float(away @ lost) / max(float(away @ away), _SMALLEST**2))
+
+
+def _blend(scores: np.ndarray, places: Sequence[int] | np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
+    blend_VU = np.zeros_like(scores[0])
+    for place, weight in zip(places, weights, strict=True):
+        blend_VU += np.float32(weight) * scores[place]
+    return blend_VU
 
 
 def global_average_precision(scores_VU: np.ndarray, hits_VU: np.ndarray, positives: int, top_k: int = TOP_K) -> float:

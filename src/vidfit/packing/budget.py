@@ -1,10 +1,10 @@
 """The best ensemble for any number of bytes: which members, at which widths, with which weights.
 
 The candidates are members at a few choices of widths each (`compression/allocation.py`). An ensemble takes at most one
-candidate of each member; its score is the GAP of the blend on held-out predictions. GAP is not additive, so every
-ensemble that is looked at is really blended and measured: a beam search, which keeps the best few ensembles in each
-band of sizes and tries all their neighbours (a member more, a member less, a member at other widths) until no band gets
-any better.
+candidate of each member; its score is the GAP that its blend is expected to reach (`blend.py`). That is not additive,
+so every ensemble that is looked at is really blended: a beam search, which keeps the best few ensembles in each band of
+sizes and tries all their neighbours (a member more, a member less, a member at other widths) until no band gets any
+better.
 
 One exploration answers for every budget, as the best ensemble found that fits. More bytes can therefore never give a
 lower score. What it trades away is certainty: `tests/packing/test_budget.py` compares it with exhaustive search.
@@ -43,7 +43,7 @@ class Ensemble:
         weights: of each in the average; they sum to 1.
         bytes: of the whole file.
         ms: milliseconds a video.
-        gap: on the videos that selected it.
+        gap: expected, on the videos that select.
     """
 
     candidates: tuple[int, ...]
@@ -81,8 +81,8 @@ def explore(
         ms = sum(candidates[place].ms for place in chosen)
         if max_ms is None or ms <= max_ms:
             size = common_bytes + sum(candidates[place].bytes for place in chosen)
-            weights, gap = _blend(chosen, held_out)
-            found[chosen] = Ensemble(chosen, weights, size, ms, gap)
+            weights, gap = held_out.expected(chosen)
+            found[chosen] = Ensemble(chosen, tuple(weights.tolist()), size, ms, gap)
             show(len(found))
 
     for place in range(len(candidates)):
@@ -98,7 +98,8 @@ def explore(
             expanded.add(ensemble.candidates)
             for neighbour in _neighbours(ensemble.candidates, candidates):
                 look_at(neighbour)
-    return _frontier(found.values())
+    # Without weight a member is bytes for nothing: the ensemble without it is among those that were found.
+    return _frontier(ensemble for ensemble in found.values() if min(ensemble.weights) > 0)
 
 
 def best_within(frontier: Sequence[Ensemble], budget: int) -> Ensemble:
@@ -114,14 +115,6 @@ def best_within(frontier: Sequence[Ensemble], budget: int) -> Ensemble:
             f"{frontier[0].bytes:,}; raise the budget or train a smaller member"
         )
     return fitting[-1]
-
-
-def _blend(chosen: tuple[int, ...], held_out: HeldOut) -> tuple[tuple[float, ...], float]:
-    """Weights and GAP: equal weights, unless those of the least squared error do better and leave no member out."""
-    equal, fitted = np.full(len(chosen), 1 / len(chosen)), held_out.weights(chosen)
-    blends = [(held_out.gap(chosen, weights), weights) for weights in (equal, fitted) if weights.min() > 0]
-    gap, weights = max(blends, key=lambda blend: blend[0])
-    return tuple(weights.tolist()), gap
 
 
 def _neighbours(chosen: tuple[int, ...], candidates: Sequence[Candidate]) -> Iterator[tuple[int, ...]]:
