@@ -1,118 +1,107 @@
-"""What a width costs on validation: GAP, and the KL divergence from float32, by granularity, clipping and rounding.
+"""What widths cost: GAP and KL divergence from float32, rounding to nearest beside error-compensated.
 
-Every big tensor of a member has the same grid. Moments are those of training videos, scores those of validation videos.
+Every big tensor of a member has the same grid. Moments are those of training videos; nothing is chosen by the scores.
 """
 
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
+from rich.progress import track
 from table import options, publish
 
 from vidfit.compression.calibration import collect
 from vidfit.compression.compensation import Moments
 from vidfit.compression.member import Member, load_member
 from vidfit.compression.quantize import Grid, QuantizedTensor
+from vidfit.compression.sensitivity import divergence
 from vidfit.evaluation.metrics import Metrics
 from vidfit.features.batches import Batch, Batches
 from vidfit.features.shards import expand_shards
 from vidfit.recipe import load_recipe
+from vidfit.training.loop import predict
 
-RUNS = ("runs/audioset", "runs/yt8m-video-level")
-GRANULARITIES = ("", "/channel", "/128", "/64", "/32")
-FORMS = ("", "/clip", "/symmetric", "/symmetric/clip")
-
-
-def first(shards: Sequence[str], member: Member, videos: int) -> list[Batch]:
-    """Batches of the first videos, read once."""
-    found, batches = 0, []
-    for batch in Batches(expand_shards(shards), member.info.spec, len(member.info.vocabulary), 256):
-        batches.append(batch)
-        found += len(batch)
-        if found >= videos:
-            break
-    return batches
+BATCH = 256
+GRIDS = ["8", "6/channel", "5/channel", "4/64", "4/channel", "4", "3/64", "3/channel", "2/64", "2/channel"]
 
 
-@torch.inference_mode()
-def predict(member: Member, batches: list[Batch]) -> list[torch.Tensor]:
+def probabilities(member: Member, batches: list[Batch]) -> np.ndarray:
     classifier = member.classifier()
-    return [classifier(batch.padded(), batch.num_frames) for batch in batches]
+    return np.concatenate([predict(classifier, batch) for batch in batches])
 
 
-def gap(predictions: list[torch.Tensor], batches: list[Batch], classes: int) -> float:
-    metrics = Metrics(classes)
-    for probabilities, batch in zip(predictions, batches, strict=True):
-        metrics.update(probabilities.numpy(), batch.labels.numpy(), batch.label_counts.numpy())
+def gap(predicted: np.ndarray, batches: list[Batch]) -> float:
+    metrics, start = Metrics(predicted.shape[1]), 0
+    for batch in batches:
+        metrics.update(predicted[start : start + len(batch)], batch.labels.numpy(), batch.label_counts.numpy())
+        start += len(batch)
     return metrics.result()["gap"]
 
 
-def divergence(predictions: list[torch.Tensor], original: list[torch.Tensor]) -> float:
-    """KL divergence of the labels' Bernoulli distributions from the original's, summed over classes, a video."""
-    total = videos = 0.0
-    for found_BC, true_BC in zip(predictions, original, strict=True):
-        q, p = (values.double().clamp(1e-7, 1 - 1e-7) for values in (found_BC, true_BC))
-        total += (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum().item()
-        videos += len(p)
-    return total / videos
-
-
-def bits_a_weight(member: Member) -> float:
+def bits_a_weight(members: list[Member]) -> float:
     """Of the quantised tensors, with their scales and offsets."""
-    tensors = [tensor for tensor in member.state.values() if isinstance(tensor, QuantizedTensor)]
+    tensors = [value for member in members for value in member.state.values() if isinstance(value, QuantizedTensor)]
     return 8 * sum(tensor.nbytes for tensor in tensors) / sum(tensor.codes.numel() for tensor in tensors)
 
 
-def diagonal(moments: Mapping[str, Moments]) -> dict[str, Moments]:
-    """Nothing is compensated; clipping still weighs errors by the inputs."""
-    return {name: replace(found, parts=((1, found.inputs.shape[1]),)) for name, found in moments.items()}
-
-
-def full(moments: Mapping[str, Moments]) -> dict[str, Moments]:
-    """Descriptors as one block."""
-    return {name: replace(found, parts=((found.inputs.shape[1], 1),)) for name, found in moments.items()}
+def partitions(moments: Mapping[str, Moments]) -> dict[str, Mapping[str, Moments]]:
+    """Other ways to split the inputs than by cluster: not at all (small descriptors only), and one by one."""
+    whole = {name: replace(own, parts=((own.inputs.shape[1], 1),)) for name, own in moments.items()}
+    single = {name: replace(own, parts=((1, own.inputs.shape[1]),)) for name, own in moments.items()}
+    return {"all inputs together": whole, "diagonal": single}
 
 
 def main() -> None:
-    parser = options(__doc__ or "")
-    parser.add_argument("runs", nargs="*", type=Path, default=[Path(run) for run in RUNS if Path(run).exists()])
-    parser.add_argument("--widths", nargs="*", type=int, default=[8, 6, 4, 3, 2])
-    parser.add_argument("--calibration", type=int, default=2048, help="training videos")
+    parser: argparse.ArgumentParser = options(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("run", type=Path, help="run folder with trained members")
+    parser.add_argument("--grids", nargs="+", default=GRIDS, help="such as 4/64")
+    parser.add_argument("--on", choices=("validation", "eval"), default="validation")
+    parser.add_argument("--calibration", type=int, default=1024, help="training videos")
+    parser.add_argument(
+        "--partitions", action="store_true", help="also split descriptors in other ways than by cluster"
+    )
     arguments = parser.parse_args()
-    rows = []
-    for run in arguments.runs:
-        data = load_recipe(run / "recipe.yaml").data
-        for folder in sorted((run / "members").iterdir()):
-            member = load_member(folder)
-            if member.info.classifier.family.type == "mean":
-                continue
-            classes = len(member.info.vocabulary)
-            batches = first(data.validation, member, 10**9)
-            moments = collect(member.classifier(), first(data.train, member, arguments.calibration))
-            original = predict(member, batches)
-            best = gap(original, batches, classes)
-            descriptor = len(moments.get("family.hidden.weights", Moments(torch.zeros(0), ())).parts) > 1
-            roundings = {"nearest": None, "compensated": moments}
-            if descriptor:
-                roundings |= {"diagonal": diagonal(moments), "full": full(moments)}
-            for width in arguments.widths:
-                for granularity in GRANULARITIES:
-                    for form in FORMS:
-                        for rounding, given in roundings.items():
-                            quantized = member.quantized(Grid.parse(f"{width}{granularity}{form}"), given)
-                            found = predict(quantized, batches)
-                            rows.append(
-                                {
-                                    "member": f"{run.name}/{folder.name}",
-                                    "grid": f"{width}{granularity}{form}",
-                                    "rounding": rounding,
-                                    "bits a weight": bits_a_weight(quantized),
-                                    "GAP lost": best - gap(found, batches, classes),
-                                    "KL": divergence(found, original),
-                                }
-                            )
-    publish("Lost against float32, on validation", rows, arguments.json)
+    data = load_recipe(arguments.run / "recipe.yaml").data
+    members = {folder.name: load_member(folder) for folder in sorted((arguments.run / "members").iterdir())}
+    info = next(iter(members.values())).info
+
+    def read(patterns: list[str]) -> Batches:
+        return Batches(expand_shards(patterns), info.spec, len(info.vocabulary), BATCH)
+
+    batches = list(read(getattr(data, arguments.on)))
+    calibration = list(islice(read(data.train), arguments.calibration // BATCH))
+    moments = {name: collect(member.classifier(), calibration) for name, member in members.items()}
+    original = {name: probabilities(member, batches) for name, member in members.items()}
+    together = f"all {len(members)}, equal weights"
+    original[together] = np.mean([original[name] for name in members], axis=0)
+    best = {name: gap(predicted, batches) for name, predicted in original.items()}
+    rows: list[dict[str, Any]] = []
+    for grid in track(list(map(Grid.parse, arguments.grids)), "widths"):
+        roundings: dict[str, dict[str, Any]] = {"nearest": dict.fromkeys(members), "compensated": moments}
+        if arguments.partitions:
+            splits = {name: partitions(own) for name, own in moments.items()}
+            roundings |= {split: {name: own[split] for name, own in splits.items()} for split in splits[info.name]}
+        for rounding, given in roundings.items():
+            quantized = {name: member.quantized(grid, given[name]) for name, member in members.items()}
+            found = {name: probabilities(member, batches) for name, member in quantized.items()}
+            found[together] = np.mean([found[name] for name in members], axis=0)
+            for name, predicted in found.items():
+                rows.append(
+                    {
+                        "member": name,
+                        "grid": str(grid),
+                        "rounding": rounding,
+                        "bits a weight": bits_a_weight([quantized[name]] if name in members else [*quantized.values()]),
+                        "GAP lost": best[name] - gap(predicted, batches),
+                        "KL": divergence(original[name], predicted),
+                    }
+                )
+    title = ", ".join(f"{name} {value:.4f}" for name, value in best.items())
+    publish(f"Lost against float32 on {arguments.on}: GAP {title}", rows, arguments.json)
 
 
 if __name__ == "__main__":

@@ -410,3 +410,39 @@ def test_no_overwriting_unasked(vidfit, finished: Path, corpus: Path, tmp_path: 
     code, _, err = vidfit("pack", finished / "members" / "mean", "-o", tmp_path / "m.onnx", "--budget", "1MB")
     assert code == 2
     assert "m.onnx" in err
+
+
+def test_a_run_whose_members_are_searched_and_what_its_folder_gives_for_other_budgets(
+    vidfit, corpus: Path, tmp_path: Path
+):
+    recipe = write_recipe(tmp_path, corpus)
+    folder = tmp_path / "run"
+    search = ("--set", "pack.members=null", "--set", "pack.budget=60kB", "--set", "training.steps=8")
+    code, out, err = vidfit("run", recipe, "-o", folder, *search)
+    assert code == 0, err
+    summary = json.loads((folder / "summary.json").read_text())
+    packed = summary["packed"]
+    assert packed["bytes"] == (folder / "model.onnx").stat().st_size <= 60_000
+    assert f"{packed['gap_selection']:.4f} on the half that selected its members" in out
+    assert json.loads((folder / "frontier.json").read_text())["baselines"] == {}
+    # The second call finds everything done.
+    assert vidfit("run", recipe, "-o", folder, *search)[0] == 0
+    assert json.loads((folder / "summary.json").read_text()) == summary
+
+    code, out, err = vidfit("pack", folder, "--budget", "40kB", "--budget", "90kB")
+    assert code == 0, err
+    for budget, limit in (("40kB", 40_000), ("90kB", 90_000)):
+        assert str(folder / "packed" / f"{budget}.onnx") in out
+        assert (folder / "packed" / f"{budget}.onnx").stat().st_size <= limit
+    assert vidfit("evaluate", folder / "packed" / "40kB.onnx", corpus / "eval")[0] == 0
+    code, _, err = vidfit("pack", folder, "--budget", "1kB")
+    assert (code, "smallest possible file takes" in err) == (2, True)
+    code, _, err = vidfit("pack", folder, "--budget", "90kB", "-o", tmp_path / "m.onnx")
+    assert (code, "--output and --weight are for members" in err) == (2, True)
+    code, _, err = vidfit("pack", folder / "members" / "mean", "--budget", "90kB", "--budget", "1MB")
+    assert (code, "give --output and one --budget" in err) == (2, True)
+
+    code, out, err = vidfit("frontier", folder, "--budget", "40kB")
+    assert code == 0, err
+    assert "best single 8-bit member" in out
+    assert (folder / "frontier.csv").exists()

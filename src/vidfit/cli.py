@@ -406,8 +406,8 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
     from vidfit.report.page import REPORT
 
     members, packed = summary["members"], summary["packed"]
-    shares = {member["name"]: member["weight"] for member in packed["members"]}
-    rows = [("member", "family", "weights", "GAP", "GAP 8-bit", "mAP", "float32", "8-bit", "share")]
+    shares = {member["name"]: member for member in packed["members"]}
+    rows = [("member", "family", "weights", "GAP", "GAP 8-bit", "mAP", "float32", "8-bit", "bits", "share")]
     for member in members:
         name = member["name"]
         rows.append(
@@ -420,11 +420,12 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
                 f"{member['map']:.4f}",
                 format_size(member["bytes_float32"]),
                 format_size(member["bytes_quantized"]),
-                f"{shares[name]:.2f}" if name in shares else "-",
+                f"{shares[name]['bits']:.1f}" if name in shares else "-",
+                f"{shares[name]['weight']:.2f}" if name in shares else "-",
             )
         )
     size = format_size(packed["bytes"])
-    rows.append(("packed", "", "", "", f"{packed['gap']:.4f}", f"{packed['map']:.4f}", "", size, "1.00"))
+    rows.append(("packed", "", "", "", f"{packed['gap']:.4f}", f"{packed['map']:.4f}", "", size, "", "1.00"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         # Words to the left, numbers to the right.
@@ -445,7 +446,14 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
     gained, lost = packed["gap"] - best["gap_quantized"], worst["gap"] - worst["gap_quantized"]
     print(
         f"GAP of the packed file against its best member, {best['name']}: {gained:+.4f}\n"
-        f"GAP lost to 8 bits, at most ({worst['name']}): {lost:.4f}\n"
+        f"GAP lost to 8 bits, at most ({worst['name']}): {lost:.4f}"
+    )
+    if "gap_confirmation" in packed:
+        print(
+            f"validation GAP of the packed file: {packed['gap_selection']:.4f} on the half that selected its members, "
+            f"{packed['gap_confirmation']:.4f} on the other"
+        )
+    print(
         f"{directory / packed['path']}: {packed['bytes']:,} bytes of {packed['budget']:,}; "
         f"Hit@1 {packed['hit_at_1']:.4f}, PERR {packed['perr']:.4f}"
     )
