@@ -5,21 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.corpus import LABELS, SIZES, VIDEOS, videos
+from tests.corpus import LABELS, SIZES, videos
 from vidfit.errors import DataError
 from vidfit.evaluation.metrics import Metrics
 from vidfit.features.batches import Batch
 from vidfit.features.example import write_shard
-from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality
+from vidfit.fitting import validation as halves
 from vidfit.fitting.validation import BATCH_SIZE, Validation
 
 SPEC = FeatureSpec(modalities=tuple(Modality(name=name, size=size) for name, size in SIZES.items()))
 
 
 @pytest.fixture
-def validation(corpus: Path) -> Validation:
-    return Validation(expand_shards([str(corpus / "validation")]), SPEC, len(LABELS), skip_corrupt=False)
+def validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Validation:
+    """70 videos, in batches of 16 and of 32."""
+    monkeypatch.setattr(halves, "BATCH_SIZE", 16)
+    monkeypatch.setattr(halves, "_JOINED", 2)
+    write_shard(tmp_path / "many.tfrecord", videos(70, 3))
+    return Validation([tmp_path / "many.tfrecord"], SPEC, len(LABELS), skip_corrupt=False)
 
 
 def means(batch: Batch) -> np.ndarray:
@@ -29,16 +33,16 @@ def means(batch: Batch) -> np.ndarray:
 
 
 def test_the_halves_are_all_videos_once_those_that_select_first(validation: Validation):
-    assert len(validation.labels_VC) == VIDEOS["validation"]
-    # 16, 16 and 8 videos: the first and the third batch select.
-    assert validation.selecting == 24
+    assert len(validation.labels_VC) == 70
+    # Batches of 16: the first, the third and the fifth select, of 16, 16 and 6 videos.
+    assert validation.selecting == 38
     selecting = validation.selecting_batches(1000)
-    assert [len(batch) for batch in selecting] == [16, 8]
+    assert [len(batch) for batch in selecting] == [32, 6]
     np.testing.assert_array_equal(
-        validation.predictions(means)[:24], np.concatenate([means(batch) for batch in selecting]).astype(np.float16)
+        validation.predictions(means)[:38], np.concatenate([means(batch) for batch in selecting]).astype(np.float16)
     )
     np.testing.assert_array_equal(
-        validation.labels_VC[:24], np.concatenate([batch.multi_hot(len(LABELS)).numpy() for batch in selecting]) > 0
+        validation.labels_VC[:38], np.concatenate([batch.multi_hot(len(LABELS)).numpy() for batch in selecting]) > 0
     )
     assert [len(batch) for batch in validation.selecting_batches(16)] == [16]
 
@@ -46,7 +50,7 @@ def test_the_halves_are_all_videos_once_those_that_select_first(validation: Vali
 def test_the_gap_of_each_half_is_that_of_its_videos(validation: Validation):
     predicted = validation.predictions(means)
     found = validation.gaps(predicted)
-    for name, rows in (("gap_selection", slice(24)), ("gap_confirmation", slice(24, None))):
+    for name, rows in (("gap_selection", slice(38)), ("gap_confirmation", slice(38, None))):
         metrics = Metrics(len(LABELS))
         metrics.update(predicted[rows].astype(np.float32), validation.labels_VC[rows])
         assert found[name] == metrics.result()["gap"]

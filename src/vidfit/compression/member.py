@@ -57,9 +57,10 @@ class Member:
         return sum(value.nbytes for value in self.state.values())
 
     def classifier(self) -> FrameClassifier:
-        """The member as a module in evaluation mode, its weights in float32."""
-        module = self.info.build()
-        module.load_state_dict(dequantize_state(self.state))
+        """The member as a module in evaluation mode, its weights in float32; those that are it already are shared."""
+        with torch.device("meta"):  # drawing initial weights would take longer than all the rest
+            module = self.info.build()
+        module.load_state_dict(dequantize_state(self.state), assign=True)
         return module.eval()
 
     def quantized(self, form: Form = REFERENCE, moments: Mapping[str, Moments] | None = None) -> "Member":

@@ -61,7 +61,7 @@ def sensitivity(
         ModelFileError: a tensor holds NaN or infinity.
     """
     classifier = member.classifier()
-    parameters: dict[str, Tensor] = classifier.state_dict()  # the same memory
+    parameters = dict(classifier.named_parameters())
     big = [name for name, value in member.state.items() if is_big(value)]
 
     def measure() -> tuple[np.ndarray, float]:
@@ -76,11 +76,11 @@ def sensitivity(
         value = member.state[name]
         assert isinstance(value, Tensor)
         quantized = quantize(value, grid, moments.get(name) if grid.bits <= COMPENSATED_BITS else None)
-        parameters[name].copy_(quantized.dequantize())
+        parameters[name].data = quantized.dequantize()
         predicted_VC, gap = measure()
         away = divergence(reference_VC, predicted_VC)
         yield Cost(name, grid, quantized.nbytes, away, gap - reference_gap), quantized
-        parameters[name].copy_(value)
+        parameters[name].data = value
         show(done + 1, len(big) * len(grids))
 
 

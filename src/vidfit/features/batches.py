@@ -89,6 +89,18 @@ def collate(videos: Sequence[Video], skipped: int = 0) -> Batch:
     )
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The videos of several batches as one."""
+    return Batch(
+        ids=[id for batch in batches for id in batch.ids],
+        frames={name: torch.cat([batch.frames[name] for batch in batches]) for name in batches[0].frames},
+        num_frames=torch.cat([batch.num_frames for batch in batches]),
+        labels=torch.cat([batch.labels for batch in batches]),
+        label_counts=torch.cat([batch.label_counts for batch in batches]),
+        skipped=sum(batch.skipped for batch in batches),
+    )
+
+
 class NoRecordsError(DataError):
     """Shards without a single sound record."""
 

@@ -39,11 +39,9 @@ from vidfit.runtime.predictor import load
 from vidfit.stages import digest, write_text
 from vidfit.training.loop import predict
 
-# What every tensor may choose from; docs/architecture.md has the figures behind the list. The last is the method's own.
-GRIDS = [
-    *map(Grid.parse, ("2/channel", "2/64", "3/channel", "3/64", "4/channel", "4/64", "6/channel")),
-    REFERENCE,
-]
+# What every tensor may choose from. Groups finer than a channel lie on the same line of divergence over bytes, no lower
+# (docs/architecture.md); the last is the method's own.
+GRIDS = [*map(Grid.parse, ("2/channel", "3/channel", "4/channel", "5/channel", "6/channel")), REFERENCE]
 CANDIDATES = 8
 CALIBRATION_VIDEOS = 1024
 SENSITIVITY_VIDEOS = 512
