@@ -224,7 +224,7 @@ def pack(
     from vidfit.packing.size import format_size, parse_size
     from vidfit.training.checkpoint import member_file
 
-    if len(sources) == 1 and (sources[0] / "recipe.yaml").is_file():
+    if len(sources) == 1 and (output is None or (sources[0] / "recipe.yaml").is_file()):
         if output or weight:
             raise VidfitError("--output and --weight are for members; of a run the files are RUN/packed/BUDGET.onnx")
         for path in open_run(sources[0]).pack_named(budget, max_ms, overwrite):
@@ -394,7 +394,7 @@ app.command()(synth)
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for corpus and run.")] = Path("demo-run"),
 ) -> None:
-    """The whole path on a generated corpus, in minutes: four families and a baseline into one file under 4 MB."""
+    """The whole path on a generated corpus, in minutes: four families and a baseline into one file under 2 MB."""
     from vidfit.demo import run_demo
 
     print_summary(run_demo(output), output / "run")

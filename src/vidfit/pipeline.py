@@ -42,6 +42,7 @@ from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import make_folder
 from vidfit.fitting.frontier import FRONTIER, known_frontier
 from vidfit.fitting.packer import Packer
+from vidfit.fitting.validation import Validation
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.packing.size import format_size, parse_size
@@ -123,6 +124,8 @@ class Run:
             self._check_labelled(which)
         self.parameters = {name: self._count_parameters(name, config) for name, config in recipe.members.items()}
         self._check_budget()
+        if not recipe.pack.members:
+            Validation(self.shards["validation"], self.spec, len(self.vocabulary), data.skip_corrupt)
         self._stages = Stages(directory / "stages.json", directory / SUMMARY)
         self._digests: dict[Trainee, str] = {}
         for trainee in self._trainees():
@@ -197,8 +200,13 @@ class Run:
             "members": [self._quantized(name) for name in names or self.recipe.members],
         }
 
+        def forget_the_frontier() -> None:
+            for file in (FRONTIER, "frontier.csv"):
+                (self.directory / file).unlink(missing_ok=True)
+
         def fixed() -> dict[str, Any]:
             assert names
+            forget_the_frontier()
             display.console.print(f"packing {len(names)} members under {format_size(budget)}")
             members = [
                 PackedMember(load_member(self._folder(self._member(name)) / QUANTIZED), weight)
@@ -207,6 +215,7 @@ class Run:
             return {"members": write_graph(path, members, budget)}
 
         def searched() -> dict[str, Any]:
+            forget_the_frontier()
             packer = Packer(self.directory, self.recipe)
             packed = packer.pack(path, budget, self.recipe.pack.max_ms)
             write_text(self.directory / FRONTIER, json.dumps(known_frontier(packer), indent=2) + "\n")

@@ -83,12 +83,13 @@ def test_widths_that_change_nothing_cost_nothing():
 
 
 def test_widths_cost_what_their_divergence_costs_on_average():
-    """Of one member at three widths, the line through the origin that is nearest to its losses."""
+    """Of one member at several widths, the power of the divergence that is nearest to what they lose."""
     labels, (prediction,) = labels_and_predictions(5, 1, videos=200)
     random = np.random.default_rng(0)
     logits = np.log(prediction / (1 - prediction))
-    widths = [1 / (1 + np.exp(-logits - noise * random.normal(size=labels.shape))) for noise in (1.5, 0.7, 0.1)]
-    held_out = HeldOut([prediction], widths, [0, 0, 0], labels)
+    noises = (1.5, 0.7, 0.4, 0.1)
+    widths = [1 / (1 + np.exp(-logits - noise * random.normal(size=labels.shape))) for noise in noises]
+    held_out = HeldOut([prediction], widths, [0] * len(widths), labels)
     top = np.argsort(-prediction, axis=1)[:, :64]
     p = np.take_along_axis(prediction, top, axis=1)
     lost, away = [], []
@@ -96,12 +97,25 @@ def test_widths_cost_what_their_divergence_costs_on_average():
         q = np.take_along_axis(width, top, axis=1)
         away.append((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum(axis=1).mean())
         lost.append(gap_by_metrics(prediction, labels) - held_out.gap([len(lost)], [1.0]))
-    slope = np.dot(away, lost) / np.dot(away, away)
-    assert slope > 0
-    assert held_out.gap_a_nat == pytest.approx(slope, rel=1e-3)
-    for place in range(3):
-        expected = gap_by_metrics(prediction, labels) - slope * away[place]
+    cost, power = held_out.cost
+    assert cost > 0
+    error = np.square(lost - cost * np.array(away) ** power).sum()
+    for other in np.linspace(0.5, 1, 11):
+        raised = np.array(away) ** other
+        least = np.square(lost - (raised @ lost) / (raised @ raised) * raised).sum()
+        assert error <= least + 1e-9
+    for place in range(len(widths)):
+        expected = gap_by_metrics(prediction, labels) - cost * away[place] ** power
         assert held_out.expected([place])[1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_where_no_loss_can_be_measured_the_nearer_width_is_still_the_better_one():
+    labels, _ = labels_and_predictions(6, 1)
+    perfect = np.where(labels, 0.9, 0.1)
+    widths = [perfect + 0.05 * np.where(labels, -1, 1), perfect]
+    held_out = HeldOut([perfect], widths, [0, 0], labels)
+    assert held_out.gap([0], [1.0]) == held_out.gap([1], [1.0])
+    assert held_out.expected([0])[1] < held_out.expected([1])[1]
 
 
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 7))

@@ -26,6 +26,8 @@ from vidfit.models.netfv import NetFV
 from vidfit.models.netvlad import NetVLAD
 from vidfit.models.recurrent import Layer
 
+_LARGEST = torch.finfo(torch.float16).max
+
 
 @torch.inference_mode()
 def collect(classifier: FrameClassifier, batches: Iterable[Batch]) -> dict[str, Moments]:
@@ -46,7 +48,7 @@ def collect(classifier: FrameClassifier, batches: Iterable[Batch]) -> dict[str, 
         for attribute, inputs_NI in INPUTS[type(layer)](layer, arguments, output).items():
             if f"{prefix}.{attribute}" in big:
                 chosen = torch.randperm(len(inputs_NI), generator=generator)[:videos]
-                captured[f"{prefix}.{attribute}"].append(inputs_NI[chosen].half())
+                captured[f"{prefix}.{attribute}"].append(inputs_NI[chosen].clamp(-_LARGEST, _LARGEST).half())
 
     handles = [
         module.register_forward_hook(lambda *call, prefix=prefix: hook(prefix, *call))

@@ -2,8 +2,8 @@
 
 The cost that the search goes by is the divergence from the float member's probabilities. GAP, which is told beside it,
 moves by less than a few hundred videos can tell where there are more than four bits. What measuring tensor by tensor
-trades away is what they do together: `vidfit pack` measures whole members, too, and says how far the sum of their
-tensors' divergences was off.
+trades away is what they do together: for whole members both the sum of their tensors' divergences and the measured one
+are kept (`fitting/candidates.py`).
 
 Shapes: V videos, C classes.
 """
@@ -57,11 +57,10 @@ def sensitivity(
             compensated by them. Tensors without are rounded to nearest.
         show: called with (done, in all).
 
-    Raises:
-        ModelFileError: a tensor holds NaN or infinity.
+    Tensors whose values a grid cannot hold are left out for it. All values must be finite.
     """
     classifier = member.classifier()
-    parameters = dict(classifier.named_parameters())
+    parameters = {**dict(classifier.named_parameters()), **dict(classifier.named_buffers())}
     big = [name for name, value in member.state.items() if is_big(value)]
 
     def measure() -> tuple[np.ndarray, float]:
@@ -75,7 +74,10 @@ def sensitivity(
     for done, (name, grid) in enumerate((name, grid) for name in big for grid in grids):
         value = member.state[name]
         assert isinstance(value, Tensor)
-        quantized = quantize(value, grid, moments.get(name) if grid.bits <= COMPENSATED_BITS else None)
+        try:
+            quantized = quantize(value, grid, moments.get(name) if grid.bits <= COMPENSATED_BITS else None)
+        except ValueError:  # too close to constant, or too large, for scales in half precision: other grids have others
+            continue
         parameters[name].data = quantized.dequantize()
         predicted_VC, gap = measure()
         away = divergence(reference_VC, predicted_VC)

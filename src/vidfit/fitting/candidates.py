@@ -23,11 +23,11 @@ import numpy as np
 import torch
 
 from vidfit import display
-from vidfit.compression.allocation import allocate, spread
+from vidfit.compression.allocation import Allocation, allocate, spread
 from vidfit.compression.calibration import collect
 from vidfit.compression.member import Member, load_member
 from vidfit.compression.quantize import REFERENCE, Grid, QuantizedTensor
-from vidfit.compression.sensitivity import Cost, divergence, sensitivity
+from vidfit.compression.sensitivity import COMPENSATED_BITS, Cost, divergence, sensitivity
 from vidfit.errors import ModelFileError
 from vidfit.features.batches import Batch, Batches
 from vidfit.files import make_folder, replacing
@@ -69,10 +69,11 @@ class Choice(Candidate):
         return np.load(self.stem.with_suffix(".npy"), mmap_mode="r")
 
 
-def candidates_of(file: Path, folder: Path, calibration: Batches, validation: Validation) -> list[Choice]:
+def candidates_of(name: str, file: Path, folder: Path, calibration: Batches, validation: Validation) -> list[Choice]:
     """The candidates of one member; those in `folder` if they are of this very member and data.
 
     Arguments:
+        name: of the member in its run.
         file: the float member.
         folder: for the candidates; made if absent.
         calibration: training videos, whose first `CALIBRATION_VIDEOS` show what the layers' inputs look like.
@@ -84,16 +85,17 @@ def candidates_of(file: Path, folder: Path, calibration: Batches, validation: Va
     """
     document = folder / "candidates.json"
     inputs = _digest(file, calibration, validation)
-    saved = json.loads(document.read_text()) if document.exists() else {}
+    saved = _read(document)
     if saved.get("inputs") != inputs:
+        document.unlink(missing_ok=True)  # first: it says that the rest is whole
         if folder.exists():
             shutil.rmtree(folder)
         make_folder(folder)
-        saved = {"inputs": inputs, **_make(file, folder, calibration, validation)}
+        saved = {"inputs": inputs, **_make(name, file, folder, calibration, validation)}
         write_text(document, json.dumps(saved, indent=2) + "\n")
     return [
         Choice(
-            saved["name"],
+            name,
             candidate["bytes"] + saved["graph_bytes"],
             saved["ms"],
             candidate["bits"],
@@ -104,24 +106,32 @@ def candidates_of(file: Path, folder: Path, calibration: Batches, validation: Va
     ]
 
 
+def _read(document: Path) -> dict[str, Any]:
+    """What was kept; nothing where there is none, or a damaged one."""
+    try:
+        return json.loads(document.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
 def _digest(file: Path, calibration: Batches, validation: Validation) -> str:
     with file.open("rb") as content:
         member = hashlib.file_digest(content, "sha256").hexdigest()
     videos = [[path.name, path.stat().st_size] for path in (*calibration.shards, *validation.batches.shards)]
-    return digest([member, videos, list(map(str, GRIDS)), CANDIDATES, CALIBRATION_VIDEOS, SENSITIVITY_VIDEOS])
+    labels = hashlib.sha256(validation.labels_VC.tobytes()).hexdigest()  # in the order of the predictions
+    constants = [list(map(str, GRIDS)), COMPENSATED_BITS, CANDIDATES, CALIBRATION_VIDEOS, SENSITIVITY_VIDEOS]
+    return digest([member, videos, labels, constants])
 
 
-def _make(file: Path, folder: Path, calibration: Batches, validation: Validation) -> dict[str, Any]:
+def _make(name: str, file: Path, folder: Path, calibration: Batches, validation: Validation) -> dict[str, Any]:
     member = load_member(file)
-    name = member.info.name
     for tensor, value in member.state.items():
         if isinstance(value, torch.Tensor) and not value.isfinite().all():
             raise ModelFileError(
                 f"{file}: tensor {tensor!r} holds NaN or infinity: training diverged; train it again with a lower "
                 "learning rate"
             )
-    classifier = member.classifier()
-    moments = collect(classifier, islice(calibration, CALIBRATION_VIDEOS // calibration.batch_size))
+    moments = collect(member.classifier(), islice(calibration, CALIBRATION_VIDEOS // calibration.batch_size))
     costs: list[Cost] = []
     tensors: dict[tuple[str, Grid], QuantizedTensor] = {}
     with display.counting_bar(f"{name}: what widths cost") as show:
@@ -129,19 +139,17 @@ def _make(file: Path, folder: Path, calibration: Batches, validation: Validation
         for cost, tensor in sensitivity(member, selecting, GRIDS, moments, show):
             costs.append(cost)
             tensors[cost.tensor, cost.grid] = tensor
+    del moments  # of a large member as many bytes as its codes
     allocations = spread(allocate(costs), CANDIDATES)
-    float_VC = validation.predictions(lambda batch: predict(classifier, batch))
+    float_VC = _predictions(member, validation)
     _save(folder / FLOAT, float_VC)
-    states = [
-        {tensor: tensors[tensor, grid] for tensor, grid in allocation.grids.items()} for allocation in allocations
-    ]
-    rows = []
+    rows: list[dict[str, Any]] = []
     with display.counting_bar(f"{name}: predicting") as show:
-        for place, (allocation, state) in enumerate(zip(allocations, states, strict=True)):
-            candidate = Member(member.info, {**member.state, **state})
+        for place, allocation in enumerate(allocations):
+            chosen = {tensor: tensors[tensor, grid] for tensor, grid in allocation.grids.items()}
+            candidate = Member(member.info, {**member.state, **chosen})
             candidate.save(folder / f"{place}.safetensors")
-            quantized = candidate.classifier()
-            predicted_VC = validation.predictions(lambda batch, quantized=quantized: predict(quantized, batch))
+            predicted_VC = _predictions(candidate, validation)
             _save(folder / f"{place}.npy", predicted_VC)
             half = slice(None, validation.selecting)
             rows.append(
@@ -155,10 +163,10 @@ def _make(file: Path, folder: Path, calibration: Batches, validation: Validation
                 }
             )
             show(place + 1, len(allocations))
+    del tensors
+    largest_graph = max(range(len(allocations)), key=lambda place: _operators(allocations[place]))
     return {
-        "name": name,
-        # The one of the fewest bits has the largest graph.
-        **_in_a_graph(Member(member.info, {**member.state, **states[0]}), folder / "alone.onnx", selecting[0]),
+        **_in_a_graph(load_member(folder / f"{largest_graph}.safetensors"), folder, next(iter(validation.batches))),
         "gap_float": validation.gaps(float_VC),
         "costs": [{**vars(cost), "grid": str(cost.grid)} for cost in costs],
         "candidates": rows,
@@ -170,13 +178,24 @@ def float_predictions(folder: Path) -> np.ndarray:
     return np.load(folder / FLOAT, mmap_mode="r")
 
 
+def _predictions(member: Member, validation: Validation) -> np.ndarray:
+    classifier = member.classifier()
+    return validation.predictions(lambda batch: predict(classifier, batch))
+
+
 def _save(path: Path, predictions_VC: np.ndarray) -> None:
     with replacing(path) as partial, partial.open("wb") as file:
         np.save(file, predictions_VC)
 
 
-def _in_a_graph(member: Member, path: Path, batch: Batch) -> dict[str, float]:
+def _operators(allocation: Allocation) -> int:
+    """How many operators unpack the tensors: the more, the more parts of 4, 2 and 1 bits their widths have."""
+    return sum(0 if grid.bits == 8 else grid.bits.bit_count() for grid in allocation.grids.values())
+
+
+def _in_a_graph(member: Member, folder: Path, batch: Batch) -> dict[str, float]:
     """Bytes that a member takes in a file beside its weights, and milliseconds a video that it takes from there."""
+    path = folder / "alone.onnx"
     write_graph(path, [PackedMember(member, 1.0)], budget=PROTOBUF_LIMIT)
     bytes_alone = path.stat().st_size
     predictor, seconds = load(path), []

@@ -49,22 +49,32 @@ def measure_frontier(packer: Packer, budgets: Sequence[str] = ()) -> dict[str, A
     Raises:
         BudgetError: nothing fits the smallest budget.
     """
+    asked = sorted(map(parse_size, budgets))
     frontier = packer.frontier()
-    sizes = sorted(map(parse_size, budgets)) or _spread(frontier)
-    ensembles = {best_within(frontier, size).candidates: size for size in sizes[::-1]}  # the least budget of each
-    path, points = packer.directory / "packing" / "point.onnx", []
-    for size in sorted(ensembles.values()):
-        told = packer.pack(path, size)
-        predictor = load(path)
-        batches = display.counted(eval_batches(packer), f"evaluating {format_size(told['bytes'])}")
-        told |= {"gap": evaluate(predictor.predict_batch, batches, len(predictor.vocabulary))["gap"]}
-        points.append(told)
-        display.console.print(f"{format_size(told['bytes'])}: GAP {told['gap']:.4f}, {len(told['members'])} members")
-        path.unlink()
+    sizes = asked or _spread(frontier)
+    measured: dict[Ensemble, dict[str, Any]] = {}
+    for size in sizes:
+        best = best_within(frontier, size)
+        if best not in measured:
+            measured[best] = _measure_point(packer, size)
+    points = [measured[best_within(frontier, size)] | {"budget": size} for size in sizes]
     document = {"points": points, "baselines": _baselines(packer)}
     write_text(packer.directory / FRONTIER, json.dumps(document, indent=2) + "\n")
     _write_csv(packer.directory / "frontier.csv", document)
     return document
+
+
+def _measure_point(packer: Packer, size: int) -> dict[str, Any]:
+    path = packer.directory / "packing" / "point.onnx"
+    try:
+        told = packer.pack(path, size)
+        predictor = load(path)
+        batches = display.counted(eval_batches(packer), f"evaluating {format_size(told['bytes'])}")
+        told |= {"gap": evaluate(predictor.predict_batch, batches, len(predictor.vocabulary))["gap"]}
+    finally:
+        path.unlink(missing_ok=True)
+    display.console.print(f"{format_size(told['bytes'])}: GAP {told['gap']:.4f}, {len(told['members'])} members")
+    return told
 
 
 def known_frontier(packer: Packer) -> dict[str, Any]:
@@ -91,14 +101,15 @@ def _baselines(packer: Packer) -> dict[str, list[dict[str, Any]]]:
     members = [load_member(file) for file in files]
     beside = {choice.member: choice.graph_bytes for choice in packer.choices}
     common = metadata_bytes(packer.info.spec, packer.info.vocabulary)
+    names = [file.parent.name for file in files]
     eight = [member.quantized() for member in members]
-    sizes = [member.nbytes + beside[member.info.name] for member in eight]
+    sizes = [member.nbytes + beside[name] for name, member in zip(names, eight, strict=True)]
     alone, equal = _measure(packer, eight, "8-bit members")
     curves = {
         SINGLE: [{"bytes": common + size, "gap": gap} for size, gap in zip(sizes, alone, strict=True)],
         EQUAL: [{"bytes": common + int(size), "gap": gap} for size, gap in zip(np.cumsum(sizes), equal, strict=True)],
     }
-    sizes = [member.nbytes // 2 + beside[member.info.name] for member in members]
+    sizes = [member.nbytes // 2 + beside[name] for name, member in zip(names, members, strict=True)]
     _, equal = _measure(packer, [_in_half_precision(member) for member in members], "fp16 members")
     curves[HALF] = [
         {"bytes": common + int(size), "gap": gap} for size, gap in zip(np.cumsum(sizes), equal, strict=True)

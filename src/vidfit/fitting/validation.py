@@ -1,7 +1,8 @@
 """The validation videos in two halves: one selects an ensemble, the other confirms it.
 
 A search that looks at thousands of ensembles finds some that are good on its own videos by luck. What it finds is
-therefore measured on videos that it has not seen, and both figures are told. Batches go to the halves in turns, so that
+therefore measured on videos that it has not seen, and both figures are told. (Each member's checkpoint was chosen on
+all of them, before.) Batches go to the halves in turns, so that
 both hold videos of every shard.
 
 Shapes: V videos, those of the selecting half first; C classes.
@@ -21,8 +22,8 @@ from vidfit.features.spec import FeatureSpec
 BATCH_SIZE = 32
 # A matrix of 10^8 weights is read once a batch, which takes longer than multiplying with it.
 _JOINED = 4
-# Of a larger set the first so many are taken: 10^4 videos tell GAP to about 0.003, differences far better.
-MAX_VIDEOS = 8192
+# Of a larger set the first so many are taken: every candidate of every member predicts them, on a CPU in hours if more.
+MAX_VIDEOS = 2048
 
 
 class Validation:
@@ -44,8 +45,8 @@ class Validation:
         self.selecting = sum(len(batch) for batch in islice(self._first(), 0, None, 2))
         if not self.labels_VC[: self.selecting].any() or not self.labels_VC[self.selecting :].any():
             raise DataError(
-                f"data.validation: its {len(self.labels_VC)} videos are too few: one half has to select an ensemble "
-                f"and the other to confirm it, each with labels; give {2 * BATCH_SIZE} labelled videos at least"
+                f"data.validation: of its {len(self.labels_VC)} videos one half has to select an ensemble and the "
+                f"other to confirm it, each with labels; give more than {BATCH_SIZE} labelled videos"
             )
 
     def selecting_batches(self, videos: int) -> list[Batch]:

@@ -4,7 +4,7 @@ A search asks this thousands of times, and a few hundred videos cannot tell two 
 highest GAP among thousands takes the luckiest. So the search goes by something steadier, in two parts. What the float
 members' blend reaches is measured, as GAP, with weights fitted to squared error: there are few sets of members. What
 their widths cost is expected from the blend's divergence from the float one, at the GAP that divergence costs the
-candidates on average. That way bits never look better than more bits by chance.
+candidates on average: `c nats^p`, with c and p fitted to them all. That way fewer bits never look better by chance.
 
 Of each video only the classes that can come among its best are kept: those that any member finds likeliest. A blend is
 then a small matrix, its GAP a sort, and weights follow from inner products that are taken once.
@@ -21,6 +21,9 @@ TOP_K = 20
 # Of the inner products' mean: enough for members that say the same, whose weights would be anything otherwise.
 _RIDGE = 1e-4
 _SMALLEST = 1e-6
+# GAP a nat at least: where no loss can be measured, bits still count for something.
+_LEAST_COST = 1e-4
+_POWERS = np.linspace(0.5, 1, 11)
 
 
 class HeldOut:
@@ -57,7 +60,8 @@ class HeldOut:
         self._products_RR = (flat @ flat.T).astype(np.float64)
         self._products_R = (flat @ self._hits_VU.ravel().astype(np.float32)).astype(np.float64)
         self._fitted: dict[tuple[int, ...], tuple[np.ndarray, float]] = {}
-        self.gap_a_nat = self._gap_a_nat()
+        self.cost = self._fitted_cost()
+        """c and p."""
 
     def expected(self, candidates: Sequence[int]) -> tuple[np.ndarray, float]:
         """Weights and expected GAP of a blend of these candidates, of a different member each.
@@ -72,7 +76,8 @@ class HeldOut:
             weights = self._weights(members)
             self._fitted[members] = weights, self._gap(_blend(self._members_RVU, members, weights))
         weights, gap = self._fitted[members]
-        return weights, gap - self.gap_a_nat * self._divergence(candidates, weights)
+        cost, power = self.cost
+        return weights, gap - cost * self._divergence(candidates, weights) ** power
 
     def gap(self, candidates: Sequence[int], weights: Sequence[float] | np.ndarray) -> float:
         """GAP@20 of the weighted average of these candidates, as it is measured."""
@@ -88,7 +93,7 @@ class HeldOut:
         """
         chosen = np.array(members)
         products_MM = self._products_RR[np.ix_(chosen, chosen)]
-        ridge = _RIDGE * products_MM.trace() / len(chosen)
+        ridge = _RIDGE * products_MM.trace() / len(chosen) + _SMALLEST
         return least_squares_on_simplex(
             products_MM + ridge * np.eye(len(chosen)), self._products_R[chosen] + ridge / len(chosen)
         )
@@ -98,15 +103,21 @@ class HeldOut:
         members = self._member_of[np.array(candidates)]
         p = _blend(self._members_RVU, members, weights).clip(_SMALLEST, 1 - _SMALLEST)
         q = _blend(self._candidates_NVU, candidates, weights).clip(_SMALLEST, 1 - _SMALLEST)
-        return float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum() / len(p))
+        return max(0.0, float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum() / len(p)))
 
-    def _gap_a_nat(self) -> float:
-        """GAP that a nat of divergence costs, by least squares over all candidates."""
+    def _fitted_cost(self) -> tuple[float, float]:
+        """By least squares over all candidates alone."""
         one = np.ones(1)
         away = np.array([self._divergence([place], one) for place in range(len(self._candidates_NVU))])
         of_member = [self._gap(scores_VU) for scores_VU in self._members_RVU]
         lost = np.array([of_member[member] - self.gap([place], one) for place, member in enumerate(self._member_of)])
-        return max(0.0, float(away @ lost) / max(float(away @ away), _SMALLEST**2))
+        fits = []
+        for power in _POWERS.tolist():
+            raised = away**power
+            cost = max(_LEAST_COST, float(raised @ lost) / max(float(raised @ raised), _SMALLEST))
+            fits.append((float(np.square(lost - cost * raised).sum()), cost, power))
+        _, cost, power = min(fits)
+        return cost, power
 
 
 def _blend(scores: np.ndarray, places: Sequence[int] | np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -73,17 +73,23 @@ def explore(
         BudgetError: every candidate alone takes longer than `max_ms`.
     """
     found: dict[tuple[int, ...], Ensemble] = {}
+    seen: set[tuple[int, ...]] = set()
     expanded: set[tuple[int, ...]] = set()
 
     def look_at(chosen: tuple[int, ...]) -> None:
-        if chosen in found or not chosen:
+        if chosen in seen:
             return
+        seen.add(chosen)
         ms = sum(candidates[place].ms for place in chosen)
-        if max_ms is None or ms <= max_ms:
-            size = common_bytes + sum(candidates[place].bytes for place in chosen)
-            weights, gap = held_out.expected(chosen)
-            found[chosen] = Ensemble(chosen, tuple(weights.tolist()), size, ms, gap)
-            show(len(found))
+        if not chosen or (max_ms is not None and ms > max_ms):
+            return
+        weights, gap = held_out.expected(chosen)
+        if weights.min() == 0:  # bytes for nothing
+            look_at(tuple(place for place, weight in zip(chosen, weights, strict=True) if weight > 0))
+            return
+        size = common_bytes + sum(candidates[place].bytes for place in chosen)
+        found[chosen] = Ensemble(chosen, tuple(weights.tolist()), size, ms, gap)
+        show(len(found))
 
     for place in range(len(candidates)):
         look_at((place,))
@@ -98,8 +104,7 @@ def explore(
             expanded.add(ensemble.candidates)
             for neighbour in _neighbours(ensemble.candidates, candidates):
                 look_at(neighbour)
-    # Without weight a member is bytes for nothing: the ensemble without it is among those that were found.
-    return _frontier(ensemble for ensemble in found.values() if min(ensemble.weights) > 0)
+    return _frontier(found.values())
 
 
 def best_within(frontier: Sequence[Ensemble], budget: int) -> Ensemble:

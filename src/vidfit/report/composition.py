@@ -1,8 +1,10 @@
 """The section of the packed file's bytes: whose they are, member by member and tensor by tensor."""
 
+from collections.abc import Sequence
+
 from vidfit.packing.size import format_size
 from vidfit.report.elements import Child, element, folded, table
-from vidfit.report.folder import Packed, PackedMember, RunFolder
+from vidfit.report.folder import Packed, RunFolder, Tensor
 from vidfit.report.parts import Colours, colour_key, member_label, missing, shares_of_bytes
 from vidfit.report.plots import bar, figure, stacked_bars
 
@@ -23,11 +25,15 @@ def composition(run: RunFolder, colours: Colours) -> list[Child]:
         for member in packed.members
     )
     members = table(("member", "family", "share", "bits", "bytes", "of the file"), rows, words=("member", "family"))
-    if not all(member.tensors for member in packed.members):
+    if any(member.tensors is None for member in packed.members):
         note = missing("This run's summary has no sizes by tensor", "vidfit run", "writes them when it packs anew")
         return [members, *note]
-    largest = max(tensor.bytes for member in packed.members for tensor in member.tensors)
-    tensors = [_tensors(member, colours[member.name], largest) for member in packed.members]
+    largest = max((tensor.bytes for member in packed.members for tensor in member.tensors or ()), default=0)
+    tensors = [
+        _tensors(member.name, member.tensors, colours[member.name], largest)
+        for member in packed.members
+        if member.tensors
+    ]
     return [_whole(packed, colours), members, *tensors]
 
 
@@ -42,7 +48,7 @@ def _whole(packed: Packed, colours: Colours) -> Child:
     )
 
 
-def _tensors(member: PackedMember, colour: str, largest: int) -> Child:
+def _tensors(member: str, tensors: Sequence[Tensor], colour: str, largest: int) -> Child:
     rows = (
         (
             element("code", tensor.name),
@@ -51,7 +57,7 @@ def _tensors(member: PackedMember, colour: str, largest: int) -> Child:
             format_size(tensor.bytes),
             bar(tensor.bytes, largest, colour),
         )
-        for tensor in sorted(member.tensors, key=lambda tensor: -tensor.bytes)
+        for tensor in sorted(tensors, key=lambda tensor: -tensor.bytes)
     )
     head = ("tensor", "shape", "grid", "bytes", "")
-    return folded(f"{member.name}: {len(member.tensors)} tensors", table(head, rows, words=("tensor", "shape", "grid")))
+    return folded(f"{member}: {len(tensors)} tensors", table(head, rows, words=("tensor", "shape", "grid")))

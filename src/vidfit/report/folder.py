@@ -32,7 +32,8 @@ class PackedMember(BaseModel):
     weight: float
     bits: float
     bytes: int | None = None
-    tensors: list[Tensor] = []
+    tensors: list[Tensor] | None = None
+    """The quantised ones; None where an older vidfit did not tell."""
 
 
 class Packed(BaseModel):
