@@ -87,6 +87,24 @@ def test_a_member_that_is_trained_again_is_measured_again(run: Path):
     assert (run / "packing" / "vlad" / "candidates.json").stat().st_mtime_ns == others
 
 
+def test_a_kill_while_candidates_are_made_costs_that_member_alone(run: Path, monkeypatch: pytest.MonkeyPatch):
+    document = run / "packing" / "mean" / "candidates.json"
+    before = [(choice.member, choice.bytes) for choice in open_run(run).choices]
+    others = (run / "packing" / "vlad" / "candidates.json").stat().st_mtime_ns
+    document.write_text('{"inputs": "cut')
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(candidates, "_in_a_graph", stop)
+        with pytest.raises(KeyboardInterrupt):
+            open_run(run).frontier()
+    assert not document.exists()
+    assert [(choice.member, choice.bytes) for choice in open_run(run).choices] == before
+    assert (run / "packing" / "vlad" / "candidates.json").stat().st_mtime_ns == others
+
+
 def test_a_file_that_turns_out_too_large_gives_way_to_the_next_smaller(run: Path, monkeypatch: pytest.MonkeyPatch):
     packer = open_run(run)
     best, following = packer.frontier()[-1], packer.frontier()[-2]
