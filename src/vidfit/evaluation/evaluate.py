@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from vidfit.errors import DataError
-from vidfit.evaluation.calibration import Reliability
 from vidfit.evaluation.metrics import Metrics
+from vidfit.evaluation.reliability import Reliability
 from vidfit.features.batches import Batch
 
 Predict = Callable[[Batch], np.ndarray]

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vidfit.evaluation.calibration import EDGES, Reliability
+from vidfit.evaluation.reliability import EDGES, Reliability
 
 
 def test_batches_add_up_to_the_formula():
