@@ -439,7 +439,9 @@ def test_a_run_whose_members_are_searched_and_what_its_folder_gives_for_other_bu
     assert (code, "smallest possible file takes" in err) == (2, True)
     code, _, err = vidfit("pack", folder, "--budget", "90kB", "-o", tmp_path / "m.onnx")
     assert (code, "--output and --weight are for members" in err) == (2, True)
-    code, _, err = vidfit("pack", folder / "members" / "mean", "--budget", "90kB", "--budget", "1MB")
+    code, _, err = vidfit("pack", folder / "members" / "mean", "--budget", "90kB")
+    assert (code, "is no run folder" in err, "to pack members give --output" in err) == (2, True, True)
+    code, _, err = vidfit("pack", folder / "members" / "mean", folder / "members" / "vlad", "--budget", "90kB")
     assert (code, "give --output and one --budget" in err) == (2, True)
 
     code, out, err = vidfit("frontier", folder, "--budget", "40kB")
