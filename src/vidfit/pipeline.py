@@ -200,13 +200,8 @@ class Run:
             "members": [self._quantized(name) for name in names or self.recipe.members],
         }
 
-        def forget_the_frontier() -> None:
-            for file in (FRONTIER, "frontier.csv"):
-                (self.directory / file).unlink(missing_ok=True)
-
         def fixed() -> dict[str, Any]:
             assert names
-            forget_the_frontier()
             display.console.print(f"packing {len(names)} members under {format_size(budget)}")
             members = [
                 PackedMember(load_member(self._folder(self._member(name)) / QUANTIZED), weight)
@@ -215,15 +210,19 @@ class Run:
             return {"members": write_graph(path, members, budget)}
 
         def searched() -> dict[str, Any]:
-            forget_the_frontier()
             packer = Packer(self.directory, self.recipe)
             packed = packer.pack(path, budget, self.recipe.pack.max_ms)
             write_text(self.directory / FRONTIER, json.dumps(known_frontier(packer), indent=2) + "\n")
             return packed
 
+        def work() -> dict[str, Any]:
+            for file in (FRONTIER, "frontier.csv"):  # of the members as they were
+                (self.directory / file).unlink(missing_ok=True)
+            return fixed() if names else searched()
+
         if path.exists() and path.stat().st_size > budget:
             path.unlink()  # of another budget; it must not be taken for this one's if packing fails
-        packed = self._stages.do("pack", inputs, [path], fixed if names else searched)
+        packed = self._stages.do("pack", inputs, [path], work)
         inputs = {**inputs, "eval": _names_and_sizes(self.shards["eval"])}
         labels = self.directory / LABELS
         scores = self._stages.do("evaluate packed", inputs, [labels], lambda: self._evaluate_labels(path, labels))

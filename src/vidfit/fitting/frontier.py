@@ -28,7 +28,6 @@ from vidfit.packing.metadata import metadata_bytes
 from vidfit.packing.size import format_size, parse_size
 from vidfit.runtime.predictor import BATCH_SIZE, load
 from vidfit.stages import write_text
-from vidfit.training.checkpoint import read_info
 from vidfit.training.loop import predict
 
 FRONTIER = "frontier.json"
@@ -97,11 +96,10 @@ def eval_batches(packer: Packer) -> Batches:
 
 def _baselines(packer: Packer) -> dict[str, list[dict[str, Any]]]:
     """Bytes and eval GAP of what one would pack without a search, members in order of their validation GAP."""
-    files = sorted(packer.members.values(), key=lambda file: -read_info(file).gap_validation)
-    members = [load_member(file) for file in files]
+    names = sorted(packer.members, key=lambda name: -packer.infos[name].gap_validation)
+    members = [load_member(packer.members[name]) for name in names]
     beside = {choice.member: choice.graph_bytes for choice in packer.choices}
     common = metadata_bytes(packer.info.spec, packer.info.vocabulary)
-    names = [file.parent.name for file in files]
     eight = [member.quantized() for member in members]
     sizes = [member.nbytes + beside[name] for name, member in zip(names, eight, strict=True)]
     alone, equal = _measure(packer, eight, "8-bit members")

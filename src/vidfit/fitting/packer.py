@@ -80,10 +80,10 @@ class Packer:
         self.members = {name: file for name, file in files.items() if file.exists()}
         if not self.members:
             raise ModelFileError(f"{directory}: has no trained member; train some with `vidfit run` or `vidfit train`")
-        infos = {name: read_info(file) for name, file in self.members.items()}
-        first = next(iter(infos))
-        self.info: MemberInfo = infos[first]
-        for name, info in infos.items():
+        self.infos = {name: read_info(file) for name, file in self.members.items()}
+        first = next(iter(self.infos))
+        self.info: MemberInfo = self.infos[first]
+        for name, info in self.infos.items():
             if (info.spec, info.vocabulary) != (self.info.spec, self.info.vocabulary):
                 raise ModelFileError(
                     f"{self.members[name]}: knows other features or labels than {self.members[first]}; train it again "
