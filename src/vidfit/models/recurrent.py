@@ -78,7 +78,7 @@ class Layer(nn.Module):
 
     def __init__(self, cell: Cell, input_size: int, cells: int, *, bidirectional: bool) -> None:
         super().__init__()
-        self.cell = cell
+        self.cell: Cell = cell
         self.cells = cells
         gates = 4 if cell == "lstm" else 3
         self.ahead = Direction(gates, input_size, cells)

@@ -17,28 +17,24 @@ from pathlib import Path
 
 import onnxscript.optimizer
 import torch
-import torch.nn.functional as F
 from google.protobuf.message import EncodeError
 from torch import nn
-from torch.nn.utils import parametrize
 
-from vidfit.compression.bits import unpack
-from vidfit.compression.codebook import CodebookTensor
 from vidfit.compression.member import Member
-from vidfit.compression.quantize import QuantizedTensor, as_matrix
-from vidfit.compression.state import stored_codes
+from vidfit.compression.quantize import QuantizedTensor
 from vidfit.errors import BudgetError, ModelFileError
 from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
+from vidfit.packing.forms import OPSET
 from vidfit.packing.metadata import properties
+from vidfit.packing.recurrent import expand_placeholders
 from vidfit.packing.size import format_size
+from vidfit.packing.weights import with_codes
 
-OPSET = 23
 PROTOBUF_LIMIT = 2**31 - 1
 # Elements of constants that are computed at export: shapes are, scales are not.
 _LARGEST_FOLDED = 64
-_INT32 = 6  # ONNX's number for the type
 
 
 @dataclass
@@ -49,13 +45,16 @@ class PackedMember:
     weight: float
 
 
-def write_graph(path: Path, members: Sequence[PackedMember], budget: int) -> list[dict[str, object]]:
+def write_graph(
+    path: Path, members: Sequence[PackedMember], budget: int, *, portable: bool = False
+) -> list[dict[str, object]]:
     """Write the ensemble as one ONNX file of at most `budget` bytes.
 
     Arguments:
         path: the file; written beside and renamed, so that nothing half-written is ever left.
         members: who takes part. All must read the same features and know the same labels.
         budget: bytes the finished file may take.
+        portable: use operators of the ONNX standard alone; weights of less than 8 bits are expanded at each run.
 
     Returns:
         What the file's metadata says of each member: name, family, weight, bits, tensors.
@@ -75,7 +74,7 @@ def write_graph(path: Path, members: Sequence[PackedMember], budget: int) -> lis
     total = sum(packed.weight for packed in members)
     described = [_describe(packed, packed.weight / total) for packed in members]
     ensemble = _Ensemble(
-        [_with_codes(packed.member) for packed in members],
+        [with_codes(packed.member, portable=portable) for packed in members],
         [packed.weight / total for packed in members],
     )
     stored = sum(tensor.nbytes for tensor in ensemble.state_dict().values())
@@ -89,7 +88,9 @@ def write_graph(path: Path, members: Sequence[PackedMember], budget: int) -> lis
     program.model.metadata_props.update(properties(spec, vocabulary, described))
     # Not `program.save`: above 1.5 GiB it moves the weights to a second file.
     try:
-        content = program.model_proto.SerializeToString()
+        proto = program.model_proto
+        expand_placeholders(proto)
+        content = proto.SerializeToString()
     except (EncodeError, ValueError) as error:
         raise _beyond_onnx(f"the weights take {stored:,} bytes and the graph does not fit beside them") from error
     _check_budget(len(content), budget, "the finished file takes")
@@ -109,96 +110,6 @@ class _Ensemble(nn.Module):
             weight * member(frames, num_frames) for weight, member in zip(self.weights, self.members, strict=True)
         ]
         return torch.stack(probabilities).sum(0)
-
-
-class _Dequantize(nn.Module):
-    """Stored codes -> float32 weights; as ONNX operators when exporting.
-
-    Less than 8 bits a weight are packed (`compression/bits.py`) and unpacked by shifts of bytes at each run.
-    """
-
-    one: torch.Tensor
-    scale: torch.Tensor
-    offset: torch.Tensor | None
-
-    def __init__(self, tensor: QuantizedTensor):
-        super().__init__()
-        self.grid, self.shape = tensor.grid, tensor.codes.shape
-        self.register_buffer("one", torch.tensor(1.0))
-        # ONNX Runtime computes in float32; half-precision numbers are stored as they are.
-        dtype = torch.float32 if tensor.scale.dtype == torch.float64 else tensor.scale.dtype
-        self.register_buffer("scale", tensor.scale.to(dtype))
-        self.register_buffer("offset", None if tensor.offset is None else tensor.offset.to(dtype))
-
-    def forward(self, stored: torch.Tensor) -> torch.Tensor:
-        codes_IO = as_matrix(self._codes(stored))
-        scale = self.scale.float()
-        offset = scale / 2 if self.offset is None else self.offset.float()
-        if scale.dim() == 0:
-            return (codes_IO * scale + offset).view(self.shape)
-        inputs, size = len(codes_IO), self.grid.rows(self.shape)
-        padded_IO = F.pad(codes_IO, (0, 0, 0, len(scale) * size - inputs))
-        values_GSO = padded_IO.unflatten(0, (len(scale), size)) * scale[:, None] + offset[:, None]
-        return values_GSO.flatten(0, 1)[:inputs].view(self.shape)
-
-    def _codes(self, stored: torch.Tensor) -> torch.Tensor:
-        """float32 codes, the shape of the weights."""
-        if torch.compiler.is_exporting():
-            # Not a cast: ONNX Runtime would fold it, and all that follows, into a float matrix when it loads the file.
-            stored = torch.onnx.ops.symbolic(
-                "DequantizeLinear", [stored, self.one], dtype=torch.float32, shape=stored.shape, version=OPSET
-            )
-        if self.grid.bits == 8:
-            return stored.float()
-        levels = unpack(stored.to(torch.uint8), self.shape.numel(), self.grid.bits)
-        return levels.view(self.shape).float() + self.grid.lowest
-
-
-class _LookUp(nn.Module):
-    """uint8 codes -> float32 weights, the codebook's; as ONNX operators when exporting."""
-
-    codebook: torch.Tensor
-    one: torch.Tensor
-
-    def __init__(self, tensor: CodebookTensor):
-        super().__init__()
-        self.register_buffer("codebook", tensor.codebook)
-        self.register_buffer("one", torch.tensor(1.0))
-
-    def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        if not torch.compiler.is_exporting():
-            return self.codebook[codes.int()]
-        # Not Cast alone: ONNX Runtime would fold Cast and Gather into a float matrix when it loads the file.
-        floats = torch.onnx.ops.symbolic(
-            "DequantizeLinear", [codes, self.one], dtype=torch.float32, shape=codes.shape, version=OPSET
-        )
-        places = torch.onnx.ops.symbolic(
-            "Cast", [floats], {"to": _INT32}, dtype=torch.int32, shape=codes.shape, version=OPSET
-        )
-        return torch.onnx.ops.symbolic(
-            "Gather", [self.codebook, places], dtype=torch.float32, shape=codes.shape, version=OPSET
-        )
-
-
-# What takes the codes' place in the module, by the kind of the tensor.
-_PARAMETRIZATIONS = {QuantizedTensor: _Dequantize, CodebookTensor: _LookUp}
-
-
-def _with_codes(member: Member) -> FrameClassifier:
-    """The member's module with 8-bit codes where its weights are quantised."""
-    with torch.device("meta"):
-        module = member.info.build()
-    module.eval()
-    floats = {name: tensor for name, tensor in member.state.items() if isinstance(tensor, torch.Tensor)}
-    module.load_state_dict(floats, strict=False, assign=True)
-    for name, tensor in member.state.items():
-        if not isinstance(tensor, torch.Tensor):
-            owner_name, _, attribute = name.rpartition(".")
-            owner = module.get_submodule(owner_name)
-            stored = stored_codes(tensor)
-            setattr(owner, attribute, nn.Parameter(stored, requires_grad=False))
-            parametrize.register_parametrization(owner, attribute, _PARAMETRIZATIONS[type(tensor)](tensor), unsafe=True)
-    return module
 
 
 def _export(ensemble: nn.Module, spec: FeatureSpec) -> torch.onnx.ONNXProgram:
@@ -222,7 +133,9 @@ def _export(ensemble: nn.Module, spec: FeatureSpec) -> torch.onnx.ONNXProgram:
         )
         assert program is not None
         # What the exporter itself calls, but it would also store scales of half precision in single.
-        onnxscript.optimizer.optimize(program.model, input_size_limit=_LARGEST_FOLDED)
+        onnxscript.optimizer.optimize(
+            program.model, input_size_limit=_LARGEST_FOLDED, output_size_limit=_LARGEST_FOLDED
+        )
     # Stack traces of this very code, more bytes than a small member's weights.
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()

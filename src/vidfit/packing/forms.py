@@ -1,0 +1,287 @@
+"""How a quantised weight stands in a graph, and how activations are multiplied with it.
+
+`x @ W` is done on the stored codes; what their scales and offsets ask for is a correction of rank one:
+`x @ (q s + m) = s (x @ q) + m sum(x)`. The weight is never expanded, and a row's result does not depend on its batch.
+
+- `Bytes`, 8 bits: `MatMulInteger`. A row of activations gets 128 levels between its own minimum and maximum. What that
+  costs in GAP is measured in docs/performance.md. Where inputs are few, as in heads and gates, the remainders are a
+  second row: there is little work there, and 14 bits are as good as a float.
+- `Blocks`, 2, 4 and 6 bits: ONNX Runtime's `MatMulNBits`, which has bytes for activations too, by blocks of inputs.
+- `Planes`, any other: expanded for a moment at each run. DequantizeLinear stands first, because ONNX Runtime folds all
+  else into a float matrix when it loads a file.
+- `LookUp`: codes with a codebook; expanded, too.
+
+Why 7 bits of an activation and not 8: without VNNI, ONNX Runtime adds two products of an unsigned and a signed byte in
+16 bits, and they saturate silently; two of 128 * 128 do not. Why unsigned: signed ones have no fast kernel there.
+
+Shapes: M rows, I inputs, O outputs, G groups of inputs, N blocks, S inputs of a block.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vidfit.compression.bits import unpack
+from vidfit.compression.codebook import CodebookTensor
+from vidfit.compression.quantize import QuantizedTensor, as_matrix
+from vidfit.compression.state import Quantized, stored_codes
+
+OPSET = 23
+_LEVELS = 128
+_INT32 = 6  # ONNX's number for the type
+# MatMulNBits' accuracy_level that has bytes for activations.
+_BYTE_ACTIVATIONS = 4
+# Bits -> widths of what MatMulNBits multiplies, the highest bits first.
+_BLOCKS = {2: (2,), 4: (4,), 6: (4, 2)}
+
+
+class Affine(nn.Module):
+    """What the forms share whose outputs each have one scale, or all the same: `W = codes * scale + offset`.
+
+    Arguments:
+        tensor: `[I, O]`.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, tensor: QuantizedTensor) -> None:
+        super().__init__()
+        self.shape = tensor.codes.shape
+        for name, numbers in _numbers(tensor).items():
+            self.register_buffer(name, numbers.flatten())
+
+    def affine(self, products_MO: Tensor, values_MI: Tensor) -> Tensor:
+        """`values @ W` from `values @ codes`, both float32."""
+        return products_MO * self.scale.float() + values_MI.sum(1, keepdim=True) * self.offset.float()
+
+
+class Bytes(Affine):
+    """8 bits: a byte a code."""
+
+    codes_IO: Tensor
+    sums_O: Tensor
+
+    def __init__(self, tensor: QuantizedTensor) -> None:
+        super().__init__(tensor)
+        self.register_buffer("codes_IO", tensor.codes)
+        self.register_buffer("sums_O", tensor.codes.sum(0, dtype=torch.int32))
+
+    def expand(self) -> Tensor:
+        """The weights, float32 `[I, O]`."""
+        return _floats(self.codes_IO) * self.scale.float() + self.offset.float()
+
+    def multiply(self, values_MI: Tensor, terms: int) -> Tensor:
+        """float32 `[M, I]` -> `[M, O]`; with 2 terms the remainders of activations count, too."""
+        low_M1 = values_MI.amin(1, keepdim=True).clamp_max(0)
+        step_M1 = ((values_MI.amax(1, keepdim=True).clamp_min(0) - low_M1) / (_LEVELS - 1)).clamp_min(1e-30)
+        zero_M1 = (-low_M1 / step_M1).round().to(torch.uint8)
+        bytes_MI = _to_bytes(values_MI, step_M1, zero_M1)
+        products_MO = self._dot(bytes_MI, zero_M1).float()
+        if terms == 2:
+            finer_M1 = step_M1 / (_LEVELS - 2)
+            middle_M1 = torch.full_like(zero_M1, _LEVELS // 2)
+            rest_MI = values_MI - (bytes_MI.float() - zero_M1.float()) * step_M1
+            rest_MO = self._dot(_to_bytes(rest_MI, finer_M1, middle_M1), middle_M1)
+            products_MO = products_MO + rest_MO.float() / (_LEVELS - 2)
+        return self.affine(products_MO * step_M1, values_MI)
+
+    def _dot(self, bytes_MI: Tensor, zero_M1: Tensor) -> Tensor:
+        """int32 `[M, O]`: `(bytes - zero) @ codes`; what overflows on the way comes back."""
+        products_MO = torch.onnx.ops.symbolic(
+            "MatMulInteger",
+            [bytes_MI, self.codes_IO],
+            dtype=torch.int32,
+            shape=(bytes_MI.shape[0], self.shape[1]),
+            version=OPSET,
+        )
+        return products_MO - zero_M1.int() * self.sums_O
+
+
+def _to_bytes(values_MI: Tensor, step_M1: Tensor, zero_M1: Tensor) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        "QuantizeLinear",
+        [values_MI, step_M1[:, 0], zero_M1[:, 0]],
+        {"axis": 0},
+        dtype=torch.uint8,
+        shape=values_MI.shape,
+        version=OPSET,
+    )
+
+
+class Blocks(Affine):
+    """2, 4 or 6 bits in MatMulNBits' layout, `[O, N, bytes of a block]`, one or two of them."""
+
+    parts_ONS: nn.ParameterList
+
+    def __init__(self, tensor: QuantizedTensor) -> None:
+        super().__init__(tensor)
+        levels_OI = (tensor.codes - tensor.grid.lowest).view(torch.uint8).T
+        block = _block(len(tensor.codes))
+        levels_ONS = F.pad(levels_OI, (0, -len(tensor.codes) % block)).unflatten(1, (-1, block))
+        self.bits = tensor.grid.bits
+        self.widths = _BLOCKS[self.bits]
+        self.parts_ONS = nn.ParameterList(
+            nn.Parameter(_pack(levels_ONS >> rest & 2**width - 1, width), requires_grad=False)
+            for width, rest in self._parts()
+        )
+
+    def _parts(self) -> list[tuple[int, int]]:
+        """Width of each part and the bits below it."""
+        return [(width, sum(self.widths[place + 1 :])) for place, width in enumerate(self.widths)]
+
+    def ones(self) -> Tensor:
+        """`[O, N]` scales of blocks: the outputs are scaled instead. Made when a file is loaded."""
+        return torch.ones(()).expand(self.parts_ONS[0].shape[:2])
+
+    def expand(self) -> Tensor:
+        """The weights, float32 `[I, O]`."""
+        levels = torch.zeros(())
+        for part_ONS, (width, rest) in zip(self.parts_ONS, self._parts(), strict=True):
+            shifts = torch.arange(0, 8, width, dtype=torch.uint8)
+            bytes_ONS = _floats(part_ONS).to(torch.uint8)[..., None]
+            shifted = torch.onnx.ops.symbolic(
+                "BitShift",
+                [bytes_ONS, shifts],
+                {"direction": "RIGHT"},
+                dtype=torch.uint8,
+                shape=(*part_ONS.shape, len(shifts)),
+                version=11,
+            )
+            digits = torch.bitwise_and(shifted, torch.tensor(2**width - 1, dtype=torch.uint8))
+            levels = levels + digits.flatten(1).float() * 2**rest
+        codes_IO = levels[:, : self.shape[0]].T - 2 ** (self.bits - 1)
+        return codes_IO * self.scale.float() + self.offset.float()
+
+    def multiply(self, values_MI: Tensor, terms: int) -> Tensor:
+        """float32 `[M, I]` -> `[M, O]`."""
+        inputs, outputs = self.shape
+        products_MO = None
+        ones_ON = self.ones()
+        for part_ONS, (width, rest) in zip(self.parts_ONS, self._parts(), strict=True):
+            product_MO = torch.onnx.ops.symbolic(
+                "com.microsoft::MatMulNBits",
+                [values_MI, part_ONS, ones_ON],
+                nbits(inputs, outputs, width),
+                dtype=torch.float32,
+                shape=(values_MI.shape[0], outputs),
+                version=1,
+            )
+            products_MO = product_MO * 2**rest if products_MO is None else products_MO + product_MO
+        assert products_MO is not None
+        if len(self.widths) == 2:
+            # Each part is counted from its middle, and that of the lower one is not the whole's.
+            products_MO = products_MO + values_MI.sum(1, keepdim=True) * 2 ** (self.widths[1] - 1)
+        return self.affine(products_MO, values_MI)
+
+
+def nbits(inputs: int, outputs: int, width: int) -> dict[str, Any]:
+    """Attributes of MatMulNBits."""
+    return {"K": inputs, "N": outputs, "bits": width, "block_size": _block(inputs), "accuracy_level": _BYTE_ACTIVATIONS}
+
+
+def _block(inputs: int) -> int:
+    """Inputs of a block: as many as MatMulNBits has quick kernels for, and hardly any of them padding."""
+    return next((size for size in (128, 64, 32) if -inputs % size <= inputs // 64), 16)
+
+
+def _pack(levels_ONS: Tensor, width: int) -> Tensor:
+    """Levels below `2 ** width`, the first in a byte's lowest bits."""
+    digits = levels_ONS.unflatten(-1, (-1, 8 // width))
+    packed = digits[..., 0].clone()
+    for place in range(1, 8 // width):
+        packed |= digits[..., place] << place * width
+    return packed
+
+
+class Planes(nn.Module):
+    """Any width, packed as in `compression/bits.py`, with scales of a tensor, channels or groups."""
+
+    stored: Tensor
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, tensor: QuantizedTensor) -> None:
+        super().__init__()
+        self.grid, self.shape = tensor.grid, tensor.codes.shape
+        self.register_buffer("stored", stored_codes(tensor))
+        for name, numbers in _numbers(tensor).items():
+            self.register_buffer(name, numbers)
+
+    def expand(self) -> Tensor:
+        """The weights, float32."""
+        codes = _floats(self.stored)
+        if self.grid.bits < 8:
+            levels = unpack(codes.to(torch.uint8), self.shape.numel(), self.grid.bits)
+            codes = levels.view(self.shape).float() + self.grid.lowest
+        codes_IO = as_matrix(codes)
+        scale = self.scale.float()
+        offset = self.offset.float()
+        if scale.dim() == 0:
+            return (codes_IO * scale + offset).view(self.shape)
+        inputs, size = len(codes_IO), self.grid.rows(self.shape)
+        padded_IO = F.pad(codes_IO, (0, 0, 0, len(scale) * size - inputs))
+        values_GSO = padded_IO.unflatten(0, (len(scale), size)) * scale[:, None] + offset[:, None]
+        return values_GSO.flatten(0, 1)[:inputs].view(self.shape)
+
+
+class LookUp(nn.Module):
+    """uint8 codes and the codebook's float32 values."""
+
+    codes: Tensor
+    codebook: Tensor
+
+    def __init__(self, tensor: CodebookTensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", tensor.codes)
+        self.register_buffer("codebook", tensor.codebook)
+
+    def expand(self) -> Tensor:
+        """The weights, float32."""
+        places = torch.onnx.ops.symbolic(
+            "Cast", [_floats(self.codes)], {"to": _INT32}, dtype=torch.int32, shape=self.codes.shape, version=OPSET
+        )
+        return torch.onnx.ops.symbolic(
+            "Gather", [self.codebook, places], dtype=torch.float32, shape=self.codes.shape, version=OPSET
+        )
+
+
+def _numbers(tensor: QuantizedTensor) -> dict[str, Tensor]:
+    """Scales and offsets as a graph stores them: ONNX Runtime computes in float32, half precision stays as it is."""
+    dtype = torch.float32 if tensor.scale.dtype == torch.float64 else tensor.scale.dtype
+    offset = tensor.scale / 2 if tensor.offset is None else tensor.offset
+    return {"scale": tensor.scale.to(dtype), "offset": offset.to(dtype)}
+
+
+def _floats(codes: Tensor) -> Tensor:
+    """Codes as float32, not folded at loading."""
+    return torch.onnx.ops.symbolic(
+        "DequantizeLinear", [codes, torch.ones(())], dtype=torch.float32, shape=codes.shape, version=OPSET
+    )
+
+
+Form = Bytes | Blocks | Planes | LookUp
+
+
+def form_of(tensor: Quantized, *, portable: bool) -> Form:
+    """The quickest form of a weight; `portable` admits only operators of the ONNX standard, so no `Blocks`."""
+    if isinstance(tensor, CodebookTensor):
+        return LookUp(tensor)
+    if tensor.codes.dim() == 2 and len(torch.atleast_2d(tensor.scale)) == 1:
+        if tensor.grid.bits == 8:
+            return Bytes(tensor)
+        if tensor.grid.bits in _BLOCKS and not portable:
+            return Blocks(tensor)
+    return Planes(tensor)
+
+
+def graph_bytes(tensor: Quantized) -> int:
+    """Bytes of a weight in a graph, at most."""
+    if isinstance(tensor, CodebookTensor) or tensor.codes.dim() != 2:
+        return tensor.nbytes
+    inputs, outputs = tensor.codes.shape
+    sums = 4 * outputs
+    padding = -inputs % _block(inputs) * outputs * tensor.grid.bits // 8
+    return tensor.nbytes + max(sums, padding)

@@ -1,0 +1,93 @@
+"""A member's module with its stored weights in the place of float ones, ready to be exported.
+
+The formulas stay those of `models/`: a weight is replaced by a `StoredWeight`, which answers `x @ W` by its form's
+multiplication (`forms.py`) and anything else by its values.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidfit.compression.member import Member
+from vidfit.models.classifier import FrameClassifier
+from vidfit.models.recurrent import Layer
+from vidfit.packing.forms import Blocks, Bytes, Form, form_of
+from vidfit.packing.recurrent import StoredLayer
+
+# From so many inputs on, remainders of activations cost more time than they bring.
+_MANY_INPUTS = 8192
+
+
+def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
+    """The member's module with codes where its weights are quantised; on the meta device but for its tensors."""
+    with torch.device("meta"):
+        module = member.info.build()
+    module.eval()
+    floats = {name: tensor for name, tensor in member.state.items() if isinstance(tensor, Tensor)}
+    module.load_state_dict(floats, strict=False, assign=True)
+    quantized = {name: tensor for name, tensor in member.state.items() if not isinstance(tensor, Tensor)}
+    layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Layer)}
+    for path, layer in layers.items():
+        names = [f"{path}.{name}" for name, _ in layer.named_parameters() if name.endswith("weights")]
+        stored = StoredLayer.of(layer, [quantized.get(name) for name in names], portable=portable)
+        if stored is not None:
+            owner, attribute = _owner(module, path)
+            setattr(owner, attribute, stored)
+            for name in names:
+                del quantized[name]
+    for name, tensor in quantized.items():
+        owner, attribute = _owner(module, name)
+        form = form_of(tensor, portable=portable)
+        delattr(owner, attribute)
+        owner.add_module(f"stored_{attribute}", form)
+        setattr(owner, attribute, StoredWeight(form))
+    return module
+
+
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, attribute = name.rpartition(".")
+    return module.get_submodule(path), attribute
+
+
+class StoredWeight:
+    """A weight of a module that is exported.
+
+    Arguments:
+        form: how it is stored.
+        column_I1: what its rows are multiplied with.
+    """
+
+    def __init__(self, form: Form, column_I1: Tensor | None = None) -> None:
+        self.form, self.column_I1 = form, column_I1
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Sequence[type], arguments: Sequence[Any], options: dict[str, Any] | None = None
+    ) -> Any:
+        match function.__name__.strip("_").removeprefix("r"), arguments:
+            case "matmul", (Tensor() as values, StoredWeight(form=Bytes() | Blocks()) as weight):
+                return weight.multiplied(values)
+            case "mul", (Tensor(shape=(_, 1)) as column_I1, StoredWeight(column_I1=None) as weight):
+                return cls(weight.form, column_I1)
+        expanded = [it.values() if isinstance(it, cls) else it for it in arguments]
+        return function(*expanded, **(options or {}))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.values(), name)
+
+    def values(self) -> Tensor:
+        """float32, the weight's shape."""
+        weights = self.form.expand()
+        return weights if self.column_I1 is None else self.column_I1 * weights
+
+    def multiplied(self, values: Tensor) -> Tensor:
+        """float32 `[..., I]` -> `[..., O]`."""
+        assert isinstance(self.form, Bytes | Blocks)
+        if self.column_I1 is not None:
+            values = values * self.column_I1[:, 0]
+        # Frames come straight from bytes, and a pooling follows: one term is enough.
+        terms = 1 if values.dim() == 3 or values.shape[-1] > _MANY_INPUTS else 2
+        rows_MI = values.reshape(-1, values.shape[-1])
+        return self.form.multiply(rows_MI, terms).view(*values.shape[:-1], -1)
