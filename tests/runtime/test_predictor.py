@@ -21,6 +21,7 @@ from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import write_records
 from vidfit.models.classifier import ClassifierConfig
+from vidfit.packing.checksum import write_checksum
 from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.runtime.predictor import BATCH_SIZE, Predictor
 from vidfit.training.checkpoint import MemberInfo, save_member
@@ -290,6 +291,8 @@ def test_a_file_cut_short(finished: Path, tmp_path: Path, share: float):
     with pytest.raises(ModelFileError, match=r"cut\.onnx: ") as caught:
         vidfit.load(path)
     assert "\n" not in str(caught.value)
+    assert "cut short" in str(caught.value)
+    assert "not a vidfit file" not in str(caught.value)
 
 
 def test_a_member_cut_short(finished: Path, tmp_path: Path):
@@ -313,15 +316,50 @@ def test_another_onnx_file(tmp_path: Path):
     graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "other", [value], [out])
     opset = [onnx.helper.make_opsetid("", 20)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "other.onnx")
-    with pytest.raises(ModelFileError, match=r"other\.onnx: .*vidfit\.format: Field required"):
+    with pytest.raises(ModelFileError, match=r"other\.onnx: not a vidfit file: it has no vidfit\.\* metadata"):
         vidfit.load(tmp_path / "other.onnx")
 
 
 def edited(source: Path, target: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+    """With a checksum that is right."""
     model = onnx.load(source)
     change(model)
     target.write_bytes(model.SerializeToString())
+    if any(entry.key == "vidfit.crc32c" and len(entry.value) == 8 for entry in model.metadata_props):
+        write_checksum(target)
     return target
+
+
+@pytest.mark.parametrize("place", [0, 0.3, 0.99])
+def test_a_byte_that_was_changed(finished: Path, tmp_path: Path, place: float):
+    content = bytearray((finished / "model.onnx").read_bytes())
+    content[int(place * len(content))] ^= 1
+    (tmp_path / "bad.onnx").write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"bad\.onnx: was altered, damaged or cut short .*vidfit\.crc32c"):
+        vidfit.load(tmp_path / "bad.onnx")
+
+
+def set_label(model: onnx.ModelProto) -> None:
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    entries["vidfit.vocabulary"] = entries["vidfit.vocabulary"].replace("guitar", "violin")
+    onnx.helper.set_model_props(model, entries)
+
+
+def scale_a_weight(model: onnx.ModelProto) -> None:
+    weight = next(it for it in model.graph.initializer if it.data_type == onnx.TensorProto.FLOAT)
+    weight.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(weight), weight.name))
+
+
+@pytest.mark.parametrize("change", [set_label, scale_a_weight])
+def test_a_model_that_was_changed_and_still_runs(finished: Path, tmp_path: Path, change):
+    """The graph is sound, so nothing but the checksum tells."""
+    path = edited(finished / "model.onnx", tmp_path / "edited.onnx", change)
+    vidfit.load(path)
+    model = onnx.load(finished / "model.onnx")
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"edited\.onnx: was altered"):
+        vidfit.load(path)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +376,8 @@ def edited(source: Path, target: Path, change: Callable[[onnx.ModelProto], None]
         ("vidfit.vocabulary", "{}", "vidfit.vocabulary: "),
         ("vidfit.vocabulary", '["rain"]', "its output is not as long as vidfit.vocabulary"),
         ("vidfit.members", None, "vidfit.members: Field required"),
+        ("vidfit.crc32c", None, "vidfit.crc32c: Field required"),
+        ("vidfit.crc32c", "", "vidfit.crc32c: String should match pattern"),
     ],
 )
 def test_a_packed_file_with_edited_metadata(finished: Path, tmp_path: Path, key: str, value: str | None, message: str):

@@ -31,6 +31,7 @@ from vidfit.errors import BudgetError, ModelFileError
 from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
+from vidfit.packing.checksum import write_checksum
 from vidfit.packing.metadata import properties
 from vidfit.packing.size import format_size
 
@@ -95,6 +96,7 @@ def write_graph(path: Path, members: Sequence[PackedMember], budget: int) -> lis
     _check_budget(len(content), budget, "the finished file takes")
     with replacing(path) as partial:
         partial.write_bytes(content)
+        write_checksum(partial)
     return described
 
 

@@ -23,6 +23,7 @@ from vidfit.features.batches import Batch, Batches
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec
 from vidfit.models.frames import fill_up as fill_up_frames
+from vidfit.packing.checksum import is_intact
 from vidfit.packing.metadata import PackedInfo
 
 BATCH_SIZE = 32
@@ -133,7 +134,7 @@ def load(path: str | Path, threads: int = 0, fill_up: int = 0) -> Predictor:
             own, and then random ones of its own, the same at every call. Longer videos are cut. 0 is every frame once.
 
     Raises:
-        ModelFileError: the file is missing, cut short, or was not written by vidfit.
+        ModelFileError: the file is missing, cut short, altered, or was not written by vidfit.
         VidfitError: `fill_up` is below 0.
     """
     path = Path(path)
@@ -159,14 +160,27 @@ def _load_packed(path: Path, threads: int, fill_up: int) -> Predictor:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if is_intact(path) is False:
+        raise ModelFileError(
+            f"{path}: was altered, damaged or cut short (its content is not what its checksum, vidfit.crc32c, says); "
+            "copy it anew or pack it again"
+        )
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        info = PackedInfo.model_validate(session.get_modelmeta().custom_metadata_map)
-        _check_signature(session, info)
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         raise ModelFileError(
-            f"{path}: not a readable packed file ({reason(error)}); pack it again or copy it anew"
+            f"{path}: cut short, or no ONNX file ({reason(error)}); copy it anew or pack it again"
         ) from error
+    metadata = session.get_modelmeta().custom_metadata_map
+    if not any(key.startswith("vidfit.") for key in metadata):
+        raise ModelFileError(
+            f"{path}: not a vidfit file: it has no vidfit.* metadata; give one that `vidfit pack` or `vidfit run` wrote"
+        )
+    try:
+        info = PackedInfo.model_validate(metadata)
+        _check_signature(session, info)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: not a readable packed file ({reason(error)}); pack it again") from error
 
     def run(frames: Frames, num_frames: np.ndarray) -> np.ndarray:
         return np.asarray(session.run(["probabilities"], {**frames, "num_frames": num_frames})[0])
