@@ -5,6 +5,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+import onnx
 import pyarrow.parquet
 import pytest
 
@@ -176,6 +177,26 @@ def test_predict_writes_three_formats(vidfit, finished: Path, corpus: Path, tmp_
     ]
 
 
+@pytest.mark.parametrize("form", ["model.onnx", "members/lstm"])
+def test_batch_size_and_threads_change_rounding_alone(vidfit, finished: Path, corpus: Path, tmp_path: Path, form: str):
+    found = {}
+    for batch_size, threads in ((1, 1), (3, 2), (32, 0)):
+        options = ("--batch-size", batch_size, "--threads", threads)
+        target = tmp_path / f"{batch_size}.jsonl"
+        assert vidfit("predict", finished / form, corpus / "eval", "-o", target, *options)[0] == 0
+        lines = [json.loads(line) for line in target.read_text().splitlines()]
+        code, out, _ = vidfit("evaluate", finished / form, corpus / "eval", *options)
+        assert code == 0
+        gap = float(out.split()[1])
+        by_label = [(line["id"], dict(zip(line["indices"], line["probabilities"], strict=True))) for line in lines]
+        found[batch_size] = [id for id, _ in by_label], [[row[label] for label in range(5)] for _, row in by_label], gap
+    ids, probabilities, gap = found[1]
+    for other_ids, others, other_gap in found.values():
+        assert other_ids == ids
+        assert others == [pytest.approx(row, abs=1e-5) for row in probabilities]
+        assert other_gap == pytest.approx(gap, abs=1e-4)
+
+
 def damaged(corpus: Path, tmp_path: Path, change) -> Path:
     path = tmp_path / "bad.tfrecord"
     path.write_bytes(change((corpus / "eval" / "eval0.tfrecord").read_bytes()))
@@ -257,7 +278,7 @@ def test_json_replaces_json_and_nothing_else(vidfit, finished: Path, corpus: Pat
         (RuntimeError("CUDA out of memory.\nTried to"), 1, "vidfit: out of memory; take smaller batches"),
         (OSError(5, "Input/output error", "a.tfrecord"), 1, "vidfit: a.tfrecord: Input/output error"),
         (OSError("odd"), 1, "vidfit: odd"),
-        (KeyboardInterrupt(), 130, "vidfit: stopped; run, train and demo go on from here"),
+        (KeyboardInterrupt(), 130, "vidfit: stopped; run, train, predict and demo go on from here"),
     ],
 )
 def test_what_no_user_can_help_is_one_line_too(vidfit, corpus: Path, monkeypatch, error, code: int, line: str):
@@ -297,6 +318,12 @@ def mistakes(finished: Path, corpus: Path, tmp_path: Path) -> dict[str, tuple[tu
     model, members, recipe = finished / "model.onnx", finished / "members", write_recipe(tmp_path, corpus)
     cut = tmp_path / "cut.onnx"
     cut.write_bytes(model.read_bytes()[:-100])
+    altered = tmp_path / "altered.onnx"
+    altered.write_bytes(model.read_bytes().replace(b"guitar", b"violin"))
+    other = tmp_path / "other.onnx"
+    proto = onnx.load(model)
+    del proto.metadata_props[:]
+    other.write_bytes(proto.SerializeToString())
     text = tmp_path / "notes.txt"
     text.write_text("hello")
     run = ("run", recipe, "-o", tmp_path / "run", "--set")
@@ -305,7 +332,12 @@ def mistakes(finished: Path, corpus: Path, tmp_path: Path) -> dict[str, tuple[tu
         "missing recipe": (("run", tmp_path / "none.yaml", "-o", tmp_path / "run"), "none.yaml"),
         "unknown key": ((*run, "pack.budgett=1MB"), "pack.budgett"),
         "no such member": (("train", recipe, "-o", tmp_path / "run", "--member", "bert"), "bert"),
-        "cut packed file": (("evaluate", cut, corpus / "eval"), "cut.onnx"),
+        "cut packed file": (("evaluate", cut, corpus / "eval"), "cut.onnx: was altered, damaged or cut short"),
+        "altered packed file": (
+            ("predict", altered, corpus / "eval", "-o", tmp_path / "o.csv"),
+            "altered.onnx: was alt",
+        ),
+        "another's ONNX file": (("evaluate", other, corpus / "eval"), "other.onnx: not a vidfit file"),
         "text as member": (("evaluate", text, corpus / "eval"), "notes.txt"),
         "missing model": (("predict", tmp_path / "m.onnx", corpus / "eval", "-o", tmp_path / "o.csv"), "m.onnx"),
         "format": (("predict", model, corpus / "eval", "-o", tmp_path / "o.xls"), "o.xls"),
@@ -354,6 +386,8 @@ def short_vocabulary(tmp_path: Path) -> Path:
         "unknown key",
         "no such member",
         "cut packed file",
+        "altered packed file",
+        "another's ONNX file",
         "text as member",
         "missing model",
         "format",

@@ -52,6 +52,7 @@ FillUp = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option(help="Threads for ONNX Runtime; 0 is one a core.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Videos computed together: more take more memory.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -271,23 +272,23 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     skip_corrupt: SkipCorrupt = False,
     threads: Threads = 0,
+    batch_size: BatchSize = 32,
     fill_up: FillUp = 0,
 ) -> None:
     """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
     from vidfit import display
     from vidfit.evaluation.evaluate import evaluate as measure
-    from vidfit.features.batches import Batches
     from vidfit.features.shards import expand_shards
+    from vidfit.features.tfrecord import estimate_records
     from vidfit.files import replacing
-    from vidfit.runtime.predictor import BATCH_SIZE, load
+    from vidfit.runtime.predictor import load
 
     if json_file:
         _refuse_other_than_json(json_file)
-    predictor = load(model, threads, fill_up)
-    batches = Batches(
-        expand_shards(shards), predictor.spec, len(predictor.vocabulary), BATCH_SIZE, skip_corrupt=skip_corrupt
-    )
-    counted = display.counted(batches, "evaluating")
+    predictor = load(model, threads, fill_up, batch_size)
+    paths = expand_shards(shards)
+    batches = predictor.read(paths, len(predictor.vocabulary), skip_corrupt)
+    counted = display.counted(batches, "evaluating", estimate_records(paths))
     # Entered before the evaluation, so that a bad place is known at once.
     with replacing(json_file) if json_file else nullcontext() as partial:
         result = measure(predictor.predict_batch, counted, len(predictor.vocabulary))
@@ -308,24 +309,30 @@ def predict(
     skip_corrupt: SkipCorrupt = False,
     overwrite: Overwrite = False,
     threads: Threads = 0,
+    batch_size: BatchSize = 32,
     fill_up: FillUp = 0,
 ) -> None:
-    """Write the most probable labels of every video in some shards."""
-    from vidfit import display
-    from vidfit.features.batches import Batches
-    from vidfit.features.shards import expand_shards
-    from vidfit.runtime.predictions import write_predictions
-    from vidfit.runtime.predictor import BATCH_SIZE, load
+    """Write the most probable labels of every video in some shards.
 
-    predictor = load(model, threads, fill_up)
-    batches = Batches(expand_shards(shards), predictor.spec, None, BATCH_SIZE, skip_corrupt=skip_corrupt)
-    rows = (
-        row
-        for batch in display.counted(batches, "predicting")
-        for row in zip(batch.ids, predictor.predict_batch(batch), strict=True)
-    )
-    videos = write_predictions(output, rows, predictor.vocabulary, top_k, overwrite=overwrite)
-    print(f"{output}: {videos:,} videos")
+    Where it was stopped, a second call goes on: OUTPUT.partial keeps what is finished, shard by shard, until all are.
+    """
+    from vidfit import display
+    from vidfit.features.shards import expand_shards
+    from vidfit.files import file_digest
+    from vidfit.runtime.parts import predict_shards
+    from vidfit.runtime.predictor import load
+    from vidfit.training.checkpoint import member_file
+
+    predictor = load(model, threads, fill_up, batch_size)
+    paths = expand_shards(shards)
+    origin = (file_digest(member_file(model)), fill_up)
+    with display.videos_bar("predicting") as show:
+        made = predict_shards(
+            output, paths, predictor, origin, top_k, skip_corrupt=skip_corrupt, overwrite=overwrite, show=show
+        )
+    display.say_skipped("predicting", made.skipped)
+    before = f"; {made.resumed} of {len(paths)} shards were finished before" if made.resumed else ""
+    print(f"{output}: {made.videos:,} videos{before}")
 
 
 @app.command()
@@ -532,7 +539,7 @@ def main() -> None:
         _stop(1, f"out of memory; take smaller batches or a smaller model ({reason(error)})")
     except SystemExit as stop:
         if stop.code == 130:  # what typer makes of Ctrl-C
-            _stop(130, "stopped; run, train and demo go on from here when called again")
+            _stop(130, "stopped; run, train, predict and demo go on from here when called again")
         raise
 
 

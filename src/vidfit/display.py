@@ -52,22 +52,36 @@ def counting_bar(description: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def counted(batches: Iterable[Batch], description: str) -> Iterator[Batch]:
-    """The same batches, with a count of videos and their rate while they pass; then, if any, what was skipped."""
+@contextmanager
+def videos_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with videos a second and the time left; yields what is called with (videos, about how many in all)."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
+        BarColumn(),
         TextColumn("{task.completed:,} videos"),
         TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
     )
-    skipped = 0
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(description, total=None, rate="")
+
+        def show(done: int, total: int) -> None:
+            speed = bar.tasks[task].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:,.0f} videos/s" if speed else "")
+
+        yield show
+
+
+def counted(batches: Iterable[Batch], description: str, total: int) -> Iterator[Batch]:
+    """The same batches, with `videos_bar` while they pass; then, if any, what was skipped."""
+    videos = skipped = 0
+    with videos_bar(description) as show:
         for batch in batches:
             yield batch
+            videos += len(batch)
             skipped += batch.skipped
-            speed = bar.tasks[task].speed
-            bar.update(task, advance=len(batch.ids), rate=f"{speed:,.0f} videos/s" if speed else "")
+            show(videos, total)
     say_skipped(description, skipped)
 
 

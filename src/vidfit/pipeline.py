@@ -38,7 +38,7 @@ from vidfit.features.batches import Batch, Batches, balanced_copies
 from vidfit.features.example import infer_spec, read_videos
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Video, Vocabulary
-from vidfit.features.tfrecord import CorruptRecordError
+from vidfit.features.tfrecord import CorruptRecordError, estimate_records
 from vidfit.files import make_folder
 from vidfit.fitting.frontier import FRONTIER, known_frontier
 from vidfit.fitting.packer import Packer
@@ -48,7 +48,7 @@ from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.packing.size import format_size, parse_size
 from vidfit.recipe import MemberConfig, Recipe
 from vidfit.report.page import REPORT, write_report
-from vidfit.runtime.predictor import BATCH_SIZE, load
+from vidfit.runtime.predictor import BATCH_SIZE, Predictor, load
 from vidfit.stages import Stages, digest, write_text
 from vidfit.training.checkpoint import BEST, LAST, MemberInfo
 from vidfit.training.distillation import (
@@ -470,18 +470,23 @@ class Run:
             )
 
     def _evaluate(self, model: Path, description: str) -> dict[str, Any]:
-        return _scores(evaluate(load(model).predict_batch, self._eval_batches(description), len(self.vocabulary)))
+        predictor = load(model)
+        batches = self._eval_batches(predictor, description)
+        return _scores(evaluate(predictor.predict_batch, batches, len(self.vocabulary)))
 
     def _evaluate_labels(self, packed: Path, labels: Path) -> dict[str, Any]:
         """As `_evaluate`; what else is found of labels and probabilities is left in a file."""
         labels.unlink(missing_ok=True)  # of another packed file
-        predict = load(packed).predict_batch
-        result, details = evaluate_labels(predict, self._eval_batches("packed"), self.vocabulary.names)
+        predictor = load(packed)
+        batches = self._eval_batches(predictor, "packed")
+        result, details = evaluate_labels(predictor.predict_batch, batches, self.vocabulary.names)
         write_text(labels, json.dumps(details, indent=2) + "\n")
         return _scores(result)
 
-    def _eval_batches(self, description: str) -> Iterator[Batch]:
-        return display.counted(self._batches(self.shards["eval"]), f"evaluating {description}")
+    def _eval_batches(self, predictor: Predictor, description: str) -> Iterator[Batch]:
+        shards = self.shards["eval"]
+        batches = predictor.read(shards, len(self.vocabulary), self.recipe.data.skip_corrupt)
+        return display.counted(batches, f"evaluating {description}", estimate_records(shards))
 
     def _batches(self, shards: list[Path], batch_size: int = BATCH_SIZE, **options: Any) -> Batches:
         skip = self.recipe.data.skip_corrupt

@@ -60,6 +60,18 @@ def ids_of(batches) -> list[str]:
     return [identifier for batch in batches for identifier in batch.ids]
 
 
+@given(data=st.data(), numbers=st.lists(st.integers(0, 50), min_size=1, max_size=6))
+def test_rows_are_the_batch_of_those_videos(data: st.DataObject, numbers: list[int]):
+    index = data.draw(st.lists(st.integers(0, len(numbers) - 1), min_size=1, max_size=6))
+    found = collate([make_video(number) for number in numbers], skipped=3).rows(torch.tensor(index))
+    expected = collate([make_video(numbers[place]) for place in index])
+    assert (found.ids, found.skipped) == (expected.ids, 0)
+    assert found.frames.keys() == expected.frames.keys()
+    assert all(torch.equal(found.frames[name], expected.frames[name]) for name in found.frames)
+    for name in ("num_frames", "labels", "label_counts"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+
+
 @given(numbers=st.lists(st.integers(0, 50), min_size=1, max_size=6))
 def test_a_batch_holds_what_its_videos_hold(numbers: list[int]):
     videos = [make_video(number) for number in numbers]

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidfit.errors import DataError, OutputError
-from vidfit.features.tfrecord import CorruptRecordError, masked_crc32c, read_records, scan_records, write_records
+from vidfit.features.tfrecord import (
+    CorruptRecordError,
+    estimate_records,
+    masked_crc32c,
+    read_records,
+    scan_records,
+    write_records,
+)
 
 RECORDS = [b"first", b"", b"third record"]
 STARTS = [0, 12 + 5 + 4, 12 + 5 + 4 + 12 + 0 + 4]  # byte offsets of RECORDS
@@ -112,6 +119,27 @@ def test_a_text_file_is_no_tfrecord_file(tmp_path: Path, text: str):
     path.write_text(text)
     with pytest.raises(DataError, match=r"notes\.tfrecord.*no TFRecord file"):
         list(read_records(path))
+
+
+@pytest.mark.parametrize("count", [0, 1, 50])
+def test_the_records_of_one_file_are_counted(tmp_path: Path, count: int):
+    write_records(tmp_path / "one", [bytes(number) for number in range(count)])
+    assert estimate_records([tmp_path / "one"]) == count
+
+
+def test_the_records_of_several_files_are_estimated_by_the_largest(tmp_path: Path):
+    for name, count in (("empty", 0), ("small", 10), ("large", 20)):
+        write_records(tmp_path / name, [bytes(84)] * count)
+    assert estimate_records([tmp_path / "empty", tmp_path / "small", tmp_path / "large"]) == 30
+
+
+def test_damaged_files_can_be_estimated(shard: Path):
+    whole = shard.read_bytes()
+    for place in range(len(whole)):
+        shard.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+        assert 1 <= estimate_records([shard]) <= 3
+        shard.write_bytes(whole[: place + 1])
+        assert 1 <= estimate_records([shard]) <= 3
 
 
 def test_an_absent_file_is_named(tmp_path: Path):

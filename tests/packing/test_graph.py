@@ -238,6 +238,7 @@ def test_metadata_is_what_the_format_says(packed: Path):
             {"name": "audio", "size": 8, "dtype": "uint8"},
         ]
     }
+    assert set(properties) == {f"vidfit.{key}" for key in ("format", "spec", "vocabulary", "members", "crc32c")}
     members = json.loads(properties["vidfit.members"])
     assert [row["name"] for row in members] == list(CLASSIFIERS)
     assert [row["bits"] for row in members] == [32 if row["name"].endswith("mean") else 8 for row in members]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidfit.errors import DataError, OutputError, VidfitError
-from vidfit.runtime.predictions import write_predictions
+from vidfit.runtime.predictions import merge_predictions, write_predictions
 
 VOCABULARY = ("Cat, small", "Dog", "Ärger", '"Quoted"', "Sea")
 SUFFIXES = [".csv", ".parquet", ".jsonl"]
@@ -105,6 +105,19 @@ def test_a_failure_half_way_leaves_what_was_there(tmp_path, suffix, before):
     with pytest.raises(DataError, match="shard-3, record 7"):
         write_predictions(path, rows(), VOCABULARY, overwrite=True)
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == ({path.name: before} if before else {})
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_merged_parts_are_what_is_written_at_once(tmp_path, suffix):
+    rows = list(random_rows(700))
+    parts = [tmp_path / f"{number}.parquet" for number in range(4)]
+    for part, (start, stop) in zip(parts, [(0, 300), (300, 300), (300, 301), (301, 700)], strict=True):
+        write_predictions(part, rows[start:stop], VOCABULARY, top_k=3)
+    write_predictions(tmp_path / f"once{suffix}", rows, VOCABULARY, top_k=3)
+    assert merge_predictions(tmp_path / f"merged{suffix}", parts, VOCABULARY) == 700
+    assert read_back(tmp_path / f"merged{suffix}") == read_back(tmp_path / f"once{suffix}")
+    with pytest.raises(OutputError, match="exists already"):
+        merge_predictions(tmp_path / f"merged{suffix}", parts, VOCABULARY)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -21,6 +21,7 @@ from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import write_records
 from vidfit.models.classifier import ClassifierConfig
+from vidfit.packing.checksum import write_checksum
 from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.runtime.predictor import BATCH_SIZE, Predictor
 from vidfit.training.checkpoint import MemberInfo, save_member
@@ -103,6 +104,52 @@ def test_arrays_are_run_in_slices(finished: Path):
     assert seen == [BATCH_SIZE, BATCH_SIZE, 1]
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (1, 2), (3, 1), (3, 2), (32, 1), (32, 2)])
+def test_results_depend_neither_on_batch_size_nor_on_threads(
+    finished: Path, corpus: Path, form: str, batch_size: int, threads: int
+):
+    """Each video alone is the truth; shards are read in their order, the other batch in a random one."""
+    alone = vidfit.load(finished / form, threads=1)
+    shards = expand_shards([corpus / "eval"])
+    expected = {
+        video.ids[0]: alone._predict_ragged(video)[0] for video in Batches(shards, alone.spec, None, batch_size=1)
+    }
+    assert len(expected) == VIDEOS["eval"]
+    model = vidfit.load(finished / form, threads=threads, batch_size=batch_size)
+    rows = list(model.predict(shards))
+    assert [id for id, _ in rows] == list(expected)
+    (shuffled,) = Batches(shards, model.spec, None, VIDEOS["eval"], shuffle_buffer=VIDEOS["eval"])
+    rows += zip(shuffled.ids, model.predict_batch(shuffled), strict=True)
+    frames, num_frames, ids = arrays(VIDEOS["eval"])
+    rows += zip(ids, model.predict(frames, num_frames), strict=True)
+    for id, probabilities in rows:
+        np.testing.assert_allclose(probabilities, expected[id], atol=1e-5, rtol=0)
+
+
+def test_videos_of_similar_length_run_together(corpus: Path):
+    """What runs is a made-up model that says how many frames it was given."""
+    seen = []
+
+    def run(frames: Any, num_frames: np.ndarray) -> np.ndarray:
+        seen.append(sorted(num_frames))
+        assert frames["rgb"].shape[1] == max(num_frames)
+        return num_frames[:, None].astype(np.float32)
+
+    spec = FeatureSpec(modalities=(Modality(name="rgb", size=24), Modality(name="audio", size=8)))
+    model = Predictor(spec, ("frames",), run, batch_size=5)
+    lengths = {video.id: video.num_frames for video in videos(VIDEOS["eval"], seed=2)}
+    rows = list(model.predict(corpus / "eval"))
+    assert {id: int(frames) for id, (frames,) in rows} == lengths
+    assert [id for id, _ in rows] == [
+        id for batch in Batches(expand_shards([corpus / "eval"]), spec, None, 1) for id in batch.ids
+    ]
+    first = sorted(lengths[id] for id, _ in rows[:40])
+    assert model.window == 40
+    assert seen == [first[start : start + 5] for start in range(0, 40, 5)] + seen[8:]
+    assert [len(batch) for batch in seen[8:]] == [5, 3]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device here")
 def test_a_member_runs_on_the_gpu(finished: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch):
     frames, num_frames, _ = arrays()
@@ -169,6 +216,11 @@ def test_video_level_shards(tmp_path: Path):
         assert list(rows) == [video.id for video in found]
         np.testing.assert_allclose(np.stack(list(rows.values())), expected, atol=1e-5, rtol=0)
         np.testing.assert_allclose(model.predict(frames), expected, atol=1e-5, rtol=0)
+        for value in (np.nan, np.inf):
+            bad = {**frames, "mean_rgb": frames["mean_rgb"].copy()}
+            bad["mean_rgb"][1, 0, 3] = value
+            with pytest.raises(DataError, match="modality mean_rgb: has values that are not finite"):
+                model.predict(bad)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -241,6 +293,11 @@ def test_filling_up_needs_ids_and_a_number_of_frames(finished: Path):
         vidfit.load(finished / "model.onnx", fill_up=-1)
 
 
+def test_a_batch_has_videos(finished: Path):
+    with pytest.raises(VidfitError, match="batch_size 0: give a number of videos"):
+        vidfit.load(finished / "model.onnx", batch_size=0)
+
+
 def test_a_member_and_its_quantised_form_predict(finished: Path):
     frames, num_frames, _ = arrays()
     member = vidfit.load(finished / "members" / "lstm").predict(frames, num_frames)
@@ -290,6 +347,8 @@ def test_a_file_cut_short(finished: Path, tmp_path: Path, share: float):
     with pytest.raises(ModelFileError, match=r"cut\.onnx: ") as caught:
         vidfit.load(path)
     assert "\n" not in str(caught.value)
+    assert "cut short" in str(caught.value)
+    assert "not a vidfit file" not in str(caught.value)
 
 
 def test_a_member_cut_short(finished: Path, tmp_path: Path):
@@ -313,15 +372,50 @@ def test_another_onnx_file(tmp_path: Path):
     graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "other", [value], [out])
     opset = [onnx.helper.make_opsetid("", 20)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "other.onnx")
-    with pytest.raises(ModelFileError, match=r"other\.onnx: .*vidfit\.format: Field required"):
+    with pytest.raises(ModelFileError, match=r"other\.onnx: not a vidfit file: it has no vidfit\.\* metadata"):
         vidfit.load(tmp_path / "other.onnx")
 
 
 def edited(source: Path, target: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+    """With a checksum that is right."""
     model = onnx.load(source)
     change(model)
     target.write_bytes(model.SerializeToString())
+    if any(entry.key == "vidfit.crc32c" and len(entry.value) == 8 for entry in model.metadata_props):
+        write_checksum(target)
     return target
+
+
+@pytest.mark.parametrize("place", [0, 0.3, 0.99])
+def test_a_byte_that_was_changed(finished: Path, tmp_path: Path, place: float):
+    content = bytearray((finished / "model.onnx").read_bytes())
+    content[int(place * len(content))] ^= 1
+    (tmp_path / "bad.onnx").write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"bad\.onnx: was altered, damaged or cut short .*vidfit\.crc32c"):
+        vidfit.load(tmp_path / "bad.onnx")
+
+
+def set_label(model: onnx.ModelProto) -> None:
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    entries["vidfit.vocabulary"] = entries["vidfit.vocabulary"].replace("guitar", "violin")
+    onnx.helper.set_model_props(model, entries)
+
+
+def scale_a_weight(model: onnx.ModelProto) -> None:
+    weight = next(it for it in model.graph.initializer if it.data_type == onnx.TensorProto.FLOAT)
+    weight.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(weight), weight.name))
+
+
+@pytest.mark.parametrize("change", [set_label, scale_a_weight])
+def test_a_model_that_was_changed_and_still_runs(finished: Path, tmp_path: Path, change):
+    """The graph is sound, so nothing but the checksum tells."""
+    path = edited(finished / "model.onnx", tmp_path / "edited.onnx", change)
+    vidfit.load(path)
+    model = onnx.load(finished / "model.onnx")
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"edited\.onnx: was altered"):
+        vidfit.load(path)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +432,8 @@ def edited(source: Path, target: Path, change: Callable[[onnx.ModelProto], None]
         ("vidfit.vocabulary", "{}", "vidfit.vocabulary: "),
         ("vidfit.vocabulary", '["rain"]', "its output is not as long as vidfit.vocabulary"),
         ("vidfit.members", None, "vidfit.members: Field required"),
+        ("vidfit.crc32c", None, "vidfit.crc32c: Field required"),
+        ("vidfit.crc32c", "", "vidfit.crc32c: String should match pattern"),
     ],
 )
 def test_a_packed_file_with_edited_metadata(finished: Path, tmp_path: Path, key: str, value: str | None, message: str):

@@ -56,6 +56,20 @@ class Batch:
             name: pad_sequence(list(frames.split(lengths)), batch_first=True) for name, frames in self.frames.items()
         }
 
+    def rows(self, index: Tensor) -> "Batch":
+        """Some of the videos, those of `index` `[B']` int64, in its order; the records skipped stay with the whole."""
+        lengths, counts = self.num_frames.tolist(), self.label_counts.tolist()
+        places = index.tolist()
+        labels = self.labels.split(counts)
+        frames = {name: whole.split(lengths) for name, whole in self.frames.items()}
+        return Batch(
+            ids=[self.ids[place] for place in places],
+            frames={name: torch.cat([parts[place] for place in places]) for name, parts in frames.items()},
+            num_frames=self.num_frames[index],
+            labels=torch.cat([labels[place] for place in places]),
+            label_counts=self.label_counts[index],
+        )
+
     def multi_hot(self, classes: int) -> Tensor:
         """`[B, C]` float32: 1 where a video has the label."""
         targets_BC = torch.zeros(len(self), classes, device=self.labels.device)
@@ -104,8 +118,11 @@ def joined(batches: Sequence[Batch]) -> Batch:
 class NoRecordsError(DataError):
     """Shards without a single sound record."""
 
-    def __init__(self, message: str, skipped: int) -> None:
-        super().__init__(message)
+    def __init__(self, shards: Sequence[Path], skipped: int) -> None:
+        super().__init__(
+            f"{shards[0]} and {len(shards) - 1} more shards hold no record that can be read ({skipped} corrupt); "
+            "check the files"
+        )
         self.skipped = skipped
 
 
@@ -189,11 +206,7 @@ class Batches:
                 yield held
             held = item
         if held is None:
-            raise NoRecordsError(
-                f"{self.shards[0]} and {len(self.shards) - 1} more shards hold no record that can be read "
-                f"({skipped} corrupt); check the files",
-                skipped,
-            )
+            raise NoRecordsError(self.shards, skipped)
         held.skipped += skipped
         yield held
 

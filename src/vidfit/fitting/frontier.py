@@ -7,7 +7,7 @@ in 8 bits and in fp16 averaged with equal weights in order of their validation G
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from vidfit import display
 from vidfit.compression.member import Member, load_member
 from vidfit.evaluation.evaluate import evaluate
 from vidfit.evaluation.metrics import Metrics
-from vidfit.features.batches import Batches
+from vidfit.features.ahead import read_ahead
+from vidfit.features.batches import Batch, Batches
 from vidfit.features.shards import expand_shards
+from vidfit.features.tfrecord import estimate_records
 from vidfit.files import replacing
 from vidfit.fitting.packer import Packer
 from vidfit.packing.budget import Ensemble, best_within
@@ -68,7 +70,7 @@ def _measure_point(packer: Packer, size: int) -> dict[str, Any]:
     try:
         told = packer.pack(path, size)
         predictor = load(path)
-        batches = display.counted(eval_batches(packer), f"evaluating {format_size(told['bytes'])}")
+        batches = _eval_batches(packer, format_size(told["bytes"]))
         told |= {"gap": evaluate(predictor.predict_batch, batches, len(predictor.vocabulary))["gap"]}
     finally:
         path.unlink(missing_ok=True)
@@ -88,10 +90,11 @@ def _spread(frontier: Sequence[Ensemble]) -> list[int]:
     return np.geomspace(frontier[0].bytes, frontier[-1].bytes, POINTS).round().astype(int).tolist()
 
 
-def eval_batches(packer: Packer) -> Batches:
+def _eval_batches(packer: Packer, title: str) -> Iterator[Batch]:
     info, data = packer.info, packer.data
     shards = expand_shards(data.eval)
-    return Batches(shards, info.spec, len(info.vocabulary), BATCH_SIZE, skip_corrupt=data.skip_corrupt)
+    batches = Batches(shards, info.spec, len(info.vocabulary), BATCH_SIZE, skip_corrupt=data.skip_corrupt)
+    return display.counted(read_ahead(batches), f"evaluating {title}", estimate_records(shards))
 
 
 def _baselines(packer: Packer) -> dict[str, list[dict[str, Any]]]:
@@ -120,7 +123,7 @@ def _measure(packer: Packer, members: Sequence[Member], title: str) -> tuple[lis
     classes = len(packer.info.vocabulary)
     classifiers = [member.classifier() for member in members]
     alone, averaged = ([Metrics(classes) for _ in members] for _ in range(2))
-    for batch in display.counted(eval_batches(packer), f"evaluating {title}"):
+    for batch in _eval_batches(packer, title):
         labels, counts = batch.labels.numpy(), batch.label_counts.numpy()
         total = np.zeros((len(batch), classes), np.float32)
         for place, classifier in enumerate(classifiers):

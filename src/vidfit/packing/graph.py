@@ -26,6 +26,7 @@ from vidfit.errors import BudgetError, ModelFileError
 from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
+from vidfit.packing.checksum import write_checksum
 from vidfit.packing.forms import OPSET
 from vidfit.packing.metadata import properties
 from vidfit.packing.recurrent import expand_placeholders
@@ -96,6 +97,7 @@ def write_graph(
     _check_budget(len(content), budget, "the finished file takes")
     with replacing(path) as partial:
         partial.write_bytes(content)
+        write_checksum(partial)
     return described
 
 

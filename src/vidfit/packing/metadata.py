@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Json
+from pydantic import BaseModel, ConfigDict, Field, Json
 
 from vidfit.features.spec import FeatureSpec
+from vidfit.packing.checksum import BLANK
 
 
 class PackedInfo(BaseModel):
@@ -16,6 +17,7 @@ class PackedInfo(BaseModel):
         spec: the modalities that it reads.
         vocabulary: label names, C of them.
         members: name, family, weight, bits and quantised tensors of each.
+        crc32c: the file's checksum (see `packing/checksum.py`), eight hexadecimal digits.
     """
 
     model_config = ConfigDict(frozen=True, alias_generator=lambda field: f"vidfit.{field}")
@@ -24,11 +26,14 @@ class PackedInfo(BaseModel):
     spec: Json[FeatureSpec]
     vocabulary: Json[tuple[str, ...]]
     members: Json[list[dict[str, Any]]]
+    crc32c: str = Field(pattern=r"^[0-9a-f]{8}$")
 
 
 def properties(spec: FeatureSpec, vocabulary: Sequence[str], members: list[dict[str, object]]) -> dict[str, str]:
-    """The metadata as they are written: key -> string."""
-    info = PackedInfo.model_construct(format="1", spec=spec, vocabulary=tuple(vocabulary), members=members)
+    """The metadata as they are written, the checksum blank: key -> string."""
+    info = PackedInfo.model_construct(
+        format="1", spec=spec, vocabulary=tuple(vocabulary), members=members, crc32c=BLANK
+    )
     return info.model_dump(by_alias=True, round_trip=True)
 
 

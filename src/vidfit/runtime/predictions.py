@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidfit.errors import OutputError
+from vidfit.errors import OutputError, reason
 from vidfit.evaluation.metrics import top_classes
 from vidfit.files import replacing
 
@@ -67,14 +67,50 @@ def write_predictions(
     Raises:
         OutputError: the suffix is unknown, the file exists and `overwrite` is False, or it cannot be written.
     """
-    path = Path(path)
+    return _write(Path(path), _select(rows, min(top_k, len(vocabulary))), vocabulary, overwrite)
+
+
+def merge_predictions(
+    path: str | Path, parts: Iterable[Path], vocabulary: Sequence[str], *, overwrite: bool = False
+) -> int:
+    """Writes what some Parquet files of predictions say, one after another, in the format of `path`.
+
+    Arguments:
+        path, vocabulary, overwrite: as with `write_predictions`.
+        parts: Parquet files that it wrote with this vocabulary; nothing is drawn from it before `path` is known to be
+            usable.
+
+    Returns:
+        How many videos were written.
+
+    Raises:
+        OutputError: as with `write_predictions`, or a part cannot be read.
+    """
+    return _write(Path(path), (group for part in parts for group in _read_parquet(part)), vocabulary, overwrite)
+
+
+def _write(path: Path, groups: Iterable[_Best], vocabulary: Sequence[str], overwrite: bool) -> int:
     write = _WRITERS.get(path.suffix.lower())
     if write is None:
         raise OutputError(f"{path}: {path.suffix or 'no suffix'} is no known format; name it {', '.join(_WRITERS)}")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name or allow overwriting (--overwrite)")
     with replacing(path) as partial:
-        return write(partial, _select(rows, min(top_k, len(vocabulary))), vocabulary)
+        return write(partial, groups, vocabulary)
+
+
+def _read_parquet(path: Path) -> Iterator[_Best]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_SELECTED_TOGETHER, columns=["id", "indices", "probabilities"]):
+                shape = len(batch), -1
+                yield _Best(
+                    batch["id"].to_pylist(),
+                    batch["indices"].flatten().to_numpy().reshape(shape),
+                    batch["probabilities"].flatten().to_numpy().reshape(shape),
+                )
+    except (pa.ArrowException, OSError) as error:
+        raise OutputError(f"{path}: cannot be read ({reason(error)}); remove it and call again") from error
 
 
 def _select(rows: Iterable[tuple[str, np.ndarray]], k: int) -> Iterator[_Best]:

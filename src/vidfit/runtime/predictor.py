@@ -1,7 +1,8 @@
 """A model file in use: frame features in, probabilities out.
 
 A packed `.onnx` file runs in ONNX Runtime; a run's member (float or quantised) runs in PyTorch, so that the two can be
-compared through one interface. Either reads one batch at a time: memory does not grow with the number of videos.
+compared through one interface. Shards are decoded in a thread while the model computes; memory holds a few hundred
+videos (`Predictor.window`, twice or thrice), whatever their number.
 PyTorch runs on the GPU where there is one; ONNX Runtime on the CPU.
 
 Every frame of a video counts once. The winners of 2018 filled a video up with random frames of its own to a fixed
@@ -19,13 +20,17 @@ import torch
 
 from vidfit.compression.member import load_member
 from vidfit.errors import DataError, ModelFileError, VidfitError, reason
+from vidfit.features.ahead import read_ahead
 from vidfit.features.batches import Batch, Batches
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec
 from vidfit.models.frames import fill_up as fill_up_frames
+from vidfit.packing.checksum import is_intact
 from vidfit.packing.metadata import PackedInfo
 
 BATCH_SIZE = 32
+# Of videos of 120 to 300 frames, 29% of a batch of 32 is padding; where eight batches are sorted by length, 5%.
+_BATCHES_A_WINDOW = 8
 
 Frames = Mapping[str, np.ndarray]
 Shards = str | Path | Sequence[str | Path]
@@ -38,6 +43,8 @@ class Predictor:
     """The modalities it reads."""
     vocabulary: tuple[str, ...]
     """Label names; class `c` of the probabilities is `vocabulary[c]`."""
+    window: int
+    """How many videos to read together, so that there are some of similar length among them (see `predict_batch`)."""
 
     def __init__(
         self,
@@ -45,11 +52,14 @@ class Predictor:
         vocabulary: tuple[str, ...],
         run: Callable[[Frames, np.ndarray], np.ndarray],
         fill_up: int = 0,
+        batch_size: int = BATCH_SIZE,
     ):
         self.spec = spec
         self.vocabulary = vocabulary
+        self.window = _BATCHES_A_WINDOW * batch_size
         self._run = run
         self._fill_up = fill_up
+        self._batch_size = batch_size
 
     @overload
     def predict(self, videos: Frames, num_frames: np.ndarray | None = None) -> np.ndarray: ...
@@ -75,8 +85,21 @@ class Predictor:
             return self._predict_arrays(videos, num_frames)
         return self._predict_shards(videos)
 
+    def read(self, shards: Sequence[Path], classes: int | None = None, skip_corrupt: bool = False) -> Iterator[Batch]:
+        """Batches for `predict_batch` in the shards' order, read while the one before is in use (see `Batches`)."""
+        return read_ahead(Batches(shards, self.spec, classes, self.window, skip_corrupt=skip_corrupt))
+
     def predict_batch(self, batch: Batch) -> np.ndarray:
-        """Probabilities `[B, C]` float32 of a ragged batch."""
+        """Probabilities `[B, C]` float32 of a ragged batch of any size.
+
+        They are computed a few videos at a time, those of similar length together, so that little of it is padding.
+        """
+        probabilities_BC = np.empty((len(batch), len(self.vocabulary)), np.float32)
+        for rows in batch.num_frames.argsort(stable=True).split(self._batch_size):
+            probabilities_BC[rows.numpy()] = self._predict_ragged(batch.rows(rows))
+        return probabilities_BC
+
+    def _predict_ragged(self, batch: Batch) -> np.ndarray:
         if self._fill_up:
             filled = fill_up_frames(batch.frames, batch.num_frames, _uniforms(batch.ids, self._fill_up))
             frames = {name: tensor.numpy() for name, tensor in filled.items()}
@@ -86,7 +109,7 @@ class Predictor:
 
     def _predict_shards(self, shards: Shards) -> Iterator[tuple[str, np.ndarray]]:
         patterns = [shards] if isinstance(shards, str | Path) else shards
-        for batch in Batches(expand_shards(patterns), self.spec, None, BATCH_SIZE):
+        for batch in self.read(expand_shards(patterns)):
             yield from zip(batch.ids, self.predict_batch(batch), strict=True)
 
     def _predict_arrays(self, frames: Frames, num_frames: np.ndarray | None) -> np.ndarray:
@@ -104,14 +127,16 @@ class Predictor:
                     f"modality {name}: the model reads {modality.dtype} [B, T, {modality.size}] as a NumPy array, "
                     f"with the same B and T in all modalities; this is {found}"
                 )
+            if modality.dtype == "float32" and not np.isfinite(array).all():
+                raise DataError(f"modality {name}: has values that are not finite; leave such videos out")
         videos, longest = leading
         lengths = np.full(videos, longest) if num_frames is None else np.asarray(num_frames)
         whole = lengths.dtype.kind in "iu" and lengths.shape == (videos,)
         if not whole or ((lengths < 1) | (lengths > longest)).any():
             raise DataError(f"num_frames: give {videos} numbers from 1 to {longest}, one integer a video")
         results = [np.empty((0, len(self.vocabulary)), np.float32)]
-        for start in range(0, videos, BATCH_SIZE):
-            rows = slice(start, start + BATCH_SIZE)
+        for start in range(0, videos, self._batch_size):
+            rows = slice(start, start + self._batch_size)
             batch = {name: np.ascontiguousarray(array[rows]) for name, array in frames.items()}
             results.append(self._run(batch, lengths[rows].astype(np.int64)))
         return np.concatenate(results)
@@ -123,7 +148,7 @@ def _uniforms(ids: Sequence[str], slots: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
-def load(path: str | Path, threads: int = 0, fill_up: int = 0) -> Predictor:
+def load(path: str | Path, threads: int = 0, fill_up: int = 0, batch_size: int = BATCH_SIZE) -> Predictor:
     """Load a packed `.onnx` file, or a member of a run (its folder or `.safetensors` file).
 
     Arguments:
@@ -131,17 +156,21 @@ def load(path: str | Path, threads: int = 0, fill_up: int = 0) -> Predictor:
         threads: that ONNX Runtime may use; 0 is one a core.
         fill_up: frames that the model sees of every video of a shard, as the winners of 2018 did it (they: 300): its
             own, and then random ones of its own, the same at every call. Longer videos are cut. 0 is every frame once.
+        batch_size: videos that are computed together. Memory grows with it, and probabilities differ by no more than
+            rounding.
 
     Raises:
-        ModelFileError: the file is missing, cut short, or was not written by vidfit.
-        VidfitError: `fill_up` is below 0.
+        ModelFileError: the file is missing, cut short, altered, or was not written by vidfit.
+        VidfitError: `fill_up` is below 0, or `batch_size` below 1.
     """
     path = Path(path)
+    if batch_size < 1:
+        raise VidfitError(f"batch_size {batch_size}: give a number of videos, at least 1")
     if fill_up < 0:
         raise VidfitError(f"fill_up {fill_up}: give a number of frames, or 0 for every frame once")
     if path.is_dir() or _is_safetensors(path):
-        return _load_member(path, fill_up)
-    return _load_packed(path, threads, fill_up)
+        return _load_member(path, fill_up, batch_size)
+    return _load_packed(path, threads, fill_up, batch_size)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -155,23 +184,36 @@ def _is_safetensors(path: Path) -> bool:
         ) from error
 
 
-def _load_packed(path: Path, threads: int, fill_up: int) -> Predictor:
+def _load_packed(path: Path, threads: int, fill_up: int, batch_size: int) -> Predictor:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if is_intact(path) is False:
+        raise ModelFileError(
+            f"{path}: was altered, damaged or cut short (its content is not what its checksum, vidfit.crc32c, says); "
+            "copy it anew or pack it again"
+        )
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        info = PackedInfo.model_validate(session.get_modelmeta().custom_metadata_map)
-        _check_signature(session, info)
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         raise ModelFileError(
-            f"{path}: not a readable packed file ({reason(error)}); pack it again or copy it anew"
+            f"{path}: cut short, or no ONNX file ({reason(error)}); copy it anew or pack it again"
         ) from error
+    metadata = session.get_modelmeta().custom_metadata_map
+    if not any(key.startswith("vidfit.") for key in metadata):
+        raise ModelFileError(
+            f"{path}: not a vidfit file: it has no vidfit.* metadata; give one that `vidfit pack` or `vidfit run` wrote"
+        )
+    try:
+        info = PackedInfo.model_validate(metadata)
+        _check_signature(session, info)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: not a readable packed file ({reason(error)}); pack it again") from error
 
     def run(frames: Frames, num_frames: np.ndarray) -> np.ndarray:
         return np.asarray(session.run(["probabilities"], {**frames, "num_frames": num_frames})[0])
 
-    return Predictor(info.spec, info.vocabulary, run, fill_up)
+    return Predictor(info.spec, info.vocabulary, run, fill_up, batch_size)
 
 
 def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) -> None:
@@ -185,7 +227,7 @@ def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) ->
         raise ValueError("its output is not as long as vidfit.vocabulary")
 
 
-def _load_member(path: Path, fill_up: int) -> Predictor:
+def _load_member(path: Path, fill_up: int, batch_size: int) -> Predictor:
     member = load_member(path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = member.classifier().to(device)
@@ -196,4 +238,4 @@ def _load_member(path: Path, fill_up: int) -> Predictor:
         tensors = {name: torch.tensor(array, device=device) for name, array in frames.items()}
         return model(tensors, torch.tensor(num_frames, device=device)).cpu().numpy()
 
-    return Predictor(member.info.spec, member.info.vocabulary, run, fill_up)
+    return Predictor(member.info.spec, member.info.vocabulary, run, fill_up, batch_size)

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vidfit.errors import DataError, OutputError, reason
 from vidfit.evaluation.metrics import top_classes
 from vidfit.features.batches import Batch, NoRecordsError
-from vidfit.files import replacing
+from vidfit.files import file_digest, replacing
 
 _METADATA = b"vidfit"
 
@@ -126,7 +126,7 @@ def label_shards(
         DataError: a shard cannot be read.
     """
     check_names(shards)
-    digests = sorted(map(_digest, teachers))
+    digests = sorted(map(file_digest, teachers))
     missing: dict[Path, SoftLabelsInfo] = {}
     for shard in shards:
         info = SoftLabelsInfo(
@@ -237,11 +237,6 @@ class Teacher:
             f"{self.soft_labels.directory}: {len(missing):,} of {len(videos):,} training videos have no soft labels "
             f"there, such as {known[0]}; run `vidfit soft-label` over all training shards"
         )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest_names(vocabulary: Sequence[str]) -> str:
