@@ -71,7 +71,7 @@ def assert_agree(model: Path, saved: Path, scratch: Path, inputs: list[dict[str,
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All families, every tensor with another grid, and one member with codebooks."""
-    grids = cycle(GRIDS)
+    grids = cycle(GRIDS[::-2])
     members = [member("netvlad", form="kmeans")]
     for name in CLASSIFIERS:
         original = float_member(name)
@@ -175,7 +175,7 @@ def test_a_folder_is_replaced_only_if_asked_and_only_a_saved_model(tmp_path: Pat
 
 
 def refusal(model: Path) -> str:
-    """What is said of a file that cannot be exported, which leaves nothing; in this process: TensorFlow loads slowly."""
+    """What is said of a file that is not exported, which leaves nothing. In this process: TensorFlow loads slowly."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from vidfit.packing.tensorflow import write_saved_model
