@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test test-tensorflow lint bench
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -21,6 +21,15 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# TensorFlow is larger than all else together, so it has an environment of its own and `make test` passes over it.
+test-tensorflow: .venv-tensorflow/.ready
+	.venv-tensorflow/bin/python -m pytest tests/packing/test_tensorflow.py
+
+.venv-tensorflow/.ready: pyproject.toml constraints.txt
+	test -x .venv-tensorflow/bin/python || $(PYTHON) -m venv .venv-tensorflow
+	.venv-tensorflow/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,tensorflow]'
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def test_help_names_every_verb(vidfit):
         "pack",
         "evaluate",
         "predict",
+        "export",
         "report",
         "inspect",
         "synth",
@@ -137,6 +139,16 @@ def test_quantize_and_pack(vidfit, finished: Path, corpus: Path, tmp_path: Path)
     code, _, err = vidfit("pack", *members, "-o", model, "--budget", "1MB", "--overwrite", "--weight", 1)
     assert code == 2
     assert err == "vidfit: --weight: give 2 positive weights, one a member\n"
+
+
+def test_export_without_tensorflow_names_the_line_that_installs_it(vidfit, finished: Path, tmp_path: Path, monkeypatch):
+    """What it writes is tested in packing/test_tensorflow.py, with TensorFlow."""
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.delitem(sys.modules, "vidfit.packing.tensorflow_operators", raising=False)
+    monkeypatch.delitem(sys.modules, "vidfit.packing.tensorflow", raising=False)
+    told = vidfit("export", finished / "model.onnx", "--to", "tensorflow", tmp_path / "saved")
+    assert told == (2, "", "vidfit: TensorFlow is not installed: pip install 'vidfit[tensorflow]'\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_soft_labels_and_a_student_of_them(vidfit, finished: Path, corpus: Path, tmp_path: Path):

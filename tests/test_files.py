@@ -6,7 +6,7 @@ import os
 import pytest
 
 from vidfit.errors import OutputError
-from vidfit.files import replacing
+from vidfit.files import replacing, replacing_folder
 
 
 def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
@@ -64,3 +64,49 @@ def test_a_place_that_cannot_hold_a_file_is_refused_at_once(tmp_path, path):
     with pytest.raises(OutputError, match=r"regular file|no folder"), replacing(tmp_path / path):
         pytest.fail("the block must not run")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_the_old_folder_stands_until_the_new_one_is_whole(tmp_path):
+    path, left = tmp_path / "saved", tmp_path / ".saved.partial"
+    path.mkdir()
+    (path / "mark").write_text("old")
+    left.mkdir()
+    (left / "leftover").touch()
+    with replacing_folder(path, "mark") as partial:
+        assert os.listdir(partial) == []
+        (partial / "mark").write_text("new")
+        assert (path / "mark").read_text() == "old"
+    assert (path / "mark").read_text() == "new"
+    assert os.listdir(tmp_path) == ["saved"]
+
+
+def test_an_interrupted_folder_leaves_nothing(tmp_path):
+    def write():
+        with replacing_folder(tmp_path / "saved", "mark") as partial:
+            (partial / "mark").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_no_such_folder_is_not_replaced(tmp_path, kind: str):
+    path = tmp_path / "saved"
+    if kind == "file":
+        path.write_text("precious")
+    else:
+        path.mkdir()
+    with (
+        pytest.raises(OutputError, match="saved: holds no mark, so it is not replaced"),
+        replacing_folder(path, "mark"),
+    ):
+        pass
+    assert os.listdir(tmp_path) == ["saved"]
+
+
+def test_a_folder_in_no_folder(tmp_path):
+    path = tmp_path / "none" / "saved"
+    with pytest.raises(OutputError, match=r"saved: cannot be written"), replacing_folder(path, "mark"):
+        pass

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -333,6 +333,26 @@ def predict(
     display.say_skipped("predicting", made.skipped)
     before = f"; {made.resumed} of {len(paths)} shards were finished before" if made.resumed else ""
     print(f"{output}: {made.videos:,} videos{before}")
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A packed .onnx file.")],
+    directory: Annotated[Path, typer.Argument(help="Folder for what is written.")],
+    to: Annotated[Literal["tensorflow"], typer.Option(help="Who is to run it.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a packed file as a TensorFlow SavedModel: same inputs and output, as many bits a weight.
+
+    Needs `pip install 'vidfit[tensorflow]'`; what is written needs TensorFlow alone (docs/tensorflow.md).
+    """
+    from vidfit.packing.size import format_size
+    from vidfit.packing.tensorflow import write_saved_model
+
+    _refuse_to_overwrite(directory, overwrite, [model])
+    write_saved_model(model, directory)
+    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    print(f"{directory}: {format_size(size)}, from {format_size(model.stat().st_size)}")
 
 
 @app.command()

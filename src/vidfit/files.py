@@ -8,6 +8,7 @@ reuses that name, so such leftovers never pile up. Two processes must not write 
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,6 +44,35 @@ def replacing(path: str | Path) -> Iterator[Path]:
         # It may never have been made, on a read-only file system too; that failure has been told already.
         with suppress(OSError):
             partial.unlink()
+
+
+@contextmanager
+def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
+    """Yields an empty folder beside `path` to write to; it gets its real name when the block ends without an exception.
+
+    Arguments:
+        path: the folder. One that stands there is removed at the end, if it holds what the new one does.
+        mark: name of a file by which that is told.
+
+    Raises:
+        OutputError: `path` is something else, its folder does not exist, or writing failed.
+    """
+    if path.exists() and not (path / mark).is_file():
+        raise OutputError(f"{path}: holds no {mark}, so it is not replaced; choose another name")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another place"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:
