@@ -93,7 +93,7 @@ def all_members(packer: "Packer", budget: int) -> "Ensemble":
 def main() -> None:
     parser = options(__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "competition-size", help="folder, 20 GB")
-    parser.add_argument("--steps", type=int, default=40, help="of training; three times as many for members that learn slowly")
+    parser.add_argument("--steps", type=int, default=40, help="of training, a member; of a DBoF three times as many")
     arguments = parser.parse_args()
     from vidfit.fitting.packer import Packer
     from vidfit.packing.size import parse_size

@@ -33,15 +33,16 @@ from vidfit.features.batches import Batch, Batches
 from vidfit.files import make_folder, replacing
 from vidfit.fitting.validation import Validation
 from vidfit.packing.budget import Candidate
+from vidfit.packing.forms import graph_bytes
 from vidfit.packing.graph import PROTOBUF_LIMIT, PackedMember, write_graph
 from vidfit.packing.metadata import metadata_bytes
 from vidfit.runtime.predictor import load
 from vidfit.stages import digest, write_text
 from vidfit.training.loop import predict
 
-# What every tensor may choose from. Groups finer than a channel lie on the same line of divergence over bytes, no lower
-# (docs/architecture.md); the last is the method's own.
-GRIDS = [*map(Grid.parse, ("2/channel", "3/channel", "4/channel", "5/channel", "6/channel")), REFERENCE]
+# What every tensor may choose from: widths that run without being expanded (`packing/forms.py`). Groups finer than a
+# channel lie on the same line of divergence over bytes, no lower (docs/architecture.md); the last is the method's own.
+GRIDS = [*map(Grid.parse, ("2/channel", "4/channel", "6/channel")), REFERENCE]
 CANDIDATES = 8
 CALIBRATION_VIDEOS = 1024
 SENSITIVITY_VIDEOS = 512
@@ -155,7 +156,7 @@ def _make(name: str, file: Path, folder: Path, calibration: Batches, validation:
             rows.append(
                 {
                     "grids": {tensor: str(grid) for tensor, grid in allocation.grids.items()},
-                    "bytes": candidate.nbytes,
+                    "bytes": member_bytes(candidate),
                     "bits": candidate.bits,
                     "divergence_predicted": allocation.divergence,
                     "divergence": divergence(float_VC[half], predicted_VC[half]),
@@ -188,9 +189,14 @@ def _save(path: Path, predictions_VC: np.ndarray) -> None:
         np.save(file, predictions_VC)
 
 
+def member_bytes(member: Member) -> int:
+    """Of all tensors as they are in a graph, at most."""
+    return sum(it.nbytes if isinstance(it, torch.Tensor) else graph_bytes(it) for it in member.state.values())
+
+
 def _operators(allocation: Allocation) -> int:
-    """How many operators unpack the tensors: the more, the more parts of 4, 2 and 1 bits their widths have."""
-    return sum(0 if grid.bits == 8 else grid.bits.bit_count() for grid in allocation.grids.values())
+    """How many parts of 4, 2 and 1 bits the tensors have: each has operators of its own."""
+    return sum(grid.bits.bit_count() for grid in allocation.grids.values())
 
 
 def _in_a_graph(member: Member, folder: Path, batch: Batch) -> dict[str, float]:
@@ -205,6 +211,6 @@ def _in_a_graph(member: Member, folder: Path, batch: Batch) -> dict[str, float]:
         seconds.append(time.perf_counter() - start)
     path.unlink()
     return {
-        "graph_bytes": bytes_alone - member.nbytes - metadata_bytes(member.info.spec, member.info.vocabulary),
+        "graph_bytes": bytes_alone - member_bytes(member) - metadata_bytes(member.info.spec, member.info.vocabulary),
         "ms": 1000 * float(np.median(seconds[1:])) / len(batch),
     }
