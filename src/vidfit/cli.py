@@ -209,13 +209,19 @@ def pack(
     max_ms: Annotated[
         float | None, typer.Option(min=0, help="Of a run: milliseconds that a video may take on this machine.")
     ] = None,
+    portable: Annotated[
+        bool,
+        typer.Option(
+            "--portable", help="Use standard ONNX operators alone; slower where weights have less than 8 bits."
+        ),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Pack an ensemble into one ONNX file under a budget.
 
-    Of a RUN, the members, the width of each of their tensors (2 to 8 bits) and the weights in the average are chosen
-    for you, to the best GAP on the validation shards that fits: RUN/packed/BUDGET.onnx for each budget. The first call
-    measures what widths cost, in minutes; later ones take seconds.
+    Of a RUN, the members, the width of each of their tensors (2, 4, 6 or 8 bits) and the weights in the average are
+    chosen for you, to the best GAP on the validation shards that fits: RUN/packed/BUDGET.onnx for each budget. The
+    first call measures what widths cost, in minutes; later ones take seconds.
 
     Of MEMBERS, those given are packed; float ones are quantised to 8 bits on the way.
     """
@@ -228,7 +234,7 @@ def pack(
     if len(sources) == 1 and (output is None or (sources[0] / "recipe.yaml").is_file()):
         if output or weight:
             raise VidfitError("--output and --weight are for members; of a run the files are RUN/packed/BUDGET.onnx")
-        for path in open_run(sources[0]).pack_named(budget, max_ms, overwrite):
+        for path in open_run(sources[0], portable=portable).pack_named(budget, max_ms, overwrite):
             print(path)
         return
     if output is None or len(budget) > 1 or max_ms is not None:
@@ -240,7 +246,8 @@ def pack(
     _refuse_packed(*sources)
     _refuse_to_overwrite(output, overwrite, map(member_file, sources))
     loaded = [load_member(path).quantized() for path in sources]
-    write_graph(output, [PackedMember(*pair) for pair in zip(loaded, weights, strict=True)], limit)
+    packed = [PackedMember(*pair) for pair in zip(loaded, weights, strict=True)]
+    write_graph(output, packed, limit, portable=portable)
     print(f"{output}: {len(sources)} members, {format_size(output.stat().st_size)} of {format_size(limit)}")
 
 

@@ -207,7 +207,7 @@ class Run:
                 PackedMember(load_member(self._folder(self._member(name)) / QUANTIZED), weight)
                 for name, weight in names.items()
             ]
-            return {"members": write_graph(path, members, budget)}
+            return {"members": write_graph(path, members, budget, portable=self.recipe.pack.portable)}
 
         def searched() -> dict[str, Any]:
             packer = Packer(self.directory, self.recipe)

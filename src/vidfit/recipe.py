@@ -66,6 +66,10 @@ class PackConfig(Strict):
         "searched for",
     )
     max_ms: float | None = Field(default=None, gt=0, description="milliseconds a video, where they are searched for")
+    portable: bool = Field(
+        default=False,
+        description="operators of the ONNX standard alone: slower where weights have less than 8 bits",
+    )
 
     @model_validator(mode="after")
     def _only_a_search_has_a_limit_of_time(self) -> "PackConfig":

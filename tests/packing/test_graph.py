@@ -113,7 +113,43 @@ def packed(tmp_path_factory: pytest.TempPathFactory, everything: list[PackedMemb
 def test_the_file_gives_what_the_members_give(packed: Path, everything: list[PackedMember], videos: int, longest: int):
     inputs = arrays(videos, longest)
     (found,) = onnxruntime.InferenceSession(packed).run(["probabilities"], inputs)
-    np.testing.assert_allclose(np.asarray(found), torch_average(everything, inputs), atol=1e-5, rtol=0)
+    # Activations are rounded to bytes: recurrent members, which see their own rounding again, move most.
+    np.testing.assert_allclose(np.asarray(found), torch_average(everything, inputs), atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("form", ["8", "4/channel"])
+def test_a_member_with_integer_activations_is_near_the_one_with_float_ones(name: str, form: str, tmp_path: Path):
+    path, original = tmp_path / "model.onnx", float_member(name)
+    quantised = PackedMember(original.quantized(Grid.parse(form)), 1.0)
+    write_graph(path, [quantised], 10_000_000)
+    inputs = arrays(9, 12)
+    (found,) = onnxruntime.InferenceSession(path).run(["probabilities"], inputs)
+    exact, floats = torch_average([quantised], inputs), torch_average([PackedMember(original, 1.0)], inputs)
+    # No more than the rounding of weights costs, or a few thousandths.
+    assert np.abs(np.asarray(found) - exact).max() < max(3e-3, np.abs(exact - floats).max())
+    assert np.corrcoef(np.asarray(found).ravel(), exact.ravel())[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("form", ["8", "4/channel", "6/channel"])
+def test_a_video_does_not_depend_on_its_batch(form: str, tmp_path: Path):
+    path = tmp_path / "model.onnx"
+    members = [PackedMember(member(name, form=Grid.parse(form)), 1.0) for name in CLASSIFIERS]
+    write_graph(path, members, 10_000_000)
+    session, inputs = onnxruntime.InferenceSession(path), arrays(8, 11)
+    (together,) = session.run(None, inputs)
+    for video, frames in enumerate(inputs["num_frames"]):
+        alone = {name: array[video : video + 1, :frames] for name, array in inputs.items() if name in SIZES}
+        (found,) = session.run(None, {**alone, "num_frames": inputs["num_frames"][video : video + 1]})
+        np.testing.assert_allclose(np.asarray(found)[0], np.asarray(together)[video], atol=1e-5)
+
+
+def test_portable_files_have_standard_operators_alone(tmp_path: Path):
+    members = [PackedMember(member(name, form=Grid(bits=4, granularity="channel")), 1.0) for name in CLASSIFIERS]
+    for portable in (False, True):
+        write_graph(tmp_path / "model.onnx", members, 10_000_000, portable=portable)
+        domains = {node.domain for node in onnx.load(tmp_path / "model.onnx").graph.node}
+        assert domains == ({""} if portable else {"", "com.microsoft"})
 
 
 def test_padding_changes_nothing(packed: Path):
@@ -195,7 +231,7 @@ def test_every_grid_is_computed_as_pytorch_does(tmp_path: Path):
     info = float_member("mean").info.model_copy(update={"spec": spec, "vocabulary": tuple(map(str, range(120)))})
     members = [PackedMember(Member(info, dict(info.build().state_dict())).quantized(grid), 1.0) for grid in GRIDS]
     path = tmp_path / "model.onnx"
-    described = write_graph(path, members, 10_000_000)
+    described = write_graph(path, members, 10_000_000, portable=True)
     session = onnxruntime.InferenceSession(path)
     random = np.random.default_rng(0)
     inputs = {m.name: random.integers(0, 256, (4, 6, m.size), dtype=np.uint8) for m in spec.modalities}
@@ -221,7 +257,7 @@ def test_every_family_with_a_grid_a_tensor_is_packed_in_the_file_and_after_loadi
         original = float_member(name)
         form = {key: next(grids) for key, tensor in original.state.items() if is_big(tensor)}
         members.append(PackedMember(original.quantized(form), 1.0))
-    write_graph(path, members, 10_000_000)
+    write_graph(path, members, 10_000_000, portable=True)
     inputs = arrays(5, 7)
     (found,) = onnxruntime.InferenceSession(path).run(["probabilities"], inputs)
     np.testing.assert_allclose(np.asarray(found), torch_average(members, inputs), atol=1e-5, rtol=0)
@@ -290,7 +326,7 @@ def test_onnxruntime_alone_runs_the_file(packed: Path, everything: list[PackedMe
     )
     arguments = [str(packed), str(tmp_path / "inputs.npz"), str(tmp_path / "output.npy")]
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, cwd=tmp_path)
-    np.testing.assert_allclose(np.load(tmp_path / "output.npy"), torch_average(everything, inputs), atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "output.npy"), torch_average(everything, inputs), atol=5e-4)
 
 
 def test_a_file_above_the_budget_is_not_left(tmp_path: Path):

@@ -26,7 +26,9 @@ from vidfit.stages import write_text
 from vidfit.training.checkpoint import BEST, MemberInfo, read_info
 
 
-def pack(run: Path | str, budget: str, max_ms: float | None = None, overwrite: bool = False) -> Path:
+def pack(
+    run: Path | str, budget: str, max_ms: float | None = None, overwrite: bool = False, portable: bool = False
+) -> Path:
     """Pack the best ensemble of a run's members that fits.
 
     Arguments:
@@ -34,6 +36,7 @@ def pack(run: Path | str, budget: str, max_ms: float | None = None, overwrite: b
         budget: bytes that the finished file may take: `1GB` (10^9), `1GiB`, `20MB`, ...
         max_ms: milliseconds that a video may take on this machine, in batches; any number where absent.
         overwrite: replace the file that an earlier call has left.
+        portable: use operators of the ONNX standard alone; slower where weights have less than 8 bits.
 
     Returns:
         The file, `RUN/packed/BUDGET.onnx`; `BUDGET.json` beside it tells what is in it and what it reaches.
@@ -44,11 +47,11 @@ def pack(run: Path | str, budget: str, max_ms: float | None = None, overwrite: b
         DataError: there are no validation videos to select by.
         OutputError: the file exists already.
     """
-    return open_run(run).pack_named([budget], max_ms, overwrite)[0]
+    return open_run(run, portable=portable).pack_named([budget], max_ms, overwrite)[0]
 
 
-def open_run(run: Path | str) -> "Packer":
-    """The packer of a run folder and the recipe in it.
+def open_run(run: Path | str, *, portable: bool = False) -> "Packer":
+    """The packer of a run folder and the recipe in it, which `portable` overrides.
 
     Raises:
         ModelFileError, DataError: as `pack`.
@@ -59,7 +62,9 @@ def open_run(run: Path | str) -> "Packer":
             f"{run}: is no run folder (it has no recipe.yaml); make one with `vidfit run`; "
             "to pack members give --output, too"
         )
-    return Packer(Path(run), load_recipe(path))
+    recipe = load_recipe(path)
+    recipe.pack.portable |= portable
+    return Packer(Path(run), recipe)
 
 
 class Packer:
@@ -76,6 +81,7 @@ class Packer:
     def __init__(self, directory: Path, recipe: Recipe) -> None:
         self.directory = directory
         self.data = recipe.data
+        self._portable = recipe.pack.portable
         files = {name: directory / "members" / name / BEST for name in recipe.members}
         self.members = {name: file for name, file in files.items() if file.exists()}
         if not self.members:
@@ -142,7 +148,7 @@ class Packer:
         """
         chosen = zip(ensemble.candidates, ensemble.weights, strict=True)
         members = [PackedMember(self.choices[place].load(), weight) for place, weight in chosen]
-        return write_graph(path, members, budget)
+        return write_graph(path, members, budget, portable=self._portable)
 
     def frontier(self, max_ms: float | None = None) -> list[Ensemble]:
         """The best ensembles by rising bytes and by the GAP that is expected of them."""

@@ -53,10 +53,6 @@ class Affine(nn.Module):
         for name, numbers in _numbers(tensor).items():
             self.register_buffer(name, numbers.flatten())
 
-    def affine(self, products_MO: Tensor, values_MI: Tensor) -> Tensor:
-        """`values @ W` from `values @ codes`, both float32."""
-        return products_MO * self.scale.float() + values_MI.sum(1, keepdim=True) * self.offset.float()
-
 
 class Bytes(Affine):
     """8 bits: a byte a code."""
@@ -73,37 +69,49 @@ class Bytes(Affine):
         """The weights, float32 `[I, O]`."""
         return _floats(self.codes_IO) * self.scale.float() + self.offset.float()
 
+    @staticmethod
+    def fits(codes_IO: Tensor) -> bool:
+        """Whether no sum of products leaves 32 bits, as one outlier among 10^5 inputs could make it."""
+        largest = max(codes_IO.clamp(min=0).sum(0).max(), -codes_IO.clamp(max=0).sum(0).min())
+        return _LEVELS * int(largest) < 2**31
+
     def multiply(self, values_MI: Tensor, terms: int) -> Tensor:
         """float32 `[M, I]` -> `[M, O]`; with 2 terms the remainders of activations count, too."""
         low_M1 = values_MI.amin(1, keepdim=True).clamp_max(0)
         step_M1 = ((values_MI.amax(1, keepdim=True).clamp_min(0) - low_M1) / (_LEVELS - 1)).clamp_min(1e-30)
-        zero_M1 = (-low_M1 / step_M1).round().to(torch.uint8)
+        zero_M1 = (-low_M1 / step_M1).round()
         bytes_MI = _to_bytes(values_MI, step_M1, zero_M1)
-        products_MO = self._dot(bytes_MI, zero_M1).float()
-        if terms == 2:
-            finer_M1 = step_M1 / (_LEVELS - 2)
-            middle_M1 = torch.full_like(zero_M1, _LEVELS // 2)
-            rest_MI = values_MI - (bytes_MI.float() - zero_M1.float()) * step_M1
-            rest_MO = self._dot(_to_bytes(rest_MI, finer_M1, middle_M1), middle_M1)
-            products_MO = products_MO + rest_MO.float() / (_LEVELS - 2)
-        return self.affine(products_MO * step_M1, values_MI)
+        if terms == 1:
+            products_MO = self._dot(bytes_MI)
+        else:
+            middle, finer = _LEVELS // 2, _LEVELS - 2
+            rest_MI = values_MI - (bytes_MI.float() - zero_M1) * step_M1
+            rest_MI = _to_bytes(rest_MI, step_M1 / finer, torch.full_like(zero_M1, middle))
+            # Side by side, so that the codes are read once.
+            both_2MO = self._dot(torch.cat([bytes_MI, rest_MI])).unflatten(0, (2, values_MI.shape[0]))
+            products_MO = both_2MO[0] + both_2MO[1] / finer
+            zero_M1 = zero_M1 + middle / finer
+        scale, offset = self.scale.float(), self.offset.float().expand(self.shape[1])
+        # Zero points and offsets in one: x @ (q s + m) = step s (bytes @ q) - (zero step) (s sum(q)) + sum(x) m.
+        left_M2 = torch.cat([-zero_M1 * step_M1, values_MI.sum(1, keepdim=True)], dim=1)
+        right_2O = torch.stack([self.sums_O.float() * scale, offset])
+        return products_MO * (step_M1 * scale) + left_M2 @ right_2O
 
-    def _dot(self, bytes_MI: Tensor, zero_M1: Tensor) -> Tensor:
-        """int32 `[M, O]`: `(bytes - zero) @ codes`; what overflows on the way comes back."""
-        products_MO = torch.onnx.ops.symbolic(
+    def _dot(self, bytes_MI: Tensor) -> Tensor:
+        """`bytes @ codes`, float32 `[M, O]`."""
+        return torch.onnx.ops.symbolic(
             "MatMulInteger",
             [bytes_MI, self.codes_IO],
             dtype=torch.int32,
             shape=(bytes_MI.shape[0], self.shape[1]),
             version=OPSET,
-        )
-        return products_MO - zero_M1.int() * self.sums_O
+        ).float()
 
 
 def _to_bytes(values_MI: Tensor, step_M1: Tensor, zero_M1: Tensor) -> Tensor:
     return torch.onnx.ops.symbolic(
         "QuantizeLinear",
-        [values_MI, step_M1[:, 0], zero_M1[:, 0]],
+        [values_MI, step_M1[:, 0], zero_M1[:, 0].to(torch.uint8)],
         {"axis": 0},
         dtype=torch.uint8,
         shape=values_MI.shape,
@@ -159,7 +167,7 @@ class Blocks(Affine):
         """float32 `[M, I]` -> `[M, O]`."""
         inputs, outputs = self.shape
         products_MO = None
-        ones_ON = self.ones()
+        ones_ON, total_M1 = self.ones(), values_MI.sum(1, keepdim=True)
         for part_ONS, (width, rest) in zip(self.parts_ONS, self._parts(), strict=True):
             product_MO = torch.onnx.ops.symbolic(
                 "com.microsoft::MatMulNBits",
@@ -173,8 +181,8 @@ class Blocks(Affine):
         assert products_MO is not None
         if len(self.widths) == 2:
             # Each part is counted from its middle, and that of the lower one is not the whole's.
-            products_MO = products_MO + values_MI.sum(1, keepdim=True) * 2 ** (self.widths[1] - 1)
-        return self.affine(products_MO, values_MI)
+            products_MO = products_MO + total_M1 * 2 ** (self.widths[1] - 1)
+        return products_MO * self.scale.float() + total_M1 * self.offset.float()
 
 
 def nbits(inputs: int, outputs: int, width: int) -> dict[str, Any]:
@@ -270,7 +278,7 @@ def form_of(tensor: Quantized, *, portable: bool) -> Form:
     if isinstance(tensor, CodebookTensor):
         return LookUp(tensor)
     if tensor.codes.dim() == 2 and len(torch.atleast_2d(tensor.scale)) == 1:
-        if tensor.grid.bits == 8:
+        if tensor.grid.bits == 8 and Bytes.fits(tensor.codes):
             return Bytes(tensor)
         if tensor.grid.bits in _BLOCKS and not portable:
             return Blocks(tensor)

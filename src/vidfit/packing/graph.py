@@ -1,9 +1,7 @@
 """The one ONNX file: every member, its quantised weights, the weighted average, vocabulary and feature spec.
 
 The members are written by PyTorch's exporter from the very modules that were trained, so that there is one definition
-of each formula. A quantised weight stays in its 2 to 8 bits in the file and after loading: its place in the module is
-taken by a parametrization that begins with DequantizeLinear, which ONNX Runtime does not fold into a float matrix; one
-with a codebook is looked up with Gather. What this trades away is speed: each run expands each matrix for a moment.
+of each formula; their quantised weights are multiplied as they are stored (`weights.py`, `forms.py`).
 `docs/format.md` specifies the file.
 """
 

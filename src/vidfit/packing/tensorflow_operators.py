@@ -47,6 +47,14 @@ def _dequantize_linear(codes, scale, zero=None):
     return (values if zero is None else values - tf.cast(zero, scale.dtype)) * scale
 
 
+def _quantize_linear(values, scale, zero, *, axis: int = 1):
+    if len(scale.shape):
+        sizes = [-1 if place == axis else 1 for place in range(len(values.shape))]
+        scale, zero = tf.reshape(scale, sizes), tf.reshape(zero, sizes)
+    levels = tf.round(values / scale) + tf.cast(zero, values.dtype)
+    return tf.cast(tf.clip_by_value(levels, 0, 255), tf.uint8)
+
+
 def _expand(values, shape):
     return tf.broadcast_to(values, tf.broadcast_dynamic_shape(tf.shape(values, shape.dtype), shape))
 
@@ -250,6 +258,7 @@ OPERATORS: dict[str, Callable] = {
     "Neg": tf.negative,
     "Pad": _pad,
     "Pow": tf.pow,
+    "QuantizeLinear": _quantize_linear,
     "Range": tf.range,
     "Reciprocal": tf.math.reciprocal,
     "ReduceL2": _reduction(tf.math.reduce_euclidean_norm),

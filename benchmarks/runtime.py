@@ -1,0 +1,269 @@
+"""What a packed file costs to run: latency, memory and load time of every family at competition size, in every form.
+
+Members are those of recipes/yt8m-1gb.yaml with random weights: times and bytes do not depend on what they know. Each
+form of a family runs in a process of its own, one after another in one call; ratios are to float32 in ONNX Runtime.
+
+- float: float32 weights in ONNX Runtime;
+- 8 bits, 4 bits: as `vidfit pack` writes them (one scale a tensor; one a channel);
+- Gather: 8 bits looked up in a codebook at each run, as the winners of 2018 did;
+- PyTorch: float32, PyTorch's own kernels.
+
+With --ensemble FILE a packed file is measured, too; with --gap RUN what integer activations do to its members' GAP.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+from table import options, publish
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "yt8m-1gb.yaml"
+FAMILIES = {"netvlad": "netvlad-256", "netfv": "netfv-96", "dbof": "dbof-4096", "lstm": "lstm-a", "gru": "gru"}
+FORMS = ("float", "8 bits", "4 bits", "Gather", "PyTorch")
+BATCHES = (1, 8, 64)
+FRAMES = 300
+CLASSES = 3862
+# Latency is the least of some runs: as many as take a few seconds.
+SECONDS, MOST_RUNS = 3.0, 10
+
+
+def spec():
+    from vidfit.features.spec import FeatureSpec, Modality
+
+    return FeatureSpec(modalities=(Modality(name="rgb", size=1024), Modality(name="audio", size=128)))
+
+
+def info(family: str):
+    """The member of the recipe."""
+    from vidfit.models.classifier import ClassifierConfig
+    from vidfit.recipe import load_recipe
+    from vidfit.training.checkpoint import MemberInfo
+
+    # The recipe's shards need not exist.
+    member = load_recipe(RECIPE).members[FAMILIES[family]]
+    return MemberInfo(
+        name=family,
+        classifier=ClassifierConfig(encoder=member.encoder, family=member.family, head=member.head),
+        spec=spec(),
+        vocabulary=tuple(f"label {place}" for place in range(CLASSES)),
+        step=0,
+        gap_validation=0,
+    )
+
+
+def write(family: str, form: str, path: Path) -> None:
+    """The family's file in one form."""
+    import torch
+
+    from vidfit.compression.codebook import CodebookTensor
+    from vidfit.compression.member import Member
+    from vidfit.compression.quantize import Grid, QuantizedTensor
+    from vidfit.packing.graph import PROTOBUF_LIMIT, PackedMember, write_graph
+
+    torch.manual_seed(0)
+    about = info(family)
+    member = Member(about, dict(about.build().state_dict()))
+    if form in ("8 bits", "Gather"):
+        member = member.quantized(Grid(bits=8))
+    elif form == "4 bits":
+        member = member.quantized(Grid(bits=4, granularity="channel"))
+    if form == "Gather":
+        for name, tensor in member.state.items():
+            if isinstance(tensor, QuantizedTensor):
+                assert tensor.offset is not None
+                codes = (tensor.codes.int() + 128).to(torch.uint8)
+                levels = (torch.arange(256) - 128) * tensor.scale + tensor.offset
+                member.state[name] = CodebookTensor(codes, levels.float())
+    write_graph(path, [PackedMember(member, 1.0)], PROTOBUF_LIMIT)
+
+
+def videos(batch: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Random bytes, all frames real."""
+    random = np.random.default_rng(0)
+    frames = {it.name: random.integers(0, 256, (batch, FRAMES, it.size), dtype=np.uint8) for it in spec().modalities}
+    return frames, np.full(batch, FRAMES)
+
+
+def memory() -> dict[str, int]:
+    """Resident now and at most, MB."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return {name: int(lines[name].split()[0]) // 1024 for name in ("VmRSS", "VmHWM")}
+
+
+def pytorch(family: str) -> Callable[[dict[str, np.ndarray], np.ndarray], Any]:
+    import torch
+
+    torch.manual_seed(0)
+    model = info(family).build().eval()
+
+    def run(frames: dict[str, np.ndarray], num_frames: np.ndarray) -> None:
+        with torch.inference_mode():
+            model({name: torch.from_numpy(array) for name, array in frames.items()}, torch.from_numpy(num_frames))
+
+    return run
+
+
+def measure(family: str, form: str, path: Path, batches: tuple[int, ...]) -> dict[str, Any]:
+    """Load time, latency by batch and memory of one file, in this process."""
+    import vidfit.runtime.predictor
+
+    before = memory()["VmRSS"]
+    begun = time.perf_counter()
+    run = pytorch(family) if form == "PyTorch" else vidfit.runtime.predictor.load(path, batch_size=64).predict
+    measured: dict[str, Any] = {"load, s": time.perf_counter() - begun, "loaded, MB": memory()["VmRSS"] - before}
+    for batch in batches:
+        inputs = videos(batch)
+        run(*inputs)
+        seconds: list[float] = []
+        while len(seconds) < MOST_RUNS and sum(seconds) < SECONDS:
+            begun = time.perf_counter()
+            run(*inputs)
+            seconds.append(time.perf_counter() - begun)
+        measured[f"batch {batch}, ms"] = 1000 * min(seconds)
+        if batch == 8:
+            measured["peak at 8, MB"] = memory()["VmHWM"] - before
+    return measured
+
+
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def rows_of(families: list[str], forms: list[str], work: Path) -> list[dict[str, Any]]:
+    """One a family and form; with ratios to the family's float32."""
+    rows: list[dict[str, Any]] = []
+    for family in families:
+        reference: dict[str, Any] = {}
+        for form in track(forms, family):
+            path = work / f"{family}-{form.replace(' ', '-')}.onnx"
+            if form != "PyTorch":
+                alone(write, family, form, path)
+            measured = alone(measure, family, form, path, BATCHES)
+            reference = reference or measured
+            row = {"family": family, "form": form, "MB": path.stat().st_size // 10**6 if path.exists() else 0}
+            path.unlink(missing_ok=True)
+            for batch in BATCHES:
+                key = f"batch {batch}, ms"
+                row[key] = float(measured[key])
+                row[f"ratio {batch}"] = float(measured[key] / reference[key])
+            rows.append(row | {name: measured[name] for name in ("load, s", "loaded, MB", "peak at 8, MB")})
+    return rows
+
+
+def machine() -> list[dict[str, Any]]:
+    """What this machine can do: bytes a second, float and integer multiplications a second, two cores."""
+    import onnxruntime
+    import torch
+    from onnx import TensorProto, helper
+
+    numbers = torch.ones(2**28)
+    numbers.sum()
+    begun = time.perf_counter()
+    numbers.sum()
+    rows = [{"what": "reading memory, GB/s", "measured": numbers.nbytes / (time.perf_counter() - begun) / 1e9}]
+    size = 2048
+    floats, integers = (TensorProto.FLOAT,) * 3, (TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32)
+    for name, operator, kinds, made in (
+        ("float32 multiplications, G/s", "MatMul", ("float32", "float32"), floats),
+        ("multiplications of bytes, G/s", "MatMulInteger", ("uint8", "int8"), integers),
+    ):
+        left, right = (np.random.default_rng(0).integers(0, 100, (size, size)).astype(kind) for kind in kinds)
+        graph = helper.make_graph(
+            [helper.make_node(operator, ["left", "right"], ["product"])],
+            operator,
+            [helper.make_tensor_value_info("left", made[0], [size, size])],
+            [helper.make_tensor_value_info("product", made[2], [size, size])],
+            [helper.make_tensor("right", made[1], right.shape, right.tobytes(), raw=True)],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        session.run(None, {"left": left})
+        begun = time.perf_counter()
+        session.run(None, {"left": left})
+        rows.append({"what": name, "measured": size**3 / (time.perf_counter() - begun) / 1e9})
+    return rows
+
+
+def ensemble(path: Path) -> list[dict[str, Any]]:
+    """Videos a second and memory of a packed file."""
+    measured = alone(measure, "", "", path, (1, 8, 32))
+    rows: list[dict[str, Any]] = [{"what": "MB", "measured": path.stat().st_size // 10**6}]
+    rows += [{"what": name, "measured": value} for name, value in measured.items()]
+    rates = [(batch, 1000 * batch / measured[f"batch {batch}, ms"]) for batch in (1, 32)]
+    return rows + [{"what": f"videos/s at batch {batch}", "measured": rate} for batch, rate in rates]
+
+
+def gap_changes(run: Path, work: Path) -> list[dict[str, Any]]:
+    """GAP on the run's eval shards of each member by PyTorch, with float activations, and from its file."""
+    from vidfit.compression.member import load_member
+    from vidfit.compression.quantize import Grid
+    from vidfit.evaluation.metrics import Metrics
+    from vidfit.features.batches import Batches
+    from vidfit.features.shards import expand_shards
+    from vidfit.packing.graph import PROTOBUF_LIMIT, PackedMember, write_graph
+    from vidfit.recipe import load_recipe
+    from vidfit.runtime.predictor import load
+    from vidfit.training.checkpoint import BEST, read_info
+    from vidfit.training.loop import predict
+
+    shards = expand_shards(load_recipe(run / "recipe.yaml").data.eval)
+    names = sorted(path.name for path in (run / "members").iterdir())
+    grids = {"8 bits": Grid(bits=8), "4 bits": Grid(bits=4, granularity="channel")}
+    about = read_info(run / "members" / names[0] / BEST)
+    classes = len(about.vocabulary)
+    rows = []
+    for bits, grid in grids.items():
+        pairs = []
+        for name in names:
+            member = load_member(run / "members" / name).quantized(grid)
+            path = work / f"{name}.onnx"
+            write_graph(path, [PackedMember(member, 1.0)], PROTOBUF_LIMIT)
+            pairs.append((member.classifier(), load(path)))
+        gaps = {(name, how): Metrics(classes) for name in [*names, "mean of all"] for how in ("float", "file")}
+        for batch in track(list(Batches(shards, about.spec, classes, 64)), bits):
+            labels, counts = batch.labels.numpy(), batch.label_counts.numpy()
+            predicted = [(predict(model, batch), predictor.predict_batch(batch)) for model, predictor in pairs]
+            for place, how in enumerate(("float", "file")):
+                for name, pair in zip(names, predicted, strict=True):
+                    gaps[name, how].update(pair[place], labels, counts)
+                gaps["mean of all", how].update(np.mean([pair[place] for pair in predicted], axis=0), labels, counts)
+        for name in [*names, "mean of all"]:
+            floats, file = (gaps[name, how].result()["gap"] for how in ("float", "file"))
+            rows.append({"member": name, "weights": bits, "GAP": f"{floats:.4f}", "change": f"{file - floats:+.5f}"})
+    return rows
+
+
+def main() -> None:
+    parser: argparse.ArgumentParser = options(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--families", nargs="*", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "runtime", help="folder, 2 GB")
+    parser.add_argument("--ensemble", type=Path, help="a packed file")
+    parser.add_argument("--gap", type=Path, help="a run folder")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.families:
+        publish("this machine", alone(machine), None)
+        publish(
+            f"{FRAMES} frames, {CLASSES:,} labels, {os.cpu_count()} cores",
+            rows_of(arguments.families, arguments.forms, arguments.work),
+            arguments.json,
+        )
+    if arguments.ensemble:
+        publish(str(arguments.ensemble), ensemble(arguments.ensemble), None)
+    if arguments.gap:
+        publish("what integer activations do to GAP", gap_changes(arguments.gap, arguments.work), None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Activations times stored codes, run by ONNX Runtime: against the dequantised weights in float64, within the bounds
+that the rounding of activations has."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from vidfit.compression.quantize import Grid, QuantizedTensor, quantize
+from vidfit.packing.forms import Blocks, Bytes, Planes, form_of, graph_bytes
+
+INPUTS, OUTPUTS = 150, 40
+MORE = 1e-5  # float32's own rounding, of sums of some ten
+
+
+class Product(nn.Module):
+    """`values @ W` and the weights themselves."""
+
+    def __init__(self, form: Bytes | Blocks, terms: int) -> None:
+        super().__init__()
+        self.form, self.terms = form, terms
+
+    def forward(self, values_MI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.form.multiply(values_MI, self.terms), self.form.expand()
+
+
+def in_onnx(form: Bytes | Blocks, terms: int, path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
+    values_MI = torch.zeros(3, form.shape[0])
+    torch.onnx.export(
+        Product(form, terms),
+        (values_MI,),
+        path,
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("rows")},),
+        input_names=["values"],
+        opset_version=23,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path)
+    return lambda values: [np.asarray(it) for it in session.run(None, {"values": values.astype(np.float32)})]
+
+
+def weights(grid: Grid, inputs: int = INPUTS) -> QuantizedTensor:
+    torch.manual_seed(grid.bits)
+    return quantize(torch.randn(inputs, OUTPUTS) + 0.3, grid)
+
+
+def rows(inputs: int = INPUTS) -> np.ndarray:
+    """Of every sort that a layer may see."""
+    random = np.random.default_rng(0)
+    normal = random.standard_normal((9, inputs))
+    normal[1] = np.abs(normal[1])
+    normal[2] = -np.abs(normal[2])
+    normal[3] = 0
+    normal[4] = 0.7
+    normal[5] *= 1e4
+    normal[6] *= 1e-6
+    normal[7, 11] = 500
+    normal[8] = np.where(np.arange(inputs) % 2, 1, -1)
+    return normal
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+@pytest.mark.parametrize("grid", ["8", "8/channel", "8/channel/symmetric"])
+def test_bytes_err_by_the_rounding_of_activations_at_most(grid: str, terms: int, tmp_path: Path):
+    tensor = weights(Grid.parse(grid))
+    form = form_of(tensor, portable=True)
+    assert isinstance(form, Bytes)
+    values = rows().astype(np.float32)
+    found, expanded = in_onnx(form, terms, tmp_path / "product.onnx")(values)
+    exact = values.astype(np.float64) @ tensor.dequantize().double().numpy()
+    # Half a step an input; 126 times less with remainders.
+    step = (np.maximum(values.max(1), 0) - np.minimum(values.min(1), 0)) / 127
+    scale = np.broadcast_to(tensor.scale.double().numpy().reshape(-1), OUTPUTS)
+    reach = np.abs(tensor.codes.numpy().astype(np.float64)).sum(0) * scale
+    bound = step[:, None] / 2 * reach / (1 if terms == 1 else 126)
+    slack = MORE * np.abs(values).sum(1, keepdims=True)
+    assert (np.abs(found - exact) <= bound + slack).all()
+    np.testing.assert_allclose(expanded, tensor.dequantize().numpy(), atol=1e-6)
+
+
+def test_no_sum_saturates(tmp_path: Path):
+    """Without VNNI, products of bytes are added in 16 bits, two at a time."""
+    codes = torch.full((INPUTS, OUTPUTS), 127, dtype=torch.int8)
+    codes[:, ::2] = -128
+    tensor = QuantizedTensor(codes, Grid(bits=8), torch.tensor(1.0).double(), torch.tensor(0.0).double())
+    values = np.repeat([[1.0], [-1.0], [0.5]], INPUTS, axis=1)
+    values[2, ::3] = -1
+    found, _ = in_onnx(Bytes(tensor), 2, tmp_path / "product.onnx")(np.repeat(values, 30, axis=0))
+    exact = np.repeat(values @ codes.double().numpy(), 30, axis=0)
+    np.testing.assert_allclose(found, exact, rtol=1e-4)
+
+
+@pytest.mark.parametrize("grid", ["2/channel", "4", "4/channel", "4/channel/symmetric", "6/channel"])
+@pytest.mark.parametrize("inputs", [64, 150, 256])
+def test_blocks_err_by_the_rounding_of_activations_at_most(grid: str, inputs: int, tmp_path: Path):
+    tensor = weights(Grid.parse(grid), inputs)
+    form = form_of(tensor, portable=False)
+    assert isinstance(form, Blocks)
+    values = rows(inputs).astype(np.float32)
+    found, expanded = in_onnx(form, 1, tmp_path / "product.onnx")(values)
+    exact = values.astype(np.float64) @ tensor.dequantize().double().numpy()
+    # A byte's step is a block's largest value by 127: the row's is no smaller. A level's middle is off by half a level.
+    step = np.abs(values).max(1) / 127
+    scale = np.broadcast_to(tensor.scale.double().numpy().reshape(-1), OUTPUTS)
+    reach = (np.abs(tensor.codes.numpy().astype(np.float64)) + 1).sum(0) * scale
+    slack = MORE * np.abs(values).sum(1, keepdims=True)
+    assert (np.abs(found - exact) <= step[:, None] / 2 * reach + slack).all()
+    np.testing.assert_allclose(expanded, tensor.dequantize().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", ["8", "4/channel", "6/channel"])
+def test_a_row_does_not_depend_on_its_batch(grid: str, tmp_path: Path):
+    form = form_of(weights(Grid.parse(grid)), portable=False)
+    assert isinstance(form, Bytes | Blocks)
+    run = in_onnx(form, 1, tmp_path / "product.onnx")
+    values = rows()
+    alone = np.concatenate([run(values[place : place + 1])[0] for place in range(len(values))])
+    np.testing.assert_allclose(run(values)[0], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_the_file_holds_the_codes_and_no_more_than_is_told(tmp_path: Path):
+    for text in ("8", "2/channel", "4/channel", "6/channel"):
+        tensor = weights(Grid.parse(text))
+        form = form_of(tensor, portable=False)
+        assert isinstance(form, Bytes | Blocks)
+        path = tmp_path / "product.onnx"
+        in_onnx(form, 1, path)
+        stored = sum(len(it.raw_data) for it in onnx.load(path).graph.initializer)
+        assert tensor.nbytes <= stored <= graph_bytes(tensor) + 200, text
+
+
+@pytest.mark.parametrize(("grid", "portable"), [("4/32", False), ("3/channel", False), ("4/channel", True)])
+def test_what_has_no_quick_form_is_expanded(grid: str, portable: bool):
+    assert isinstance(form_of(weights(Grid.parse(grid)), portable=portable), Planes)
+
+
+def test_sums_that_could_leave_32_bits_are_not_made_of_bytes():
+    """One outlier among many inputs: all other codes are the lowest."""
+    tensor = torch.zeros(140_000, 2)
+    tensor[0] = 1
+    assert isinstance(form_of(quantize(tensor, Grid(bits=8)), portable=False), Planes)
+    assert isinstance(form_of(quantize(tensor[:1000], Grid(bits=8)), portable=False), Bytes)
