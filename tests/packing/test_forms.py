@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.packing.exporting import exported
 from vidfit.compression.quantize import Grid, QuantizedTensor, quantize
 from vidfit.packing.forms import Blocks, Bytes, Planes, form_of, graph_bytes
 
@@ -30,17 +31,8 @@ class Product(nn.Module):
 
 
 def in_onnx(form: Bytes | Blocks, terms: int, path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
-    values_MI = torch.zeros(3, form.shape[0])
-    torch.onnx.export(
-        Product(form, terms),
-        (values_MI,),
-        path,
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("rows")},),
-        input_names=["values"],
-        opset_version=23,
-        verbose=False,
-    )
+    rows = {0: torch.export.Dim("rows")}
+    onnx.save(exported(Product(form, terms), (torch.zeros(3, form.shape[0]),), ["values"], (rows,)), path)
     session = onnxruntime.InferenceSession(path)
     return lambda values: [np.asarray(it) for it in session.run(None, {"values": values.astype(np.float32)})]
 
@@ -79,7 +71,7 @@ def test_bytes_err_by_the_rounding_of_activations_at_most(grid: str, terms: int,
     scale = np.broadcast_to(tensor.scale.double().numpy().reshape(-1), OUTPUTS)
     reach = np.abs(tensor.codes.numpy().astype(np.float64)).sum(0) * scale
     bound = step[:, None] / 2 * reach / (1 if terms == 1 else 126)
-    slack = MORE * np.abs(values).sum(1, keepdims=True)
+    slack = MORE * np.abs(values).sum(1, keepdims=True) + 1e-20
     assert (np.abs(found - exact) <= bound + slack).all()
     np.testing.assert_allclose(expanded, tensor.dequantize().numpy(), atol=1e-6)
 
@@ -93,7 +85,7 @@ def test_no_sum_saturates(tmp_path: Path):
     values[2, ::3] = -1
     found, _ = in_onnx(Bytes(tensor), 2, tmp_path / "product.onnx")(np.repeat(values, 30, axis=0))
     exact = np.repeat(values @ codes.double().numpy(), 30, axis=0)
-    np.testing.assert_allclose(found, exact, rtol=1e-4)
+    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=0.02)
 
 
 @pytest.mark.parametrize("grid", ["2/channel", "4", "4/channel", "4/channel/symmetric", "6/channel"])
@@ -109,7 +101,7 @@ def test_blocks_err_by_the_rounding_of_activations_at_most(grid: str, inputs: in
     step = np.abs(values).max(1) / 127
     scale = np.broadcast_to(tensor.scale.double().numpy().reshape(-1), OUTPUTS)
     reach = (np.abs(tensor.codes.numpy().astype(np.float64)) + 1).sum(0) * scale
-    slack = MORE * np.abs(values).sum(1, keepdims=True)
+    slack = MORE * np.abs(values).sum(1, keepdims=True) + 1e-20
     assert (np.abs(found - exact) <= step[:, None] / 2 * reach + slack).all()
     np.testing.assert_allclose(expanded, tensor.dequantize().numpy(), atol=1e-6)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.packing.exporting import exported
 from vidfit.compression.quantize import Grid, QuantizedTensor, quantize
 from vidfit.models.recurrent import Cell, Layer, reset_parameters
 from vidfit.packing.recurrent import StoredLayer, expand_placeholders
@@ -34,17 +35,8 @@ def quantised_layer(cell: Cell, grid: Grid, *, bidirectional: bool) -> tuple[Lay
 
 def session(stored: StoredLayer, path: Path) -> onnxruntime.InferenceSession:
     frames, videos = torch.export.Dim("frames"), torch.export.Dim("videos")
-    program = torch.onnx.export(
-        Exported(stored),
-        (torch.zeros(3, 2, INPUTS), torch.tensor([3, 2], dtype=torch.int32)),
-        dynamo=True,
-        dynamic_shapes=({0: frames, 1: videos}, {0: videos}),
-        input_names=["inputs", "lengths"],
-        opset_version=23,
-        verbose=False,
-    )
-    assert program is not None
-    proto = program.model_proto
+    inputs = (torch.zeros(3, 2, INPUTS), torch.tensor([3, 2], dtype=torch.int32))
+    proto = exported(Exported(stored), inputs, ["inputs", "lengths"], ({0: frames, 1: videos}, {0: videos}))
     expand_placeholders(proto)
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString())
