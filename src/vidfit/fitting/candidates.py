@@ -195,8 +195,8 @@ def member_bytes(member: Member) -> int:
 
 
 def _operators(allocation: Allocation) -> int:
-    """How many parts of 4, 2 and 1 bits the tensors have: each has operators of its own."""
-    return sum(grid.bits.bit_count() for grid in allocation.grids.values())
+    """How large the graph is, roughly: bytes take more operators than two blocks, and those more than one."""
+    return sum({8: 3, 6: 2}.get(grid.bits, 1) for grid in allocation.grids.values())
 
 
 def _in_a_graph(member: Member, folder: Path, batch: Batch) -> dict[str, float]:
