@@ -7,7 +7,8 @@ all videos of a batch are equally long (frames sampled in training) a plain call
 The GRU is PyTorch's: the reset gate is applied after the candidate's matmul, where the original's comes before it.
 There is one bias a gate. PyTorch and ONNX have two of them; the second, of the recurrent matmul, is zero.
 
-Packed sequences do not export: in an export a layer is ONNX's own LSTM or GRU node with its `sequence_lens`.
+Packed sequences do not export: in an export a layer of float weights is ONNX's own LSTM or GRU node with its
+`sequence_lens` (of quantised ones: `packing/recurrent.py`).
 
 Shapes: B videos, T frames, D features, H cells, G gates (4 in an LSTM, 3 in a GRU), R directions.
 """
