@@ -40,6 +40,12 @@ def _concat(*parts, axis: int):
     return tf.concat(parts, axis)
 
 
+def _constant(*, value=None, value_float: float | None = None, value_ints: Sequence[int] | None = None):
+    if value_float is not None:
+        return tf.constant(value_float, tf.float32)
+    return value if value_ints is None else np.array(value_ints)
+
+
 def _dequantize_linear(codes, scale, zero=None):
     if len(scale.shape):
         raise ValueError("with more than one scale")
@@ -237,7 +243,7 @@ OPERATORS: dict[str, Callable] = {
     "Ceil": tf.math.ceil,
     "Clip": _clip,
     "Concat": _concat,
-    "Constant": lambda *, value: value,
+    "Constant": _constant,
     "ConstantOfShape": lambda shape, *, value=(0.0,): tf.fill(shape, value[0]),
     "DequantizeLinear": _dequantize_linear,
     "Div": lambda a, b: tf.raw_ops.Div(x=a, y=b),  # of integers it truncates, as ONNX's does
