@@ -78,7 +78,12 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
         form = {key: next(grids) for key, tensor in original.state.items() if is_big(tensor)}
         members.append(original.quantized(form))
     path = tmp_path_factory.mktemp("packed") / "model.onnx"
-    write_graph(path, [PackedMember(packed, weight) for weight, packed in enumerate(members, start=1)], 10_000_000, portable=True)
+    write_graph(
+        path,
+        [PackedMember(packed, weight) for weight, packed in enumerate(members, start=1)],
+        10_000_000,
+        portable=True,
+    )
     return path
 
 
