@@ -117,8 +117,9 @@ def work_on(job: Job, work: Path, steps: int) -> None:
     from vidfit.models.classifier import ClassifierConfig
     from vidfit.runtime.predictor import load
     from vidfit.training.checkpoint import BEST, MemberInfo
+    from vidfit.training.config import TrainingConfig
     from vidfit.training.distillation import SoftLabels, Teacher
-    from vidfit.training.loop import TrainingConfig, label_counts, train
+    from vidfit.training.loop import label_counts, train
 
     folder, arm = job.folder(work), ARMS[job.arm]
     if (folder / "eval.npy").exists():

@@ -9,8 +9,8 @@ from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 from vidfit.recipe import DataConfig, MemberConfig, PackConfig, QuantizeConfig, Recipe, load_recipe
 from vidfit.training.averaging import AveragingConfig
+from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import DistillConfig
-from vidfit.training.loop import TrainingConfig
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 YOUTUBE_8M = FeatureSpec(modalities=(Modality(name="rgb", size=1024), Modality(name="audio", size=128)))

@@ -16,8 +16,8 @@ from vidfit.compression import Codebook
 from vidfit.errors import RecipeError, reason
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.packing.size import parse_size
+from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import DistillConfig
-from vidfit.training.loop import TrainingConfig
 
 
 class Strict(BaseModel):

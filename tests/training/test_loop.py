@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
 from tests.corpus import LABELS, VIDEOS
 from vidfit.compression.member import load_member
@@ -19,16 +18,9 @@ from vidfit.models.classifier import ClassifierConfig
 from vidfit.models.heads import LogisticConfig
 from vidfit.training.averaging import AveragingConfig
 from vidfit.training.checkpoint import BEST, LAST, MemberInfo, read_member, save_member
+from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import SoftLabels, Teacher, label_shards
-from vidfit.training.loop import (
-    Progress,
-    TrainingConfig,
-    clip_each_,
-    label_frequencies,
-    learning_rate,
-    predict,
-    train,
-)
+from vidfit.training.loop import Progress, label_frequencies, predict, train
 from vidfit.training.losses import cross_entropy
 
 CONFIG = TrainingConfig(
@@ -129,23 +121,9 @@ def test_it_stops_early(corpus: Path, tmp_path: Path):
 
 
 def test_divergence_is_said(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("vidfit.training.loop.cross_entropy", lambda p, y: p.sum() * torch.nan)
+    monkeypatch.setattr("vidfit.training.step.cross_entropy", lambda p, y: p.sum() * torch.nan)
     with pytest.raises(RecipeError, match=r"member m: the loss is nan at step 5; .* lower learning_rate"):
         go(corpus, tmp_path)
-
-
-def test_the_learning_rate_is_a_staircase_of_examples():
-    config = TrainingConfig(steps=9, batch_size=100, learning_rate=0.5, decay=0.8, decay_examples=250)
-    assert [learning_rate(config, step) for step in range(6)] == pytest.approx([0.5, 0.5, 0.5, 0.4, 0.4, 0.32])
-
-
-def test_every_gradient_is_clipped_by_itself():
-    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
-    for parameter, gradient in zip(parameters, ([3.0, 4.0], [0.3, 0.4], [0.0, 0.0]), strict=True):
-        parameter.grad = torch.tensor(gradient)
-    clip_each_(parameters, 1.0)
-    found = [parameter.grad.tolist() for parameter in parameters if parameter.grad is not None]
-    assert found == [pytest.approx([0.6, 0.8]), pytest.approx([0.3, 0.4]), [0.0, 0.0]]
 
 
 def test_validation_counts_every_video(whole: Path):
@@ -170,12 +148,6 @@ def test_epochs_go_on_after_a_stop(corpus: Path, tmp_path: Path):
         go(corpus, tmp_path / "parts", config, stop_at=13)
     go(corpus, tmp_path / "parts", config)
     assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
-
-
-@pytest.mark.parametrize("ends", [{}, {"steps": 3, "epochs": 3}])
-def test_either_steps_or_epochs(ends: dict[str, int]):
-    with pytest.raises(ValidationError, match="give either steps or epochs"):
-        TrainingConfig.model_validate(ends)
 
 
 def test_label_frequencies(corpus: Path):
@@ -331,17 +303,12 @@ def test_mixup_mixes_the_labels_too(corpus: Path, tmp_path: Path, monkeypatch: p
         seen.append(targets_BC)
         return cross_entropy(probabilities_BC, targets_BC)
 
-    monkeypatch.setattr("vidfit.training.loop.cross_entropy", watching)
+    monkeypatch.setattr("vidfit.training.step.cross_entropy", watching)
     go(corpus, tmp_path, CONFIG.model_copy(update={"mixup": 0.4}))
     targets = torch.cat(seen)
     assert ((targets > 0.01) & (targets < 0.99)).float().mean() > 0.1
     assert targets.max() <= 1
     assert targets.min() >= 0
-
-
-def test_mixup_needs_frames_in_pairs():
-    with pytest.raises(ValidationError, match="mixup pairs frames"):
-        TrainingConfig(steps=1, mixup=0.2, sampling="none")
 
 
 def label(corpus: Path, folder: Path, probability: float) -> SoftLabels:

@@ -2,11 +2,9 @@
 
 Two phases: training proper and, where the recipe asks for it, averaging from the best weights on (see `averaging.py`).
 
-Everything random in step `n` follows from the seed and `n` alone, so that a run killed anywhere and started again from
-its last checkpoint ends with the same weights, to the bit, as one that was never stopped. The price is a reseeding
-a step (microseconds) and, on resuming, reading past the part of the epoch that was trained on already.
-
-Source: Skalic & Austin 2018; the optimiser's settings are those of its NetVLAD (see recipes/yt8m-1gb.yaml).
+Everything random in step `n` follows from the seed and `n` alone (`step.py`), so that a run killed anywhere and started
+again from its last checkpoint ends with the same weights, to the bit, as one that was never stopped. The price is a
+reseeding a step (microseconds) and, on resuming, reading past the part of the epoch that was trained on already.
 """
 
 import json
@@ -15,11 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch.optim.swa_utils import AveragedModel
 
 from vidfit.errors import ModelFileError, RecipeError
@@ -27,61 +23,13 @@ from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batches import Batch, Batches
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
-from vidfit.models.frames import mix_frames, sample_frames, sample_sequence
 from vidfit.training.averaging import AveragingConfig, averaged_copy
 from vidfit.training.checkpoint import BEST, LAST, MemberInfo, read_info, read_member, save_member
+from vidfit.training.config import TrainingConfig, learning_rate
 from vidfit.training.distillation import Teacher
-from vidfit.training.losses import cross_entropy
+from vidfit.training.step import Learner
 
 PRIOR_VIDEOS = 20_000
-
-
-class TrainingConfig(BaseModel):
-    """How a member is trained."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    steps: int | None = Field(default=None, gt=0, description="at most so many batches; or ...")
-    epochs: int | None = Field(default=None, gt=0, description="... so often over the training shards")
-    batch_size: int = Field(default=128, gt=0, description="videos a step")
-    sampling: Literal["replacement", "sequence", "none"] = Field(
-        default="replacement",
-        description="frames that a step sees: drawn with replacement, neighbours from a random start on, or all",
-    )
-    sample_frames: int = Field(default=300, gt=0, description="frames that sampling takes from a video")
-    mixup: float = Field(
-        default=0.0, ge=0, description="alpha of the Beta distribution that pairs of videos are mixed by; 0 mixes none"
-    )
-    balance: float = Field(
-        default=0.0, ge=0, le=1, description="how far videos of rare labels are repeated and of frequent ones left out"
-    )
-    learning_rate: float = Field(default=0.001, gt=0)
-    decay: float = Field(default=0.8, gt=0, le=1, description="the learning rate's factor ...")
-    decay_examples: int = Field(default=4_000_000, gt=0, description="... each so many videos")
-    clip_norm: float = Field(default=1.0, gt=0, description="largest norm of each variable's gradient")
-    batch_norm_momentum: float = Field(
-        default=0.01,
-        gt=0,
-        le=1,
-        description="share of a batch in batch norm's running statistics; 0.001 in the original",
-    )
-    validate_every: int = Field(default=500, gt=0, description="steps")
-    patience: int | None = Field(default=None, gt=0, description="stop after so many validations without a better GAP")
-    shuffle_buffer: int = Field(default=2048, ge=0, description="videos to draw the next one from")
-    workers: int = Field(default=0, ge=0, description="reading processes; 0 reads in the training process")
-    averaging: AveragingConfig | None = Field(default=None, description="a second phase that averages weights")
-
-    @model_validator(mode="after")
-    def _ends(self) -> "TrainingConfig":
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
-        return self
-
-    @model_validator(mode="after")
-    def _mixes_sampled_frames(self) -> "TrainingConfig":
-        if self.mixup and self.sampling == "none":
-            raise ValueError("mixup pairs frames of two videos one by one; it needs sampling: replacement or sequence")
-        return self
 
 
 @dataclass
@@ -175,18 +123,6 @@ def label_counts(batches: Batches, classes: int) -> tuple[torch.Tensor, int]:
     return counts_C, videos
 
 
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """A staircase: x `decay` each `decay_examples` videos."""
-    return config.learning_rate * config.decay ** (step * config.batch_size // config.decay_examples)
-
-
-def clip_each_(parameters: list[torch.nn.Parameter], norm: float) -> None:
-    """Scale every variable's gradient, by itself, down to at most `norm` (in place)."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.mul_(norm / torch.linalg.vector_norm(parameter.grad).clamp_min(norm))
-
-
 def validate(model: FrameClassifier, batches: Batches) -> dict[str, float]:
     """Metrics of the model over every frame of the batches; the model is left in training mode."""
     model.eval()
@@ -237,21 +173,16 @@ class _Training:
         teacher: Teacher | None,
     ) -> None:
         self._info, self._config, self._batches = info, config, batches
-        self._directory, self._seed, self._teacher = directory, seed, teacher
+        self._directory, self._teacher = directory, teacher
         torch.manual_seed(seed)
-        self._model = info.build()
-        for module in self._model.modules():
-            if isinstance(module, torch.nn.BatchNorm1d):
-                module.momentum = config.batch_norm_momentum
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model.to(self._device)
-        self._optimizer = self._fresh_optimizer()
+        self._learner = Learner(info.build(), config, seed)
+        self._model = self._learner.model
         self._average: AveragedModel | None = None
         self.state = _State()
         if (directory / LAST).exists():
             self._resume()
         else:
-            self._model.head.set_prior(label_frequencies(batches, self._model.classes).to(self._device))
+            self._model.head.set_prior(label_frequencies(batches, self._model.classes).to(self._learner.device))
 
     @property
     def last_step(self) -> int | None:
@@ -276,21 +207,14 @@ class _Training:
             yield from self._phase(self.state.begun + self._config.averaging.steps, None)
 
     def step(self, batch: Batch) -> torch.Tensor:
-        """One step of Adam; returns the loss."""
-        step, averaging = self.state.step, self._averaging
-        for group in self._optimizer.param_groups:
-            group["lr"] = averaging.learning_rate if averaging else learning_rate(self._config, step)
-        # A generator of its own would not reach dropout; seeding the global one covers every use.
-        torch.manual_seed((self._seed * 1_000_003 + step) % 2**63)
-        loss = cross_entropy(*self._probabilities_and_targets(batch.to(self._device)))
-        self._optimizer.zero_grad(set_to_none=True)
-        (loss + self._model.penalty()).backward()
-        clip_each_(list(self._model.parameters()), self._config.clip_norm)
-        self._optimizer.step()
+        """One step of the phase; returns the loss."""
+        number = self.state.step
+        batch = batch.to(self._learner.device)
+        loss = self._learner.step(batch, self._targets(batch), number, self._rate(number))
         self.state.step += 1
-        if self._average and averaging and averaging.method == "ema":
+        if self._average and self._averaging and self._averaging.method == "ema":
             self._average.update_parameters(self._model)
-        return loss.detach()
+        return loss
 
     def validate(self, batches: Batches, loss: float, last: bool) -> float:
         """Measure the model (in the second phase its average), keep the best, checkpoint; returns the GAP."""
@@ -309,33 +233,24 @@ class _Training:
             save_member(self._directory / BEST, info, model.state_dict())
         patience = None if averaging else self._config.patience
         state.done = last or (patience is not None and state.stale >= patience)
-        line = {"step": state.step, "loss": loss, "lr": self._optimizer.param_groups[0]["lr"], **result}
+        line = {"step": state.step, "loss": loss, "lr": self._rate(state.step - 1), **result}
         _log(self._directory / "log.jsonl", {**line, "averaged": state.averaging})
         self._save_last(info)
         return result["gap"]
 
-    def _probabilities_and_targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        config = self._config
-        targets_BC = batch.multi_hot(self._model.classes)
-        if self._teacher:
-            try:
-                targets_BC = self._teacher.targets(batch.ids, targets_BC)
-            except KeyError as error:
-                raise self._teacher.incomplete(error.args, self._batches) from error
-        if config.sampling == "none":
-            return self._model(batch.padded(), batch.num_frames), targets_BC
-        if config.sampling == "sequence":
-            uniforms_B = torch.rand(len(batch)).to(self._device)
-            frames = sample_sequence(batch.frames, batch.num_frames, uniforms_B, config.sample_frames)
-        else:
-            uniforms_BS = torch.rand(len(batch), config.sample_frames).to(self._device)
-            frames = sample_frames(batch.frames, batch.num_frames, uniforms_BS)
-        if config.mixup:
-            share_B = torch.distributions.Beta(config.mixup, config.mixup).sample([len(batch)]).to(self._device)
-            partner_B = torch.randperm(len(batch)).to(self._device)
-            frames = mix_frames(frames, share_B, partner_B)
-            targets_BC = share_B[:, None] * targets_BC + (1 - share_B[:, None]) * targets_BC[partner_B]
-        return self._model(frames, None), targets_BC
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step of this phase."""
+        return self._averaging.learning_rate if self._averaging else learning_rate(self._config, step)
+
+    def _targets(self, batch: Batch) -> torch.Tensor:
+        """What to learn of each video, float32 `[B, C]`: its labels, and what the teacher says."""
+        labels_BC = batch.multi_hot(self._model.classes)
+        if self._teacher is None:
+            return labels_BC
+        try:
+            return self._teacher.targets(batch.ids, labels_BC)
+        except KeyError as error:
+            raise self._teacher.incomplete(error.args, self._batches) from error
 
     def _phase(self, steps: int | None, epochs: int | None) -> Iterator[tuple[Batch, bool]]:
         """Epoch after epoch from where `state` stands, counting in it; each batch with whether it is the last."""
@@ -359,21 +274,15 @@ class _Training:
     def _begin_averaging(self, config: AveragingConfig) -> None:
         best, tensors, _ = read_member(self._directory / BEST)
         self._model.load_state_dict(tensors)
-        self._optimizer = self._fresh_optimizer()
+        self._learner.forget()
         self._average = averaged_copy(self._model, config)
         self.state.averaging, self.state.begun, self.state.done = True, self.state.step, False
         # Before anything else is written: what the phase begins from may be replaced in its course.
         self._save_last(best)
 
-    def _fresh_optimizer(self) -> torch.optim.Adam:
-        return torch.optim.Adam(self._model.parameters(), lr=self._config.learning_rate, fused=True)
-
     def _save_last(self, info: MemberInfo) -> None:
         tensors = self._model.state_dict()
-        for name, parameter in self._model.named_parameters():
-            for moment, tensor in self._optimizer.state[parameter].items():
-                if moment != "step":
-                    tensors[f"optimizer.{moment}.{name}"] = tensor
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in self._learner.moments().items()}
         if self._average:
             tensors |= {f"average.{name}": tensor for name, tensor in self._average.state_dict().items()}
         save_member(self._directory / LAST, info, tensors, **vars(self.state))
@@ -390,13 +299,7 @@ class _Training:
         self._model.load_state_dict(parts[""])
         self.state = _State(**extra)  # type: ignore[arg-type] - JSON of the same class
         if parts["optimizer"]:
-            steps = torch.tensor(float(self.state.step - self.state.begun), device=self._device)
-            for name, parameter in self._model.named_parameters():
-                moments = {
-                    moment: parts["optimizer"][f"{moment}.{name}"].to(self._device)
-                    for moment in ("exp_avg", "exp_avg_sq")
-                }
-                self._optimizer.state[parameter] = {"step": steps.clone(), **moments}
+            self._learner.remember(parts["optimizer"], self.state.step - self.state.begun)
         if self._averaging:
             self._average = averaged_copy(self._model, self._averaging)
             self._average.load_state_dict(parts["average"])
