@@ -258,11 +258,11 @@ def test_every_grid_is_computed_as_pytorch_does(tmp_path: Path):
     assert stored < path.stat().st_size < stored + 8_000 * len(members)
 
 
-def test_every_family_with_a_grid_a_tensor_is_packed_in_the_file_and_after_loading(tmp_path: Path):
+def test_members_with_a_grid_a_tensor_are_packed_in_the_file_and_after_loading(tmp_path: Path):
     path = tmp_path / "model.onnx"
     grids = cycle(grid for grid in GRIDS if grid.bits < 8)
     members = []
-    for name in FAMILIES:
+    for name in ("netvlad", "netfv", "gated", "gru"):
         original = float_member(name)
         form = {key: next(grids) for key, tensor in original.state.items() if is_big(tensor)}
         members.append(PackedMember(original.quantized(form), 1.0))
