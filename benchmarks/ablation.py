@@ -99,8 +99,7 @@ class Job:
 @cache
 def settings():
     """Recipe, spec and vocabulary; imports wait until the number of threads is set."""
-    from vidfit.features.example import infer_spec
-    from vidfit.features.shards import expand_shards
+    from vidfit.features.shards import expand_shards, infer_spec
     from vidfit.features.spec import Vocabulary
     from vidfit.recipe import load_recipe
 

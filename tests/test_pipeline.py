@@ -19,8 +19,8 @@ from vidfit.compression.member import load_member
 from vidfit.errors import BudgetError, DataError, OutputError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batches import Batches
-from vidfit.features.example import infer_spec, read_videos, to_sequence_example
-from vidfit.features.shards import expand_shards
+from vidfit.features.example import to_sequence_example
+from vidfit.features.shards import expand_shards, infer_spec, read_videos
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
 from vidfit.pipeline import Run

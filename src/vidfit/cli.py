@@ -29,11 +29,11 @@ app = typer.Typer(
     help="""Classify videos from frame features with the best model that fits a given number of bytes.
 
     Begin with `vidfit demo -o demo-run`; then copy a recipe, point it at your shards and `vidfit run` it.
-    SHARDS are TFRecord files, folders of them, or globs. MODEL is a packed .onnx file, a member's folder in a run
-    (RUN/members/NAME) or its .safetensors file.""",
+    SHARDS are TFRecord files, folders of them, caches, or globs. MODEL is a packed .onnx file, a member's folder in a
+    run (RUN/members/NAME) or its .safetensors file.""",
 )
 
-Shards = Annotated[list[str], typer.Argument(help="TFRecord files, folders or (quoted) globs.")]
+Shards = Annotated[list[str], typer.Argument(help="TFRecord files, folders of them, caches or (quoted) globs.")]
 Model = Annotated[Path, typer.Argument(help="A packed .onnx file, or a member: its folder or .safetensors file.")]
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file; see docs/recipe.md.")]
 RunFolder = Annotated[Path, typer.Option("--output", "-o", help="The run folder; made if absent, gone on with if not.")]
@@ -285,8 +285,7 @@ def evaluate(
     """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
     from vidfit import display
     from vidfit.evaluation.evaluate import evaluate as measure
-    from vidfit.features.shards import expand_shards
-    from vidfit.features.tfrecord import estimate_records
+    from vidfit.features.shards import estimate_records, expand_shards
     from vidfit.files import replacing
     from vidfit.runtime.predictor import load
 
@@ -383,6 +382,33 @@ def inspect(
     from vidfit.features.shards import expand_shards
 
     _print_mapping(inspect_shards(expand_shards(shards), skip_corrupt), as_json)
+
+
+@app.command()
+def cache(
+    shards: Annotated[list[str], typer.Argument(help="TFRecord files, folders of them or (quoted) globs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the cache; made if absent, else added to.")],
+    skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write shards once more, so that training reads them from memory maps in any order.
+
+    Takes as much room as the shards. Wherever shards are asked for, the folder can be given. One Arrow file a shard
+    (docs/format.md); a second call goes on where the first was stopped, and compares what is there with the shards.
+    """
+    from vidfit import display
+    from vidfit.features.cache import write_cache
+    from vidfit.features.shards import expand_shards, infer_id_key, infer_spec
+    from vidfit.packing.size import format_size
+
+    paths = expand_shards(shards)
+    spec = infer_spec(paths, skip_corrupt)
+    with display.counting_bar("caching shards") as show:
+        index, added = write_cache(paths, output, infer_id_key(paths), spec, skip_corrupt, overwrite, show)
+    entries = index.shards.values()
+    display.say_skipped("caching", sum(entry.skipped for entry in entries))
+    videos, size = sum(entry.records for entry in entries), sum(entry.bytes for entry in entries)
+    print(f"{output}: {added} of {len(paths)} shards cached now; in all {videos:,} videos, {format_size(size)}")
 
 
 def synth(

@@ -35,10 +35,9 @@ from vidfit.compression.member import QUANTIZED, load_member, quantize_member
 from vidfit.errors import BudgetError, DataError, OutputError, RecipeError, reason
 from vidfit.evaluation.evaluate import evaluate, evaluate_labels
 from vidfit.features.batches import Batch, Batches, balanced_copies
-from vidfit.features.example import infer_spec, read_videos
-from vidfit.features.shards import expand_shards
+from vidfit.features.shards import estimate_records, expand_shards, infer_spec, read_videos
 from vidfit.features.spec import FeatureSpec, Video, Vocabulary
-from vidfit.features.tfrecord import CorruptRecordError, estimate_records
+from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import make_folder
 from vidfit.fitting.frontier import FRONTIER, known_frontier
 from vidfit.fitting.packer import Packer

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from vidfit.errors import DataError
 from vidfit.features.batches import Batch, Batches, balanced_copies, collate
-from vidfit.features.example import infer_spec, read_videos, to_sequence_example
-from vidfit.features.shards import expand_shards
+from vidfit.features.example import to_sequence_example
+from vidfit.features.shards import expand_shards, infer_spec, read_videos
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import CorruptRecordError, write_records
 

@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.features.test_example import SPEC, video
 from vidfit.errors import DataError
-from vidfit.features.shards import expand_shards, share_of
+from vidfit.features.example import to_sequence_example
+from vidfit.features.shards import estimate_records, expand_shards, infer_spec, share_of
+from vidfit.features.spec import Video
+from vidfit.features.tfrecord import CorruptRecordError, write_records
 
 
 @pytest.fixture
@@ -54,3 +59,32 @@ def test_any_number_of_workers_reads_every_record_exactly_once(shards: int, work
         for number in range(part, records, parts)
     ]
     assert sorted(read) == sorted((path, number) for path in paths for number in range(records))
+
+
+def test_infer_spec_passes_over_empty_files_and_on_request_damaged_records(tmp_path: Path):
+    empty, damaged = tmp_path / "empty", tmp_path / "damaged"
+    write_records(empty, [])
+    write_records(damaged, [b"no protobuf", to_sequence_example(video())])
+    assert infer_spec([empty, damaged], skip_corrupt=True) == SPEC
+    with pytest.raises(CorruptRecordError, match="damaged, record 0"):
+        infer_spec([empty, damaged])
+    with pytest.raises(DataError, match="no record that can be read"):
+        infer_spec([empty])
+
+
+@pytest.mark.parametrize(("name", "size"), [("num_frames", 2), ("probabilities", 2), ("", 2), ("rgb", 0)])
+def test_infer_spec_names_the_feature_that_can_be_no_modality(name: str, size: int, tmp_path: Path):
+    path = tmp_path / "some.tfrecord"
+    frames = {name: np.zeros((3, size), np.uint8), "audio": np.zeros((3, 1), np.uint8)}
+    write_records(path, [to_sequence_example(Video("a", frames, np.array([0])))])
+    with pytest.raises(
+        DataError, match=rf"some\.tfrecord: feature '{name}' can be no modality \((name|size): "
+    ) as caught:
+        infer_spec([path])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_records_of_several_files_are_estimated_by_the_largest(tmp_path: Path):
+    for name, count in (("empty", 0), ("small", 10), ("large", 20)):
+        write_records(tmp_path / name, [bytes(84)] * count)
+    assert estimate_records([tmp_path / "empty", tmp_path / "small", tmp_path / "large"]) == 30

@@ -9,9 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from vidfit.errors import OutputError
-from vidfit.features.example import read_videos
 from vidfit.features.inspect import inspect_shards
-from vidfit.features.shards import expand_shards
+from vidfit.features.shards import expand_shards, read_videos
 from vidfit.features.spec import Video, Vocabulary
 from vidfit.features.synthetic import CorpusConfig, write_corpus
 

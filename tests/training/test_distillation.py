@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from tests.corpus import LABELS, VIDEOS
 from vidfit.errors import DataError, OutputError
 from vidfit.features.batches import Batch, Batches
-from vidfit.features.example import infer_spec
-from vidfit.features.shards import expand_shards
+from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.training.distillation import DistillConfig, SoftLabels, Teacher, check_names, label_shards
 from vidfit.training.losses import cross_entropy
 

@@ -12,8 +12,7 @@ from tests.corpus import LABELS, VIDEOS
 from vidfit.compression.member import load_member
 from vidfit.errors import DataError, ModelFileError, RecipeError
 from vidfit.features.batches import Batches
-from vidfit.features.example import infer_spec
-from vidfit.features.shards import expand_shards
+from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.models.heads import LogisticConfig
 from vidfit.training.averaging import AveragingConfig

@@ -2,9 +2,10 @@
 
 Videos stay as long and as small as they are stored: a batch holds the bytes of all its frames one after another.
 Shuffling takes the shards in random order and draws from a buffer of videos; where neighbouring records of a shard
-resemble each other, the buffer has to be large. Memory holds the buffer and a few batches, whatever the number of
-shards. `workers=0` reads in this process and is the simple way; with workers, each fills batches of its own, so an
-epoch may end in one smaller batch a worker. Rare labels can be read more often and frequent ones less (`copies`).
+resemble each other, the buffer has to be large. Of a cache it is a permutation of all videos, and needs none.
+Memory holds the buffer and a few batches, whatever the number of shards. `workers=0` reads in this process and is
+the simple way; with workers, each fills batches of its own, so an epoch may end in one smaller batch a worker. Rare
+labels can be read more often and frequent ones less (`copies`).
 
 Legend: B videos, N frames of all videos together, T frames of the longest, D feature size, L labels, C classes.
 """
@@ -20,8 +21,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from vidfit.errors import DataError
-from vidfit.features.example import read_videos
-from vidfit.features.shards import share_of
+from vidfit.features.cache import CacheFile, count_cached, is_cached, open_cached
+from vidfit.features.shards import read_videos, share_of
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
 
@@ -146,11 +147,12 @@ class Batches:
     """The batches of a set of shards, any number of epochs of them; iterating gives epoch 0.
 
     Arguments:
-        shards: TFRecord files (see `expand_shards`).
+        shards: TFRecord files or those of a cache (see `expand_shards`).
         spec: modalities to read.
         classes: labels must lie below; None does not check them.
         batch_size: videos a batch; only the last of an epoch (of each worker) is smaller.
         shuffle_buffer: videos held to draw from, divided among the workers; 0 keeps the order of files and records.
+            Where all shards are of a cache, any other number shuffles all videos, and none are held without `copies`.
         seed: of the shuffling. Order is fixed by (`seed`, epoch, `workers`).
         workers: processes that read; 0 reads in this one. Batches travel through shared memory, three a worker at
             most. Processes are started afresh each epoch from a server without threads or CUDA; as with any Python
@@ -234,6 +236,7 @@ class _Stream(IterableDataset):
 
     def __init__(self, batches: Batches, epoch: int) -> None:
         self.batches, self.epoch = batches, epoch
+        self.anywhere = batches.shuffle_buffer > 0 and all(map(is_cached, batches.shards))
 
     def __iter__(self) -> "Iterator[Batch | int | DataError]":
         worker = get_worker_info()
@@ -264,8 +267,10 @@ class _Stream(IterableDataset):
             yield skipped
 
     def _shuffled(self, worker: int, workers: int) -> Iterator[Video | CorruptRecordError]:
-        """Draws from a buffer; errors pass at once."""
+        """Draws from a buffer; errors pass at once. A cache needs one for copies alone, which lie side by side."""
         capacity = -(-self.batches.shuffle_buffer // workers)
+        if self.anywhere and self.batches.copies is None:
+            capacity = 0
         random = np.random.default_rng((self.batches.seed, self.epoch, worker + 1))
         buffer: list[Video] = []
         for item in self._copied(worker, workers):
@@ -285,7 +290,7 @@ class _Stream(IterableDataset):
         copies = self.batches.copies
         # The last number keeps these draws apart from those of the shuffling.
         random = np.random.default_rng((self.batches.seed, self.epoch, worker + 1, 1))
-        for item in self._in_order(worker, workers):
+        for item in (self._anywhere if self.anywhere else self._in_order)(worker, workers):
             if copies is None or not isinstance(item, Video) or len(item.labels) == 0:
                 yield item
                 continue
@@ -301,3 +306,18 @@ class _Stream(IterableDataset):
             shards = [shards[index] for index in order]
         for shard, part, parts in share_of(shards, worker, workers):
             yield from read_videos(shard, self.batches.spec, self.batches.classes, part, parts)
+
+    def _anywhere(self, worker: int, workers: int) -> Iterator[Video | CorruptRecordError]:
+        """Every `workers`-th place of a permutation of all records of a cache."""
+        shards = self.batches.shards
+        ends = np.cumsum([count_cached(shard) for shard in shards])
+        places = np.random.default_rng((self.batches.seed, self.epoch, 0)).permutation(ends[-1])[worker::workers]
+        files: dict[int, CacheFile] = {}
+        for place, shard in zip(places, np.searchsorted(ends, places, side="right"), strict=True):
+            if shard not in files:
+                files[shard] = open_cached(shards[shard], self.batches.spec, self.batches.classes)
+            file = files[shard]
+            try:
+                yield file.video(int(place - ends[shard]) + len(file))
+            except CorruptRecordError as error:
+                yield error

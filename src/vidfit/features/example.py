@@ -10,7 +10,7 @@ the time; with the same result and the same errors, for protobuf parses what is 
 Source: tensorflow/core/example/{example,feature}.proto
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
-from pydantic import ValidationError
 
-from vidfit.errors import DataError, reason
-from vidfit.features.spec import FeatureSpec, Modality, Video
+from vidfit.errors import DataError
+from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError, scan_records, write_records
 from vidfit.features.wire import regular_frames
 
@@ -111,7 +110,7 @@ def parse_example(data: bytes, spec: FeatureSpec | None = None, classes: int | N
 
 
 def id_key(data: bytes) -> str:
-    """The key under which a record keeps its id: `id` or `video_id`."""
+    """The key under which a record keeps its id: `id` or `video_id`; CorruptRecordError where it has none."""
     return _id_key(_decode(data).context.feature)
 
 
@@ -136,13 +135,18 @@ def _labels(context: Any, classes: int | None) -> np.ndarray:
     if feature.WhichOneof("kind") not in ("int64_list", None):
         raise CorruptRecordError(f"{_LABELS_KEY!r} is no list of int64; write it as one")
     labels = np.array(sorted(set(feature.int64_list.value)), np.int64)
+    check_labels(labels, classes)
+    return labels
+
+
+def check_labels(labels: np.ndarray, classes: int | None) -> None:
+    """Raises DataError where labels, rising, are outside the vocabulary; None does not check them."""
     if classes is not None and len(labels) and not 0 <= labels[0] <= labels[-1] < classes:
         outside = labels[0] if labels[0] < 0 else labels[-1]
         raise DataError(
             f"{_LABELS_KEY!r} has {outside}, outside the vocabulary of {classes} classes; "
             "give the vocabulary that belongs to these shards"
         )
-    return labels
 
 
 def _regular_frames(lists: dict[str, np.ndarray], spec: FeatureSpec | None) -> dict[str, np.ndarray]:
@@ -272,10 +276,10 @@ def _with_context(video: Video) -> Any:
     return message
 
 
-def read_videos(
+def read_examples(
     path: str | Path, spec: FeatureSpec | None = None, classes: int | None = None, part: int = 0, parts: int = 1
 ) -> Iterator[Video | CorruptRecordError]:
-    """Streams the videos of a file, or every `parts`-th from `part` on; in the place of a damaged one comes its error.
+    """As `read_videos` of `shards.py`, of a TFRecord file.
 
     Raises:
         DataError: the file cannot be read, or a sound record does not fit `spec` or `classes` (see `parse_example`);
@@ -292,25 +296,3 @@ def read_videos(
             yield CorruptRecordError(f"{path}, record {number}: {error}")
         except DataError as error:
             raise DataError(f"{path}, record {number}: {error}") from error
-
-
-def infer_spec(shards: Sequence[Path], skip_corrupt: bool = False) -> FeatureSpec:
-    """The modalities of the first record, the largest first.
-
-    Raises:
-        DataError: no record can be read, one is damaged and `skip_corrupt` is not set, or a feature can be no modality.
-    """
-    for path in shards:
-        for video in read_videos(path):
-            if not isinstance(video, CorruptRecordError):
-                return FeatureSpec(modalities=tuple(_modality(path, *item) for item in video.frames.items()))
-            if not skip_corrupt:
-                raise video
-    raise DataError(f"{shards[0]} and {len(shards) - 1} more shards hold no record that can be read; check the files")
-
-
-def _modality(path: Path, name: str, array: np.ndarray) -> Modality:
-    try:
-        return Modality(name=name, size=array.shape[1], dtype="uint8" if array.dtype == np.uint8 else "float32")
-    except ValidationError as error:
-        raise DataError(f"{path}: feature {name!r} can be no modality ({reason(error)})") from error

@@ -1,19 +1,18 @@
 """What a set of shards holds, counted by reading every record once in bounded memory."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vidfit.features.example import id_key, infer_spec, read_videos
-from vidfit.features.tfrecord import CorruptRecordError, scan_records
+from vidfit.features.shards import infer_id_key, infer_spec, read_videos
+from vidfit.features.tfrecord import CorruptRecordError
 
 
 def inspect_shards(shards: Sequence[Path], skip_corrupt: bool = False) -> dict[str, Any]:
     """Counts of a set of shards, ready for JSON.
 
     Arguments:
-        shards: TFRecord files.
+        shards: TFRecord files or those of a cache.
         skip_corrupt: count damaged records instead of stopping at the first.
 
     Returns:
@@ -44,19 +43,9 @@ def inspect_shards(shards: Sequence[Path], skip_corrupt: bool = False) -> dict[s
     return {
         "records": records,
         "level": spec.level,
-        "id_key": _id_key(shards),
+        "id_key": infer_id_key(shards),
         "features": {modality.name: modality.size for modality in spec.modalities},
         "frames": {"min": shortest, "mean": frames / records, "max": longest},
         "labels": {"distinct": len(distinct), "mean_per_video": labels / records},
         "corrupt": corrupt,
     }
-
-
-def _id_key(shards: Sequence[Path]) -> str:
-    """Of the first record that has one; to be called where some record is sound."""
-    for shard in shards:
-        for _, record in scan_records(shard):
-            if isinstance(record, bytes):
-                with suppress(CorruptRecordError):
-                    return id_key(record)
-    raise AssertionError("no sound record")

@@ -1,26 +1,39 @@
-"""Files from what a user names (globs, folders, single files), and their division among workers."""
+"""Shards: the files that a user names, what they hold, and their division among workers.
+
+A shard is a TFRecord file or a file of a cache. Both are read by the same functions, and hold the same videos.
+"""
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from vidfit.errors import DataError
+import numpy as np
+from pydantic import ValidationError
+
+from vidfit.errors import DataError, reason
+from vidfit.features.cache import INDEX, cached_files, count_cached, is_cached, open_cached, read_index
+from vidfit.features.example import id_key, read_examples
+from vidfit.features.spec import FeatureSpec, Modality, Video
+from vidfit.features.tfrecord import CorruptRecordError, count_records, scan_records
 
 
 def expand_shards(patterns: Sequence[str | Path]) -> list[Path]:
     """Files that the patterns name, sorted and each once.
 
     Arguments:
-        patterns: files, globs (`**` crosses folders), or folders, of which every `*.tfrecord` is taken.
+        patterns: files, globs (`**` crosses folders), or folders: of a cache, or every `*.tfrecord` of another.
 
     Raises:
-        DataError: a pattern names no file.
+        DataError: a pattern names no file, or a cache is not finished.
     """
     shards: set[Path] = set()
     for pattern in patterns:
-        if Path(pattern).is_dir():
+        if (Path(pattern) / INDEX).is_file():
+            found, what = cached_files(Path(pattern)), "the cache is empty"
+        elif Path(pattern).is_dir():
             found = sorted(Path(pattern).glob("*.tfrecord"))
-            what = "the folder holds no *.tfrecord file"
+            what = "the folder holds no *.tfrecord file and is no cache"
         elif Path(pattern).is_file():
             found, what = [Path(pattern)], ""
         else:
@@ -42,3 +55,70 @@ def share_of(shards: Sequence[Path], worker: int, workers: int) -> list[tuple[Pa
     first = worker % len(shards)
     part, parts = worker // len(shards), len(range(first, workers, len(shards)))
     return [(shard, part, parts) for shard in shards[first::workers]]
+
+
+def read_videos(
+    path: Path, spec: FeatureSpec | None = None, classes: int | None = None, part: int = 0, parts: int = 1
+) -> Iterator[Video | CorruptRecordError]:
+    """Streams the videos of a shard, or every `parts`-th from `part` on; in the place of a damaged one comes its error.
+
+    Arguments:
+        path: the shard.
+        spec: the modalities to take; None takes every one, the largest first.
+        classes: labels must lie below; None does not check them.
+
+    Raises:
+        DataError: the file cannot be read, or a sound record does not fit `spec` or `classes`; it names file, record
+            and field.
+    """
+    if is_cached(path):
+        return open_cached(path, spec, classes).videos(part, parts)
+    return read_examples(path, spec, classes, part, parts)
+
+
+def infer_spec(shards: Sequence[Path], skip_corrupt: bool = False) -> FeatureSpec:
+    """The modalities of the first record, the largest first.
+
+    Raises:
+        DataError: no record can be read, one is damaged and `skip_corrupt` is not set, or a feature can be no modality.
+    """
+    for path in shards:
+        for video in read_videos(path):
+            if not isinstance(video, CorruptRecordError):
+                return FeatureSpec(modalities=tuple(_modality(path, *item) for item in video.frames.items()))
+            if not skip_corrupt:
+                raise video
+    raise DataError(f"{shards[0]} and {len(shards) - 1} more shards hold no record that can be read; check the files")
+
+
+def _modality(path: Path, name: str, array: np.ndarray) -> Modality:
+    try:
+        return Modality(name=name, size=array.shape[1], dtype="uint8" if array.dtype == np.uint8 else "float32")
+    except ValidationError as error:
+        raise DataError(f"{path}: feature {name!r} can be no modality ({reason(error)})") from error
+
+
+def infer_id_key(shards: Sequence[Path]) -> str:
+    """`id` or `video_id`, under which the first sound record keeps its id; there must be one (see `infer_spec`)."""
+    for shard in shards:
+        if is_cached(shard):
+            return read_index(shard.parent).id_key
+        for _, record in scan_records(shard):
+            if isinstance(record, bytes):
+                with suppress(CorruptRecordError):
+                    return id_key(record)
+    raise AssertionError("no sound record")
+
+
+def estimate_records(shards: Sequence[Path]) -> int:
+    """About how many records shards hold: of a cache their number, of TFRecord files as many a byte as the largest.
+
+    Raises:
+        DataError: a file cannot be opened or read.
+    """
+    cached = sum(count_cached(shard) for shard in shards if is_cached(shard))
+    sizes = {shard: shard.stat().st_size for shard in shards if not is_cached(shard)}
+    if not any(sizes.values()):
+        return cached
+    largest = max(sizes, key=lambda shard: sizes[shard])
+    return cached + round(count_records(largest) * sum(sizes.values()) / sizes[largest])

@@ -12,7 +12,7 @@ Source: the TFRecord format, https://www.tensorflow.org/tutorials/load_data/tfre
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import google_crc32c
@@ -85,15 +85,12 @@ def scan_records(path: str | Path, part: int = 0, parts: int = 1) -> Iterator[tu
         raise _unreadable(path, error) from error
 
 
-def estimate_records(paths: Sequence[Path]) -> int:
-    """About how many records the files hold: as many a byte as the largest of them. Of one file it is their number.
-
-    Only the headers of the largest file are read, and trusted: what a damaged one hides is not counted.
+def count_records(path: Path) -> int:
+    """How many records a file holds. Only headers are read, and trusted: what a damaged one hides is not counted.
 
     Raises:
         DataError: the file cannot be opened or read.
     """
-    path = max(paths, key=lambda path: path.stat().st_size)
     size = path.stat().st_size
     records = offset = 0
     try:
@@ -104,7 +101,7 @@ def estimate_records(paths: Sequence[Path]) -> int:
                 records += 1
     except OSError as error:
         raise _unreadable(path, error) from error
-    return round(records * sum(path.stat().st_size for path in paths) / size) if size else 0
+    return records
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

@@ -21,8 +21,7 @@ from vidfit.evaluation.evaluate import evaluate
 from vidfit.evaluation.metrics import Metrics
 from vidfit.features.ahead import read_ahead
 from vidfit.features.batches import Batch, Batches
-from vidfit.features.shards import expand_shards
-from vidfit.features.tfrecord import estimate_records
+from vidfit.features.shards import estimate_records, expand_shards
 from vidfit.files import replacing
 from vidfit.fitting.packer import Packer
 from vidfit.packing.budget import Ensemble, best_within

@@ -21,7 +21,7 @@ import numpy as np
 
 from vidfit.features.ahead import read_ahead
 from vidfit.features.batches import Batch, Batches, NoRecordsError
-from vidfit.features.tfrecord import estimate_records
+from vidfit.features.shards import estimate_records
 from vidfit.files import make_folder
 from vidfit.runtime.predictions import merge_predictions, write_predictions
 from vidfit.runtime.predictor import Predictor
