@@ -94,7 +94,8 @@ def read_index(directory: Path) -> CacheIndex:
     """
     path = directory / INDEX
     try:
-        return _parsed(path, path.stat().st_mtime_ns)
+        state = path.stat()
+        return _parsed(path, state.st_mtime_ns, state.st_ino)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); give the folder of a cache, or TFRecord files"
@@ -102,7 +103,7 @@ def read_index(directory: Path) -> CacheIndex:
 
 
 @lru_cache
-def _parsed(path: Path, changed: int) -> CacheIndex:
+def _parsed(path: Path, changed: int, inode: int) -> CacheIndex:
     """Kept, for each of a cache's files asks for it."""
     try:
         return CacheIndex.model_validate_json(path.read_bytes())
