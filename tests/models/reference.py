@@ -17,6 +17,12 @@ from tests.conftest import GOLDEN
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 
+
+def penalty(module: FrameClassifier) -> Tensor:
+    """What the original adds to the loss, a scalar."""
+    return torch.stack([l2 * 0.5 * weights.square().sum() for weights, l2 in module.penalised().items()]).sum()
+
+
 _GRU = "GRUbidirect"
 _MODELS = {
     "NetVLADModelLF",

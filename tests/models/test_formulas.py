@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.models.formulas import Formulas, gru, lstm, model_input
+from tests.models.reference import penalty
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 from vidfit.models.frames import frame_mask, prepare_frames
@@ -134,7 +135,7 @@ def test_head_is_its_formula(head: str, experts: int, label_gating: bool) -> Non
     np.testing.assert_allclose(module.head(x_BH).detach(), expected, rtol=1e-5, atol=1e-6)
     penalised = ("gate_weights", "expert_weights") if experts else ("weights",)
     squares = sum((formulas.state[f"head.classifier.{name}"] ** 2).sum() for name in penalised)
-    np.testing.assert_allclose(module.penalty().item(), 0.1 * 0.5 * squares, rtol=1e-5)
+    np.testing.assert_allclose(penalty(module).item(), 0.1 * 0.5 * squares, rtol=1e-5)
 
 
 def test_dropout_acts_on_the_heads_input_in_training_only() -> None:

@@ -1,15 +1,75 @@
-"""One step: what Adam gets to see."""
+"""One step: what goes into it, in parts and at once."""
 
 import pytest
 import torch
 
-from vidfit.training.step import clip_each_
+from vidfit.errors import RecipeError
+from vidfit.features.batches import Batch
+from vidfit.features.spec import FeatureSpec, Modality
+from vidfit.models.classifier import ClassifierConfig, FrameClassifier
+from vidfit.training import thin
+from vidfit.training.config import TrainingConfig
+from vidfit.training.step import Learner
+
+SPEC = FeatureSpec(
+    modalities=(Modality(name="rgb", size=12, dtype="uint8"), Modality(name="audio", size=4, dtype="uint8"))
+)
+CLASSES = 40
+FAMILIES = {
+    "netvlad": {"type": "netvlad", "clusters": 8, "hidden": 36},
+    "lstm": {"type": "lstm", "cells": 8},
+}
+HEAD = {"type": "moe", "experts": 2, "l2": 0.01}
 
 
-def test_every_gradient_is_clipped_by_itself():
-    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
-    for parameter, gradient in zip(parameters, ([3.0, 4.0], [0.3, 0.4], [0.0, 0.0]), strict=True):
-        parameter.grad = torch.tensor(gradient)
-    clip_each_(parameters, 1.0)
-    found = [parameter.grad.tolist() for parameter in parameters if parameter.grad is not None]
-    assert found == [pytest.approx([0.6, 0.8]), pytest.approx([0.3, 0.4]), [0.0, 0.0]]
+def learner(family: str = "lstm", **config) -> Learner:
+    torch.manual_seed(3)
+    classifier = ClassifierConfig.model_validate({"family": FAMILIES[family], "head": HEAD})
+    options = {"steps": 1, "batch_size": 7, "sample_frames": 5, **config}
+    return Learner(FrameClassifier(classifier, SPEC, CLASSES), TrainingConfig.model_validate(options), 1)
+
+
+def take_steps(learner: Learner, steps: int = 3) -> list[float]:
+    """The losses of a few steps on seven videos."""
+    generator = torch.Generator().manual_seed(5)
+    num_frames = torch.tensor([3, 9, 1, 4, 6, 2, 7])
+    frames = {
+        modality.name: torch.randint(256, (32, modality.size), dtype=torch.uint8, generator=generator)
+        for modality in SPEC.modalities
+    }
+    batch = Batch([str(n) for n in range(7)], frames, num_frames, torch.arange(7), torch.ones(7, dtype=torch.long))
+    batch = batch.to(learner.device)
+    return [float(learner.step(batch, batch.multi_hot(CLASSES), number, 0.01)) for number in range(steps)]
+
+
+@pytest.mark.parametrize("sampling", ["replacement", "none"])
+@pytest.mark.parametrize("accumulate", [2, 3, 100])
+def test_parts_of_a_batch_add_up_to_it(accumulate: int, sampling: str):
+    # A recurrent model has no batch norm, whose statistics are of a part.
+    whole, parts = learner(sampling=sampling), learner(sampling=sampling, accumulate=accumulate)
+    assert take_steps(parts) == pytest.approx(take_steps(whole), rel=1e-5)
+    torch.testing.assert_close(parts.model.state_dict(), whole.model.state_dict(), rtol=1e-4, atol=1e-4)
+
+
+def test_thin_gradients_change_nothing(monkeypatch: pytest.MonkeyPatch):
+    plain = learner("netvlad")
+    losses = take_steps(plain)
+    monkeypatch.setattr(thin, "SMALLEST", 1)
+    thinner = learner("netvlad")
+    assert take_steps(thinner) == pytest.approx(losses, rel=1e-5)
+    for name, values in plain.model.state_dict().items():
+        torch.testing.assert_close(thinner.model.state_dict()[name], values, rtol=1e-4, atol=1e-4)
+    assert plain.moments().keys() == thinner.moments().keys()
+
+
+def test_bfloat16_learns_about_the_same():
+    half = learner("netvlad", precision="bfloat16")
+    assert take_steps(half, 5) == pytest.approx(take_steps(learner("netvlad"), 5), rel=0.02)
+    assert all(parameter.dtype == torch.float32 for parameter in half.model.parameters())
+    assert all(moment.dtype == torch.float32 for moment in half.moments().values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can")
+def test_bfloat16_is_not_for_recurrent_families_on_a_cpu():
+    with pytest.raises(RecipeError, match=r"training\.precision: recurrent families have no bfloat16 on a CPU"):
+        learner("lstm", precision="bfloat16")

@@ -81,6 +81,6 @@ class FrameClassifier(nn.Module):
             frames_BTD = self.encoder(frames_BTD, mask_BT)
         return self.head(self.family(frames_BTD, mask_BT))
 
-    def penalty(self) -> Tensor:
-        """The head's L2 penalty, to be added to the loss; float32 scalar."""
-        return self.head.penalty()
+    def penalised(self) -> dict[Tensor, float]:
+        """The head's weights with an L2 penalty, whose gradient `l2 * W` the optimiser adds, and their l2."""
+        return self.head.penalised()

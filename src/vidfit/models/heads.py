@@ -69,8 +69,8 @@ class Logistic(nn.Module):
     def set_prior(self, logits_C: Tensor) -> None:
         self.biases.data.copy_(logits_C)
 
-    def penalty(self) -> Tensor:
-        return self.l2 * 0.5 * self.weights.square().sum()
+    def penalised(self) -> dict[Tensor, float]:
+        return {self.weights: self.l2}
 
 
 class MixtureOfExperts(nn.Module):
@@ -100,8 +100,8 @@ class MixtureOfExperts(nn.Module):
     def set_prior(self, logits_C: Tensor) -> None:
         self.expert_biases.data.copy_(logits_C.repeat_interleave(self.experts))
 
-    def penalty(self) -> Tensor:
-        return self.l2 * 0.5 * (self.gate_weights.square().sum() + self.expert_weights.square().sum())
+    def penalised(self) -> dict[Tensor, float]:
+        return {self.gate_weights: self.l2, self.expert_weights: self.l2}
 
 
 HEADS = {"logistic": Logistic, "moe": MixtureOfExperts}
@@ -166,6 +166,6 @@ class Head(nn.Module):
         """
         self.classifier.set_prior(torch.logit(frequencies_C))
 
-    def penalty(self) -> Tensor:
-        """The L2 penalty on the classifier's weights (not on biases or the label gate), float32 scalar."""
-        return self.classifier.penalty()
+    def penalised(self) -> dict[Tensor, float]:
+        """The weights with an L2 penalty `l2 * 0.5 * sum W^2`, and its l2 (none on biases or the label gate)."""
+        return self.classifier.penalised()

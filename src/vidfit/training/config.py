@@ -15,6 +15,12 @@ class TrainingConfig(BaseModel):
     steps: int | None = Field(default=None, gt=0, description="at most so many batches; or ...")
     epochs: int | None = Field(default=None, gt=0, description="... so often over the training shards")
     batch_size: int = Field(default=128, gt=0, description="videos a step")
+    accumulate: int = Field(
+        default=1, gt=0, description="parts of a batch that go through the model one after another; gradients add up"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of matrix products; weights, moments and the loss stay float32"
+    )
     sampling: Literal["replacement", "sequence", "none"] = Field(
         default="replacement",
         description="frames that a step sees: drawn with replacement, neighbours from a random start on, or all",

@@ -8,17 +8,20 @@ Source: Skalic & Austin 2018; the optimiser's settings are those of its NetVLAD 
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
+from vidfit.errors import RecipeError
 from vidfit.features.batches import Batch
 from vidfit.models.classifier import FrameClassifier
 from vidfit.models.frames import mix_frames, sample_frames, sample_sequence
+from vidfit.models.recurrent import Recurrent
+from vidfit.training.adam import Adam
 from vidfit.training.config import TrainingConfig
 from vidfit.training.losses import cross_entropy
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+from vidfit.training.thin import ThinGradients
 
 
 class Learner:
@@ -28,6 +31,9 @@ class Learner:
         model: in training mode; it is moved to the device, and its batch norms take the recipe's momentum.
         config: how it is trained.
         seed: of sampling, mixing and dropout.
+
+    Raises:
+        RecipeError: the device cannot train the family in the recipe's precision.
     """
 
     def __init__(self, model: FrameClassifier, config: TrainingConfig, seed: int) -> None:
@@ -37,11 +43,16 @@ class Learner:
                 module.momentum = config.batch_norm_momentum
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device)
+        if config.precision == "bfloat16" and self.device.type == "cpu" and isinstance(model.family, Recurrent):
+            raise RecipeError("training.precision: recurrent families have no bfloat16 on a CPU; use float32")
+        # Measured on a CPU alone; a gradient that something else wants to see (a sum over processes) must be made.
+        plain = self.device.type != "cpu" or config.precision != "float32"
+        self._thin = None if plain else ThinGradients(model.parameters(), config.batch_size)
         self.forget()
 
     def forget(self) -> None:
         """Begin with a new optimiser."""
-        self._optimizer = torch.optim.Adam(self.model.parameters(), lr=self._config.learning_rate, fused=True)
+        self._adam = Adam(self.model.named_parameters(), self.model.penalised(), self._config.clip_norm)
 
     def step(self, batch: Batch, targets_BC: Tensor, number: int, learning_rate: float) -> Tensor:
         """One step of Adam.
@@ -55,38 +66,42 @@ class Learner:
         Returns:
             The loss without the head's penalty, a scalar in nats.
         """
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
         # A generator of its own would not reach dropout; seeding the global one covers every use.
         torch.manual_seed((self._seed * 1_000_003 + number) % 2**63)
-        loss = cross_entropy(*self._probabilities_and_targets(batch, targets_BC))
-        self._optimizer.zero_grad(set_to_none=True)
-        (loss + self.model.penalty()).backward()
-        clip_each_(list(self.model.parameters()), self._config.clip_norm)
-        self._optimizer.step()
-        return loss.detach()
+        frames, num_frames, targets_BC = self._inputs(batch, targets_BC)
+        size = -(-len(batch) // self._config.accumulate)
+        losses = []
+        for start in range(0, len(batch), size):
+            part = slice(start, start + size)
+            with self._forward():
+                probabilities_BC = self.model(
+                    {name: values[part] for name, values in frames.items()},
+                    None if num_frames is None else num_frames[part],
+                )
+            share = len(probabilities_BC) / len(batch)
+            losses.append(share * cross_entropy(probabilities_BC.float(), targets_BC[part]))
+            losses[-1].backward()
+        self._adam.step(learning_rate, self._thin.take() if self._thin else {})
+        return torch.stack(losses).detach().sum()
 
     def moments(self) -> dict[str, Tensor]:
         """Adam's moments by `exp_avg.PARAMETER` and `exp_avg_sq.PARAMETER`; none before the first step."""
-        return {
-            f"{moment}.{name}": self._optimizer.state[parameter][moment]
-            for name, parameter in self.model.named_parameters()
-            if parameter in self._optimizer.state
-            for moment in _MOMENTS
-        }
+        return self._adam.state()
 
     def remember(self, moments: Mapping[str, Tensor], steps: int) -> None:
         """Go on from the moments that `moments` gave after so many steps."""
-        for name, parameter in self.model.named_parameters():
-            self._optimizer.state[parameter] = {
-                "step": torch.tensor(float(steps), device=self.device),
-                **{moment: moments[f"{moment}.{name}"].to(self.device) for moment in _MOMENTS},
-            }
+        self._adam.load_state(moments, steps)
 
-    def _probabilities_and_targets(self, batch: Batch, targets_BC: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward(self):
+        if self._config.precision == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return self._thin or nullcontext()
+
+    def _inputs(self, batch: Batch, targets_BC: Tensor) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
+        """What the model sees, as its `forward` takes it, and what it should say."""
         config = self._config
         if config.sampling == "none":
-            return self.model(batch.padded(), batch.num_frames), targets_BC
+            return batch.padded(), batch.num_frames, targets_BC
         if config.sampling == "sequence":
             uniforms_B = torch.rand(len(batch)).to(self.device)
             frames = sample_sequence(batch.frames, batch.num_frames, uniforms_B, config.sample_frames)
@@ -98,11 +113,4 @@ class Learner:
             partner_B = torch.randperm(len(batch)).to(self.device)
             frames = mix_frames(frames, share_B, partner_B)
             targets_BC = share_B[:, None] * targets_BC + (1 - share_B[:, None]) * targets_BC[partner_B]
-        return self.model(frames, None), targets_BC
-
-
-def clip_each_(parameters: list[torch.nn.Parameter], norm: float) -> None:
-    """Scale every variable's gradient, by itself, down to at most `norm` (in place)."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.mul_(norm / torch.linalg.vector_norm(parameter.grad).clamp_min(norm))
+        return frames, None, targets_BC
