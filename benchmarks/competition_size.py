@@ -101,7 +101,7 @@ def main() -> None:
     from vidfit.fitting.packer import Packer
     from vidfit.packing.size import parse_size
     from vidfit.pipeline import Run
-    from vidfit.training.checkpoint import LAST
+    from vidfit.training.rotation import LAST
 
     rows: list[dict[str, Any]] = []
 

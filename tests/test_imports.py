@@ -9,15 +9,16 @@ import vidfit
 
 PACKAGE = Path(vidfit.__file__).parent
 
-# What each room may use, beside itself and the two rooms of everybody, `errors` and `files`.
+# What each room may use, beside itself and the rooms of everybody: `errors`, `files` and `checksum`.
+EVERYBODY = {"errors", "files", "checksum"}
 PATH = ["features", "models", "training", "compression", "packing", "runtime", "report"]
 BESIDE = {"evaluation": {"features"}}
 ABOVE = {"recipe", "display", "stages", "fitting", "pipeline", "demo", "cli", "__init__", "__main__"}
 
 
 def allowed(room: str) -> set[str]:
-    everybody = {"errors", "files", room}
-    if room in ("errors", "files"):
+    everybody = {*EVERYBODY, room}
+    if room in EVERYBODY:
         return everybody
     if room in BESIDE:
         return everybody | BESIDE[room]
@@ -53,7 +54,7 @@ def test_imports_point_down_the_path(file: Path):
 
 
 def test_the_models_know_neither_training_nor_evaluation():
-    assert allowed("models") == {"errors", "files", "features", "models"}
+    assert allowed("models") == EVERYBODY | {"features", "models"}
     assert {"models", "evaluation"} <= allowed("training")
 
 

@@ -24,9 +24,9 @@ from vidfit.features.shards import expand_shards, infer_spec, read_videos
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
 from vidfit.pipeline import Run
-from vidfit.training import loop
 from vidfit.training.checkpoint import read_member
 from vidfit.training.distillation import SoftLabels, label_shards
+from vidfit.training.rotation import Checkpoints
 
 
 @pytest.fixture
@@ -233,15 +233,15 @@ class KilledError(Exception):
 def test_a_run_killed_in_training_ends_as_if_never_killed(
     finished: Path, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    save = loop._Training._save_last
+    promote = Checkpoints.promote
 
-    def save_and_die(*arguments) -> None:
-        save(*arguments)
+    def promote_and_die(self: Checkpoints) -> None:
+        promote(self)
         raise KilledError
 
     for _ in range(2):
         with monkeypatch.context() as patched:
-            patched.setattr(loop._Training, "_save_last", save_and_die)
+            patched.setattr(Checkpoints, "promote", promote_and_die)
             with pytest.raises(KilledError):
                 run(load_recipe(recipe_file), tmp_path / "killed")
     assert run(load_recipe(recipe_file), tmp_path / "killed") == json.loads((finished / "summary.json").read_text())

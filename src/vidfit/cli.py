@@ -6,6 +6,7 @@ A user's mistake ends with one line on standard error and exit code 2, never wit
 import json
 import math
 import re
+import signal
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from vidfit.compression import Codebook
 from vidfit.errors import ModelFileError, OutputError, VidfitError, reason
 from vidfit.features.synthetic import CorpusConfig
+from vidfit.training.stopping import leave
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -579,6 +581,7 @@ def _refuse_to_overwrite(path: Path, overwrite: bool, sources: Iterable[Path]) -
 
 def main() -> None:
     """Entry point of the `vidfit` command."""
+    signal.signal(signal.SIGTERM, leave)
     try:
         app()
     except VidfitError as error:
@@ -591,8 +594,8 @@ def main() -> None:
             raise
         _stop(1, f"out of memory; take smaller batches or a smaller model ({reason(error)})")
     except SystemExit as stop:
-        if stop.code == 130:  # what typer makes of Ctrl-C
-            _stop(130, "stopped; run, train, predict and demo go on from here when called again")
+        if stop.code in (130, 143):  # the first is what typer makes of Ctrl-C
+            _stop(stop.code, "stopped; run, train, predict and demo go on from here when called again")
         raise
 
 

@@ -49,7 +49,7 @@ from vidfit.recipe import MemberConfig, Recipe
 from vidfit.report.page import REPORT, write_report
 from vidfit.runtime.predictor import BATCH_SIZE, Predictor, load
 from vidfit.stages import Stages, digest, write_text
-from vidfit.training.checkpoint import BEST, LAST, MemberInfo
+from vidfit.training.checkpoint import BEST, MemberInfo
 from vidfit.training.distillation import (
     SoftLabels,
     Teacher,
@@ -60,6 +60,7 @@ from vidfit.training.distillation import (
     soft_labels_files,
 )
 from vidfit.training.loop import label_counts, train
+from vidfit.training.rotation import CHECKPOINTS
 
 MODEL = "model.onnx"
 SUMMARY = "summary.json"
@@ -306,11 +307,15 @@ class Run:
                 counts_C, _ = label_counts(batches, len(self.vocabulary))
                 batches = self._batches(shards, **reading, copies=balanced_copies(counts_C, training.balance))
             validation = self._batches(self.shards["validation"])
+
+            def say(line: str) -> None:
+                display.console.print(f"{title}: {line}")
+
             teacher = None
             if soft_labels and self._distill:
                 teacher = Teacher(SoftLabels(soft_labels, self.vocabulary.names), self._distill.share)
             with display.training_bar(title) as show:
-                best = train(info, training, batches, validation, folder, seed, show, teacher)
+                best = train(info, training, batches, validation, folder, seed, show, teacher, say)
             display.console.print(f"{title}: best validation GAP {best.gap_validation:.4f} at step {best.step}")
             return {"step": best.step, "gap_validation": best.gap_validation}
 
@@ -374,8 +379,9 @@ class Run:
     def _training_inputs(self, trainee: Trainee) -> dict[str, Any]:
         config, distill = self.recipe.members[trainee.name], self._distill
         inputs = {
-            # Without defaults, so that a key that is added one day does not undo what was trained without it.
-            "member": config.model_dump(exclude_defaults=True),
+            # Without defaults, so that a key that is added one day does not undo what was trained without it; and
+            # without what changes nothing as long as all goes well.
+            "member": config.model_dump(exclude_defaults=True, exclude={"training": {"checkpoint_minutes", "on_nan"}}),
             "family": config.family.type,
             "head": config.head.type,
             "seed": self.recipe.seed,
@@ -405,7 +411,7 @@ class Run:
 
     def _trained_otherwise(self, trainee: Trainee) -> bool:
         """Whether the trainee's folder has checkpoints that are not known to be of these inputs."""
-        trained = any((self._folder(trainee) / file).exists() for file in (BEST, LAST))
+        trained = any((self._folder(trainee) / file).exists() for file in (BEST, *CHECKPOINTS))
         return trained and not self._stages.begun(f"train {self._title(trainee)}", self._training_inputs(trainee))
 
     def _check_soft_labels(self) -> None:

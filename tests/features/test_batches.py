@@ -1,5 +1,6 @@
 """Batches: content, order, nothing lost or repeated over workers, corrupt records counted, copies by label."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch.utils.data import dataloader
 
-from vidfit.errors import DataError
+from vidfit.errors import DataError, VidfitError
 from vidfit.features.batches import Batch, Batches, balanced_copies, collate
 from vidfit.features.example import to_sequence_example
 from vidfit.features.shards import expand_shards, infer_spec, read_videos
@@ -187,6 +189,46 @@ def test_shards_without_any_sound_record_are_an_error(tmp_path: Path):
     damage_data(shards[1], [0, 1])
     with pytest.raises(DataError, match=r"no record that can be read \(2 corrupt\)"):
         list(Batches(shards, SPEC, CLASSES, 2, skip_corrupt=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("change", ["gone", "longer", "shorter"])
+def test_a_shard_that_changes_while_others_are_read(tmp_path: Path, workers: int, change: str):
+    """Not even an added record that is sound is read without a word."""
+    shards = write_shards(tmp_path, [40, 4])
+    batches = Batches(shards, SPEC, CLASSES, 2, workers=workers, skip_corrupt=True)
+    epoch = batches.epoch(0)
+    next(epoch)
+    if change == "gone":
+        shards[1].unlink()
+    else:
+        write_records(shards[1], [to_sequence_example(make_video(n)) for n in range(5 if change == "longer" else 3)])
+    message = (
+        "cannot be read .No such file" if change == "gone" else r"changed from \d+ to \d+ bytes since reading began"
+    )
+    with pytest.raises(DataError, match=rf"01\.tfrecord: {message}"):
+        list(epoch)
+
+
+def test_a_shard_that_is_cut_while_it_is_read(tmp_path: Path):
+    write_records(tmp_path / "long.tfrecord", [to_sequence_example(make_video(0))] * 8000)
+    epoch = Batches([tmp_path / "long.tfrecord"], SPEC, CLASSES, 100).epoch(0)
+    next(epoch)
+    os.truncate(tmp_path / "long.tfrecord", 500_001)
+    with pytest.raises(DataError, match=r"long\.tfrecord"):
+        list(epoch)
+
+
+def test_a_worker_that_the_kernel_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # How often PyTorch looks whether workers are alive; else this would take 5 seconds.
+    monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
+    epoch = Batches(write_shards(tmp_path, [300]), SPEC, CLASSES, 1, workers=1).epoch(0)
+    next(epoch)
+    (worker,) = torch.multiprocessing.active_children()
+    worker.kill()
+    message = r"^a reading process was killed, .*; lower workers or shuffle_buffer, and call again to go on$"
+    with pytest.raises(VidfitError, match=message):
+        list(epoch)
 
 
 def test_an_epoch_that_is_given_up_ends_its_workers(tmp_path: Path):

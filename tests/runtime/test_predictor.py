@@ -13,6 +13,7 @@ import torch
 
 import vidfit
 from tests.corpus import LABELS, VIDEOS, videos
+from vidfit.checksum import write_checksum
 from vidfit.compression.member import Member
 from vidfit.errors import DataError, ModelFileError, VidfitError
 from vidfit.features.batches import Batches
@@ -21,8 +22,8 @@ from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import write_records
 from vidfit.models.classifier import ClassifierConfig
-from vidfit.packing.checksum import write_checksum
 from vidfit.packing.graph import PackedMember, write_graph
+from vidfit.packing.metadata import CHECKSUM
 from vidfit.runtime.predictor import BATCH_SIZE, Predictor
 from vidfit.training.checkpoint import MemberInfo, save_member
 
@@ -382,7 +383,7 @@ def edited(source: Path, target: Path, change: Callable[[onnx.ModelProto], None]
     change(model)
     target.write_bytes(model.SerializeToString())
     if any(entry.key == "vidfit.crc32c" and len(entry.value) == 8 for entry in model.metadata_props):
-        write_checksum(target)
+        write_checksum(target, CHECKSUM)
     return target
 
 

@@ -40,6 +40,32 @@ def test_what_is_written_comes_back(tmp_path: Path):
         assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
+def test_every_changed_bit_is_noticed(tmp_path: Path):
+    path = tmp_path / "best.safetensors"
+    save_member(path, INFO, INFO.build().state_dict())
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        assert_refused(path, "train it again or copy it anew")
+    for changed in (whole[:-4], whole + bytes(4)):
+        path.write_bytes(changed)
+        assert_refused(path, "train it again or copy it anew")
+
+
+def test_a_changed_weight_is_told_by_the_checksum(tmp_path: Path):
+    path = tmp_path / "best.safetensors"
+    save_member(path, INFO, INFO.build().state_dict())
+    path.write_bytes(path.read_bytes()[:-4] + b"edit")
+    assert_refused(path, "was altered, damaged or cut short .* checksum")
+
+
+def test_a_file_of_before_there_was_a_checksum(tmp_path: Path):
+    path = tmp_path / "old.safetensors"
+    document = {**INFO.model_dump(mode="json"), "extra": {}}
+    save_file(INFO.build().state_dict(), path, {"vidfit": json.dumps(document)})
+    assert read_member(path)[0] == INFO
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"extra": {}}', '{"extra": []}', "null", "nonsense"])
 def test_metadata_that_describe_no_member(text: str, tmp_path: Path):
     path = tmp_path / "edited.safetensors"

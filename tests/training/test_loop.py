@@ -9,76 +9,18 @@ import pytest
 import torch
 
 from tests.corpus import LABELS, VIDEOS
+from tests.training.toy import CLASSIFIER, CONFIG, StopError, go, log, same, weights
 from vidfit.compression.member import load_member
-from vidfit.errors import DataError, ModelFileError, RecipeError
+from vidfit.errors import DataError, ModelFileError
 from vidfit.features.batches import Batches
 from vidfit.features.shards import expand_shards, infer_spec
-from vidfit.models.classifier import ClassifierConfig
 from vidfit.models.heads import LogisticConfig
 from vidfit.training.averaging import AveragingConfig
-from vidfit.training.checkpoint import BEST, LAST, MemberInfo, read_member, save_member
-from vidfit.training.config import TrainingConfig
+from vidfit.training.checkpoint import BEST, MemberInfo, read_member
 from vidfit.training.distillation import SoftLabels, Teacher, label_shards
 from vidfit.training.loop import Progress, label_frequencies, predict, train
 from vidfit.training.losses import cross_entropy
-
-CONFIG = TrainingConfig(
-    steps=20, batch_size=16, sample_frames=5, learning_rate=0.02, validate_every=5, batch_norm_momentum=0.1
-)
-CLASSIFIER = ClassifierConfig.model_validate(
-    {
-        "family": {"type": "netvlad", "clusters": 4, "hidden": 8},
-        "head": {"type": "moe", "experts": 2, "dropout": 0.3},
-    }
-)
-
-
-class StopError(Exception):
-    """Stands for a kill."""
-
-
-def go(
-    corpus: Path,
-    folder: Path,
-    config: TrainingConfig = CONFIG,
-    seed: int = 1,
-    stop_at: int | None = None,
-    classifier: ClassifierConfig = CLASSIFIER,
-    teacher: Teacher | None = None,
-):
-    shards = {name: expand_shards([corpus / name]) for name in ("train", "validation")}
-    spec = infer_spec(shards["train"])
-    info = MemberInfo(name="m", classifier=classifier, spec=spec, vocabulary=LABELS, step=0, gap_validation=-1)
-
-    def show(now: Progress) -> None:
-        if stop_at and now.step >= stop_at:
-            raise StopError
-
-    return train(
-        info,
-        config,
-        Batches(shards["train"], spec, len(LABELS), config.batch_size, shuffle_buffer=40, seed=seed),
-        Batches(shards["validation"], spec, len(LABELS), 16),
-        folder,
-        seed,
-        show,
-        teacher,
-    )
-
-
-def weights(folder: Path, file: str = LAST) -> dict[str, torch.Tensor]:
-    return read_member(folder / file)[1]
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.fixture(scope="module")
-def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    go(corpus, folder)
-    return folder
+from vidfit.training.rotation import LAST
 
 
 def test_it_learns_and_keeps_the_best(whole: Path):
@@ -117,12 +59,6 @@ def test_it_stops_early(corpus: Path, tmp_path: Path):
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert best.step == 5
     assert json.loads(lines[-1])["step"] == 15
-
-
-def test_divergence_is_said(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("vidfit.training.step.cross_entropy", lambda p, y: p.sum() * torch.nan)
-    with pytest.raises(RecipeError, match=r"member m: the loss is nan at step 5; .* lower learning_rate"):
-        go(corpus, tmp_path)
 
 
 def test_validation_counts_every_video(whole: Path):
@@ -188,10 +124,6 @@ def test_skipped_records_are_counted_once_an_epoch(corpus: Path, tmp_path: Path)
 AVERAGING = CONFIG.model_copy(update={"averaging": AveragingConfig(steps=10, learning_rate=0.005, half_life=4)})
 
 
-def log(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
 def test_averaging_begins_from_the_best_and_keeps_the_better(corpus: Path, whole: Path, tmp_path: Path):
     best = go(corpus, tmp_path, AVERAGING)
     lines = log(tmp_path)
@@ -243,31 +175,6 @@ def test_averaging_begins_from_the_best_and_not_from_the_last(corpus: Path, tmp_
     assert gaps[4] == pytest.approx(max(gaps[:4]), abs=0.02)
     name = "head.classifier.expert_weights"
     torch.testing.assert_close(weights(tmp_path)[name], weights(tmp_path, BEST)[name])
-
-
-def test_killed_after_any_write_ends_as_if_never_killed(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    averaging = AveragingConfig(steps=10, learning_rate=0.005, half_life=4, keep="always")
-    config = CONFIG.model_copy(update={"averaging": averaging})
-    writes = last = 0
-
-    def counting(*arguments, **extra) -> None:
-        nonlocal writes
-        save_member(*arguments, **extra)
-        writes += 1
-        if writes == last:
-            raise StopError
-
-    monkeypatch.setattr("vidfit.training.loop.save_member", counting)
-    go(corpus, tmp_path / "whole", config)
-    # From the beginning of the averaging phase on: its first checkpoint, then the best and the last, twice.
-    for last in range(writes - 4, writes + 1):
-        writes = 0
-        folder = tmp_path / str(last)
-        with pytest.raises(StopError):
-            go(corpus, folder, config)
-        go(corpus, folder, config)
-        for file in (BEST, LAST):
-            assert (folder / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 @pytest.mark.parametrize("stop_at", [20, 25, 30])

@@ -20,9 +20,9 @@ from torch import Tensor, multiprocessing
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from vidfit.errors import DataError
+from vidfit.errors import DataError, VidfitError
 from vidfit.features.cache import CacheFile, count_cached, is_cached, open_cached
-from vidfit.features.shards import read_videos, share_of
+from vidfit.features.shards import check_size, read_videos, share_of, size_of
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
 
@@ -182,6 +182,7 @@ class Batches:
         assert workers >= 0
         assert copies is None or copies.shape == (classes,)
         self.shards, self.spec, self.classes, self.batch_size = list(shards), spec, classes, batch_size
+        self.sizes = {shard: size_of(shard) for shard in shards}
         self.shuffle_buffer, self.seed, self.workers, self.skip_corrupt = shuffle_buffer, seed, workers, skip_corrupt
         self.copies = None if copies is None else copies.numpy()
 
@@ -192,8 +193,9 @@ class Batches:
         """The batches of one epoch: every record exactly once, or as often as `copies` says.
 
         Raises:
-            DataError: a record is damaged (unless `skip_corrupt`) or does not fit `spec` or `classes`, or there is no
-                sound record at all.
+            DataError: a record is damaged (unless `skip_corrupt`) or does not fit `spec` or `classes`, there is no
+                sound record at all, or a shard is gone or has changed its size since these batches were made.
+            VidfitError: a worker was killed.
         """
         held = None
         skipped = 0
@@ -221,11 +223,25 @@ class Batches:
         context.set_forkserver_preload([__name__])
         # A generator of its own: otherwise starting workers would advance PyTorch's global random state.
         generator = torch.Generator()
-        return iter(
+        return _alive(
             DataLoader(
                 stream, batch_size=None, num_workers=self.workers, multiprocessing_context=context, generator=generator
             )
         )
+
+
+def _alive(loader: DataLoader) -> "Iterator[Batch | int | DataError]":
+    """Its items; a worker that the kernel ends, for want of memory as a rule, is an error of one line."""
+    try:
+        yield from loader
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        # PyTorch has no class for it; or it finds out by a batch that it cannot fetch.
+        if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
+            raise
+        raise VidfitError(
+            "a reading process was killed, likely for want of memory; lower workers or shuffle_buffer, and call again "
+            "to go on"
+        ) from error
 
 
 class _Stream(IterableDataset):
@@ -305,6 +321,7 @@ class _Stream(IterableDataset):
             order = np.random.default_rng((self.batches.seed, self.epoch, 0)).permutation(len(shards))
             shards = [shards[index] for index in order]
         for shard, part, parts in share_of(shards, worker, workers):
+            check_size(shard, self.batches.sizes[shard])
             yield from read_videos(shard, self.batches.spec, self.batches.classes, part, parts)
 
     def _anywhere(self, worker: int, workers: int) -> Iterator[Video | CorruptRecordError]:
@@ -315,6 +332,7 @@ class _Stream(IterableDataset):
         files: dict[int, CacheFile] = {}
         for place, shard in zip(places, np.searchsorted(ends, places, side="right"), strict=True):
             if shard not in files:
+                check_size(shards[shard], self.batches.sizes[shards[shard]])
                 files[shard] = open_cached(shards[shard], self.batches.spec, self.batches.classes)
             file = files[shard]
             try:

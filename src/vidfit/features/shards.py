@@ -47,6 +47,27 @@ def expand_shards(patterns: Sequence[str | Path]) -> list[Path]:
     return sorted(shards)
 
 
+def size_of(shard: Path) -> int:
+    """Bytes of a shard.
+
+    Raises:
+        DataError: it is not there, or cannot be asked.
+    """
+    try:
+        return shard.stat().st_size
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+def check_size(shard: Path, size: int) -> None:
+    """Raises DataError where a shard is gone or no longer as long as it was."""
+    if (now := size_of(shard)) != size:
+        raise DataError(
+            f"{shard}: changed from {size:,} to {now:,} bytes since reading began; put back what it was, or begin anew "
+            "with shards that stay as they are"
+        )
+
+
 def share_of(shards: Sequence[Path], worker: int, workers: int) -> list[tuple[Path, int, int]]:
     """What one of several workers reads: `(shard, part, parts)`, the records whose number is `part` modulo `parts`.
 

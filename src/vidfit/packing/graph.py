@@ -18,15 +18,15 @@ import torch
 from google.protobuf.message import EncodeError
 from torch import nn
 
+from vidfit.checksum import write_checksum
 from vidfit.compression.member import Member
 from vidfit.compression.quantize import QuantizedTensor
 from vidfit.errors import BudgetError, ModelFileError
 from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
-from vidfit.packing.checksum import write_checksum
 from vidfit.packing.forms import OPSET
-from vidfit.packing.metadata import properties
+from vidfit.packing.metadata import CHECKSUM, properties
 from vidfit.packing.recurrent import expand_placeholders
 from vidfit.packing.size import format_size
 from vidfit.packing.weights import with_codes
@@ -95,7 +95,7 @@ def write_graph(
     _check_budget(len(content), budget, "the finished file takes")
     with replacing(path) as partial:
         partial.write_bytes(content)
-        write_checksum(partial)
+        write_checksum(partial, CHECKSUM)
     return described
 
 

@@ -5,8 +5,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Json
 
+from vidfit.checksum import BLANK, Mark
 from vidfit.features.spec import FeatureSpec
-from vidfit.packing.checksum import BLANK
+
+# The entry `vidfit.crc32c` of ONNX's metadata up to its value: key, length of the value.
+CHECKSUM = Mark(b"\x0a\x0dvidfit.crc32c\x12\x08", at_end=True)
 
 
 class PackedInfo(BaseModel):
@@ -17,7 +20,7 @@ class PackedInfo(BaseModel):
         spec: the modalities that it reads.
         vocabulary: label names, C of them.
         members: name, family, weight, bits and quantised tensors of each.
-        crc32c: the file's checksum (see `packing/checksum.py`), eight hexadecimal digits.
+        crc32c: the file's checksum (see `checksum.py`), eight hexadecimal digits.
     """
 
     model_config = ConfigDict(frozen=True, alias_generator=lambda field: f"vidfit.{field}")

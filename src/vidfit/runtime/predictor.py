@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime
 import torch
 
+from vidfit.checksum import is_intact
 from vidfit.compression.member import load_member
 from vidfit.errors import DataError, ModelFileError, VidfitError, reason
 from vidfit.features.ahead import read_ahead
@@ -25,8 +26,7 @@ from vidfit.features.batches import Batch, Batches
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec
 from vidfit.models.frames import fill_up as fill_up_frames
-from vidfit.packing.checksum import is_intact
-from vidfit.packing.metadata import PackedInfo
+from vidfit.packing.metadata import CHECKSUM, PackedInfo
 
 BATCH_SIZE = 32
 # Of videos of 120 to 300 frames, 29% of a batch of 32 is padding; where eight batches are sorted by length, 5%.
@@ -188,7 +188,7 @@ def _load_packed(path: Path, threads: int, fill_up: int, batch_size: int) -> Pre
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    if is_intact(path) is False:
+    if is_intact(path, CHECKSUM) is False:
         raise ModelFileError(
             f"{path}: was altered, damaged or cut short (its content is not what its checksum, vidfit.crc32c, says); "
             "copy it anew or pack it again"

@@ -1,8 +1,9 @@
 """A member on disk: one safetensors file with the weights and, in its metadata, all that is needed to use them.
 
-Tensors are the classifier's state by name. Only `last.safetensors` has those under `optimizer.`, Adam's moments, and
-under `average.`, the average that the second phase of a training makes.
-The metadata's key `vidfit` holds a JSON document: `MemberInfo` and, under `extra`, where the training stands.
+Tensors are the classifier's state by name. Only checkpoints that a training goes on from (`rotation.py`) have those
+under `optimizer.`, Adam's moments, and under `average.`, the average that the second phase of a training makes.
+The metadata's key `vidfit` holds a JSON document: the file's checksum, `MemberInfo` and, under `extra`, where the
+training stands.
 """
 
 import json
@@ -12,23 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from vidfit.checksum import BLANK, Mark, is_intact, write_checksum
 from vidfit.errors import ModelFileError, reason
 from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 
 BEST = "best.safetensors"
-LAST = "last.safetensors"
 TRAINING_ONLY = ("optimizer.", "average.")
+# The document is a string of the header's JSON, so its quotes are escaped.
+_CHECKSUM = Mark(rb"\"crc32c\": \"", at_end=False)
 _OBJECT = TypeAdapter(dict[str, Any])
 
 
 class MemberInfo(BaseModel):
     """What a member is, beside its weights."""
+
+    # A key that nobody knows is a damaged one, such as the checksum's.
+    model_config = ConfigDict(extra="forbid")
 
     name: str
     classifier: ClassifierConfig
@@ -49,13 +55,14 @@ def save_member(path: Path, info: MemberInfo, tensors: dict[str, torch.Tensor], 
         OutputError: the file cannot be written.
     """
     # One key only: safetensors writes several in any order, and equal members should be equal files.
-    metadata = {"vidfit": json.dumps({**info.model_dump(mode="json"), "extra": extra})}
+    document = {"crc32c": BLANK, **info.model_dump(mode="json"), "extra": extra}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
         try:
-            save_file(tensors, partial, metadata)
+            save_file(tensors, partial, {"vidfit": json.dumps(document)})
         except SafetensorError as error:
             raise OSError(str(error)) from error
+        write_checksum(partial, _CHECKSUM)
 
 
 def member_file(path: Path | str) -> Path:
@@ -71,24 +78,24 @@ def read_member(path: Path | str) -> tuple[MemberInfo, dict[str, torch.Tensor], 
         Its description, its tensors by name as they are stored, and the extra metadata.
 
     Raises:
-        ModelFileError: the file is missing, cut short or no member.
+        ModelFileError: the file is missing, damaged, cut short or no member.
     """
-    with _opened(path) as (file, info, extra):
+    with _opened(path, checked=True) as (file, info, extra):
         return info, {name: file.get_tensor(name) for name in file.keys()}, extra  # noqa: SIM118 - not a mapping
 
 
 def read_info(path: Path | str) -> MemberInfo:
-    """The description of a member file alone; its tensors are not read.
+    """The description of a member file alone; its tensors are not read, nor its checksum told.
 
     Raises:
         ModelFileError: the file is missing, cut short or no member.
     """
-    with _opened(path) as (_, info, _):
+    with _opened(path, checked=False) as (_, info, _):
         return info
 
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator[tuple[Any, MemberInfo, dict[str, object]]]:
+def _opened(path: Path | str, checked: bool) -> Iterator[tuple[Any, MemberInfo, dict[str, object]]]:
     path = member_file(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such member; give a packed .onnx file, a member's folder or its .safetensors")
@@ -96,6 +103,12 @@ def _opened(path: Path | str) -> Iterator[tuple[Any, MemberInfo, dict[str, objec
         with safe_open(path, framework="pt") as file:
             document = _OBJECT.validate_json((file.metadata() or {})["vidfit"])
             extra = _OBJECT.validate_python(document.pop("extra"))
+            # Files of before there was a checksum have none.
+            if document.pop("crc32c", None) is not None and checked and not is_intact(path, _CHECKSUM):
+                raise ModelFileError(
+                    f"{path}: was altered, damaged or cut short (its content is not what its checksum says); "
+                    "train it again or copy it anew"
+                )
             yield file, MemberInfo.model_validate(document), extra
     except (SafetensorError, OSError, KeyError, ValidationError) as error:
         what = f"its metadata lack {error}" if isinstance(error, KeyError) else reason(error)

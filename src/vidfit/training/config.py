@@ -45,6 +45,15 @@ class TrainingConfig(BaseModel):
     validate_every: int = Field(default=500, gt=0, description="steps")
     patience: int | None = Field(default=None, gt=0, description="stop after so many validations without a better GAP")
     shuffle_buffer: int = Field(default=2048, ge=0, description="videos to draw the next one from")
+    checkpoint_minutes: float = Field(
+        default=10,
+        gt=0,
+        description="between checkpoints at most; it changes no bit of the result",
+    )
+    on_nan: Literal["stop", "halve"] = Field(
+        default="stop",
+        description="when the loss is no longer a number: stop, or go back to the last validation and halve the rate",
+    )
     workers: int = Field(default=0, ge=0, description="reading processes; 0 reads in the training process")
     averaging: AveragingConfig | None = Field(default=None, description="a second phase that averages weights")
 

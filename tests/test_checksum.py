@@ -5,7 +5,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from vidfit.packing.checksum import BLANK, is_intact, write_checksum
+from vidfit.checksum import BLANK, is_intact, write_checksum
+from vidfit.packing.metadata import CHECKSUM
 
 
 def crc32c(data: bytes) -> int:
@@ -29,24 +30,24 @@ def model(tmp_path: Path) -> Path:
 
 def test_the_checksum_is_that_of_all_other_bytes(model: Path):
     before = model.read_bytes()
-    write_checksum(model)
+    write_checksum(model, CHECKSUM)
     digits = f"{crc32c(before.replace(BLANK.encode(), b'')):08x}"
     assert model.read_bytes() == before.replace(BLANK.encode(), digits.encode())
-    assert is_intact(model)
+    assert is_intact(model, CHECKSUM)
 
 
 def test_every_changed_byte_is_noticed(model: Path):
-    write_checksum(model)
+    write_checksum(model, CHECKSUM)
     whole = model.read_bytes()
     for place in range(0, len(whole), 7):
         model.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-        assert not is_intact(model)
+        assert not is_intact(model, CHECKSUM)
     for changed in (whole[:-1], whole + b"\0"):
         model.write_bytes(changed)
-        assert is_intact(model) is False
+        assert is_intact(model, CHECKSUM) is False
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"vidfit.crc32c"])
 def test_files_without_one(tmp_path: Path, content: bytes):
     (tmp_path / "other").write_bytes(content)
-    assert is_intact(tmp_path / "other") is None
+    assert is_intact(tmp_path / "other", CHECKSUM) is None

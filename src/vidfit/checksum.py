@@ -1,51 +1,59 @@
-"""A packed file's checksum: CRC32C of all its bytes but the checksum's own eight digits, which stand in its metadata.
+"""A checksum inside the file that it is of: CRC32C of all bytes but its own eight digits, which stand in the metadata.
 
 It tells a file that was damaged or edited from the one that was written; it is no signature, as whoever edits a file
-can compute it anew. CRC32C because a file of 1 GB is read at every load: it takes 0.2 s, SHA-256 would take over 1 s.
+can compute it anew. CRC32C because files of gigabytes are read at every load and written at every checkpoint: 1 GB
+takes 0.2 s, SHA-256 would take over 1 s.
 """
 
 import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 import google_crc32c
 
 BLANK: Final = "0" * 8
 """What stands in the metadata until the rest of the file is written."""
 _CHUNK: Final = 1 << 20
-# The entry `vidfit.crc32c` of ONNX's metadata up to its value: key, length of the value.
-_ENTRY: Final = b"\x0a\x0dvidfit.crc32c\x12\x08"
 
 
-def write_checksum(path: Path) -> None:
+class Mark(NamedTuple):
+    """Where a format has the digits."""
+
+    before: bytes
+    """What stands right before them."""
+    at_end: bool
+    """Whether the metadata follow the weights: so a search is short."""
+
+
+def write_checksum(path: Path, mark: Mark) -> None:
     """Put the checksum into a finished file, in the place of `BLANK`."""
     with path.open("r+b") as file:
-        place = _place(file)
+        place = _place(file, mark)
         assert place is not None
         digits = _digits(file, place)
         file.seek(place)
         file.write(digits)
 
 
-def is_intact(path: Path) -> bool | None:
+def is_intact(path: Path, mark: Mark) -> bool | None:
     """Whether a file is as its checksum says; None where it has none."""
     with path.open("rb") as file:
-        place = _place(file)
+        place = _place(file, mark)
         if place is None:
             return None
         file.seek(place)
         return file.read(len(BLANK)) == _digits(file, place)
 
 
-def _place(file: BinaryIO) -> int | None:
-    """Where the digits begin. ONNX's metadata follow the weights, so the search from the end is short."""
+def _place(file: BinaryIO, mark: Mark) -> int | None:
+    """Where the digits begin."""
     if os.fstat(file.fileno()).st_size == 0:  # which cannot be mapped
         return None
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = content.rfind(_ENTRY)
-    return None if found < 0 else found + len(_ENTRY)
+        found = content.rfind(mark.before) if mark.at_end else content.find(mark.before)
+    return None if found < 0 else found + len(mark.before)
 
 
 def _digits(file: BinaryIO, place: int) -> bytes:
