@@ -13,6 +13,10 @@ def test_the_same_items_in_the_same_order(count: int):
     assert list(read_ahead(range(count))) == list(range(count))
 
 
+def test_several_sources_take_turns_until_each_ends():
+    assert list(read_ahead("abcde", "12", "", "xyz")) == list("a1xb2yczde")
+
+
 def test_the_next_item_is_drawn_while_one_is_in_use():
     drawn = threading.Event()
 

@@ -1,6 +1,7 @@
 """Batches: content, order, nothing lost or repeated over workers, corrupt records counted, copies by label."""
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,8 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from torch.utils.data import dataloader
 
-from vidfit.errors import DataError, VidfitError
+from vidfit.errors import DataError
 from vidfit.features.batches import Batch, Batches, balanced_copies, collate
 from vidfit.features.example import to_sequence_example
 from vidfit.features.shards import expand_shards, infer_spec, read_videos
@@ -21,8 +21,6 @@ from vidfit.features.tfrecord import CorruptRecordError, write_records
 
 SPEC = FeatureSpec(modalities=(Modality(name="rgb", size=4), Modality(name="audio", size=2)))
 CLASSES = 7
-# More loader workers than cores is what some tests are about.
-many_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
 def make_video(number: int) -> Video:
@@ -122,7 +120,6 @@ def test_shuffling_mixes_shards_and_is_fixed_by_seed_and_epoch(tmp_path: Path):
         assert len({int(identifier[5:]) // 20 for identifier in ids[:20]}) > 1
 
 
-@many_workers
 @pytest.mark.parametrize(
     ("sizes", "workers"), [([7, 1, 5, 3], 2), ([7, 1], 5), ([0, 9], 4)], ids=["shards", "parts", "an empty shard"]
 )
@@ -138,16 +135,6 @@ def test_workers_deliver_every_record_exactly_once_and_in_a_fixed_order(tmp_path
     assert ids_of(batches.epoch(3)) == ids_of(delivered)
 
 
-def test_workers_leave_the_global_random_state_alone(tmp_path: Path):
-    shards = write_shards(tmp_path, [3])
-    torch.manual_seed(0)
-    expected = torch.rand(1)
-    torch.manual_seed(0)
-    list(Batches(shards, SPEC, CLASSES, 2, workers=1))
-    assert torch.equal(torch.rand(1), expected)
-
-
-@many_workers
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_corrupt_records_are_skipped_and_counted(tmp_path: Path, workers: int):
     shards = write_shards(tmp_path, [6, 6])
@@ -166,7 +153,6 @@ def test_a_truncated_last_record_is_one_skipped_record(tmp_path: Path):
     assert sum(batch.skipped for batch in batches) == 1
 
 
-@many_workers
 @pytest.mark.parametrize("workers", [0, 3])
 def test_a_corrupt_record_is_an_error_of_one_line(tmp_path: Path, workers: int):
     shards = write_shards(tmp_path, [4, 4])
@@ -219,24 +205,13 @@ def test_a_shard_that_is_cut_while_it_is_read(tmp_path: Path):
         list(epoch)
 
 
-def test_a_worker_that_the_kernel_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # How often PyTorch looks whether workers are alive; else this would take 5 seconds.
-    monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
-    epoch = Batches(write_shards(tmp_path, [300]), SPEC, CLASSES, 1, workers=1).epoch(0)
-    next(epoch)
-    (worker,) = torch.multiprocessing.active_children()
-    worker.kill()
-    message = r"^a reading process was killed, .*; lower workers or shuffle_buffer, and call again to go on$"
-    with pytest.raises(VidfitError, match=message):
-        list(epoch)
-
-
 def test_an_epoch_that_is_given_up_ends_its_workers(tmp_path: Path):
+    before = threading.active_count()
     epoch = Batches(write_shards(tmp_path, [30]), SPEC, CLASSES, 1, workers=1).epoch(0)
     assert isinstance(next(epoch), Batch)
-    assert torch.multiprocessing.active_children()
+    assert threading.active_count() > before
     del epoch
-    assert not torch.multiprocessing.active_children()
+    assert threading.active_count() == before
 
 
 def test_no_more_videos_are_read_than_buffer_and_batches_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -258,7 +233,6 @@ def test_no_more_videos_are_read_than_buffer_and_batches_hold(tmp_path: Path, mo
     assert read == delivered == 100
 
 
-@many_workers
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("shuffle_buffer", [0, 16])
 def test_whole_copies_are_exact(tmp_path: Path, workers: int, shuffle_buffer: int):
@@ -295,7 +269,6 @@ def test_broken_copies_come_as_often_as_expected(tmp_path: Path):
     assert found.sum(1).var() == pytest.approx(variance.sum(), rel=0.4)
 
 
-@many_workers
 @pytest.mark.parametrize("workers", [0, 2])
 def test_copies_are_fixed_by_seed_and_epoch(tmp_path: Path, workers: int):
     shards = write_shards(tmp_path, [20, 20])

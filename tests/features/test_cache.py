@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.features.test_batches import CLASSES, SPEC, damage_data, ids_of, make_video, many_workers, write_shards
+from tests.features.test_batches import CLASSES, SPEC, damage_data, ids_of, make_video, write_shards
 from vidfit.cli import app
 from vidfit.errors import DataError, OutputError, VidfitError
 from vidfit.features.batches import Batches
@@ -71,7 +71,6 @@ def test_a_video_is_a_view_of_the_file(files: list[Path]):
     assert not any(frames.flags.writeable or frames.flags.owndata for frames in video.frames.values())
 
 
-@many_workers
 @pytest.mark.parametrize("workers", [0, 1, 3, 5])
 @pytest.mark.parametrize("size", [4, 1000])
 def test_in_order_a_cache_gives_the_bits_of_its_shards(shards, files, workers: int, size: int):
@@ -101,7 +100,6 @@ def test_whatever_reads_shards_reads_a_cache(shards: list[Path], files: list[Pat
     assert part == [f"video{number}" for number in range(1, 20, 3)]
 
 
-@many_workers
 @pytest.mark.parametrize("workers", [0, 2, 7])
 def test_a_shuffled_cache_is_one_permutation_of_all_videos(files: list[Path], workers: int):
     def order(seed: int, epoch: int) -> list[str]:

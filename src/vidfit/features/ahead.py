@@ -1,12 +1,13 @@
-"""Reading while something else computes: a thread draws what comes next.
+"""Reading while something else computes: threads draw what comes next.
 
-ONNX Runtime and PyTorch let other threads run while they compute, so one thread that decodes is enough to keep them
-busy and costs no process. For training, where the decoding itself needs several cores, `Batches` has workers.
+ONNX Runtime and PyTorch let other threads run while they compute, and so do reading and copying: one thread is enough
+to keep a CPU busy with predicting, and the workers of `Batches` are several.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -14,19 +15,25 @@ Item = TypeVar("Item")
 _DEPTH: Final = 2
 
 
-def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items in the same order, drawn in a thread while those before are in use.
+def read_ahead(*sources: Iterable[Item]) -> Iterator[Item]:
+    """The items of all sources, one of each in turn, drawn in a thread a source while those before are in use.
 
-    No more than two are ever ahead, so memory holds three. What the items raise is raised here, in their place.
+    No more than two of a source are ever ahead, so memory holds three. What a source raises is raised here, in the
+    item's place; one that ends leaves the turns to the others.
     """
-    iterator = iter(items)
+    with ExitStack() as threads:
+        turns = deque()
+        for iterator in map(iter, sources):
+            thread = threads.enter_context(ThreadPoolExecutor(1))
+            turns.append((thread, iterator, deque(thread.submit(_next, iterator) for _ in range(_DEPTH))))
+        while turns:
+            thread, iterator, drawn = turns.popleft()
+            if item := drawn.popleft().result():
+                drawn.append(thread.submit(_next, iterator))
+                turns.append((thread, iterator, drawn))
+                yield from item
 
-    def draw() -> list[Item]:
-        """The next, or nothing at the end."""
-        return list(islice(iterator, 1))
 
-    with ThreadPoolExecutor(1) as thread:
-        drawn = deque(thread.submit(draw) for _ in range(_DEPTH))
-        while item := drawn.popleft().result():
-            drawn.append(thread.submit(draw))
-            yield from item
+def _next(iterator: Iterator[Item]) -> list[Item]:
+    """The next item, or nothing at the end."""
+    return list(islice(iterator, 1))

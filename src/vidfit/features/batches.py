@@ -1,11 +1,15 @@
-"""Shards to ragged batches: shuffled, seeded, split over loader workers without a record lost or repeated.
+"""Shards to ragged batches: shuffled, seeded, split over workers without a record lost or repeated.
 
 Videos stay as long and as small as they are stored: a batch holds the bytes of all its frames one after another.
 Shuffling takes the shards in random order and draws from a buffer of videos; where neighbouring records of a shard
 resemble each other, the buffer has to be large. Of a cache it is a permutation of all videos, and needs none.
-Memory holds the buffer and a few batches, whatever the number of shards. `workers=0` reads in this process and is
-the simple way; with workers, each fills batches of its own, so an epoch may end in one smaller batch a worker. Rare
-labels can be read more often and frequent ones less (`copies`).
+Memory holds the buffer and a few batches, whatever the number of shards. Rare labels can be read more often and
+frequent ones less (`copies`).
+
+Workers are threads, each with batches of its own, so an epoch may end in one smaller batch a worker. Reading, copying
+and NumPy let others compute meanwhile, and nothing travels between processes: through their shared memory a batch costs
+three times what it costs to read (docs/performance.md). What Python does for a record, and its checksum, is one
+thread's at a time, so all workers together read about 10,000 records of 300 frames a second at most.
 
 Legend: B videos, N frames of all videos together, T frames of the longest, D feature size, L labels, C classes.
 """
@@ -16,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, multiprocessing
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from vidfit.errors import DataError, VidfitError
+from vidfit.errors import DataError
+from vidfit.features.ahead import read_ahead
 from vidfit.features.cache import CacheFile, count_cached, is_cached, open_cached
 from vidfit.features.shards import check_size, read_videos, share_of, size_of
 from vidfit.features.spec import FeatureSpec, Video
@@ -79,10 +83,10 @@ class Batch:
         return targets_BC
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch with its tensors on `device`."""
+        """The same batch with its tensors on `device`; pinned frames are on their way there when it returns."""
         return replace(
             self,
-            frames={name: frames.to(device) for name, frames in self.frames.items()},
+            frames={name: frames.to(device, non_blocking=True) for name, frames in self.frames.items()},
             num_frames=self.num_frames.to(device),
             labels=self.labels.to(device),
             label_counts=self.label_counts.to(device),
@@ -91,17 +95,74 @@ class Batch:
 
 def collate(videos: Sequence[Video], skipped: int = 0) -> Batch:
     """One batch of the videos, in their order; all have the same modalities."""
-    return Batch(
-        ids=[video.id for video in videos],
-        frames={
-            name: torch.from_numpy(np.concatenate([video.frames[name] for video in videos]))
-            for name in videos[0].frames
-        },
-        num_frames=torch.tensor([video.num_frames for video in videos]),
-        labels=torch.from_numpy(np.concatenate([video.labels for video in videos])),
-        label_counts=torch.tensor([len(video.labels) for video in videos]),
-        skipped=skipped,
-    )
+    filling = _Filling(len(videos))
+    for video in videos:
+        filling.add(video)
+    return filling.take(skipped)
+
+
+class _Filling:
+    """A batch that is being put together: a video's frames are copied as it comes, while the caches still have them.
+
+    How many frames there will be is not known. Where the room ends there is made twice as much; room that is never
+    written to takes no memory.
+
+    Arguments:
+        batch_size: about how many videos there will be.
+        pinned: hold frames where a GPU can fetch them by itself; such memory is kept and used again by PyTorch.
+    """
+
+    def __init__(self, batch_size: int, pinned: bool = False) -> None:
+        self.batch_size, self.pinned = batch_size, pinned
+        self.most = 0
+        self._start()
+
+    def _start(self) -> None:
+        self.ids: list[str] = []
+        self.lengths: list[int] = []
+        self.labels: list[np.ndarray] = []
+        self.room: dict[str, np.ndarray] = {}
+        self.filled = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add(self, video: Video) -> None:
+        """One more video."""
+        end = self.filled + video.num_frames
+        for name, frames in video.frames.items():
+            if name not in self.room:
+                self.room[name] = self._empty(max(self.most, self.batch_size * video.num_frames), frames)
+            elif end > len(self.room[name]):
+                narrow = self.room[name]
+                self.room[name] = self._empty(2 * end, frames)
+                self.room[name][: self.filled] = narrow[: self.filled]
+            self.room[name][self.filled : end] = frames
+        self.filled = end
+        self.ids.append(video.id)
+        self.lengths.append(video.num_frames)
+        self.labels.append(video.labels)
+
+    def _empty(self, rows: int, like: np.ndarray) -> np.ndarray:
+        shape = rows, like.shape[1]
+        if self.pinned:
+            return torch.empty(shape, dtype=getattr(torch, like.dtype.name), pin_memory=True).numpy()
+        # NumPy's, for it asks for huge pages: filling 40 MB of PyTorch's takes four times as long.
+        return np.empty(shape, like.dtype)
+
+    def take(self, skipped: int) -> Batch:
+        """The videos that have come, at least one, as a batch; what comes next is another's."""
+        batch = Batch(
+            ids=self.ids,
+            frames={name: torch.from_numpy(room[: self.filled]) for name, room in self.room.items()},
+            num_frames=torch.tensor(self.lengths),
+            labels=torch.from_numpy(np.concatenate(self.labels)),
+            label_counts=torch.tensor([len(labels) for labels in self.labels]),
+            skipped=skipped,
+        )
+        self.most = max(self.most, self.filled)
+        self._start()
+        return batch
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -154,9 +215,8 @@ class Batches:
         shuffle_buffer: videos held to draw from, divided among the workers; 0 keeps the order of files and records.
             Where all shards are of a cache, any other number shuffles all videos, and none are held without `copies`.
         seed: of the shuffling. Order is fixed by (`seed`, epoch, `workers`).
-        workers: processes that read; 0 reads in this one. Batches travel through shared memory, three a worker at
-            most. Processes are started afresh each epoch from a server without threads or CUDA; as with any Python
-            multiprocessing, a script must then guard its entry with `if __name__ == "__main__"`.
+        workers: threads that read; 0 reads in the thread that asks. Each is up to two batches ahead, in pinned memory
+            where there is CUDA.
         skip_corrupt: pass over damaged records, counted in `Batch.skipped`, instead of raising.
         copies: float32 `[C]`, how often an epoch has a video, by label (see `balanced_copies`); None is once for every
             video. Of a video's labels the largest number r counts, 1 where it has none: it comes `floor(r)` times, and
@@ -195,14 +255,11 @@ class Batches:
         Raises:
             DataError: a record is damaged (unless `skip_corrupt`) or does not fit `spec` or `classes`, there is no
                 sound record at all, or a shard is gone or has changed its size since these batches were made.
-            VidfitError: a worker was killed.
         """
         held = None
         skipped = 0
         # A batch is held back until the next is there, so that records skipped at the very end count in the last one.
         for item in self._items(number):
-            if isinstance(item, DataError):
-                raise item
             if isinstance(item, int):
                 skipped += item
                 continue
@@ -214,71 +271,36 @@ class Batches:
         held.skipped += skipped
         yield held
 
-    def _items(self, epoch: int) -> "Iterator[Batch | int | DataError]":
+    def _items(self, epoch: int) -> "Iterator[Batch | int]":
         stream = _Stream(self, epoch)
         if self.workers == 0:
             return stream.read(0, 1)
-        # Forking a process with threads (PyTorch's, a progress bar's) or CUDA can deadlock; this server has neither.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        # A generator of its own: otherwise starting workers would advance PyTorch's global random state.
-        generator = torch.Generator()
-        return _alive(
-            DataLoader(
-                stream, batch_size=None, num_workers=self.workers, multiprocessing_context=context, generator=generator
-            )
-        )
+        return read_ahead(*(stream.read(worker, self.workers) for worker in range(self.workers)))
 
 
-def _alive(loader: DataLoader) -> "Iterator[Batch | int | DataError]":
-    """Its items; a worker that the kernel ends, for want of memory as a rule, is an error of one line."""
-    try:
-        yield from loader
-    except (RuntimeError, EOFError, ConnectionError) as error:
-        # PyTorch has no class for it; or it finds out by a batch that it cannot fetch.
-        if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
-            raise
-        raise VidfitError(
-            "a reading process was killed, likely for want of memory; lower workers or shuffle_buffer, and call again "
-            "to go on"
-        ) from error
-
-
-class _Stream(IterableDataset):
-    """One epoch of `Batches` as its items: batches, errors, and counts of records skipped after the last batch.
-
-    An error travels as an item because PyTorch would wrap one that is raised in a worker into a page of traceback.
-    """
+class _Stream:
+    """One epoch of `Batches` as its items: batches, and counts of records skipped after the last one."""
 
     def __init__(self, batches: Batches, epoch: int) -> None:
         self.batches, self.epoch = batches, epoch
         self.anywhere = batches.shuffle_buffer > 0 and all(map(is_cached, batches.shards))
 
-    def __iter__(self) -> "Iterator[Batch | int | DataError]":
-        worker = get_worker_info()
-        assert worker is not None
-        return self.read(worker.id, worker.num_workers)
-
-    def read(self, worker: int, workers: int) -> "Iterator[Batch | int | DataError]":
+    def read(self, worker: int, workers: int) -> "Iterator[Batch | int]":
         """Items of one worker of several."""
-        videos: list[Video] = []
+        filling = _Filling(self.batches.batch_size, pinned=self.batches.workers > 0 and torch.cuda.is_available())
         skipped = 0
-        try:
-            for item in self._shuffled(worker, workers):
-                if isinstance(item, Video):
-                    videos.append(item)
-                elif self.batches.skip_corrupt:
-                    skipped += 1
-                else:
-                    raise item
-                if len(videos) == self.batches.batch_size:
-                    yield collate(videos, skipped)
-                    videos, skipped = [], 0
-        except DataError as error:
-            yield error
-            return
-        if videos:
-            yield collate(videos, skipped)
+        for item in self._shuffled(worker, workers):
+            if isinstance(item, Video):
+                filling.add(item)
+            elif self.batches.skip_corrupt:
+                skipped += 1
+            else:
+                raise item
+            if len(filling) == self.batches.batch_size:
+                yield filling.take(skipped)
+                skipped = 0
+        if len(filling):
+            yield filling.take(skipped)
         elif skipped:
             yield skipped
 

@@ -54,7 +54,7 @@ class TrainingConfig(BaseModel):
         default="stop",
         description="when the loss is no longer a number: stop, or go back to the last validation and halve the rate",
     )
-    workers: int = Field(default=0, ge=0, description="reading processes; 0 reads in the training process")
+    workers: int = Field(default=0, ge=0, description="reading threads; 0 reads in between steps")
     averaging: AveragingConfig | None = Field(default=None, description="a second phase that averages weights")
 
     @model_validator(mode="after")
