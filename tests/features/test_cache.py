@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from tests.corpus import write_recipe
 from tests.features.test_batches import CLASSES, SPEC, damage_data, ids_of, make_video, write_shards
 from vidfit.cli import app
 from vidfit.errors import DataError, OutputError, VidfitError
@@ -244,3 +246,20 @@ def test_a_damaged_record_is_named_or_skipped(shards: list[Path], files: list[Pa
     files[0].unlink()
     cached(shards, tmp_path / "cache")
     assert files[0].read_bytes() == data
+
+
+def test_a_recipe_takes_either_and_learns_the_same(corpus: Path, tmp_path: Path):
+    """Every set from a cache; the same order, so the same weights to the bit."""
+    places = [(corpus, tmp_path / "shards"), (tmp_path / "caches", tmp_path / "cached")]
+    for name in ("train", "validation", "eval"):
+        command = ["cache", str(corpus / name), "-o", str(tmp_path / "caches" / name)]
+        assert CliRunner().invoke(app, command).exit_code == 0
+    (tmp_path / "caches" / "vocabulary.csv").write_bytes((corpus / "vocabulary.csv").read_bytes())
+    for data, folder in places:
+        folder.mkdir()
+        command = ["train", str(write_recipe(folder, data)), "-o", str(folder / "run"), "--member", "mean"]
+        done = CliRunner().invoke(app, [*command, "--set", "training.shuffle_buffer=0"])
+        assert done.exit_code == 0, done.output
+    one, other = (load_file(folder / "run" / "members" / "mean" / "best.safetensors") for _, folder in places)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
