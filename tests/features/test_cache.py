@@ -248,8 +248,8 @@ def test_a_damaged_record_is_named_or_skipped(shards: list[Path], files: list[Pa
     assert files[0].read_bytes() == data
 
 
-def test_a_recipe_takes_either_and_learns_the_same(corpus: Path, tmp_path: Path):
-    """Every set from a cache; the same order, so the same weights to the bit."""
+def test_a_recipe_and_the_verbs_take_either_and_come_to_the_same(corpus: Path, tmp_path: Path):
+    """Every set from a cache; the same order, so the same weights and predictions to the bit."""
     places = [(corpus, tmp_path / "shards"), (tmp_path / "caches", tmp_path / "cached")]
     for name in ("train", "validation", "eval"):
         command = ["cache", str(corpus / name), "-o", str(tmp_path / "caches" / name)]
@@ -260,6 +260,9 @@ def test_a_recipe_takes_either_and_learns_the_same(corpus: Path, tmp_path: Path)
         command = ["train", str(write_recipe(folder, data)), "-o", str(folder / "run"), "--member", "mean"]
         done = CliRunner().invoke(app, [*command, "--set", "training.shuffle_buffer=0"])
         assert done.exit_code == 0, done.output
+        command = ["predict", str(folder / "run" / "members" / "mean"), str(data / "eval")]
+        assert CliRunner().invoke(app, [*command, "-o", str(folder / "out.csv")]).exit_code == 0
+    assert (tmp_path / "shards" / "out.csv").read_bytes() == (tmp_path / "cached" / "out.csv").read_bytes()
     one, other = (load_file(folder / "run" / "members" / "mean" / "best.safetensors") for _, folder in places)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
