@@ -69,7 +69,7 @@ elif how == "by length":
     for batch in Batches(shards, predictor.spec, None, predictor.window):
         predictor.predict_batch(batch)
 elif how == "by length, read ahead":
-    for batch in predictor.read(shards):
+    for batch in read_ahead(predictor.batches(shards)):
         predictor.predict_batch(batch)
 else:
     predict_shards(Path(output), shards, predictor, [])

@@ -9,8 +9,8 @@ import vidfit
 
 PACKAGE = Path(vidfit.__file__).parent
 
-# What each room may use, beside itself and the rooms of everybody: `errors`, `files` and `checksum`.
-EVERYBODY = {"errors", "files", "checksum"}
+# What each room may use, beside itself and the rooms of everybody.
+EVERYBODY = {"errors", "files", "checksum", "ranks"}
 PATH = ["features", "models", "training", "compression", "packing", "runtime", "report"]
 BESIDE = {"evaluation": {"features"}}
 ABOVE = {"recipe", "display", "stages", "fitting", "pipeline", "demo", "cli", "__init__", "__main__"}

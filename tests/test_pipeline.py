@@ -81,10 +81,10 @@ def test_labels_of_an_older_file_do_not_outlive_it(copy: Path, recipe_file: Path
     run(load_recipe(recipe_file), copy)
     assert (copy / "labels.json").exists()
 
-    def fails(*_):
+    def fails(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vidfit.pipeline.evaluate_labels", fails)
+    monkeypatch.setattr("vidfit.pipeline.measure_labels", fails)
     with pytest.raises(KeyboardInterrupt):
         run(load_recipe(recipe_file, ("pack.members=[lstm]",)), copy)
     assert not (copy / "labels.json").exists()

@@ -5,6 +5,7 @@ A user's mistake ends with one line on standard error and exit code 2, never wit
 
 import json
 import math
+import os
 import re
 import signal
 import sys
@@ -129,35 +130,20 @@ def soft_label(
     One small Parquet file a shard, keyed by video id; a second call goes on where the first was stopped. Point a
     recipe's `distill.soft_labels` at the folder.
     """
-    from vidfit import display
-    from vidfit.features.batches import Batches
+    from vidfit import display, ranks
     from vidfit.features.shards import expand_shards
-    from vidfit.files import make_folder
     from vidfit.packing.size import format_size
-    from vidfit.runtime.predictor import BATCH_SIZE, load
+    from vidfit.runtime.jobs import soft_label as label
     from vidfit.training.checkpoint import member_file
-    from vidfit.training.distillation import label_shards, soft_labels_file
+    from vidfit.training.distillation import soft_labels_file
 
     paths = expand_shards(shards)
     files = list(map(member_file, [teacher, *(more or ())]))
     if len({file.resolve() for file in files}) < len(files):
         raise VidfitError("--teacher: names a teacher twice; leave one out")
-    teachers = {file: load(file, threads) for file in files}
-    first = teachers[files[0]]
-    for file, other in teachers.items():
-        if (other.spec, other.vocabulary) != (first.spec, first.vocabulary):
-            raise ModelFileError(f"{file}: knows other features or labels than {files[0]}; teachers must agree in both")
-    make_folder(output)
     with display.counting_bar("labelling shards") as show:
-        labelled, skipped = label_shards(
-            paths,
-            output,
-            {file: teacher.predict_batch for file, teacher in teachers.items()},
-            first.vocabulary,
-            top_k,
-            lambda shard: Batches([shard], first.spec, None, BATCH_SIZE, skip_corrupt=skip_corrupt),
-            overwrite,
-            show,
+        labelled, skipped = ranks.together(
+            label, files, paths, output, top_k, skip_corrupt, overwrite, threads, here={"show": show}
         )
     display.say_skipped("labelling", skipped)
     size = sum(soft_labels_file(output, shard).stat().st_size for shard in paths)
@@ -285,21 +271,21 @@ def evaluate(
     fill_up: FillUp = 0,
 ) -> None:
     """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
-    from vidfit import display
-    from vidfit.evaluation.evaluate import evaluate as measure
-    from vidfit.features.shards import estimate_records, expand_shards
+    from vidfit import display, ranks
+    from vidfit.features.shards import expand_shards
     from vidfit.files import replacing
-    from vidfit.runtime.predictor import load
+    from vidfit.runtime.jobs import measure
 
     if json_file:
         _refuse_other_than_json(json_file)
-    predictor = load(model, threads, fill_up, batch_size)
     paths = expand_shards(shards)
-    batches = predictor.read(paths, len(predictor.vocabulary), skip_corrupt)
-    counted = display.counted(batches, "evaluating", estimate_records(paths))
     # Entered before the evaluation, so that a bad place is known at once.
     with replacing(json_file) if json_file else nullcontext() as partial:
-        result = measure(predictor.predict_batch, counted, len(predictor.vocabulary))
+        with display.videos_bar("evaluating") as show:
+            result = ranks.together(
+                measure, model, paths, skip_corrupt, threads, fill_up, batch_size, here={"show": show}
+            )
+        display.say_skipped("evaluating", int(result["skipped"]))
         for name, value in result.items():
             print(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value:,}")
         if partial:
@@ -324,20 +310,14 @@ def predict(
 
     Where it was stopped, a second call goes on: OUTPUT.partial keeps what is finished, shard by shard, until all are.
     """
-    from vidfit import display
+    from vidfit import display, ranks
     from vidfit.features.shards import expand_shards
-    from vidfit.files import file_digest
-    from vidfit.runtime.parts import predict_shards
-    from vidfit.runtime.predictor import load
-    from vidfit.training.checkpoint import member_file
+    from vidfit.runtime.jobs import predict as write
 
-    predictor = load(model, threads, fill_up, batch_size)
     paths = expand_shards(shards)
-    origin = (file_digest(member_file(model)), fill_up)
+    options = (top_k, skip_corrupt, overwrite, threads, fill_up, batch_size)
     with display.videos_bar("predicting") as show:
-        made = predict_shards(
-            output, paths, predictor, origin, top_k, skip_corrupt=skip_corrupt, overwrite=overwrite, show=show
-        )
+        made = ranks.together(write, model, paths, output, *options, here={"show": show})
     display.say_skipped("predicting", made.skipped)
     before = f"; {made.resumed} of {len(paths)} shards were finished before" if made.resumed else ""
     print(f"{output}: {made.videos:,} videos{before}")
@@ -583,7 +563,12 @@ def main() -> None:
     """Entry point of the `vidfit` command."""
     signal.signal(signal.SIGTERM, leave)
     try:
-        app()
+        if "WORLD_SIZE" in os.environ:  # torchrun's
+            from vidfit import ranks
+
+            ranks.lead(app)
+        else:
+            app()
     except VidfitError as error:
         _stop(2, str(error))
     except OSError as error:

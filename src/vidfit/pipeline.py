@@ -30,12 +30,11 @@ from typing import Any
 import torch
 import yaml
 
-from vidfit import display
+from vidfit import display, ranks
 from vidfit.compression.member import QUANTIZED, load_member, quantize_member
 from vidfit.errors import BudgetError, DataError, OutputError, RecipeError, reason
-from vidfit.evaluation.evaluate import evaluate, evaluate_labels
-from vidfit.features.batches import Batch, Batches, balanced_copies
-from vidfit.features.shards import estimate_records, expand_shards, infer_spec, read_videos
+from vidfit.features.batches import Batches, balanced_copies
+from vidfit.features.shards import expand_shards, infer_spec, read_videos
 from vidfit.features.spec import FeatureSpec, Video, Vocabulary
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import make_folder
@@ -47,14 +46,14 @@ from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.packing.size import format_size, parse_size
 from vidfit.recipe import MemberConfig, Recipe
 from vidfit.report.page import REPORT, write_report
-from vidfit.runtime.predictor import BATCH_SIZE, Predictor, load
+from vidfit.runtime.jobs import measure, measure_labels, soft_label
+from vidfit.runtime.predictor import BATCH_SIZE
 from vidfit.stages import Stages, digest, write_text
 from vidfit.training.checkpoint import BEST, MemberInfo
 from vidfit.training.distillation import (
     SoftLabels,
     Teacher,
     check_names,
-    label_shards,
     read_soft_labels_info,
     soft_labels_file,
     soft_labels_files,
@@ -124,6 +123,7 @@ class Run:
             self._check_labelled(which)
         self.parameters = {name: self._count_parameters(name, config) for name, config in recipe.members.items()}
         self._check_budget()
+        self._check_ranks()
         if not recipe.pack.members:
             Validation(self.shards["validation"], self.spec, len(self.vocabulary), data.skip_corrupt)
         self._stages = Stages(directory / "stages.json", directory / SUMMARY)
@@ -315,7 +315,17 @@ class Run:
             if soft_labels and self._distill:
                 teacher = Teacher(SoftLabels(soft_labels, self.vocabulary.names), self._distill.share)
             with display.training_bar(title) as show:
-                best = train(info, training, batches, validation, folder, seed, show, teacher, say)
+                best = ranks.together(
+                    train,
+                    info,
+                    training,
+                    batches,
+                    validation,
+                    folder,
+                    seed,
+                    teacher=teacher,
+                    here={"show": show, "say": say},
+                )
             display.console.print(f"{title}: best validation GAP {best.gap_validation:.4f} at step {best.step}")
             return {"step": best.step, "gap_validation": best.gap_validation}
 
@@ -345,17 +355,10 @@ class Run:
             skipped = 0
             for fold in dict.fromkeys(teacher.fold for teacher in teachers):
                 files = [self._folder(teacher) / BEST for teacher in teachers if teacher.fold == fold]
-                predictors = {file: load(file).predict_batch for file in files}
-                shards = self._fold(fold, outside=False)
+                shards, skip = self._fold(fold, outside=False), self.recipe.data.skip_corrupt
                 with display.counting_bar(stage) as show:
-                    _, more = label_shards(
-                        shards,
-                        folder,
-                        predictors,
-                        self.vocabulary.names,
-                        distill.top_k,
-                        lambda shard: self._batches([shard]),
-                        show=show,
+                    _, more = ranks.together(
+                        soft_label, files, shards, folder, distill.top_k, skip, here={"show": show}
                     )
                 skipped += more
             display.say_skipped(stage, skipped)
@@ -474,24 +477,34 @@ class Run:
                 f"more than {format_size(budget)}: leave a member out, make one smaller or raise the budget"
             )
 
+    def _check_ranks(self) -> None:
+        """A batch is divided among the ranks."""
+        for name, member in self.recipe.members.items():
+            size = member.training.batch_size
+            if size % ranks.available():
+                raise RecipeError(
+                    f"members.{name}.training.batch_size: {size} videos cannot be divided among {ranks.available()} "
+                    "processes; give a multiple of their number, for a batch is that of all of them together"
+                )
+
     def _evaluate(self, model: Path, description: str) -> dict[str, Any]:
-        predictor = load(model)
-        batches = self._eval_batches(predictor, description)
-        return _scores(evaluate(predictor.predict_batch, batches, len(self.vocabulary)))
+        with display.videos_bar(f"evaluating {description}") as show:
+            result = ranks.together(
+                measure, model, self.shards["eval"], self.recipe.data.skip_corrupt, here={"show": show}
+            )
+        display.say_skipped(f"evaluating {description}", int(result["skipped"]))
+        return _scores(result)
 
     def _evaluate_labels(self, packed: Path, labels: Path) -> dict[str, Any]:
         """As `_evaluate`; what else is found of labels and probabilities is left in a file."""
         labels.unlink(missing_ok=True)  # of another packed file
-        predictor = load(packed)
-        batches = self._eval_batches(predictor, "packed")
-        result, details = evaluate_labels(predictor.predict_batch, batches, self.vocabulary.names)
+        with display.videos_bar("evaluating packed") as show:
+            result, details = ranks.together(
+                measure_labels, packed, self.shards["eval"], self.recipe.data.skip_corrupt, here={"show": show}
+            )
+        display.say_skipped("evaluating packed", int(result["skipped"]))
         write_text(labels, json.dumps(details, indent=2) + "\n")
         return _scores(result)
-
-    def _eval_batches(self, predictor: Predictor, description: str) -> Iterator[Batch]:
-        shards = self.shards["eval"]
-        batches = predictor.read(shards, len(self.vocabulary), self.recipe.data.skip_corrupt)
-        return display.counted(batches, f"evaluating {description}", estimate_records(shards))
 
     def _batches(self, shards: list[Path], batch_size: int = BATCH_SIZE, **options: Any) -> Batches:
         skip = self.recipe.data.skip_corrupt

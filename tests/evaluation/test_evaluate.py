@@ -1,12 +1,15 @@
 """The evaluation loop on batches made by hand."""
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from vidfit.errors import DataError
 from vidfit.evaluation.evaluate import evaluate, evaluate_labels
-from vidfit.features.batches import Batch
+from vidfit.features.batches import Batch, Batches
 
 
 def batch(labels: list[list[int]], skipped: int = 0) -> Batch:
@@ -21,13 +24,26 @@ def batch(labels: list[list[int]], skipped: int = 0) -> Batch:
     )
 
 
+class Made(Batches):
+    """Batches made by hand, each of a shard of its own."""
+
+    def __init__(self, *batches: Batch) -> None:
+        self.made = batches
+        self.shards = [Path(__file__)] * len(batches)
+
+    def shard_by_shard(self, shards: Sequence[Path]) -> Iterator[Batch | int]:
+        for made in self.made:
+            yield made
+            yield made.skipped
+
+
 def test_predictions_meet_the_labels_of_their_own_batch():
     first, second = batch([[0], [2, 1]], skipped=1), batch([[], [1]], skipped=2)
     predicted = {
         id(first): np.array([[0.9, 0.1, 0.2], [0.3, 0.8, 0.7]], np.float32),
         id(second): np.array([[0.4, 0.05, 0.01], [0.6, 0.5, 0.02]], np.float32),
     }
-    result = evaluate(lambda batch: predicted[id(batch)], [first, second], classes=3)
+    result = evaluate(lambda batch: predicted[id(batch)], Made(first, second), classes=3)
     # By falling score: hit, hit, hit, miss, hit at rank 5, then misses; four positives.
     assert result["gap"] == pytest.approx((1 + 1 + 1 + 0 + 4 / 5) / 4)
     assert result["hit_at_1"] == 2 / 4
@@ -38,7 +54,7 @@ def test_predictions_meet_the_labels_of_their_own_batch():
 
 def test_unlabelled_videos_alone_cannot_be_evaluated():
     with pytest.raises(DataError, match="none of the 2 videos has a label"):
-        evaluate(lambda batch: np.zeros((2, 3), np.float32), [batch([[], []])], classes=3)
+        evaluate(lambda batch: np.zeros((2, 3), np.float32), Made(batch([[], []])), classes=3)
 
 
 def test_labels_and_reliability_beside_the_same_figures():
@@ -48,8 +64,8 @@ def test_labels_and_reliability_beside_the_same_figures():
     def predict(batch: Batch) -> np.ndarray:
         return np.array(predicted[id(batch)], np.float32)
 
-    result, details = evaluate_labels(predict, batches, ["rain", "train", "never"])
-    assert result | {"seconds": 0} == evaluate(predict, batches, 3) | {"seconds": 0}
+    result, details = evaluate_labels(predict, Made(*batches), ["rain", "train", "never"])
+    assert result | {"seconds": 0} == evaluate(predict, Made(*batches), 3) | {"seconds": 0}
     rain, train, never = details["labels"]
     assert rain == {"name": "rain", "positives": 1, "average_precision": 1.0}
     assert train["average_precision"] == pytest.approx((1 + 2 / 3) / 2)

@@ -20,7 +20,7 @@ from vidfit.training.stopping import Stopping
 @pytest.mark.parametrize(
     ("moment", "call", "step"),
     # In the eighth step; in the second validation, at its second batch; as the second epoch begins, after six steps.
-    [((Learner, "step"), 8, 8), ((loop, "predict"), 5, 10), ((Batches, "epoch"), 4, 6)],
+    [((Learner, "step"), 8, 8), ((loop, "predict"), 6, 10), ((Batches, "epoch"), 5, 6)],
     ids=["step", "validation", "reading"],
 )
 def test_a_signal_leaves_a_checkpoint_of_the_step(

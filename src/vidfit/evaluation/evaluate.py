@@ -1,40 +1,52 @@
-"""Any predictor over labelled batches: the figures of a model, a member or an ensemble on a set of shards."""
+"""Any predictor over labelled shards: the figures of a model, a member or an ensemble.
+
+Each shard is measured by itself and the measures are merged in the order of the shards. So ranks can take shards of
+their own, and come to the same figures, to the bit, as one process.
+"""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from vidfit import ranks
 from vidfit.errors import DataError
 from vidfit.evaluation.metrics import Metrics
 from vidfit.evaluation.reliability import Reliability
-from vidfit.features.batches import Batch
+from vidfit.features.ahead import read_ahead
+from vidfit.features.batches import Batch, Batches, NoRecordsError
+from vidfit.features.shards import estimate_records
 
 Predict = Callable[[Batch], np.ndarray]
+Show = Callable[[int, int], None]
+"""Called with (videos so far, about how many in all); where there are several ranks, about so many so far."""
 
 
-def evaluate(predict: Predict, batches: Iterable[Batch], classes: int) -> dict[str, float]:
-    """Metrics of `predict` over all batches.
+def evaluate(
+    predict: Predict, batches: Batches, classes: int, show: Show = lambda done, total: None
+) -> dict[str, float]:
+    """Metrics of `predict` over all batches. All ranks call it together, and each has the result.
 
     Arguments:
         predict: probabilities `[B, C]` float32 of a batch.
         batches: labelled videos; those without a label count too.
         classes: size of the vocabulary, C.
+        show: the progress, on each rank.
 
     Returns:
         What `Metrics.result` holds, `skipped` (corrupt records passed over) and `seconds` (of wall time, with reading).
 
     Raises:
-        DataError: there is no video, or none has a label.
+        DataError: there is no video, none has a label, or a record is not what it should be.
     """
-    metrics = Metrics(classes)
-    passed = _feed(predict, batches, metrics)
-    return metrics.result() | passed
+    measured, passed = _measure(predict, batches, lambda: _Measures(Metrics(classes)), show)
+    return measured.metrics.result() | passed
 
 
 def evaluate_labels(
-    predict: Predict, batches: Iterable[Batch], names: Sequence[str]
+    predict: Predict, batches: Batches, names: Sequence[str], show: Show = lambda done, total: None
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """As `evaluate`, and how good each label and the probabilities themselves are.
 
@@ -42,16 +54,18 @@ def evaluate_labels(
         predict: probabilities `[B, C]` float32 of a batch.
         batches: labelled videos; those without a label count too.
         names: the vocabulary, C names.
+        show: the progress, on each rank.
 
     Returns:
         What `evaluate` gives, and `labels` (`name`, `positives` and `average_precision` of each, which is None without
         positives), `reliability` (the bins of `Reliability`) and `ece` (its expected calibration error).
 
     Raises:
-        DataError: there is no video, or none has a label.
+        DataError: there is no video, none has a label, or a record is not what it should be.
     """
-    metrics, reliability = Metrics(len(names)), Reliability()
-    passed = _feed(predict, batches, metrics, reliability)
+    measured, passed = _measure(predict, batches, lambda: _Measures(Metrics(len(names)), Reliability()), show)
+    metrics, reliability = measured.metrics, measured.reliability
+    assert reliability is not None
     columns = zip(names, metrics.positives.tolist(), metrics.average_precisions().tolist(), strict=True)
     labels = [
         {"name": name, "positives": positives, "average_precision": precision if positives else None}
@@ -64,20 +78,53 @@ def evaluate_labels(
     }
 
 
-def _feed(predict: Predict, batches: Iterable[Batch], *measures: Metrics | Reliability) -> dict[str, float]:
-    """Show every measure all predictions; gives `skipped` and `seconds`."""
-    start = time.perf_counter()
-    videos = skipped = labels = 0
-    for batch in batches:
-        probabilities = predict(batch)
-        for measure in measures:
-            measure.update(probabilities, batch.labels.numpy(), batch.label_counts.numpy())
-        videos += len(batch)
-        skipped += batch.skipped
-        labels += len(batch.labels)
-    if not labels:
+@dataclass
+class _Measures:
+    """Of some videos."""
+
+    metrics: Metrics
+    reliability: Reliability | None = None
+    skipped: int = 0
+
+    def update(self, probabilities_BC: np.ndarray, batch: Batch) -> None:
+        for measure in (self.metrics, self.reliability):
+            if measure:
+                measure.update(probabilities_BC, batch.labels.numpy(), batch.label_counts.numpy())
+
+    def merge(self, later: "_Measures") -> None:
+        self.metrics.merge(later.metrics)
+        if self.reliability and later.reliability:
+            self.reliability.merge(later.reliability)
+        self.skipped += later.skipped
+
+
+def _measure(
+    predict: Predict, batches: Batches, fresh: Callable[[], _Measures], show: Show
+) -> tuple[_Measures, dict[str, float]]:
+    """The measures of all shards together; and `skipped` and `seconds`."""
+    start, total = time.perf_counter(), estimate_records(batches.shards)
+
+    def of_each_shard() -> Iterator[_Measures]:
+        """Of this rank's share."""
+        measures, videos = fresh(), 0
+        for read in read_ahead(batches.shard_by_shard(ranks.share(batches.shards))):
+            if isinstance(read, Batch):
+                measures.update(predict(read), read)
+                videos += len(read)
+                show(min(videos * ranks.count(), total), total)
+            else:
+                measures.skipped = read
+                yield measures
+                measures = fresh()
+
+    everything = fresh()
+    for of_shard in ranks.in_order(of_each_shard(), len(batches.shards)):
+        everything.merge(of_shard)
+    if not everything.metrics.videos:
+        raise NoRecordsError(batches.shards, everything.skipped)
+    if not everything.metrics.positives.any():
         raise DataError(
-            f"none of the {videos} videos has a label, so there is nothing to compare with; "
+            f"none of the {everything.metrics.videos} videos has a label, so there is nothing to compare with; "
             "evaluate on labelled shards, or use `vidfit predict`"
         )
-    return {"skipped": skipped, "seconds": time.perf_counter() - start}
+    return everything, {"skipped": everything.skipped, "seconds": time.perf_counter() - start}

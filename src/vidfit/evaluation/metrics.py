@@ -74,7 +74,19 @@ class Metrics:
         self._hits_at_1 += int(positive[np.arange(videos), probabilities.argmax(axis=1)].sum())
         self.positives += positive.sum(axis=0)
         self.videos += videos
-        self._keep(best[:, : self.top_k], scores[:, : self.top_k], hits[:, : self.top_k])
+        entries = np.empty(best[:, : self.top_k].size, _ENTRY)
+        for field, values in (("class", best), ("score", scores), ("hits", hits)):
+            entries[field] = values[:, : self.top_k].ravel()
+        entries["count"] = 1
+        self._keep(entries)
+
+    def merge(self, later: "Metrics") -> None:
+        """Takes in what another of the same settings took in, as videos that come after these."""
+        self._summed_perr += later._summed_perr
+        self._hits_at_1 += later._hits_at_1
+        self.positives += later.positives
+        self.videos += later.videos
+        self._keep(later._merged_list())
 
     def result(self) -> dict[str, float]:
         """The figures of everything taken in so far.
@@ -116,10 +128,7 @@ class Metrics:
         entries = self._merged_list()
         return _average_precisions(entries["class"], entries, self.positives)
 
-    def _keep(self, best: np.ndarray, scores: np.ndarray, hits: np.ndarray) -> None:
-        entries = np.empty(best.size, _ENTRY)
-        entries["class"], entries["score"], entries["hits"] = best.ravel(), scores.ravel(), hits.ravel()
-        entries["count"] = 1
+    def _keep(self, entries: np.ndarray) -> None:
         self._entries.append(entries)
         self._num_entries += len(entries)
         if self._num_entries > self.max_entries:

@@ -40,6 +40,12 @@ class Reliability:
         self._hits += np.bincount(of_pair[positive.ravel()], minlength=bins)
         self._summed += np.bincount(of_pair, weights=probabilities.ravel(), minlength=bins)
 
+    def merge(self, later: "Reliability") -> None:
+        """Takes in what another took in."""
+        self._counts += later._counts
+        self._hits += later._hits
+        self._summed += later._summed
+
     def bins(self) -> list[dict[str, float]]:
         """The bins that are not empty, lowest first.
 

@@ -1,4 +1,4 @@
-"""Shards to ragged batches: shuffled, seeded, split over workers without a record lost or repeated.
+"""Shards to ragged batches: shuffled, seeded, split over ranks and workers without a record lost or repeated.
 
 Videos stay as long and as small as they are stored: a batch holds the bytes of all its frames one after another.
 Shuffling takes the shards in random order and draws from a buffer of videos; where neighbouring records of a shard
@@ -11,10 +11,17 @@ and NumPy let others compute meanwhile, and nothing travels between processes: t
 three times what it costs to read (docs/performance.md). What Python does for a record, and its checksum, is one
 thread's at a time, so all workers together read about 10,000 records of 300 frames a second at most.
 
+Several ranks read as so many times the workers would (`of_rank`): the ranks' n-th batches together are the n-th of the
+whole, and a rank may have fewer of them. Of a cache, whose records can be had in any order, the whole then is the same
+with any number of ranks: they take turns in it. Of TFRecord files each worker of each rank reads some from end to end,
+because a file read whole is read ahead of time by disk and network, and parts of many files are not. The price is that
+another number of ranks, as of workers, is another order of the videos; it is as random.
+
 Legend: B videos, N frames of all videos together, T frames of the longest, D feature size, L labels, C classes.
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,6 +64,8 @@ class Batch:
     def padded(self) -> dict[str, Tensor]:
         """Modality name -> `[B, T, D]`, zero after each video's end."""
         lengths = self.num_frames.tolist()
+        if not lengths:
+            return {name: frames.unsqueeze(1) for name, frames in self.frames.items()}
         return {
             name: pad_sequence(list(frames.split(lengths)), batch_first=True) for name, frames in self.frames.items()
         }
@@ -165,6 +174,21 @@ class _Filling:
         return batch
 
 
+def no_videos(spec: FeatureSpec) -> Batch:
+    """A batch of none: what a rank steps with once it has read its share of an epoch and others have not."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return Batch(
+        ids=[],
+        frames={
+            modality.name: torch.zeros(0, modality.size, dtype=getattr(torch, modality.dtype))
+            for modality in spec.modalities
+        },
+        num_frames=nothing,
+        labels=nothing,
+        label_counts=nothing,
+    )
+
+
 def joined(batches: Sequence[Batch]) -> Batch:
     """The videos of several batches as one."""
     return Batch(
@@ -245,6 +269,15 @@ class Batches:
         self.sizes = {shard: size_of(shard) for shard in shards}
         self.shuffle_buffer, self.seed, self.workers, self.skip_corrupt = shuffle_buffer, seed, workers, skip_corrupt
         self.copies = None if copies is None else copies.numpy()
+        self.rank, self.ranks = 0, 1
+
+    def of_rank(self, rank: int, ranks: int) -> "Batches":
+        """A rank's share: batches of `batch_size / ranks` videos, which must be a whole number. It may have none."""
+        assert self.ranks == 1
+        assert self.batch_size % ranks == 0
+        share = copy(self)
+        share.rank, share.ranks, share.batch_size = rank, ranks, self.batch_size // ranks
+        return share
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
@@ -254,7 +287,8 @@ class Batches:
 
         Raises:
             DataError: a record is damaged (unless `skip_corrupt`) or does not fit `spec` or `classes`, there is no
-                sound record at all, or a shard is gone or has changed its size since these batches were made.
+                sound record at all (NoRecordsError), or a shard is gone or has changed its size since these batches
+                were made.
         """
         held = None
         skipped = 0
@@ -266,16 +300,34 @@ class Batches:
             if held is not None:
                 yield held
             held = item
-        if held is None:
+        if held is None and self.ranks == 1:
             raise NoRecordsError(self.shards, skipped)
+        held = held or no_videos(self.spec)
         held.skipped += skipped
         yield held
 
+    def shard_by_shard(self, shards: Sequence[Path]) -> "Iterator[Batch | int]":
+        """Of some of the shards in turn: the batches, and then how many corrupt records were skipped in that shard.
+
+        In their own order and read in this thread, so that a shard's batches are the same whoever reads it.
+        """
+        for shard in shards:
+            skipped = 0
+            try:
+                one = copy(self)
+                one.shards, one.workers, one.shuffle_buffer, one.copies = [shard], 0, 0, None
+                for batch in one:
+                    yield batch
+                    skipped += batch.skipped
+            except NoRecordsError as error:  # beside others such a shard is fine
+                skipped = error.skipped
+            yield skipped
+
     def _items(self, epoch: int) -> "Iterator[Batch | int]":
-        stream = _Stream(self, epoch)
-        if self.workers == 0:
-            return stream.read(0, 1)
-        return read_ahead(*(stream.read(worker, self.workers) for worker in range(self.workers)))
+        stream, workers = _Stream(self, epoch), max(1, self.workers)
+        mine = range(self.rank * workers, (self.rank + 1) * workers)
+        items = [stream.read(worker, self.ranks * workers) for worker in mine]
+        return read_ahead(*items) if self.workers else items[0]
 
 
 class _Stream:
@@ -286,7 +338,7 @@ class _Stream:
         self.anywhere = batches.shuffle_buffer > 0 and all(map(is_cached, batches.shards))
 
     def read(self, worker: int, workers: int) -> "Iterator[Batch | int]":
-        """Items of one worker of several."""
+        """Items of one worker of several, on whatever ranks."""
         filling = _Filling(self.batches.batch_size, pinned=self.batches.workers > 0 and torch.cuda.is_available())
         skipped = 0
         for item in self._shuffled(worker, workers):

@@ -71,11 +71,15 @@ def check_size(shard: Path, size: int) -> None:
 def share_of(shards: Sequence[Path], worker: int, workers: int) -> list[tuple[Path, int, int]]:
     """What one of several workers reads: `(shard, part, parts)`, the records whose number is `part` modulo `parts`.
 
-    Workers take whole shards; where they outnumber the shards, several divide one shard's records among them.
+    Workers take as many whole shards each, which is what disks are fast at. Of the shards that are left over, or where
+    workers outnumber them, each is divided among several workers.
     """
-    first = worker % len(shards)
-    part, parts = worker // len(shards), len(range(first, workers, len(shards)))
-    return [(shard, part, parts) for shard in shards[first::workers]]
+    whole = len(shards) - len(shards) % workers
+    mine = [(shard, 0, 1) for shard in shards[worker:whole:workers]]
+    if left := shards[whole:]:
+        first = worker % len(left)
+        mine.append((left[first], worker // len(left), len(range(first, workers, len(left)))))
+    return mine
 
 
 def read_videos(

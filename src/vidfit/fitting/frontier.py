@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidfit import display
+from vidfit import display, ranks
 from vidfit.compression.member import Member, load_member
-from vidfit.evaluation.evaluate import evaluate
 from vidfit.evaluation.metrics import Metrics
 from vidfit.features.ahead import read_ahead
 from vidfit.features.batches import Batch, Batches
@@ -27,7 +26,8 @@ from vidfit.fitting.packer import Packer
 from vidfit.packing.budget import Ensemble, best_within
 from vidfit.packing.metadata import metadata_bytes
 from vidfit.packing.size import format_size, parse_size
-from vidfit.runtime.predictor import BATCH_SIZE, load
+from vidfit.runtime.jobs import measure
+from vidfit.runtime.predictor import BATCH_SIZE
 from vidfit.stages import write_text
 from vidfit.training.loop import predict
 
@@ -68,9 +68,10 @@ def _measure_point(packer: Packer, size: int) -> dict[str, Any]:
     path = packer.directory / "packing" / "point.onnx"
     try:
         told = packer.pack(path, size)
-        predictor = load(path)
-        batches = _eval_batches(packer, format_size(told["bytes"]))
-        told |= {"gap": evaluate(predictor.predict_batch, batches, len(predictor.vocabulary))["gap"]}
+        shards = expand_shards(packer.data.eval)
+        with display.videos_bar(f"evaluating {format_size(told['bytes'])}") as show:
+            scores = ranks.together(measure, path, shards, packer.data.skip_corrupt, here={"show": show})
+        told |= {"gap": scores["gap"]}
     finally:
         path.unlink(missing_ok=True)
     display.console.print(f"{format_size(told['bytes'])}: GAP {told['gap']:.4f}, {len(told['members'])} members")

@@ -2,7 +2,8 @@
 
 Batch norm has the original's constants: the running statistics move by 0.001 a step (decay 0.999), epsilon is 1e-3, it
 normalises with the biased variance and keeps the unbiased one. A batch of a single value has no variance: it is
-normalised with the running statistics and leaves them alone, where PyTorch would raise an error.
+normalised with the running statistics and leaves them alone, where PyTorch would raise an error. Where several ranks
+train together, the statistics are those of all their frames, as one process with the same batch would have them.
 
 Weights are `[in, out]`, used as `x @ W`. Each family initialises them in its own `reset_parameters`.
 
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidfit import ranks
 from vidfit.errors import RecipeError
 from vidfit.features.spec import FeatureSpec
 
@@ -63,6 +65,8 @@ class BatchNorm(nn.BatchNorm1d):
         """
         if self.training:
             real_ND = frames.flatten(0, -2) if mask is None else frames[mask]
+            if ranks.count() > 1:
+                return self._affine(*self._common_statistics(real_ND))
             if len(real_ND) > 1 and frames.requires_grad:
                 return self._affine(*self._statistics(real_ND))
             if len(real_ND) > 1:
@@ -83,7 +87,32 @@ class BatchNorm(nn.BatchNorm1d):
         self.running_var.lerp_(unbiased_D, self.momentum or 0.0)
         return mean_D, variance_D
 
+    def _common_statistics(self, values_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_statistics`, of the values of all ranks together; one rank may have none.
+
+        A single value in all leaves the running statistics alone and is normalised with them. That is decided without
+        looking at the number, which would wait for the device.
+        """
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        own_D = values_ND.sum(0, dtype=self.running_mean.dtype)
+        sums = ranks.added(torch.cat([own_D, own_D.new_tensor([len(values_ND)])]))
+        count = sums[-1].detach()
+        mean_D = sums[:-1] / count
+        variance_D = ranks.added((values_ND - mean_D).square().sum(0)) / count
+        several = count > 1
+        unbiased_D = variance_D.detach() * count / (count - 1).clamp_min(1)
+        moved = torch.where(several, self.momentum or 0.0, 0.0)
+        mean_D = torch.where(several, mean_D, self.running_mean)
+        variance_D = torch.where(several, variance_D, self.running_var)
+        self.running_mean.lerp_(mean_D.detach(), moved)
+        self.running_var.lerp_(torch.where(several, unbiased_D, self.running_var), moved)
+        return mean_D, variance_D
+
     def _normalise(self, values_ND: Tensor) -> Tensor:
+        if ranks.count() > 1:
+            scale_D, shift_D = self._affine(*self._common_statistics(values_ND))
+            return values_ND * scale_D + shift_D
         return F.batch_norm(
             values_ND,
             self.running_mean,

@@ -7,11 +7,14 @@ shards, and so is the same to the byte whether they are of one call or of severa
 A part is called KEY-VIDEOS-SKIPPED.parquet. The key is a digest of all that it follows from, the model's file, the
 shard and the options, so that no other model's is ever taken over. Batch size and threads are not in it: what they
 change is rounding. One with skipped records is taken over only where they are to be skipped again.
+
+Ranks write the parts of shards of their own; rank 0 writes OUTPUT.
 """
 
 import hashlib
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vidfit import ranks
 from vidfit.features.ahead import read_ahead
-from vidfit.features.batches import Batch, Batches, NoRecordsError
+from vidfit.features.batches import Batch, NoRecordsError
 from vidfit.features.shards import estimate_records
 from vidfit.files import make_folder
 from vidfit.runtime.predictions import merge_predictions, write_predictions
@@ -54,6 +58,8 @@ def predict_shards(
 ) -> Written:
     """Writes the best classes of every video in some shards; goes on where a killed or failed call stopped.
 
+    All ranks call it together.
+
     Arguments:
         output: the file; its suffix chooses the format (see `predictions.py`).
         shards: TFRecord files, each once.
@@ -62,7 +68,7 @@ def predict_shards(
         top_k: classes written of each video, at least 1.
         skip_corrupt: pass over damaged records.
         overwrite: replace a file that exists.
-        show: called with (videos predicted by this call, about how many it has to).
+        show: called with (videos predicted by this call, about how many it has to); of ranks, each with its own.
 
     Raises:
         OutputError: the suffix is unknown, the file exists and `overwrite` is False, or it cannot be written.
@@ -70,16 +76,20 @@ def predict_shards(
             all. The shards before it are finished.
     """
     folder = output.with_name(f"{output.name}.partial")
-    keys = [_key(shard, top_k, origin) for shard in shards]
-    finished = _finished(folder, skip_corrupt)
-    missing = [shard for shard, key in zip(shards, keys, strict=True) if key not in finished]
+    # Once, for a rank that looked a moment later might find what another has made in this call.
+    keys = ranks.once(lambda: [_key(shard, top_k, origin) for shard in shards])
+    finished = ranks.once(lambda: _finished(folder, skip_corrupt))
+    missing = [(shard, key) for shard, key in zip(shards, keys, strict=True) if key not in finished]
     made = Written(videos=0, skipped=0, resumed=len(shards) - len(missing))
 
     def parts() -> Iterator[Path]:
         make_folder(folder)
-        predicted = _predict(missing, predictor, skip_corrupt, show)
+        own = ranks.share(missing)
+        predicted = _predict([shard for shard, _ in own], predictor, skip_corrupt, show)
+        written = (_write_part(folder, key, predicted, predictor.vocabulary, top_k) for _, key in own)
+        more = ranks.in_order(written, len(missing))
         for key in keys:
-            part = finished.get(key) or _write_part(folder, key, predicted, predictor.vocabulary, top_k)
+            part = finished.get(key) or next(more)
             videos, skipped = _counts(part)
             made.videos += videos
             made.skipped += skipped
@@ -87,6 +97,9 @@ def predict_shards(
         if not made.videos:
             raise NoRecordsError(shards, made.skipped)
 
+    if ranks.number():
+        deque(parts(), maxlen=0)
+        return made
     try:
         merge_predictions(output, parts(), predictor.vocabulary, overwrite=overwrite)
         shutil.rmtree(folder)
@@ -100,26 +113,17 @@ def _predict(
     shards: Sequence[Path], predictor: Predictor, skip_corrupt: bool, show: Callable[[int, int], None]
 ) -> Iterator[Rows | int]:
     """Of each shard in turn the rows of some videos and some more, and then how many records were skipped in it."""
-    videos, total = 0, estimate_records(shards) if shards else 0
-    for read in read_ahead(_read(shards, predictor, skip_corrupt)):
-        if isinstance(read, int):
-            yield read
-        else:
+    if not shards:
+        return
+    videos, total = 0, estimate_records(shards)
+    batches = predictor.batches(shards, skip_corrupt=skip_corrupt)
+    for read in read_ahead(batches.shard_by_shard(shards)):
+        if isinstance(read, Batch):
             yield list(zip(read.ids, predictor.predict_batch(read), strict=True))
             videos += len(read)
             show(videos, total)
-
-
-def _read(shards: Sequence[Path], predictor: Predictor, skip_corrupt: bool) -> Iterator[Batch | int]:
-    for shard in shards:
-        skipped = 0
-        try:
-            for batch in Batches([shard], predictor.spec, None, predictor.window, skip_corrupt=skip_corrupt):
-                yield batch
-                skipped += batch.skipped
-        except NoRecordsError as error:  # beside others such a shard is fine
-            skipped = error.skipped
-        yield skipped
+        else:
+            yield read
 
 
 def _write_part(folder: Path, key: str, predicted: Iterator[Rows | int], vocabulary: Sequence[str], top_k: int) -> Path:
@@ -132,7 +136,7 @@ def _write_part(folder: Path, key: str, predicted: Iterator[Rows | int], vocabul
             yield from some
         skipped = some
 
-    unnamed = folder / "unfinished.parquet"
+    unnamed = folder / f"unfinished-{ranks.number()}.parquet"
     videos = write_predictions(unnamed, rows(), vocabulary, top_k, overwrite=True)
     return unnamed.rename(folder / f"{key}-{videos}-{skipped}.parquet")
 

@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime
 import torch
 
+from vidfit import ranks
 from vidfit.checksum import is_intact
 from vidfit.compression.member import load_member
 from vidfit.errors import DataError, ModelFileError, VidfitError, reason
@@ -85,9 +86,9 @@ class Predictor:
             return self._predict_arrays(videos, num_frames)
         return self._predict_shards(videos)
 
-    def read(self, shards: Sequence[Path], classes: int | None = None, skip_corrupt: bool = False) -> Iterator[Batch]:
-        """Batches for `predict_batch` in the shards' order, read while the one before is in use (see `Batches`)."""
-        return read_ahead(Batches(shards, self.spec, classes, self.window, skip_corrupt=skip_corrupt))
+    def batches(self, shards: Sequence[Path], classes: int | None = None, skip_corrupt: bool = False) -> Batches:
+        """For `predict_batch`, in the shards' order (see `Batches`)."""
+        return Batches(shards, self.spec, classes, self.window, skip_corrupt=skip_corrupt)
 
     def predict_batch(self, batch: Batch) -> np.ndarray:
         """Probabilities `[B, C]` float32 of a ragged batch of any size.
@@ -109,7 +110,7 @@ class Predictor:
 
     def _predict_shards(self, shards: Shards) -> Iterator[tuple[str, np.ndarray]]:
         patterns = [shards] if isinstance(shards, str | Path) else shards
-        for batch in self.read(expand_shards(patterns)):
+        for batch in read_ahead(self.batches(expand_shards(patterns))):
             yield from zip(batch.ids, self.predict_batch(batch), strict=True)
 
     def _predict_arrays(self, frames: Frames, num_frames: np.ndarray | None) -> np.ndarray:
@@ -186,7 +187,7 @@ def _is_safetensors(path: Path) -> bool:
 
 def _load_packed(path: Path, threads: int, fill_up: int, batch_size: int) -> Predictor:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or ranks.cores()
     options.log_severity_level = 3
     if is_intact(path, CHECKSUM) is False:
         raise ModelFileError(

@@ -15,7 +15,7 @@ Source: Hinton et al. 2015 (arXiv 1503.02531) for distillation; Skalic & Austin 
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vidfit import ranks
 from vidfit.errors import DataError, OutputError, reason
 from vidfit.evaluation.metrics import top_classes
 from vidfit.features.batches import Batch, NoRecordsError
@@ -106,7 +107,7 @@ def label_shards(
     overwrite: bool = False,
     show: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[int, int]:
-    """Write the soft labels of each shard that has none yet.
+    """Write the soft labels of each shard that has none yet. All ranks call it together, and each writes some.
 
     Arguments:
         shards: whose videos; no two of the same name.
@@ -116,7 +117,7 @@ def label_shards(
         top_k: probabilities kept of a video; all where C is smaller.
         batches: the videos of a shard, in any order.
         overwrite: replace files that other teachers or another `top_k` left.
-        show: called with (shards done, shards in all).
+        show: called with (shards done, shards in all); of ranks, each with its own.
 
     Returns:
         How many shards were labelled (the others had been before), and how many corrupt records passed over in them.
@@ -125,9 +126,31 @@ def label_shards(
         OutputError: a file is there that was made from something else, or one cannot be written.
         DataError: a shard cannot be read.
     """
+    # Once, for a rank that looked a moment later might find what another has made in this call.
+    digests = ranks.once(lambda: sorted(map(file_digest, teachers)))
+    missing = ranks.once(lambda: _unlabelled(shards, directory, digests, vocabulary, top_k, overwrite))
+    own = ranks.share(missing)
+
+    def label() -> Iterator[int]:
+        for done, (shard, info) in enumerate(own):
+            show(done, len(own))
+            yield _write(soft_labels_file(directory, shard), info, batches(shard), list(teachers.values()))
+        show(len(own), len(own))
+
+    return len(missing), sum(ranks.in_order(label(), len(missing)))
+
+
+def _unlabelled(
+    shards: Sequence[Path],
+    directory: Path,
+    digests: list[str],
+    vocabulary: Sequence[str],
+    top_k: int,
+    overwrite: bool,
+) -> list[tuple[Path, SoftLabelsInfo]]:
+    """The shards without soft labels, and what theirs are to say of themselves."""
     check_names(shards)
-    digests = sorted(map(file_digest, teachers))
-    missing: dict[Path, SoftLabelsInfo] = {}
+    missing: list[tuple[Path, SoftLabelsInfo]] = []
     for shard in shards:
         info = SoftLabelsInfo(
             shard=shard.name,
@@ -145,13 +168,8 @@ def label_shards(
                 "choose another folder or add --overwrite"
             )
         if found != info:
-            missing[shard] = info
-    skipped = 0
-    for done, (shard, info) in enumerate(missing.items()):
-        show(done, len(missing))
-        skipped += _write(soft_labels_file(directory, shard), info, batches(shard), list(teachers.values()))
-    show(len(missing), len(missing))
-    return len(missing), skipped
+            missing.append((shard, info))
+    return missing
 
 
 class SoftLabels:
@@ -168,7 +186,7 @@ class SoftLabels:
     """
 
     def __init__(self, directory: Path, vocabulary: Sequence[str]) -> None:
-        self.directory, self._classes = directory, len(vocabulary)
+        self.directory, self._vocabulary, self._classes = directory, vocabulary, len(vocabulary)
         paths = soft_labels_files(directory)
         if not paths:
             raise DataError(
@@ -182,6 +200,10 @@ class SoftLabels:
         ids, labels, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
         self._ids, rows = np.unique(ids, return_index=True)
         self._labels, self._probabilities = labels[rows], probabilities[rows]
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, Sequence[str]]]:
+        # Another rank reads them for itself.
+        return type(self), (self.directory, self._vocabulary)
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Those of the ids that have no soft labels."""

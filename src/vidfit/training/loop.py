@@ -8,13 +8,16 @@ The price is a reseeding a step (microseconds) and, on resuming, reading past th
 already.
 
 No checkpoint has a weight that is not a number: the losses tell, and before each checkpoint the weights themselves.
+
+Several ranks train one member together: each has the same weights, reads its share of the videos and takes part in
+every step, with an empty batch where its share is at an end and another's is not. Rank 0 writes.
 """
 
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +26,10 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from vidfit import ranks
 from vidfit.errors import ModelFileError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
-from vidfit.features.batches import Batch, Batches
+from vidfit.features.batches import Batch, Batches, NoRecordsError, no_videos
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
 from vidfit.training.averaging import AveragingConfig, averaged_copy
@@ -78,7 +82,7 @@ def train(
     Arguments:
         info: what to train; its step and GAP are the start's.
         config: how.
-        train_batches: the videos to learn from.
+        train_batches: the videos to learn from; ranks take shares of them, and of each batch.
         validation_batches: the videos that choose the best checkpoint and end the training.
         directory: the member's folder; it is made.
         seed: of initial weights, sampling and dropout.
@@ -124,7 +128,7 @@ def _go_on(
     for batch, place in training.batches():
         with stopping.held():
             loss = training.step(batch, place)
-        seen += len(batch)
+        seen += len(batch) * ranks.count()
         validated = state.due
         if validated:
             gap = training.validate(validation_batches, stopping)
@@ -147,12 +151,33 @@ def label_frequencies(batches: Batches, classes: int) -> torch.Tensor:
 def label_counts(batches: Batches, classes: int) -> tuple[torch.Tensor, int]:
     """How many of the first 20,000 training videos have each label, float32 `[C]`, and how many videos these were."""
     counts_C, videos = torch.zeros(classes), 0
-    for batch in batches.epoch(0):
+    for batch in in_step(batches, 0):
         counts_C += torch.bincount(batch.labels, minlength=classes)
-        videos += len(batch)
+        videos += ranks.total(len(batch))
         if videos >= PRIOR_VIDEOS:
             break
+    ranks.add_([counts_C])
     return counts_C, videos
+
+
+def in_step(batches: Batches, epoch: int) -> Iterator[Batch]:
+    """The batches of an epoch, as many on each rank; empty ones where this rank's share is at an end.
+
+    Their `skipped` is that of all ranks.
+
+    Raises:
+        DataError: a record is not what it should be, or there is none on any rank.
+    """
+    own, empty = batches.epoch(epoch), no_videos(batches.spec)
+    while True:
+        batch = next(own, None)
+        told = ranks.every(batch is not None, len(batch or empty), (batch or empty).skipped)
+        more, videos, skipped = (sum(column) for column in zip(*told, strict=True))
+        if not more:
+            return
+        if not videos:
+            raise NoRecordsError(batches.shards, skipped)
+        yield replace(batch or empty, skipped=skipped)
 
 
 def validate(model: FrameClassifier, batches: Batches) -> dict[str, float]:
@@ -229,6 +254,7 @@ class _Training:
     ) -> None:
         self._info, self._config, self._batches = info, config, batches
         self._directory, self._seed, self._teacher, self._say = directory, seed, teacher, say
+        self._share = batches.of_rank(ranks.number(), ranks.count())
         self._checkpoints = Checkpoints(directory, say)
         self._begin(self._checkpoints.newest())
 
@@ -272,7 +298,7 @@ class _Training:
         # Looking waits for the device.
         if self._learner.device.type == "cpu" or len(self._losses) == 16:
             self._check_losses()
-        if time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes:
+        if ranks.total(time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes):
             self._save_between()
         return loss
 
@@ -294,12 +320,12 @@ class _Training:
             state.stale += 1
             if result["gap"] > state.best_gap or keep:
                 state.best_gap, state.stale = result["gap"], 0
-                save_member(self._directory / BEST, info, model.state_dict())
+                ranks.once(lambda: save_member(self._directory / BEST, info, model.state_dict()))
             patience = None if averaging else self._config.patience
             state.done = state.ends or (patience is not None and state.stale >= patience)
             state.due, state.validated = False, state.step
             line = {"step": state.step, "loss": state.loss, "lr": self._rate(state.step - 1), **result}
-            _log(self._directory / "log.jsonl", {**line, "averaged": state.averaging})
+            ranks.once(lambda: _log(self._directory / "log.jsonl", {**line, "averaged": state.averaging}))
             self._save(info)
             self._checkpoints.promote()
         return result["gap"]
@@ -352,7 +378,7 @@ class _Training:
         while not state.done:
             skipped = 0
             # A batch is held back until the next is there, to know which is an epoch's last.
-            pairs = pairwise(chain(self._batches.epoch(epoch), [None]))
+            pairs = pairwise(chain(in_step(self._share, epoch), [None]))
             for number, (batch, following) in enumerate(pairs, start=1):
                 assert batch is not None
                 skipped += batch.skipped
@@ -418,7 +444,7 @@ class _Training:
             self.state = self._restored(*checkpoint)
         else:
             self.state = _State()
-            frequencies_C = label_frequencies(self._batches, self._model.classes)
+            frequencies_C = label_frequencies(self._share, self._model.classes)
             self._model.head.set_prior(frequencies_C.to(self._learner.device))
         self._saved_at, self._saved_step = time.monotonic(), self.state.step
 

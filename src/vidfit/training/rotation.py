@@ -7,6 +7,8 @@
 A validation's checkpoint is written as `between` and then takes the place of `last`, so at every moment one whole file
 is the newest. Whichever is gone on from, the training ends with the same bits. The price is room: three times the
 weights and their moments, and a fourth while one is written. Once the training is done, only `last` stays.
+
+All ranks call these functions together. Rank 0 writes, and each reads.
 """
 
 import os
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vidfit import ranks
 from vidfit.errors import ModelFileError
 from vidfit.training.checkpoint import MemberInfo, read_member, save_member
 
@@ -45,10 +48,13 @@ class Checkpoints:
         Raises:
             OutputError: it cannot be written; those before are as they were.
         """
-        save_member(self._directory / BETWEEN, info, tensors, **state)
+        ranks.once(lambda: save_member(self._directory / BETWEEN, info, tensors, **state))
 
     def promote(self) -> None:
         """Make the newest checkpoint the last one."""
+        ranks.once(self._promote)
+
+    def _promote(self) -> None:
         last = self._directory / LAST
         if last.exists():
             os.replace(last, self._directory / PREVIOUS)
@@ -60,6 +66,17 @@ class Checkpoints:
         Raises:
             ModelFileError: there are checkpoints, and all of them are damaged.
         """
+        found: Checkpoint | None = None
+
+        def look() -> Path | None:
+            nonlocal found
+            found = self._newest()
+            return found and found[0]
+
+        path = ranks.once(look)
+        return found or (path and (path, *read_member(path)))
+
+    def _newest(self) -> Checkpoint | None:
         damaged: list[Path] = []
         problem = ""
         for path in (self._directory / name for name in CHECKPOINTS):
@@ -81,10 +98,16 @@ class Checkpoints:
 
     def go_back(self) -> Checkpoint | None:
         """The checkpoint of the last validation; None where there is none."""
-        (self._directory / BETWEEN).unlink(missing_ok=True)
+        self._remove(BETWEEN)
         return self.newest()
 
     def finish(self) -> None:
         """Leave only the last."""
-        for name in (BETWEEN, PREVIOUS):
-            (self._directory / name).unlink(missing_ok=True)
+        self._remove(BETWEEN, PREVIOUS)
+
+    def _remove(self, *names: str) -> None:
+        def remove() -> None:
+            for name in names:
+                (self._directory / name).unlink(missing_ok=True)
+
+        ranks.once(remove)

@@ -2,6 +2,11 @@
 
 Everything random in step `n` follows from the seed and `n` alone.
 
+Where several ranks train together, each has a part of the batch. Losses are shares of the mean over the whole batch and
+gradients are added before they are clipped, so that weights, moments and statistics stay the same on all ranks, to the
+bit. Frames are drawn for the whole batch, as one process would; what dropout leaves out and which videos are mixed
+follows from the rank too, and videos are mixed with those of their own rank.
+
 Shape suffixes: B videos, S sampled frames, C classes.
 
 Source: Skalic & Austin 2018; the optimiser's settings are those of its NetVLAD (see recipes/yt8m-1gb.yaml).
@@ -13,6 +18,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from vidfit import ranks
 from vidfit.errors import RecipeError
 from vidfit.features.batches import Batch
 from vidfit.models.classifier import FrameClassifier
@@ -45,8 +51,8 @@ class Learner:
         self.model = model.to(self.device)
         if config.precision == "bfloat16" and self.device.type == "cpu" and isinstance(model.family, Recurrent):
             raise RecipeError("training.precision: recurrent families have no bfloat16 on a CPU; use float32")
-        # Measured on a CPU alone; a gradient that something else wants to see (a sum over processes) must be made.
-        plain = self.device.type != "cpu" or config.precision != "float32"
+        # Measured on a CPU alone; a gradient that is to be added over ranks must be made.
+        plain = self.device.type != "cpu" or config.precision != "float32" or ranks.count() > 1
         self._thin = None if plain else ThinGradients(model.parameters(), config.batch_size)
         self.forget()
 
@@ -58,31 +64,33 @@ class Learner:
         """One step of Adam.
 
         Arguments:
-            batch: on the device.
+            batch: on the device; this rank's part of it, which may be empty.
             targets_BC: float32, what each video's probabilities should be; on the device.
             number: of the step; with the seed it fixes all that is random.
             learning_rate: of this step.
 
         Returns:
-            The loss without the head's penalty, a scalar in nats.
+            The loss of the whole batch without the head's penalty, a scalar in nats.
         """
         # A generator of its own would not reach dropout; seeding the global one covers every use.
         torch.manual_seed((self._seed * 1_000_003 + number) % 2**63)
-        frames, num_frames, targets_BC = self._inputs(batch, targets_BC)
-        size = -(-len(batch) // self._config.accumulate)
+        sizes = [size for (size,) in ranks.every(len(batch))]
+        frames, num_frames, targets_BC = self._inputs(batch, targets_BC, sizes)
+        size = -(-max(sizes) // self._config.accumulate)
         losses = []
-        for start in range(0, len(batch), size):
+        for start in range(0, max(sizes), size):
             part = slice(start, start + size)
             with self._forward():
                 probabilities_BC = self.model(
                     {name: values[part] for name, values in frames.items()},
                     None if num_frames is None else num_frames[part],
                 )
-            share = len(probabilities_BC) / len(batch)
-            losses.append(share * cross_entropy(probabilities_BC.float(), targets_BC[part]))
+            losses.append(cross_entropy(probabilities_BC.float(), targets_BC[part], sum(sizes)))
             losses[-1].backward()
+        loss = torch.stack(losses).detach().sum()
+        ranks.add_([loss, *(parameter.grad for parameter in self.model.parameters() if parameter.grad is not None)])
         self._adam.step(learning_rate, self._thin.take() if self._thin else {})
-        return torch.stack(losses).detach().sum()
+        return loss
 
     def moments(self) -> dict[str, Tensor]:
         """Adam's moments by `exp_avg.PARAMETER` and `exp_avg_sq.PARAMETER`; none before the first step."""
@@ -97,20 +105,38 @@ class Learner:
             return torch.autocast(self.device.type, torch.bfloat16)
         return self._thin or nullcontext()
 
-    def _inputs(self, batch: Batch, targets_BC: Tensor) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
-        """What the model sees, as its `forward` takes it, and what it should say."""
-        config = self._config
+    def _inputs(
+        self, batch: Batch, targets_BC: Tensor, sizes: list[int]
+    ) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
+        """What the model sees, as its `forward` takes it, and what it should say; `sizes` are the ranks' parts."""
+        config, videos, own = self._config, sum(sizes), _rows(sizes)
         if config.sampling == "none":
+            self._part_ways()
             return batch.padded(), batch.num_frames, targets_BC
         if config.sampling == "sequence":
-            uniforms_B = torch.rand(len(batch)).to(self.device)
+            uniforms_B = torch.rand(videos)[own].to(self.device)
             frames = sample_sequence(batch.frames, batch.num_frames, uniforms_B, config.sample_frames)
         else:
-            uniforms_BS = torch.rand(len(batch), config.sample_frames).to(self.device)
+            uniforms_BS = torch.rand(videos, config.sample_frames)[own].to(self.device)
             frames = sample_frames(batch.frames, batch.num_frames, uniforms_BS)
+        self._part_ways()
         if config.mixup:
             share_B = torch.distributions.Beta(config.mixup, config.mixup).sample([len(batch)]).to(self.device)
             partner_B = torch.randperm(len(batch)).to(self.device)
             frames = mix_frames(frames, share_B, partner_B)
             targets_BC = share_B[:, None] * targets_BC + (1 - share_B[:, None]) * targets_BC[partner_B]
         return frames, None, targets_BC
+
+    def _part_ways(self) -> None:
+        """From here on ranks draw numbers of their own: masks that are the same on all would be fewer masks."""
+        if ranks.count() > 1:
+            torch.manual_seed((torch.initial_seed() * ranks.count() + ranks.number()) % 2**63)
+
+
+def _rows(sizes: list[int]) -> list[int]:
+    """Which rows of the whole batch are this rank's, whose parts of it have these sizes.
+
+    Ranks take turns, as they do in a cache's order, so that the whole is that of one process row by row.
+    """
+    turns = sorted((row, rank) for rank, size in enumerate(sizes) for row in range(size))
+    return [place for place, (_, rank) in enumerate(turns) if rank == ranks.number()]

@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM, which schedulers send before they take a machine away, never interrupt half a step.
 
 What changes a training's state is done within `held`; a signal that comes meanwhile is obeyed at its end. Any other
-moment (reading, validating) it interrupts at once, and what there is can be saved.
+moment (reading, validating) it interrupts at once, and what there is can be saved. Ranks stop together: where there are
+several, a signal to any of them waits for the end of the next `held`, which all of them enter.
 """
 
 import signal
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
+
+from vidfit import ranks
 
 STOPS = (KeyboardInterrupt, SystemExit)
 """What a signal becomes: SIGINT the first, SIGTERM the second with the shell's exit code for it, 143."""
@@ -27,7 +30,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self._holding = False
-        self._asked: int | None = None
+        self._asked = 0
 
     def __enter__(self) -> "Stopping":
         self._before = {}
@@ -43,18 +46,18 @@ class Stopping:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Signals that come within are obeyed at the end."""
+        """Signals that come within are obeyed at the end, by all ranks."""
         self._holding = True
         try:
             yield
         finally:
             self._holding = False
-        if self._asked is not None:
-            leave(self._asked)
+        if asked := max(number for (number,) in ranks.every(self._asked)):
+            leave(asked)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # Remembered in any case, for Python drops what a handler raises within a destructor; and obeyed once, for
         # launchers repeat it while the last checkpoint is being written.
-        first, self._asked = self._asked is None, number
-        if first and not self._holding:
+        first, self._asked = not self._asked, number
+        if first and not self._holding and ranks.count() == 1:
             leave(number)

@@ -1,0 +1,239 @@
+"""Several processes that work as one: what `torchrun` starts, each with a rank, on one machine or on many.
+
+Rank 0 leads. It alone runs the command: it reads the recipe, keeps the run folder, prints. The others follow: they wait
+for a *job*, a function that all ranks call together with the same arguments, and then for the next. Outside a job every
+process is alone, rank 0 of 1, as it is without torchrun; so only what jobs consist of (training, and what goes over
+many shards) has to know that there are ranks, and all else is written as if there were none.
+
+Ranks find each other by the variables that torchrun sets. They talk by gloo from CPU to CPU and by NCCL from GPU to
+GPU; the GPU of a rank is the one of its number on its machine. Jobs and their arguments travel as pickles between
+processes of one user. All ranks read the same paths, so several machines need a file system in common.
+
+Traded away: while rank 0 does alone what cannot be divided (quantising, the search, packing), the others idle.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from vidfit.errors import VidfitError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Followers wait as long as the leader searches and packs. A rank that dies ends the wait, for torchrun ends them all.
+_PATIENCE = timedelta(days=30)
+
+_working_together = False
+
+
+def lead(command: Callable[[], None]) -> None:
+    """Run a command on rank 0, while the other ranks follow it; without torchrun just run it.
+
+    Raises:
+        VidfitError: there are more processes than GPUs on a machine; or what the command or a job raises, on the
+            first rank that fails. The others leave without a word, as what befalls them follows from it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        command()
+        return
+    try:
+        store, rank, ranks = next(rendezvous("env://"))
+    except ValueError as error:  # a variable is missing
+        raise VidfitError(f"WORLD_SIZE is set, but {error}; start several processes with torchrun") from error
+    try:
+        backend = "gloo"
+        if torch.cuda.is_available():
+            _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+            backend = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_PATIENCE)
+        try:
+            _follow() if rank else command()
+        finally:
+            # Who fails in a job leaves the others in the middle of it, where they hear of nothing else.
+            if not _working_together:
+                if rank == 0:
+                    _broadcast(None)
+                dist.destroy_process_group()
+    except (KeyboardInterrupt, SystemExit):
+        if rank:  # A signal stopped all ranks; the leader tells of it.
+            sys.exit(1)
+        raise
+    except Exception:
+        if store.add("failures", 1) > 1:
+            sys.exit(1)
+        raise
+
+
+def together(
+    job: Callable[..., Result], *arguments: Any, here: Mapping[str, Any] | None = None, **options: Any
+) -> Result:
+    """Call a function on all ranks; gives what it returns on this one. To be called by the leader.
+
+    Arguments:
+        job: of a module, not a lambda or a closure.
+        arguments, options: that can be pickled.
+        here: keyword arguments that rank 0 alone gets, such as what shows the progress.
+
+    Raises:
+        whatever the job raises on this rank.
+    """
+    assert not _working_together
+    if dist.is_initialized():
+        _broadcast((job, arguments, options))
+    return _work(job, *arguments, **options, **(here or {}))
+
+
+def available() -> int:
+    """Ranks that there are for a job."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def number() -> int:
+    """This process's rank in a job; 0 outside."""
+    return dist.get_rank() if _working_together else 0
+
+
+def count() -> int:
+    """Ranks that work together: in a job all, outside 1."""
+    return dist.get_world_size() if _working_together else 1
+
+
+def cores() -> int:
+    """Cores of this machine for each of its ranks in a job; 0, for all of them, outside."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])) if _working_together else 0
+
+
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """This rank's part of some items: every `count()`-th from `number()` on."""
+    return items[number() :: count()]
+
+
+def in_order(results: Iterable[Result], items: int) -> Iterator[Result]:
+    """What the ranks make of some items, one by one and on every rank, in the order of the items.
+
+    Arguments:
+        results: of this rank's share of the items.
+        items: how many there are.
+
+    Raises:
+        VidfitError: in its place, what any rank raised for an item.
+    """
+    if count() == 1:
+        yield from results
+        return
+    own = iter(results)
+    for first in range(0, items, count()):
+        outcome = _outcome(lambda: next(own)) if first + number() < items else None
+        for other in _gathered(outcome)[: items - first]:
+            yield _raised(other)
+
+
+def once(work: Callable[[], Result]) -> Result:
+    """Do something on rank 0 while the others wait; gives its result on every rank.
+
+    Raises:
+        VidfitError: on every rank, what it raised.
+    """
+    if count() == 1:
+        return work()
+    return _raised(_broadcast(_outcome(work) if number() == 0 else None))
+
+
+def every(*numbers: int) -> list[tuple[int, ...]]:
+    """The numbers that each rank gave, rank by rank."""
+    if count() == 1:
+        return [numbers]
+    own = torch.tensor(numbers, dtype=torch.int64)
+    gathered = [torch.empty_like(own) for _ in range(count())]
+    dist.all_gather(gathered, own)
+    return [tuple(tensor.tolist()) for tensor in gathered]
+
+
+def total(number: int) -> int:
+    """The sum of what each rank gave."""
+    return sum(given for (given,) in every(number))
+
+
+def add_(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace each tensor by its sum over the ranks, the same to the bit on all of them."""
+    if count() > 1:
+        for transfer in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            assert transfer is not None
+            transfer.wait()
+
+
+def added(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over the ranks, through which gradients flow back to each rank's part."""
+    return _Sum.apply(tensor) if count() > 1 else tensor  # type: ignore[return-value] - PyTorch's has no type
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        # Each rank's loss depends on the sum, and so on this rank's part of it.
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _take_gpu(local_rank: int) -> None:
+    if local_rank >= torch.cuda.device_count():
+        raise VidfitError(
+            f"process {local_rank} of this machine has no GPU, for it has {torch.cuda.device_count()}; "
+            "give torchrun --nproc-per-node no more"
+        )
+    torch.cuda.set_device(local_rank)
+
+
+def _follow() -> None:
+    while called := _broadcast(None):
+        job, arguments, options = called
+        _work(job, *arguments, **options)
+
+
+def _work(job: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+    global _working_together
+    _working_together = dist.is_initialized()
+    result = job(*arguments, **options)
+    _working_together = False
+    return result
+
+
+def _broadcast(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def _gathered(value: Any) -> list[Any]:
+    """The values of all ranks, on every rank."""
+    values: list[Any] = [None] * count()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _outcome(work: Callable[[], Result]) -> Result | VidfitError:
+    try:
+        return work()
+    except VidfitError as error:
+        return error
+
+
+def _raised(outcome: Result | VidfitError) -> Result:
+    if isinstance(outcome, VidfitError):
+        raise outcome
+    return outcome

@@ -1,0 +1,113 @@
+"""What each of the two processes of test_ranks.py runs: `python -m tests.training.two_ranks FOLDER`."""
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import accumulate, zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.corpus import LABELS
+from vidfit import ranks
+from vidfit.errors import VidfitError
+from vidfit.features.batches import Batch, Batches, joined
+from vidfit.features.shards import expand_shards, infer_spec
+from vidfit.models.classifier import ClassifierConfig
+from vidfit.runtime.jobs import measure, measure_labels, predict, soft_label
+from vidfit.training.checkpoint import BEST, MemberInfo
+from vidfit.training.config import TrainingConfig
+from vidfit.training.loop import train
+
+RANKS = 2
+CLASSIFIERS = {
+    # Batch norm over frames and over videos, with and without a mask.
+    "netvlad": {
+        "family": {"type": "netvlad", "clusters": 4, "hidden": 8, "relu": True, "gating": True},
+        "head": {"type": "moe", "experts": 2},
+    },
+    "lstm": {"encoder": {"hidden": 12}, "family": {"type": "lstm", "cells": 8}, "head": {"type": "logistic"}},
+}
+SAMPLING = {"netvlad": "none", "lstm": "replacement"}
+TRAINING = {"netvlad": "train", "lstm": "cache"}
+"""From shards, one process has to compose its batches of what the ranks read; from a cache they are the same anyway."""
+
+
+class Composed(Batches):
+    """What ranks read, as the batches of one process."""
+
+    def __init__(self, whole: Batches) -> None:
+        vars(self).update(vars(whole))
+        self.whole = whole
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        shares = [self.whole.of_rank(rank, RANKS).epoch(number) for rank in range(RANKS)]
+        for parts in zip_longest(*shares):
+            there = [part for part in parts if part is not None]
+            # They take turns.
+            turns = sorted((row, rank) for rank, part in enumerate(there) for row in range(len(part)))
+            starts = list(accumulate(map(len, there), initial=0))
+            yield joined(there).rows(torch.tensor([starts[rank] + row for row, rank in turns]))
+
+
+def train_member(family: str, shards: Path, corpus: Path, folder: Path, compose: bool = False) -> MemberInfo:
+    """Two epochs and then a few steps of averaging, validated after every step."""
+    training, validation = expand_shards([shards]), expand_shards([corpus / "validation"])
+    spec = infer_spec(training)
+    config = TrainingConfig.model_validate(
+        {
+            "epochs": 2,
+            "batch_size": 8,
+            "sampling": SAMPLING[family],
+            "sample_frames": 5,
+            "learning_rate": 0.01,
+            "validate_every": 1,
+            "batch_norm_momentum": 0.1,
+            "averaging": {"steps": 4, "half_life": 2},
+        }
+    )
+    info = MemberInfo(
+        name=family,
+        classifier=ClassifierConfig.model_validate(CLASSIFIERS[family]),
+        spec=spec,
+        vocabulary=LABELS,
+        step=0,
+        gap_validation=-1,
+    )
+    batches = Batches(training, spec, len(LABELS), 8, shuffle_buffer=10, seed=3)
+    return ranks.together(
+        train,
+        info,
+        config,
+        Composed(batches) if compose else batches,
+        Batches(validation, spec, len(LABELS), 16),
+        folder / family,
+        3,
+    )
+
+
+def over_shards(member: Path, corpus: Path, folder: Path) -> dict[str, Any]:
+    """Evaluate, predict and label soft; gives the figures."""
+    shards = expand_shards([corpus / "train", corpus / "validation"])
+    predicted = ranks.together(predict, member, shards, folder / "predicted.csv", 3, False, False, 1, 0, 4)
+    labelled = ranks.together(soft_label, [member], shards, folder / "soft", 3)
+    figures = ranks.together(measure, member, shards)
+    _, details = ranks.together(measure_labels, member, shards)
+    return {"predicted": vars(predicted), "labelled": labelled, **figures, "seconds": 0, **details}
+
+
+def main(corpus: Path, folder: Path) -> None:
+    """All that works, and then what one rank cannot read."""
+    for family in CLASSIFIERS:
+        train_member(family, corpus / TRAINING[family], corpus, folder)
+    figures = over_shards(folder / "netvlad" / BEST, corpus, folder)
+    (folder / "figures.json").write_text(json.dumps(figures))
+    train_member("lstm", corpus / "damaged", corpus, folder / "fails")
+
+
+if __name__ == "__main__":
+    try:
+        ranks.lead(lambda: main(*map(Path, sys.argv[1:])))
+    except VidfitError as error:
+        sys.exit(f"told: {error}")
