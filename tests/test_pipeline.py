@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
-import time
+import signal
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import onnxruntime
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from tests.corpus import LABELS, VIDEOS, write_recipe
+from tests.lives import lives
 from vidfit import load, load_recipe, run
 from vidfit.compression.member import load_member
 from vidfit.errors import BudgetError, DataError, OutputError, RecipeError
@@ -412,27 +412,27 @@ def test_a_missing_folder_of_soft_labels_is_told_before_any_training(recipe_file
     assert not (tmp_path / "run").exists()
 
 
-def test_killed_in_every_stage_ends_as_if_never_killed(corpus: Path, tmp_path: Path):
-    """SIGKILL as soon as a stage is seen to have begun, one stage after the other, in one folder."""
-    recipe_file = write_recipe(tmp_path, corpus)
-    changes = (
-        "members={mean: {family: {type: mean}, head: {type: logistic}}}",
-        "pack.members=[mean]",
-        "distill={generations: 1, top_k: 3}",
-        "training.averaging={steps: 16, learning_rate: 0.001, half_life: 8}",
-    )
-    whole = run(load_recipe(recipe_file, changes), tmp_path / "whole")
-    command = [sys.executable, "-m", "vidfit", "run", str(recipe_file), "-o", str(tmp_path / "killed")]
-    command += [argument for change in changes for argument in ("--set", change)]
-    record = tmp_path / "killed" / "stages.json"
-    stages = list(json.loads((tmp_path / "whole" / "stages.json").read_text()))
-    assert len(stages) == 8
-    for stage in stages:
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and not (record.exists() and stage in json.loads(record.read_text())):
-                time.sleep(0.002)
-            process.kill()
-    assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
-    assert json.loads((tmp_path / "killed" / "summary.json").read_text()) == whole
-    for file in ("members/mean/best.safetensors", "members/mean/last.safetensors", "model.onnx"):
+def test_killed_again_and_again_ends_as_if_never_killed(corpus: Path, tmp_path: Path):
+    """At random moments of all stages, by SIGKILL and by SIGTERM, until there is nothing left to do."""
+    command = [
+        "run",
+        write_recipe(tmp_path, corpus),
+        *("--set", "members={mean: {family: {type: mean}, head: {type: logistic}}}"),
+        *("--set", "pack.members=[mean]"),
+        *("--set", "distill={generations: 1, top_k: 3}"),
+        *("--set", "training.averaging={steps: 16, learning_rate: 0.001, half_life: 8}"),
+    ]
+    # A checkpoint a step, so that most moments are in the midst of one.
+    killed_command = [*command, "--set", "training.checkpoint_minutes=0.000001", "-o", tmp_path / "killed"]
+    random, codes = Random(6), []
+    with lives() as processes:
+        assert processes.live(*command, "-o", tmp_path / "whole") == 0
+        while not codes or codes[-1] != 0:
+            number = random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+            codes.append(processes.kill(number, tmp_path / "killed", random, *killed_command))
+            assert codes[-1] in (0, -signal.SIGKILL if number == signal.SIGKILL else 143)
+            assert len(codes) < 100
+    assert codes.count(-signal.SIGKILL) >= 3
+    assert codes.count(143) >= 1
+    for file in ("members/mean/best.safetensors", "members/mean/last.safetensors", "model.onnx", "summary.json"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
