@@ -1,7 +1,10 @@
 """What the user types: every verb, and one line with exit code 2 for every mistake."""
 
 import json
+import re
+import resource
 import shutil
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -9,9 +12,12 @@ from pathlib import Path
 import onnx
 import pyarrow.parquet
 import pytest
+import torch
 
 from tests.corpus import LABELS, VIDEOS, write_recipe
 from vidfit.cli import main, print_summary
+from vidfit.features.batches import Batch
+from vidfit.training.step import Learner
 
 
 @pytest.fixture
@@ -88,6 +94,59 @@ def test_run_train_and_summary(vidfit, corpus: Path, tmp_path: Path):
     code, _, err = vidfit("report", tmp_path)
     assert code == 2
     assert "is no run folder" in err
+
+
+@pytest.mark.parametrize("trouble", ["disk", "shard", "divergence", "signal"])
+def test_trouble_in_a_training_is_told_in_one_line_and_the_next_call_goes_on(
+    vidfit, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    recipe = write_recipe(tmp_path, tmp_path / "corpus")
+    command = ("train", recipe, "--member", "vlad", "-o")
+    shard = tmp_path / "corpus" / "train" / "train1.tfrecord"
+    step, limits = Learner.step, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def troubled(self: Learner, batch: Batch, targets_BC: torch.Tensor, number: int, learning_rate: float):
+        if number == 10:
+            match trouble:
+                case "disk":
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+                case "shard":
+                    shard.rename(tmp_path / "away")
+                case "divergence":
+                    targets_BC = targets_BC * torch.nan
+                case "signal":
+                    signal.raise_signal(signal.SIGTERM)
+        return step(self, batch, targets_BC, number, learning_rate)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", troubled)
+        code, _, err = vidfit(*command, tmp_path / "run")
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGTERM, handler)
+    vlad = tmp_path / "run" / "members" / "vlad"
+    expected, line = {
+        "disk": (
+            2,
+            r".*/members/vlad/between\.safetensors: cannot be written \(.*File too large.*\); free some space .*",
+        ),
+        "shard": (2, r".*/train1\.tfrecord: cannot be read \(No such file or directory\); check .*"),
+        "divergence": (2, "member vlad: the loss is nan at step 11; .* try a lower learning_rate or on_nan: halve"),
+        "signal": (143, "stopped; run, train, predict and demo go on from here when called again"),
+    }[trouble]
+    assert code == expected
+    assert re.fullmatch(f"vidfit: {line}", err.splitlines()[-1])
+    assert "Traceback" not in err
+    if trouble == "signal":
+        assert "vlad: stopped after step 11, which is kept" in err
+    assert vidfit("evaluate", vlad / "last.safetensors", corpus / "eval")[0] == 0
+    if trouble == "shard":
+        (tmp_path / "away").rename(shard)
+    assert vidfit(*command, tmp_path / "run")[0] == 0
+    assert vidfit(*command, tmp_path / "whole")[0] == 0
+    for file in ("best.safetensors", "last.safetensors"):
+        assert (vlad / file).read_bytes() == (tmp_path / "whole" / "members" / "vlad" / file).read_bytes()
 
 
 def test_the_summary_says_what_each_generation_reached(finished: Path, capsys: pytest.CaptureFixture[str]):
