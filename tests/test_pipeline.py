@@ -119,6 +119,14 @@ def test_a_new_budget_packs_again_and_trains_nothing(copy: Path, recipe_file: Pa
     assert {name for name in after if after[name] != before[name]} == {"model.onnx"}
 
 
+def test_named_members_that_do_not_fit_in_8_bits_take_narrower_widths(copy: Path, recipe_file: Path):
+    packed = run(load_recipe(recipe_file, ("pack.budget=240kB",)), copy)["packed"]
+    assert packed["bytes"] <= 240_000
+    assert {row["name"]: row["weight"] for row in packed["members"]} == pytest.approx({"vlad": 2 / 3, "lstm": 1 / 3})
+    assert min(row["bits"] for row in packed["members"]) < 8
+    assert packed["gap_confirmation"] > 0
+
+
 def test_a_lost_file_is_made_again(copy: Path, recipe_file: Path):
     old = json.loads((copy / "summary.json").read_text())
     (copy / "members" / "vlad" / "quantized.safetensors").unlink()
@@ -215,7 +223,7 @@ def test_a_budget_that_cannot_hold_leaves_everything(copy: Path, recipe_file: Pa
 
 def test_no_file_above_the_budget_is_left(copy: Path, recipe_file: Path):
     with pytest.raises(BudgetError, match="over the budget of 200,000"):
-        run(load_recipe(recipe_file, ("pack.budget=200kB",)), copy)
+        run(load_recipe(recipe_file, ("pack.budget=240kB",)), copy)
     assert not (copy / "model.onnx").exists()
     assert not (copy / "summary.json").exists()
 
@@ -253,7 +261,7 @@ def test_a_run_killed_in_training_ends_as_if_never_killed(
 
 def test_a_budget_that_cannot_hold_is_refused_before_training(recipe_file: Path, tmp_path: Path):
     with pytest.raises(BudgetError, match=r"pack\.budget: the packed members take .* at least \(vlad "):
-        run(load_recipe(recipe_file, ("pack.budget=100kB",)), tmp_path / "run")
+        run(load_recipe(recipe_file, ("pack.budget=20kB",)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

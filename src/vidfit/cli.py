@@ -197,6 +197,10 @@ def pack(
     max_ms: Annotated[
         float | None, typer.Option(min=0, help="Of a run: milliseconds that a video may take on this machine.")
     ] = None,
+    member: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a run: pack these members with equal weights, so that only widths are chosen."),
+    ] = None,
     portable: Annotated[
         bool,
         typer.Option(
@@ -222,11 +226,15 @@ def pack(
     if len(sources) == 1 and (output is None or (sources[0] / "recipe.yaml").is_file()):
         if output or weight:
             raise VidfitError("--output and --weight are for members; of a run the files are RUN/packed/BUDGET.onnx")
-        for path in open_run(sources[0], portable=portable).pack_named(budget, max_ms, overwrite):
+        if member and max_ms is not None:
+            raise VidfitError("--max-ms limits the choice of members; leave --member out, or --max-ms")
+        for path in open_run(sources[0], portable=portable, members=member).pack_named(budget, max_ms, overwrite):
             print(path)
         return
-    if output is None or len(budget) > 1 or max_ms is not None:
-        raise VidfitError("of members, give --output and one --budget; several, and --max-ms, are for a run folder")
+    if output is None or len(budget) > 1 or max_ms is not None or member:
+        raise VidfitError(
+            "of members, give --output and one --budget; several, --member and --max-ms are for a run folder"
+        )
     limit = parse_size(budget[0])
     weights = weight or [1.0] * len(sources)
     if len(weights) != len(sources) or not all(0 < weight < math.inf for weight in weights):

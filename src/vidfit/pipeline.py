@@ -23,6 +23,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ class Run:
         self.parameters = {name: self._count_parameters(name, config) for name, config in recipe.members.items()}
         self._check_budget()
         self._check_ranks()
-        if not recipe.pack.members:
+        if not recipe.pack.members or self._needs_narrow_widths():
             Validation(self.shards["validation"], self.spec, len(self.vocabulary), data.skip_corrupt)
         self._stages = Stages(directory / "stages.json", directory / SUMMARY)
         self._digests: dict[Trainee, str] = {}
@@ -191,7 +192,10 @@ class Run:
         }
 
     def pack(self) -> dict[str, Any]:
-        """Pack the recipe's members, or those that a search finds, and measure the file: `packed` of the summary."""
+        """Pack the recipe's members, or those that a search finds, and measure the file: `packed` of the summary.
+
+        Named members that do not fit in 8 bits take the widths that a search finds.
+        """
         path = self.directory / MODEL
         names = self.recipe.pack.members
         budget = parse_size(self.recipe.pack.budget)
@@ -210,7 +214,7 @@ class Run:
             return {"members": write_graph(path, members, budget, portable=self.recipe.pack.portable)}
 
         def searched() -> dict[str, Any]:
-            packer = Packer(self.directory, self.recipe)
+            packer = Packer(self.directory, self.recipe, names)
             packed = packer.pack(path, budget, self.recipe.pack.max_ms)
             write_text(self.directory / FRONTIER, json.dumps(known_frontier(packer), indent=2) + "\n")
             return packed
@@ -218,7 +222,10 @@ class Run:
         def work() -> dict[str, Any]:
             for file in (FRONTIER, "frontier.csv"):  # of the members as they were
                 (self.directory / file).unlink(missing_ok=True)
-            return fixed() if names else searched()
+            if names and not self._needs_narrow_widths():
+                with suppress(BudgetError):  # what a graph takes beside weights is known once it is written
+                    return fixed()
+            return searched()
 
         if path.exists() and path.stat().st_size > budget:
             path.unlink()  # of another budget; it must not be taken for this one's if packing fails
@@ -469,7 +476,7 @@ class Run:
                     f"{format_size(budget)}: add a smaller one or raise the budget"
                 )
             return
-        bytes_needed = {name: self.parameters[name] for name in names}
+        bytes_needed = {name: self.parameters[name] // 4 for name in names}
         if sum(bytes_needed.values()) > budget:
             each = ", ".join(f"{name} {format_size(size)}" for name, size in bytes_needed.items())
             raise BudgetError(
@@ -486,6 +493,11 @@ class Run:
                     f"members.{name}.training.batch_size: {size} videos cannot be divided among {ranks.available()} "
                     "processes; give a multiple of their number, for a batch is that of all of them together"
                 )
+
+    def _needs_narrow_widths(self) -> bool:
+        """Whether the recipe's packed members are beyond the budget with a byte a weight."""
+        weights = sum(self.parameters[name] for name in self.recipe.pack.members or ())
+        return weights > parse_size(self.recipe.pack.budget)
 
     def _evaluate(self, model: Path, description: str) -> dict[str, Any]:
         with display.videos_bar(f"evaluating {description}") as show:

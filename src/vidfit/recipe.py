@@ -62,8 +62,8 @@ class PackConfig(Strict):
     members: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = Field(
         default=None,
         min_length=1,
-        description="name -> weight in the average, all in 8 bits; where absent, members, widths and weights are "
-        "searched for",
+        description="name -> weight in the average, in 8 bits or, if they do not fit, in narrower widths that are "
+        "searched for; where absent, members and weights are searched for, too",
     )
     max_ms: float | None = Field(default=None, gt=0, description="milliseconds a video, where they are searched for")
     portable: bool = Field(

@@ -54,6 +54,16 @@ def test_files_fit_are_as_large_as_they_were_taken_for_and_tell_the_truth(run: P
         ]
 
 
+def test_given_members_are_all_packed_with_equal_weights(run: Path):
+    file = pack(run, "200kB", members=["mean", "lstm"])
+    told = json.loads(file.with_suffix(".json").read_text())
+    assert [(member["name"], member["weight"]) for member in told["members"]] == [("mean", 0.5), ("lstm", 0.5)]
+    with pytest.raises(BudgetError, match="smallest possible file takes"):
+        pack(run, "20kB", members=["mean", "lstm"])
+    with pytest.raises(ModelFileError, match="has no trained member 'gru'; it has mean, vlad, lstm"):
+        pack(run, "200kB", members=["mean", "gru"])
+
+
 def test_candidates_span_widths_and_come_nearer_to_the_float_member(run: Path):
     packer = open_run(run)
     own = [choice for choice in packer.choices if choice.member == "vlad"]

@@ -58,6 +58,25 @@ def test_the_search_finds_the_optimum_within_the_budget(seed: int, share: float)
     assert best.gap >= max(gap for size, gap in ensembles if size <= budget) - 0.0002
 
 
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.05, 1))
+@settings(max_examples=50)
+def test_given_members_are_all_packed_at_the_best_widths_that_fit(seed: int, share: float):
+    candidates, held_out = problem(seed)
+    shares = {"member-0": 0.5, "member-2": 0.2, "member-3": 0.3}
+    places = [range(member * WIDTHS, (member + 1) * WIDTHS) for member in (0, 2, 3)]
+    every = [
+        (sum(candidates[place].bytes for place in chosen), held_out.expected(chosen, tuple(shares.values()))[1])
+        for chosen in product(*places)
+    ]
+    smallest, largest = min(size for size, _ in every), max(size for size, _ in every)
+    budget = int(smallest + share * (largest - smallest))
+    best = best_within(explore(candidates, held_out, shares=shares), budget)
+    assert [candidates[place].member for place in best.candidates] == list(shares)
+    assert best.weights == tuple(shares.values())
+    assert best.bytes <= budget
+    assert best.gap >= max(gap for size, gap in every if size <= budget) - 0.0002
+
+
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=30)
 def test_more_bytes_never_give_a_lower_score(seed: int):

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,12 @@ from vidfit.training.checkpoint import BEST, MemberInfo, read_info
 
 
 def pack(
-    run: Path | str, budget: str, max_ms: float | None = None, overwrite: bool = False, portable: bool = False
+    run: Path | str,
+    budget: str,
+    max_ms: float | None = None,
+    overwrite: bool = False,
+    portable: bool = False,
+    members: Sequence[str] | None = None,
 ) -> Path:
     """Pack the best ensemble of a run's members that fits.
 
@@ -37,6 +42,8 @@ def pack(
         max_ms: milliseconds that a video may take on this machine, in batches; any number where absent.
         overwrite: replace the file that an earlier call has left.
         portable: use operators of the ONNX standard alone; slower where weights have less than 8 bits.
+        members: names of those that are to be in the file with equal weights, so that only widths are searched; where
+            absent, members and weights are, too.
 
     Returns:
         The file, `RUN/packed/BUDGET.onnx`; `BUDGET.json` beside it tells what is in it and what it reaches.
@@ -47,11 +54,11 @@ def pack(
         DataError: there are no validation videos to select by.
         OutputError: the file exists already.
     """
-    return open_run(run, portable=portable).pack_named([budget], max_ms, overwrite)[0]
+    return open_run(run, portable=portable, members=members).pack_named([budget], max_ms, overwrite)[0]
 
 
-def open_run(run: Path | str, *, portable: bool = False) -> "Packer":
-    """The packer of a run folder and the recipe in it, which `portable` overrides.
+def open_run(run: Path | str, *, portable: bool = False, members: Sequence[str] | None = None) -> "Packer":
+    """The packer of a run folder and the recipe in it, which `portable` and `members` (see `pack`) override.
 
     Raises:
         ModelFileError, DataError: as `pack`.
@@ -64,7 +71,7 @@ def open_run(run: Path | str, *, portable: bool = False) -> "Packer":
         )
     recipe = load_recipe(path)
     recipe.pack.portable |= portable
-    return Packer(Path(run), recipe)
+    return Packer(Path(run), recipe, members and dict.fromkeys(members, 1.0))
 
 
 class Packer:
@@ -73,12 +80,13 @@ class Packer:
     Arguments:
         directory: the run folder.
         recipe: its recipe, paths absolute.
+        weights: name -> weight, where these members are to be packed and only their widths searched.
 
     Raises:
         ModelFileError, DataError: as `pack`.
     """
 
-    def __init__(self, directory: Path, recipe: Recipe) -> None:
+    def __init__(self, directory: Path, recipe: Recipe, weights: Mapping[str, float] | None = None) -> None:
         self.directory = directory
         self.data = recipe.data
         self._portable = recipe.pack.portable
@@ -86,6 +94,15 @@ class Packer:
         self.members = {name: file for name, file in files.items() if file.exists()}
         if not self.members:
             raise ModelFileError(f"{directory}: has no trained member; train some with `vidfit run` or `vidfit train`")
+        self._shares: dict[str, float] | None = None
+        if weights:
+            for name in weights:
+                if name not in self.members:
+                    raise ModelFileError(
+                        f"{directory}: has no trained member {name!r}; it has {', '.join(self.members)}"
+                    )
+            self.members = {name: self.members[name] for name in weights}
+            self._shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
         self.infos = {name: read_info(file) for name, file in self.members.items()}
         first = next(iter(self.infos))
         self.info: MemberInfo = self.infos[first]
@@ -158,7 +175,7 @@ class Packer:
             choices, held_out = self.choices, self._selecting
             with display.counting_bar("searching ensembles") as show:
                 self._frontiers[max_ms] = explore(
-                    choices, held_out, common_bytes, max_ms, lambda looked_at: show(looked_at, looked_at)
+                    choices, held_out, common_bytes, max_ms, lambda looked_at: show(looked_at, looked_at), self._shares
                 )
         return self._frontiers[max_ms]
 

@@ -59,12 +59,16 @@ class HeldOut:
         flat = self._members_RVU.reshape(len(members), -1)
         self._products_RR = (flat @ flat.T).astype(np.float64)
         self._products_R = (flat @ self._hits_VU.ravel().astype(np.float32)).astype(np.float64)
-        self._fitted: dict[tuple[int, ...], tuple[np.ndarray, float]] = {}
+        self._blends: dict[tuple[tuple[int, ...], tuple[float, ...]], tuple[np.ndarray, float]] = {}
         self.cost = self._fitted_cost()
         """c and p."""
 
-    def expected(self, candidates: Sequence[int]) -> tuple[np.ndarray, float]:
+    def expected(self, candidates: Sequence[int], weights: Sequence[float] = ()) -> tuple[np.ndarray, float]:
         """Weights and expected GAP of a blend of these candidates, of a different member each.
+
+        Arguments:
+            candidates: their places.
+            weights: of each, their sum 1; fitted where absent.
 
         Returns:
             Weights float64 `[M]`, none below 0 and their sum 1; and the float members' GAP with them, less what the
@@ -72,12 +76,13 @@ class HeldOut:
         """
         chosen = np.array(candidates)
         members = tuple(self._member_of[chosen].tolist())
-        if members not in self._fitted:
-            weights = self._weights(members)
-            self._fitted[members] = weights, self._gap(_blend(self._members_RVU, members, weights))
-        weights, gap = self._fitted[members]
+        key = members, tuple(weights)
+        if key not in self._blends:
+            own = np.array(weights) if weights else self._weights(members)
+            self._blends[key] = own, self._gap(_blend(self._members_RVU, members, own))
+        own, gap = self._blends[key]
         cost, power = self.cost
-        return weights, gap - cost * self._divergence(candidates, weights) ** power
+        return own, gap - cost * self._divergence(candidates, own) ** power
 
     def gap(self, candidates: Sequence[int], weights: Sequence[float] | np.ndarray) -> float:
         """GAP@20 of the weighted average of these candidates, as it is measured."""

@@ -8,9 +8,12 @@ better.
 
 One exploration answers for every budget, as the best ensemble found that fits. More bytes can therefore never give a
 lower score. What it trades away is certainty: `tests/packing/test_budget.py` compares it with exhaustive search.
+
+Where members and their weights are given, only widths are left to choose: the same search, which neither takes nor
+leaves a member.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +62,7 @@ def explore(
     common_bytes: int = 0,
     max_ms: float | None = None,
     show: Callable[[int], None] = lambda _: None,
+    shares: Mapping[str, float] | None = None,
 ) -> list[Ensemble]:
     """The frontier: ensembles by rising bytes and rising GAP, none better in both than another.
 
@@ -68,6 +72,8 @@ def explore(
         common_bytes: of a file without members.
         max_ms: ensembles that take more for a video are left out.
         show: called with the number of ensembles looked at.
+        shares: member -> weight, their sum 1, where these members and no others are to be in the ensemble; without
+            `max_ms`, for widths hardly change what a member takes.
 
     Raises:
         BudgetError: every candidate alone takes longer than `max_ms`.
@@ -83,7 +89,8 @@ def explore(
         ms = sum(candidates[place].ms for place in chosen)
         if not chosen or (max_ms is not None and ms > max_ms):
             return
-        weights, gap = held_out.expected(chosen)
+        given = [shares[candidates[place].member] for place in chosen] if shares else ()
+        weights, gap = held_out.expected(chosen, given)
         if weights.min() == 0:  # bytes for nothing
             look_at(tuple(place for place, weight in zip(chosen, weights, strict=True) if weight > 0))
             return
@@ -91,8 +98,11 @@ def explore(
         found[chosen] = Ensemble(chosen, tuple(weights.tolist()), size, ms, gap)
         show(len(found))
 
-    for place in range(len(candidates)):
-        look_at((place,))
+    if shares:
+        look_at(_smallest(candidates, shares))
+    else:
+        for place in range(len(candidates)):
+            look_at((place,))
     if not found:
         fastest = min(candidates, key=lambda candidate: candidate.ms)
         raise BudgetError(
@@ -103,7 +113,8 @@ def explore(
         for ensemble in waiting:
             expanded.add(ensemble.candidates)
             for neighbour in _neighbours(ensemble.candidates, candidates):
-                look_at(neighbour)
+                if not shares or len(neighbour) == len(shares):
+                    look_at(neighbour)
     return _frontier(found.values())
 
 
@@ -120,6 +131,13 @@ def best_within(frontier: Sequence[Ensemble], budget: int) -> Ensemble:
             f"{frontier[0].bytes:,}; raise the budget or train a smaller member"
         )
     return fitting[-1]
+
+
+def _smallest(candidates: Sequence[Candidate], members: Iterable[str]) -> tuple[int, ...]:
+    """The ensemble of these members that takes the fewest bytes."""
+    places = range(len(candidates))
+    own = ([place for place in places if candidates[place].member == member] for member in members)
+    return tuple(sorted(min(its, key=lambda place: candidates[place].bytes) for its in own))
 
 
 def _neighbours(chosen: tuple[int, ...], candidates: Sequence[Candidate]) -> Iterator[tuple[int, ...]]:
