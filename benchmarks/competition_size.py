@@ -4,23 +4,17 @@ Weights are trained for some minutes on a generated corpus with YouTube-8M's mod
 videos: each member on a ninth of its own and until that is learnt, so that members are about as good as each other and
 know different things, as those of a grown ensemble do; what adds nothing the search rightly leaves out.
 What is measured is whether the machine bears it, how long the search takes and what it chooses, not how good that is.
-All nine are also packed at the widths of the least divergence in all, whatever the search thinks of them.
+All nine are also packed together, equally weighted, at the widths that the search finds for them.
 A second call in the same folder skips the training, and whatever the search has kept.
 """
 
-import json
 import resource
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from table import options, publish
-
-if TYPE_CHECKING:
-    from vidfit.fitting.packer import Packer
-    from vidfit.packing.budget import Ensemble
 
 ROOT = Path(__file__).parents[1]
 DBOFS = ("dbof-4096", "dbof-6144", "dbof-3684")  # slower to learn, and the fastest a step
@@ -65,34 +59,6 @@ def recipe(folder: Path, steps: int):
     return load_recipe(ROOT / "recipes" / "yt8m-1gb.yaml", tuple(f"{key}={value}" for key, value in changes.items()))
 
 
-def all_members(packer: "Packer", budget: int) -> "Ensemble":
-    """Every member once, with equal weights, at the widths of the least summed divergence that fit."""
-    from vidfit.packing.budget import Ensemble
-
-    divergences = {}
-    for name in packer.members:
-        kept = json.loads((packer.directory / "packing" / name / "candidates.json").read_text())
-        for place, candidate in enumerate(kept["candidates"]):
-            divergences[name, place] = candidate["divergence"]
-    own: dict[str, list[int]] = {}
-    for place, choice in enumerate(packer.choices):
-        own.setdefault(choice.member, []).append(place)
-    fitting = []
-    for multiplier in np.geomspace(1e-14, 1e-4, 2000):  # nats a byte
-        chosen = []
-        for name, places in own.items():
-            costs = [
-                divergences[name, number] + multiplier * packer.choices[place].bytes
-                for number, place in enumerate(places)
-            ]
-            chosen.append(places[int(np.argmin(costs))])
-        size = sum(packer.choices[place].bytes for place in chosen)
-        if size <= 0.999 * budget:  # leaves room for the metadata
-            fitting.append((size, tuple(chosen)))
-    size, chosen = max(fitting)
-    return Ensemble(chosen, (1 / len(chosen),) * len(chosen), size, 0.0, 0.0)
-
-
 def main() -> None:
     parser = options(__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "competition-size", help="folder, 20 GB")
@@ -114,6 +80,9 @@ def main() -> None:
                 "bytes": told["bytes"] if told else 0,
                 "of": budget,
                 "members": len(told["members"]) if told else 0,
+                "GAP, selecting and confirming": f"{told['gap_selection']:.4f} {told['gap_confirmation']:.4f}"
+                if told
+                else "",
                 "bits": ", ".join(f"{it['name']} {it['bits']:.1f}" for it in told["members"]) if told else "",
             }
         )
@@ -140,11 +109,11 @@ def main() -> None:
         told = packer.pack(folder / f"{budget}.onnx", parse_size(budget))
         assert told["bytes"] <= parse_size(budget)
         note(f"pack {budget}", begun, told, parse_size(budget))
+    everyone = Packer(run.directory, run.recipe, dict.fromkeys(run.names, 1.0))
     for budget in BUDGETS[:2]:
         begun = time.perf_counter()
-        path = folder / f"all-{budget}.onnx"
-        members = packer.write(path, all_members(packer, parse_size(budget)), parse_size(budget))
-        note(f"all nine, {budget}", begun, {"bytes": path.stat().st_size, "members": members}, parse_size(budget))
+        told = everyone.pack(folder / f"all-{budget}.onnx", parse_size(budget))
+        note(f"all nine, {budget}", begun, told, parse_size(budget))
     publish("nine members of 1,116 M weights, two cores", rows, arguments.json)
 
 

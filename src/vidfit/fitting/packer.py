@@ -71,7 +71,7 @@ def open_run(run: Path | str, *, portable: bool = False, members: Sequence[str] 
         )
     recipe = load_recipe(path)
     recipe.pack.portable |= portable
-    return Packer(Path(run), recipe, members and dict.fromkeys(members, 1.0))
+    return Packer(Path(run), recipe, dict.fromkeys(members, 1.0) if members else None)
 
 
 class Packer:
