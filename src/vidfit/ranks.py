@@ -13,6 +13,7 @@ Traded away: while rank 0 does alone what cannot be divided (quantising, the sea
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -37,8 +38,10 @@ def lead(command: Callable[[], None]) -> None:
     """Run a command on rank 0, while the other ranks follow it; without torchrun just run it.
 
     Raises:
-        VidfitError: there are more processes than GPUs on a machine; or what the command or a job raises, on the
-            first rank that fails. The others leave without a word, as what befalls them follows from it.
+        VidfitError: there are more processes than GPUs on a machine.
+        ConnectionError: a rank was killed.
+        whatever the command or a job raises: on the first rank that fails. The others leave without a word, as what
+            befalls them follows from it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         command()
@@ -65,9 +68,15 @@ def lead(command: Callable[[], None]) -> None:
         if rank:  # A signal stopped all ranks; the leader tells of it.
             sys.exit(1)
         raise
-    except Exception:
-        if store.add("failures", 1) > 1:
+    except Exception as error:
+        # torchrun sends it to all at the first failure; who is leaving need not be told.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if not _is_first_to_fail(store):
             sys.exit(1)
+        if isinstance(error, dist.DistError) or "/gloo/" in str(error):
+            raise ConnectionError(
+                "another of the processes was killed, or its machine is gone; call again to go on"
+            ) from error
         raise
 
 
@@ -187,6 +196,13 @@ class _Sum(torch.autograd.Function):
         total = gradients[0].clone()
         dist.all_reduce(total)
         return total
+
+
+def _is_first_to_fail(store: Any) -> bool:
+    try:
+        return store.add("failures", 1) == 1
+    except dist.DistError:  # the machine that keeps it has failed
+        return False
 
 
 def _take_gpu(local_rank: int) -> None:
