@@ -22,8 +22,8 @@ SHARE = 240  # training videos of a member
 BUDGETS = ("1GB", "500MB", "100MB")
 
 
-def recipe(folder: Path, steps: int):
-    """The recipe at its own sizes, on a generated corpus and without what takes longer than a few steps."""
+def recipe(folder: Path, steps: int, train: str = ""):
+    """The recipe at its own sizes, on a shard of a generated corpus or all of it, for a few steps."""
     from vidfit.features.synthetic import CorpusConfig, write_corpus
     from vidfit.recipe import load_recipe
 
@@ -43,7 +43,8 @@ def recipe(folder: Path, steps: int):
         # Few labels are frequent and little hides them: they are learnt in so many steps.
         write_corpus(corpus, CorpusConfig(classes=3862, zipf=1.5, distractors=0.3, noise=0.2, **numbers))
     changes = {
-        **{f"data.{name}": corpus / name for name in ("train", "validation", "eval")},
+        **{f"data.{name}": corpus / name for name in ("validation", "eval")},
+        "data.train": corpus / "train" / train,
         "data.vocabulary": corpus / "vocabulary.csv",
         "training.steps": steps,
         "training.validate_every": steps,
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "competition-size", help="folder, 20 GB")
     parser.add_argument("--steps", type=int, default=40, help="of training, a member; of a DBoF three times as many")
     arguments = parser.parse_args()
+    from vidfit.features.shards import expand_shards
     from vidfit.fitting.packer import Packer
     from vidfit.packing.size import parse_size
     from vidfit.pipeline import Run
@@ -90,15 +92,13 @@ def main() -> None:
     arguments.work = arguments.work.resolve()
     arguments.work.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
-    run = Run(recipe(arguments.work, arguments.steps), arguments.work / "run")
-    shares = run.shards["train"]
-    for name, share in zip(run.names, shares, strict=True):
-        run.shards["train"] = [share]
-        run.train(name)
-        (arguments.work / "run" / "members" / name / LAST).unlink(missing_ok=True)  # moments: twice the weights' bytes
+    whole, run = recipe(arguments.work, arguments.steps), arguments.work / "run"
+    for name, share in zip(whole.members, expand_shards([whole.data.train[0]]), strict=True):
+        Run(recipe(arguments.work, arguments.steps, share.name), run, members=[name]).train(name)
+        (run / "members" / name / LAST).unlink(missing_ok=True)  # moments: twice the weights' bytes
     note("training", begun)
     begun = time.perf_counter()
-    packer = Packer(run.directory, run.recipe)
+    packer = Packer(run, whole)
     packer.frontier()
     note("candidates and search", begun)
     folder = arguments.work / "packed"
@@ -109,7 +109,7 @@ def main() -> None:
         told = packer.pack(folder / f"{budget}.onnx", parse_size(budget))
         assert told["bytes"] <= parse_size(budget)
         note(f"pack {budget}", begun, told, parse_size(budget))
-    everyone = Packer(run.directory, run.recipe, dict.fromkeys(run.names, 1.0))
+    everyone = Packer(run, whole, dict.fromkeys(whole.members, 1.0))
     for budget in BUDGETS[:2]:
         begun = time.perf_counter()
         told = everyone.pack(folder / f"all-{budget}.onnx", parse_size(budget))
