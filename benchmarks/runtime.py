@@ -8,14 +8,17 @@ form of a family runs in a process of its own, one after another in one call; ra
 - Gather: 8 bits looked up in a codebook at each run, as the winners of 2018 did;
 - PyTorch: float32, PyTorch's own kernels.
 
-With --ensemble FILE a packed file is measured, too; with --gap RUN what integer activations do to its members' GAP.
+With --operators the dearest operators of the families are told in place of latencies; with --ensemble FILE a packed
+file is measured, too; with --gap RUN what integer activations do to its members' GAP.
 """
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -160,6 +163,34 @@ def rows_of(families: list[str], forms: list[str], work: Path) -> list[dict[str,
     return rows
 
 
+def operators(path: Path, batch: int = 32, told: int = 8) -> list[dict[str, Any]]:
+    """What a file spends its time on, by ONNX Runtime's own profile on one core: its dearest operators."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.enable_profiling = True
+    options.profile_file_prefix = str(path.with_suffix(""))
+    session = onnxruntime.InferenceSession(path, options)
+    frames, num_frames = videos(batch)
+    for _ in range(2):  # the first is a warm-up
+        session.run(None, {**frames, "num_frames": num_frames})
+    profile = Path(session.end_profiling())
+    events = [event for event in json.loads(profile.read_text()) if event["name"].endswith("kernel_time")]
+    profile.unlink()
+    events = events[len(events) // 2 :]
+    total = sum(event["dur"] for event in events)
+    return [
+        {
+            "operator": event["args"]["op_name"],
+            "inputs": " x ".join(str(next(iter(it.values()))) for it in event["args"]["input_type_shape"][:2]),
+            "ms": event["dur"] / 1000,
+            "%": 100 * event["dur"] / total,
+        }
+        for event in sorted(events, key=lambda event: -event["dur"])[:told]
+    ]
+
+
 def machine() -> list[dict[str, Any]]:
     """What this machine can do: bytes a second, float and integer multiplications a second, two cores."""
     import onnxruntime
@@ -247,12 +278,19 @@ def main() -> None:
     parser: argparse.ArgumentParser = options(__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--families", nargs="*", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--operators", action="store_true", help="tell the dearest operators in place of latencies")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "runtime", help="folder, 2 GB")
     parser.add_argument("--ensemble", type=Path, help="a packed file")
     parser.add_argument("--gap", type=Path, help="a run folder")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    if arguments.families:
+    if arguments.operators:
+        for family, form in product(arguments.families, arguments.forms):
+            path = arguments.work / "operators.onnx"
+            alone(write, family, form, path)
+            publish(f"{family}, {form}: batch 32, one core", alone(operators, path), None)
+            path.unlink()
+    elif arguments.families:
         publish("this machine", alone(machine), None)
         publish(
             f"{FRAMES} frames, {CLASSES:,} labels, {os.cpu_count()} cores",
