@@ -1,0 +1,182 @@
+"""What a training step costs: every family at competition size, beside the machine's limit and the original.
+
+Members are those of recipes/yt8m-1gb.yaml, with random weights, on a shard of random frames, 300 a video: a step's time
+does not depend on what there is to learn. Each runs in a process of its own. The CPU seconds of a step are those of all
+its threads: on a shared machine they say more than the clock.
+
+The limit of a step is the time of its multiplications at the rate of a large float32 matmul, and of one pass of Adam
+over weights and both moments (24 bytes a weight) at the rate of an addition, one after the other; both rates are
+measured just before.
+
+With --tensorflow PYTHON, an interpreter that has TensorFlow, the large operators of the original are timed on one core
+of this machine, too, each alone (`original_operators.py`): a floor under what its step takes here.
+On a GPU give --batch 160 --precision bfloat16; cores do not matter there.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+from runtime import CLASSES, FAMILIES, FRAMES, RECIPE, alone, info, memory, spec
+from table import options, publish
+
+# Seconds a step of batch 8 on one core of another machine, under TensorFlow 2.15 (DESIGN.md, section 4).
+ORIGINAL = {"netvlad": 2.23, "netfv": 2.56, "dbof": 0.92, "lstm": 12.3, "gru": 8.89}
+WARM_UP, MOST_STEPS, SECONDS = 2, 12, 25.0
+
+
+def fastest(work: Callable[[], Any]) -> float:
+    """Seconds of the fastest of some calls."""
+
+    work()
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
+
+
+def machine(cores: int) -> dict[str, float]:
+    """What a large matmul and an addition reach, with so many threads."""
+    import torch
+
+    torch.set_num_threads(cores)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    matrix, (first, second, third) = torch.randn(4096, 4096, device=device), torch.zeros(3, 2**27, device=device)
+    multiply = fastest(lambda: (matrix @ matrix)[0, 0].item())
+    add = fastest(lambda: torch.add(first, second, out=third)[0].item())
+    return {"machine, GFLOP/s": 2 * 4096**3 / multiply / 1e9, "machine, GB/s": 3 * 2**27 * 4 / add / 1e9}
+
+
+def write(path: Path, videos: int) -> None:
+    """A shard of random frames."""
+    from vidfit.features.example import write_shard
+    from vidfit.features.spec import Video
+
+    random = np.random.default_rng(0)
+    write_shard(
+        path,
+        (
+            Video(
+                id=str(number),
+                frames={it.name: random.integers(0, 256, (FRAMES, it.size), np.uint8) for it in spec().modalities},
+                labels=np.sort(random.choice(CLASSES, 3, replace=False)),
+            )
+            for number in range(videos)
+        ),
+    )
+
+
+def recurrent_flops(inputs: Any, input_weights: Any, state_weights: Any, *_: Any, **__: Any) -> int:
+    """Of a forward pass of oneDNN's LSTM: `[T, B, D]` by `[G, D]` and `[G, H]`."""
+    frames, batch, _ = inputs
+    return 2 * frames * batch * (np.prod(input_weights) + np.prod(state_weights)).item()
+
+
+def measure(family: str, cores: int, shard: Path, batch_size: int, precision: str, workers: int) -> dict[str, Any]:
+    """Steps of one family in this process: fed from the shard over and over."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import vidfit  # noqa: F401 - asks for huge pages before anything is allocated
+    from vidfit.features.batches import Batches
+    from vidfit.recipe import load_recipe
+    from vidfit.training.step import Learner
+
+    torch.set_num_threads(cores)
+    torch.manual_seed(0)
+    config = load_recipe(RECIPE).members[FAMILIES[family]].training
+    config = config.model_copy(update={"batch_size": batch_size, "precision": precision})
+    learner = Learner(info(family).build(), config, 0)
+    batches = Batches([shard], spec(), CLASSES, batch_size, workers=workers)
+    wait = (lambda: None) if learner.device.type == "cpu" else torch.cuda.synchronize
+
+    def steps():
+        number = 0
+        while True:
+            source = batches.epoch(number)
+            while True:
+                begun = time.perf_counter()
+                batch = next(source, None)
+                if batch is None:
+                    break
+                waited = time.perf_counter() - begun
+                begun, used = time.perf_counter(), time.process_time()
+                batch = batch.to(learner.device)
+                learner.step(batch, batch.multi_hot(CLASSES), number, 1e-5)
+                wait()
+                yield waited, time.perf_counter() - begun, time.process_time() - used
+                number += 1
+
+    source = steps()
+    operators = torch.ops.aten
+    formulas = {
+        operators.mkldnn_rnn_layer: recurrent_flops,
+        operators.mkldnn_rnn_layer_backward: lambda *shapes, **_: 2 * recurrent_flops(*shapes),
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        next(source)
+    for _ in range(WARM_UP - 1):
+        next(source)
+    taken = []
+    while len(taken) < MOST_STEPS and sum(step for _, step, _ in taken) < SECONDS:
+        taken.append(next(source))
+    return {
+        "step, s": min(step for _, step, _ in taken),
+        "CPU, s": min(used for _, _, used in taken),
+        "waiting for data, %": 100 * sum(it[0] for it in taken) / sum(it[0] + it[1] for it in taken),
+        "GFLOP": counter.get_total_flops() / 1e9,
+        "weights, M": sum(parameter.numel() for parameter in learner.model.parameters()) / 1e6,
+        "peak, MB": torch.cuda.max_memory_allocated() // 2**20 if wait is torch.cuda.synchronize else memory()["VmHWM"],
+    }
+
+
+def operators(interpreter: str, batch_size: int) -> dict[str, float]:
+    """CPU seconds by family of the original's large operators."""
+    script = str(Path(__file__).with_name("original_operators.py"))
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    command = [interpreter, script, str(batch_size)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout)
+
+
+def main() -> None:
+    parser = options(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--cores", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read")
+    parser.add_argument("--tensorflow", metavar="PYTHON", help="also time the original's operators")
+    arguments = parser.parse_args()
+    floors = operators(arguments.tensorflow, arguments.batch) if arguments.tensorflow else {}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        shard = Path(folder) / "train.tfrecord"
+        write(shard, 4 * arguments.batch)
+        for family in track(arguments.families):
+            for cores in arguments.cores:
+                able = alone(machine, cores)
+                ours = alone(measure, family, cores, shard, arguments.batch, arguments.precision, arguments.workers)
+                computing = ours["GFLOP"] / able["machine, GFLOP/s"]
+                limit = computing + ours["weights, M"] * 24 / 1e3 / able["machine, GB/s"]
+                row = {"family": family, "cores": cores, **ours, "videos/s": arguments.batch / ours["step, s"], **able}
+                row |= {"limit, s": limit, "of the limit, %": 100 * limit / ours["step, s"]}
+                row["of the matmul peak, %"] = 100 * computing / ours["step, s"]
+                if floors:
+                    row["original's operators, CPU s"] = floors[family]
+                if arguments.batch == 8:
+                    row["DESIGN.md, s"] = ORIGINAL[family]
+                rows.append(row)
+    publish(f"a training step of batch {arguments.batch}, {arguments.precision}", rows, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
