@@ -220,10 +220,14 @@ def inverse_norm(values: Tensor, dim: int) -> Tensor:
 
 
 def flatten_normalised(residuals_BDK: Tensor) -> Tensor:
-    """L2 norm 1 for each cluster, then for the whole, flattened feature-major: float32 `[B, D * K]`."""
-    cluster_factor_B1K = inverse_norm(residuals_BDK, dim=1)
-    normalised_BP = (residuals_BDK * cluster_factor_B1K).flatten(1)
-    return normalised_BP * inverse_norm(normalised_BP, dim=1)
+    """L2 norm 1 for each cluster, then for the whole, flattened feature-major: float32 `[B, D * K]`.
+
+    The whole's norm follows from those of the clusters: all is one pass over the residuals and one over their squares.
+    """
+    squares_B1K = (residuals_BDK * residuals_BDK).sum(1, keepdim=True)
+    cluster_factor_B1K = torch.rsqrt(squares_B1K.clamp_min(1e-12))
+    whole_B11 = (squares_B1K * cluster_factor_B1K.square()).sum(2, keepdim=True)
+    return (residuals_BDK * (cluster_factor_B1K * torch.rsqrt(whole_B11.clamp_min(1e-12)))).flatten(1)
 
 
 def per_modality(option: Option | dict[str, Option], spec: FeatureSpec, field: str) -> list[Option]:
