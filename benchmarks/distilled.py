@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from table import options, publish
 
-from vidfit.features.batches import Batch, Batches
+from vidfit.features.batch import Batch
+from vidfit.features.batches import Batches
 from vidfit.features.shards import expand_shards
 from vidfit.recipe import load_recipe
 from vidfit.runtime.predictor import load

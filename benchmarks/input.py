@@ -23,7 +23,7 @@ from table import options, publish
 
 import vidfit.features.example as example
 from vidfit.features.batches import Batches
-from vidfit.features.cache import write_cache
+from vidfit.features.caching import write_cache
 from vidfit.features.example import to_sequence_example
 from vidfit.features.shards import expand_shards, read_videos
 from vidfit.features.spec import FeatureSpec, Modality, Video

@@ -20,7 +20,8 @@ from vidfit.compression.member import Member, load_member
 from vidfit.compression.quantize import Grid, QuantizedTensor
 from vidfit.compression.sensitivity import divergence
 from vidfit.evaluation.metrics import Metrics
-from vidfit.features.batches import Batch, Batches
+from vidfit.features.batch import Batch
+from vidfit.features.batches import Batches
 from vidfit.features.shards import expand_shards
 from vidfit.recipe import load_recipe
 from vidfit.training.loop import predict

@@ -16,7 +16,7 @@ import torch
 
 from tests.corpus import LABELS, VIDEOS, write_recipe
 from vidfit.cli import main, print_summary
-from vidfit.features.batches import Batch
+from vidfit.features.batch import Batch
 from vidfit.training.step import Learner
 
 

@@ -387,7 +387,7 @@ def cache(
     (docs/format.md); a second call goes on where the first was stopped, and compares what is there with the shards.
     """
     from vidfit import display
-    from vidfit.features.cache import write_cache
+    from vidfit.features.caching import write_cache
     from vidfit.features.shards import expand_shards, infer_id_key, infer_spec
     from vidfit.packing.size import format_size
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from vidfit.features.batches import Batch
+from vidfit.features.batch import Batch
 from vidfit.training.loop import Progress as Training
 
 # Names are the user's: brackets in them are no markup.

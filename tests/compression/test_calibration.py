@@ -8,7 +8,7 @@ from tests.corpus import videos
 from tests.packing.test_graph import CLASSIFIERS, float_member
 from vidfit.compression.calibration import INPUTS, collect
 from vidfit.compression.state import is_big
-from vidfit.features.batches import Batch, collate
+from vidfit.features.batch import Batch, collate
 from vidfit.models.dbof import ClusterGate
 from vidfit.models.encoder import FrameEncoder
 from vidfit.models.heads import ContextGating, Logistic, MixtureOfExperts, MixtureOfExpertsConfig

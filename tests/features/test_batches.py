@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vidfit.errors import DataError
-from vidfit.features.batches import Batch, Batches, balanced_copies, collate
+from vidfit.features.batch import Batch, collate
+from vidfit.features.batches import Batches, balanced_copies
 from vidfit.features.example import to_sequence_example
 from vidfit.features.shards import expand_shards, infer_spec, read_videos
 from vidfit.features.spec import FeatureSpec, Modality, Video
@@ -225,7 +226,7 @@ def test_no_more_videos_are_read_than_buffer_and_batches_hold(tmp_path: Path, mo
             read += 1
             yield video
 
-    monkeypatch.setattr("vidfit.features.batches.read_videos", counting)
+    monkeypatch.setattr("vidfit.features.batches.read_examples", counting)
     delivered = 0
     for batch in Batches(shards, SPEC, CLASSES, 5, shuffle_buffer=10):
         delivered += len(batch)
@@ -350,3 +351,52 @@ def test_real_shards_at_both_levels(data_dir: Path):
     batch = next(iter(Batches(means, infer_spec(means), 3862, 8)))
     assert batch.padded()["mean_rgb"].shape == (8, 1, 1024)
     assert batch.frames["mean_audio"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_an_epoch_begun_in_the_middle_is_the_rest_of_it(tmp_path: Path, workers: int):
+    shards = write_shards(tmp_path, [20, 0, 13])
+    damage_data(shards[0], [4])
+    batches = Batches(shards, SPEC, CLASSES, 4, shuffle_buffer=9, workers=workers, skip_corrupt=True)
+    whole = [batch.ids for batch in batches.epoch(1)]
+    for start in range(len(whole) + 1):
+        assert [batch.ids for batch in batches.epoch(1, start)] == whole[start:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_held_of_a_batch_is_never_written_to(tmp_path: Path, workers: int):
+    """Whatever is held: a batch, a tensor, a view of one, its storage, an array on it."""
+    batches = Batches(write_shards(tmp_path, [150]), SPEC, CLASSES, 2, shuffle_buffer=9, workers=workers)
+    random, held = np.random.default_rng(0), []
+    for epoch in range(4):
+        for batch in batches.epoch(epoch):
+            rgb, audio = batch.frames["rgb"], batch.frames["audio"]
+            held.append(
+                [
+                    batch,
+                    rgb,
+                    rgb[1:].T,
+                    audio.numpy()[:1].data,
+                    audio.untyped_storage(),
+                    audio.reshape(-1)[3:].numpy(),
+                    None,
+                ][random.integers(7)]
+            )
+            held.append(content(held[-1]))
+            # Letting go of some in any order is what makes memory free.
+            if len(held) > 40:
+                drop = 2 * random.integers(20)
+                assert content(held[drop]) == held[drop + 1]
+                del held[drop : drop + 2]
+    assert all(content(thing) == was for thing, was in zip(held[::2], held[1::2], strict=True))
+
+
+def content(thing: Batch | torch.Tensor | torch.UntypedStorage | np.ndarray | memoryview | None) -> bytes:
+    """A copy of what is there now."""
+    if isinstance(thing, Batch):
+        return b"".join(frames.numpy().tobytes() for frames in thing.frames.values())
+    if isinstance(thing, torch.Tensor):
+        return thing.numpy().tobytes()
+    if isinstance(thing, torch.UntypedStorage):
+        return bytes(thing)
+    return b"" if thing is None else thing.tobytes()

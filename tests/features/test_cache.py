@@ -1,6 +1,8 @@
 """Caches: the same videos as the shards, whichever way they are read; added to, compared, and told when damaged."""
 
 import json
+import os
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from tests.features.test_batches import CLASSES, SPEC, damage_data, ids_of, make
 from vidfit.cli import app
 from vidfit.errors import DataError, OutputError, VidfitError
 from vidfit.features.batches import Batches
-from vidfit.features.cache import INDEX, CacheIndex, open_cached, read_index, write_cache
+from vidfit.features.cache import INDEX, CacheIndex, checksum, open_cached, read_index
+from vidfit.features.caching import write_cache
 from vidfit.features.example import to_sequence_example, write_shard
 from vidfit.features.inspect import inspect_shards
 from vidfit.features.shards import estimate_records, expand_shards, infer_id_key, infer_spec, read_videos
@@ -130,7 +133,7 @@ def test_copies_are_spread_by_the_buffer(files: list[Path]):
 
 def test_a_second_call_reads_nothing_again(shards, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     before = {path.name: path.stat().st_mtime_ns for path in files}
-    monkeypatch.setattr("vidfit.features.cache.read_examples", None)
+    monkeypatch.setattr("vidfit.features.caching.read_examples", None)
     index, added = write_cache(shards, tmp_path / "cache", "id", SPEC)
     assert added == 0
     assert {path.name: path.stat().st_mtime_ns for path in files} == before
@@ -266,3 +269,86 @@ def test_a_recipe_and_the_verbs_take_either_and_come_to_the_same(corpus: Path, t
     one, other = (load_file(folder / "run" / "members" / "mean" / "best.safetensors") for _, folder in places)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def damage(file: Path, number: int, modality: str = "rgb") -> None:
+    """Flip a bit of a video's frames, in place; the time of change is told apart however coarse the clock is."""
+    data, state = file.read_bytes(), file.stat()
+    place = data.index(make_video(number).frames[modality].tobytes())
+    with file.open("r+b") as writing:
+        writing.seek(place)
+        writing.write(bytes([data[place] ^ 1]))
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize("skip_corrupt", [False, True])
+@pytest.mark.parametrize("shuffle_buffer", [0, 1])
+@pytest.mark.parametrize("how", ["written to", "cut short", "removed"])
+def test_a_file_that_changes_while_in_use_ends_the_reading(
+    files: list[Path], how: str, shuffle_buffer: int, skip_corrupt: bool
+):
+    """In the first epoch, and in another, where checksums are not compared again."""
+    for epochs in (0, 1):
+        whole = files[0].read_bytes()
+        batches = Batches(files, SPEC, CLASSES, 1, shuffle_buffer=shuffle_buffer, skip_corrupt=skip_corrupt)
+        for epoch in range(epochs):
+            assert len(list(batches.epoch(epoch))) == 33
+        epoch = batches.epoch(epochs)
+        next(epoch)
+        if how == "written to":
+            damage(files[0], 5)
+        elif how == "cut short":
+            os.truncate(files[0], len(whole) - 8)
+        else:
+            files[0].unlink()
+        with pytest.raises(DataError, match=r"00\.tfrecord\.arrow: (was removed or changed while|is damaged)"):
+            list(epoch)
+        files[0].write_bytes(whole)
+
+
+def test_a_checksum_is_compared_once(files: list[Path], monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    def counted(number: int, video: Video) -> int:
+        calls.append(number)
+        return checksum(number, video)
+
+    monkeypatch.setattr("vidfit.features.cache.checksum", counted)
+    batches = Batches(files, SPEC, CLASSES, 4, shuffle_buffer=1)
+    for epoch in range(3):
+        list(batches.epoch(epoch))
+    assert len(calls) == 33
+    list(Batches(files, SPEC, CLASSES, 4))
+    assert len(calls) == 66
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_shuffled_cache_is_begun_at_any_batch(files: list[Path], workers: int, ranks: int):
+    batches = Batches(files, SPEC, CLASSES, 4, shuffle_buffer=1, workers=workers)
+    for share in (batches.of_rank(rank, ranks) for rank in range(ranks)):
+        whole = [batch.ids for batch in share.epoch(2)]
+        for start in range(len(whole) + 2):
+            assert [batch.ids for batch in share.epoch(2, start)] == whole[start:]
+
+
+def test_what_comes_before_is_not_read_unless_some_of_it_was_skipped(files: list[Path]):
+    options = {"shuffle_buffer": 1, "skip_corrupt": True}
+    order = ids_of(Batches(files, SPEC, CLASSES, 4, **options))
+    number = int(order[1].removeprefix("video"))
+    damage(next(file for file, end in zip(files, (20, 20, 33), strict=True) if number < end), number)
+    batches = Batches(files, SPEC, CLASSES, 4, **options)
+    whole = list(batches)
+    assert [batch.skipped for batch in whole] == [1, *[0] * 7]
+    rest = list(batches.epoch(0, 2, skipped=1))
+    assert [batch.ids for batch in rest] == [batch.ids for batch in whole[2:]]
+    # As if there were none, the batches lie where the whole records say.
+    assert ids_of(Batches(files, SPEC, CLASSES, 4, shuffle_buffer=1).epoch(0, 1)) == order[4:]
+
+
+def test_another_process_opens_its_own_files(files: list[Path]):
+    batches = Batches(files, SPEC, CLASSES, 4, shuffle_buffer=1)
+    ids = ids_of(batches)
+    sent = pickle.dumps(batches)
+    assert len(sent) < 2000
+    assert ids_of(pickle.loads(sent)) == ids

@@ -7,7 +7,9 @@ import numpy as np
 
 from vidfit.errors import DataError
 from vidfit.features import cache
-from vidfit.features.batches import Batch, Batches, NoRecordsError
+from vidfit.features.batch import Batch
+from vidfit.features.batches import Batches, NoRecordsError
+from vidfit.features.caching import write_cache
 from vidfit.features.example import write_shard
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality, Video
@@ -102,7 +104,7 @@ def test_500_variants_of_a_shard(tmp_path: Path):
 
 def write_cached(folder: Path) -> Path:
     write_shard(folder / "some.tfrecord", VIDEOS)
-    cache.write_cache([folder / "some.tfrecord"], folder / "cache", "id", SPEC)
+    write_cache([folder / "some.tfrecord"], folder / "cache", "id", SPEC)
     (path,) = expand_shards([folder / "cache"])
     return path
 

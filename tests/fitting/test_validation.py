@@ -8,7 +8,7 @@ import pytest
 from tests.corpus import LABELS, SIZES, videos
 from vidfit.errors import DataError
 from vidfit.evaluation.metrics import Metrics
-from vidfit.features.batches import Batch
+from vidfit.features.batch import Batch
 from vidfit.features.example import write_shard
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.fitting import validation as halves

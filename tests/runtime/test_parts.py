@@ -14,7 +14,7 @@ import vidfit
 from tests.corpus import LABELS, VIDEOS, videos
 from vidfit.cli import main
 from vidfit.errors import DataError, OutputError
-from vidfit.features.batches import Batch
+from vidfit.features.batch import Batch
 from vidfit.features.example import write_shard
 from vidfit.features.shards import expand_shards
 from vidfit.runtime.parts import Written, predict_shards

@@ -7,7 +7,7 @@ import torch
 
 from tests.training.toy import CONFIG, EVERY_STEP, alike, go, go_until, log, same, weights
 from vidfit.errors import RecipeError
-from vidfit.features.batches import Batch
+from vidfit.features.batch import Batch
 from vidfit.training.averaging import AveragingConfig
 from vidfit.training.checkpoint import BEST, read_member
 from vidfit.training.rotation import BETWEEN, LAST

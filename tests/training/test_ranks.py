@@ -12,7 +12,7 @@ import torch
 
 from tests.corpus import videos, write_recipe
 from tests.training.two_ranks import CLASSIFIERS, RANKS, TRAINING, over_shards, train_member
-from vidfit.features.cache import write_cache
+from vidfit.features.caching import write_cache
 from vidfit.features.example import to_sequence_example
 from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.features.tfrecord import write_records

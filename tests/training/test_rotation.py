@@ -10,6 +10,10 @@ from safetensors.torch import save_file
 
 from tests.training.toy import CONFIG, EVERY_STEP, StopError, alike, go, go_until
 from vidfit.errors import ModelFileError, OutputError
+from vidfit.features.cache import CacheFile
+from vidfit.features.caching import write_cache
+from vidfit.features.shards import expand_shards, infer_spec
+from vidfit.features.spec import Video
 from vidfit.training.averaging import AveragingConfig
 from vidfit.training.checkpoint import BEST, read_member
 from vidfit.training.rotation import BETWEEN, CHECKPOINTS, LAST, PREVIOUS
@@ -37,6 +41,29 @@ def test_a_kill_costs_the_steps_since_the_last_checkpoint(
     go(corpus, tmp_path)
     assert done == list(range(8, 20))
     assert alike(tmp_path, whole)
+
+
+@pytest.mark.parametrize("killed", [6, 8])
+def test_from_a_cache_what_was_trained_on_is_not_read_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int
+):
+    """Killed between two epochs of 6 batches, and within one."""
+    shards = expand_shards([corpus / "train"])
+    write_cache(shards, tmp_path / "corpus" / "train", "id", infer_spec(shards))
+    (tmp_path / "corpus" / "validation").symlink_to(corpus / "validation")
+    go(tmp_path / "corpus", tmp_path / "whole", EVERY_STEP)
+    go_until(killed, tmp_path / "corpus", tmp_path / "parts")
+    read, video = [], CacheFile.video
+
+    def counted(self: CacheFile, number: int) -> Video:
+        read.append(number)
+        return video(self, number)
+
+    monkeypatch.setattr(CacheFile, "video", counted)
+    go(tmp_path / "corpus", tmp_path / "parts", EVERY_STEP)
+    assert alike(tmp_path / "parts", tmp_path / "whole")
+    ahead = 2
+    assert len(read) == len(["for infer_spec"]) + (20 - killed + ahead) * 16
 
 
 def test_killed_after_any_renaming_ends_as_if_never_killed(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vidfit.errors import RecipeError
-from vidfit.features.batches import Batch
+from vidfit.features.batch import Batch
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 from vidfit.training import thin

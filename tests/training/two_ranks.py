@@ -12,7 +12,8 @@ import torch
 from tests.corpus import LABELS
 from vidfit import ranks
 from vidfit.errors import VidfitError
-from vidfit.features.batches import Batch, Batches, joined
+from vidfit.features.batch import Batch, joined
+from vidfit.features.batches import Batches
 from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.runtime.jobs import measure, measure_labels, predict, soft_label
@@ -41,8 +42,8 @@ class Composed(Batches):
         vars(self).update(vars(whole))
         self.whole = whole
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        shares = [self.whole.of_rank(rank, RANKS).epoch(number) for rank in range(RANKS)]
+    def epoch(self, number: int, start: int = 0, skipped: int = 0) -> Iterator[Batch]:
+        shares = [self.whole.of_rank(rank, RANKS).epoch(number, start, skipped) for rank in range(RANKS)]
         for parts in zip_longest(*shares):
             there = [part for part in parts if part is not None]
             # They take turns.

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from vidfit.compression.compensation import Moments
 from vidfit.compression.state import is_big
-from vidfit.features.batches import Batch
+from vidfit.features.batch import Batch
 from vidfit.models.classifier import FrameClassifier
 from vidfit.models.dbof import ClusterGate
 from vidfit.models.encoder import FrameEncoder

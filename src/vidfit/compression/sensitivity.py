@@ -19,7 +19,7 @@ from vidfit.compression.member import Member
 from vidfit.compression.quantize import Grid, QuantizedTensor, quantize
 from vidfit.compression.state import is_big
 from vidfit.evaluation.metrics import Metrics
-from vidfit.features.batches import Batch
+from vidfit.features.batch import Batch
 from vidfit.training.loop import predict
 
 # Above it, rounding to nearest costs nothing that GAP would tell (docs/architecture.md).

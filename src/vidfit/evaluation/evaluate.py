@@ -16,7 +16,8 @@ from vidfit.errors import DataError
 from vidfit.evaluation.metrics import Metrics
 from vidfit.evaluation.reliability import Reliability
 from vidfit.features.ahead import read_ahead
-from vidfit.features.batches import Batch, Batches, NoRecordsError
+from vidfit.features.batch import Batch
+from vidfit.features.batches import Batches, NoRecordsError
 from vidfit.features.shards import estimate_records
 
 Predict = Callable[[Batch], np.ndarray]

@@ -2,19 +2,21 @@
 
 A folder holds one Arrow IPC file a shard, uncompressed, and `cache.json`, which says what each was made from
 (docs/format.md). Frames lie in a file as they do in memory, so a video is a view of the page cache, which all ranks and
-workers of a machine share. Every record has a CRC32C of its own, compared whenever it is read; a file is a cache's only
-with the bytes and records that `cache.json` tells. A damaged record can be passed over. Damage to a file's structure
-cannot, for it would hide how much is lost; but a cache can be made again.
+workers of a machine share. A file is a cache's only with the bytes and records that `cache.json` tells. Every record
+has a CRC32C of its own, compared when it is first read from an open file. Afterwards the file's size and time of change
+are looked at instead, at each read: whoever writes to a file that is in use ends the reading. A damaged record can be
+passed over. Damage to a file's structure cannot, for it would hide how much is lost; but a cache can be made again.
 
-Traded away: as much room again as the shards have. A mapped file must not be cut short while it is in use, which would
-end the process; vidfit itself only replaces whole files, and those who read the old one keep it.
+Traded away: as much room again as the shards have. What a disk loses later than a record's first reading, without a
+word, is not noticed before the next process. A mapped file that is cut short in the very moment of a read ends the
+process.
 
 Source: the Arrow IPC file format, https://arrow.apache.org/docs/format/Columnar.html
 """
 
+import os
 from bisect import bisect
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -25,15 +27,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vidfit.errors import DataError, OutputError, reason
-from vidfit.features.example import check_labels, read_examples
+from vidfit.errors import DataError, reason
+from vidfit.features.example import check_labels
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
-from vidfit.files import make_folder, replacing
 
 INDEX: Final = "cache.json"
 SUFFIX: Final = ".arrow"
-_BATCH_BYTES: Final = 1 << 25  # of frames, held while a file is written
 _AGAIN: Final = "remove the file and call the `vidfit cache` that made it again"
 
 
@@ -83,7 +83,7 @@ def cached_files(directory: Path) -> list[Path]:
             f"{directory}: this cache is not finished, {len(index.missing)} shards are missing, {index.missing[0]} for "
             "one; call the `vidfit cache` that began it again"
         )
-    return [_file(directory, name) for name in sorted(index.shards)]
+    return [file_of(directory, name) for name in sorted(index.shards)]
 
 
 def read_index(directory: Path) -> CacheIndex:
@@ -145,7 +145,8 @@ def _entry(path: Path) -> CachedShard:
     return entry
 
 
-def _file(directory: Path, shard: str) -> Path:
+def file_of(directory: Path, shard: str) -> Path:
+    """Where a shard's file is."""
     return directory / f"{shard}{SUFFIX}"
 
 
@@ -158,21 +159,22 @@ class CacheFile:
         self.path, self.classes = path, classes
         self._names = [modality.name for modality in spec.modalities]
         try:
-            size = path.stat().st_size
+            self._state = size, _ = _state(path)
             if size != entry.bytes:
                 raise ValueError(f"it has {size:,} bytes, and {entry.bytes:,} in {INDEX}")
             # Closing it lets go of the descriptor; the map stays as long as one of its arrays.
             with pa.memory_map(str(path)) as file:
                 reader = pa.ipc.open_file(file)
-                if not reader.schema.equals(_schema(index)):
+                if not reader.schema.equals(columns_of(index)):
                     raise ValueError(f"its columns are not those of {INDEX}")
                 batches = range(reader.num_record_batches)
-                self._batches = [_Batch(reader.get_batch(number), index.spec) for number in batches]
+                self._batches = [_RecordBatch(reader.get_batch(number), index.spec) for number in batches]
             self._starts = list(accumulate((len(batch.ids) for batch in self._batches), initial=0))
             if len(self) != entry.records:
                 raise ValueError(f"it has {len(self):,} records, and {entry.records:,} in {INDEX}")
         except (pa.ArrowException, ValueError, OSError) as error:
             raise DataError(f"{path}: is damaged or was replaced ({reason(error)}); {_AGAIN}") from error
+        self._sound = bytearray(len(self))
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -182,12 +184,30 @@ class CacheFile:
 
         Raises:
             CorruptRecordError: it is not what was written.
-            DataError: it has a label outside the vocabulary.
+            DataError: it has a label outside the vocabulary, or the file is gone or has changed since it was opened.
         """
+        self._check_unchanged()
         place = bisect(self._starts, number) - 1
         batch, row = self._batches[place], number - self._starts[place]
         video = batch.video(row)
-        if _checksum(number, video) != batch.checksums[row]:
+        if not self._sound[number]:
+            self._check(number, video, batch.checksums[row])
+            self._sound[number] = True
+        return Video(video.id, {name: video.frames[name] for name in self._names}, video.labels)
+
+    def _check_unchanged(self) -> None:
+        try:
+            now = _state(self.path)
+        except OSError:
+            now = None
+        if now != self._state:
+            raise DataError(
+                f"{self.path}: was removed or changed while it was in use; put back what it was, or begin anew with "
+                "shards that stay as they are"
+            )
+
+    def _check(self, number: int, video: Video, expected: int) -> None:
+        if checksum(number, video) != expected:
             raise CorruptRecordError(
                 f"{self.path}, record {number}: its bytes do not match its CRC32C; {_AGAIN}, or use --skip-corrupt"
             )
@@ -195,7 +215,6 @@ class CacheFile:
             check_labels(video.labels, self.classes)
         except DataError as error:
             raise DataError(f"{self.path}, record {number}: {error}") from error
-        return Video(video.id, {name: video.frames[name] for name in self._names}, video.labels)
 
     def videos(self, part: int = 0, parts: int = 1) -> Iterator[Video | CorruptRecordError]:
         """Those whose number is `part` modulo `parts`; in the place of a damaged one comes its error."""
@@ -206,8 +225,32 @@ class CacheFile:
                 yield error
 
 
-class _Batch:
-    """A record batch, its columns as arrays whose every offset is in bounds."""
+class CacheFiles:
+    """Files of caches that stay open. Threads may share it."""
+
+    def __init__(self, spec: FeatureSpec, classes: int | None) -> None:
+        self._spec, self._classes = spec, classes
+        self._open: dict[Path, CacheFile] = {}
+
+    def __reduce__(self) -> tuple[type["CacheFiles"], tuple[FeatureSpec, int | None]]:
+        """Another process opens its own."""
+        return CacheFiles, (self._spec, self._classes)
+
+    def file(self, path: Path) -> CacheFile:
+        """See `open_cached`."""
+        if path not in self._open:
+            self._open[path] = open_cached(path, self._spec, self._classes)
+        return self._open[path]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of change: whoever writes to a file changes one of them."""
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns
+
+
+class _RecordBatch:
+    """Some rows of a file, their columns as arrays whose every offset is in bounds."""
 
     def __init__(self, batch: pa.RecordBatch, spec: FeatureSpec) -> None:
         batch.validate(full=True)
@@ -230,151 +273,7 @@ class _Batch:
         )
 
 
-def write_cache(
-    shards: Sequence[Path],
-    directory: Path,
-    id_key: str,
-    spec: FeatureSpec,
-    skip_corrupt: bool = False,
-    overwrite: bool = False,
-    show: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[CacheIndex, int]:
-    """Adds shards to a cache; those that are in it are compared with their files instead.
-
-    A file appears under its name once it is complete and each of its records has been read again. A call that was
-    stopped is gone on with by the next one.
-
-    Arguments:
-        shards: TFRecord files, no two of the same name.
-        directory: the cache; made if absent.
-        id_key: under which the records keep their ids (see `infer_id_key`).
-        spec: the modalities, which every record must have.
-        skip_corrupt: leave damaged records out.
-        overwrite: make the files again that are there.
-        show: called with (shards done, shards in all).
-
-    Returns:
-        What is in the cache, and how many shards were added now.
-
-    Raises:
-        OutputError: something else is there, or a file cannot be written.
-        DataError: a record of a shard is damaged (unless `skip_corrupt`) or has other modalities, or a file of the
-            cache is damaged.
-    """
-    _check_names(shards)
-    index = _begun(directory, CacheIndex.model_validate({"id_key": id_key, "spec": spec}), overwrite)
-    done = dict(index.shards)
-    there = {shard.name for shard in shards if shard.name in done and _file(directory, shard.name).exists()}
-    added = [shard.name for shard in shards if overwrite or shard.name not in there]
-    missing = {*index.missing, *added}
-    make_folder(directory)
-
-    def save() -> CacheIndex:
-        finished = {name: done[name] for name in sorted(done) if name not in missing}
-        now = index.model_copy(update={"shards": finished, "missing": tuple(sorted(missing))})
-        with replacing(directory / INDEX) as partial:
-            partial.write_text(now.model_dump_json(indent=1) + "\n")
-        return now
-
-    now = save()
-    for number, shard in enumerate(shards):
-        show(number, len(shards))
-        if shard.name in missing:
-            done[shard.name] = _write_file(shard, directory, index, skip_corrupt)
-            missing.remove(shard.name)
-            now = save()
-        else:
-            _compare(shard, _file(directory, shard.name), index, done[shard.name], skip_corrupt)
-    show(len(shards), len(shards))
-    return now, len(added)
-
-
-def _check_names(shards: Sequence[Path]) -> None:
-    name, times = Counter(shard.name for shard in shards).most_common(1)[0]
-    if times > 1:
-        raise DataError(f"{times} shards are called {name}, and so would be their cached files; rename all but one")
-    if cached := next(filter(is_cached, shards), None):
-        raise DataError(f"{cached}: is in a cache already; give TFRecord files")
-
-
-def _begun(directory: Path, new: CacheIndex, overwrite: bool) -> CacheIndex:
-    """The index to add to."""
-    if not (directory / INDEX).exists():
-        if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-            raise OutputError(f"{directory}: holds something and is no cache; choose another folder")
-        return new
-    found = read_index(directory)
-    if (found.id_key, found.spec) == (new.id_key, new.spec):
-        return found
-    if overwrite:
-        return new
-    raise OutputError(f"{directory}: is a cache of other features; choose another folder, or add --overwrite")
-
-
-def _compare(shard: Path, path: Path, index: CacheIndex, entry: CachedShard, skip_corrupt: bool) -> None:
-    """Raises where a file is not whole, was made from another shard, or lacks records that it may not lack."""
-    if (entry.shard_bytes, entry.shard_crc32c) != (shard.stat().st_size, _file_crc32c(shard)):
-        raise OutputError(
-            f"{path}: was made from another {shard.name} than {shard}; choose another folder, or add --overwrite"
-        )
-    if entry.skipped and not skip_corrupt:
-        raise DataError(
-            f"{path}: lacks {entry.skipped} corrupt records of {shard}; mend the shard or use --skip-corrupt"
-        )
-    _check(CacheFile(path, index, entry, index.spec))
-
-
-def _check(file: CacheFile) -> None:
-    for video in file.videos():
-        if isinstance(video, CorruptRecordError):
-            raise video
-
-
-def _write_file(shard: Path, directory: Path, index: CacheIndex, skip_corrupt: bool) -> CachedShard:
-    """Reads a shard and writes its file."""
-    schema, records, skipped = _schema(index), 0, 0
-
-    def sound() -> Iterator[Video]:
-        nonlocal skipped
-        for video in read_examples(shard, index.spec):
-            if isinstance(video, Video):
-                yield video
-            elif skip_corrupt:
-                skipped += 1
-            else:
-                raise video
-
-    with replacing(_file(directory, shard.name)) as partial:
-        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            for videos in _groups(sound()):
-                writer.write_batch(_record_batch(schema, index.spec, videos, records))
-                records += len(videos)
-        entry = CachedShard(
-            shard_bytes=shard.stat().st_size,
-            shard_crc32c=_file_crc32c(shard),
-            records=records,
-            skipped=skipped,
-            bytes=partial.stat().st_size,
-        )
-        _check(CacheFile(partial, index, entry, index.spec))
-    return entry
-
-
-def _groups(videos: Iterator[Video]) -> Iterator[list[Video]]:
-    """As many videos as a record batch has."""
-    group: list[Video] = []
-    size = 0
-    for video in videos:
-        group.append(video)
-        size += sum(frames.nbytes for frames in video.frames.values())
-        if size >= _BATCH_BYTES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
-
-
-def _schema(index: CacheIndex) -> pa.Schema:
+def columns_of(index: CacheIndex) -> pa.Schema:
     """Columns of a file: id, labels, checksum and the modalities."""
     values = {"uint8": pa.uint8(), "float32": pa.float32()}
     return pa.schema(
@@ -387,32 +286,9 @@ def _schema(index: CacheIndex) -> pa.Schema:
     )
 
 
-def _record_batch(schema: pa.Schema, spec: FeatureSpec, videos: list[Video], first: int) -> pa.RecordBatch:
-    """Videos as columns; `first` is the number of the first."""
-    offsets = pa.array(accumulate((video.num_frames for video in videos), initial=0), pa.int32())
-    columns: list[pa.Array] = [
-        pa.array([video.id for video in videos]),
-        pa.array([video.labels for video in videos], pa.list_(pa.int64())),
-        pa.array([_checksum(number, video) for number, video in enumerate(videos, first)], pa.uint32()),
-    ]
-    for modality in spec.modalities:
-        frames_ND = np.concatenate([video.frames[modality.name] for video in videos])
-        rows = pa.FixedSizeListArray.from_arrays(pa.array(frames_ND.reshape(-1)), modality.size)
-        columns.append(pa.ListArray.from_arrays(offsets, rows))
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _checksum(number: int, video: Video) -> int:
+def checksum(number: int, video: Video) -> int:
     """CRC32C of a record and its place: number (u64), id, labels (i64 each), then each modality's values."""
     crc = google_crc32c.value(number.to_bytes(8, "little") + video.id.encode() + video.labels.tobytes())
     for frames in video.frames.values():
         crc = google_crc32c.extend(crc, np.ascontiguousarray(frames))
-    return crc
-
-
-def _file_crc32c(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            crc = google_crc32c.extend(crc, chunk)
     return crc

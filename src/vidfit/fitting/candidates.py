@@ -29,7 +29,8 @@ from vidfit.compression.member import Member, load_member
 from vidfit.compression.quantize import REFERENCE, Grid, QuantizedTensor
 from vidfit.compression.sensitivity import COMPENSATED_BITS, Cost, divergence, sensitivity
 from vidfit.errors import ModelFileError
-from vidfit.features.batches import Batch, Batches
+from vidfit.features.batch import Batch
+from vidfit.features.batches import Batches
 from vidfit.files import make_folder, replacing
 from vidfit.fitting.validation import Validation
 from vidfit.packing.budget import Candidate

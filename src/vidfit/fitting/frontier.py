@@ -19,7 +19,8 @@ from vidfit import display, ranks
 from vidfit.compression.member import Member, load_member
 from vidfit.evaluation.metrics import Metrics
 from vidfit.features.ahead import read_ahead
-from vidfit.features.batches import Batch, Batches
+from vidfit.features.batch import Batch
+from vidfit.features.batches import Batches
 from vidfit.features.shards import estimate_records, expand_shards
 from vidfit.files import replacing
 from vidfit.fitting.packer import Packer

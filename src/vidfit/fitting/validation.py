@@ -16,7 +16,8 @@ import numpy as np
 
 from vidfit.errors import DataError
 from vidfit.evaluation.metrics import Metrics
-from vidfit.features.batches import Batch, Batches, joined
+from vidfit.features.batch import Batch, joined
+from vidfit.features.batches import Batches
 from vidfit.features.spec import FeatureSpec
 
 BATCH_SIZE = 32

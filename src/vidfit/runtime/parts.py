@@ -24,7 +24,8 @@ import numpy as np
 
 from vidfit import ranks
 from vidfit.features.ahead import read_ahead
-from vidfit.features.batches import Batch, NoRecordsError
+from vidfit.features.batch import Batch
+from vidfit.features.batches import NoRecordsError
 from vidfit.features.shards import estimate_records
 from vidfit.files import make_folder
 from vidfit.runtime.predictions import merge_predictions, write_predictions

@@ -23,7 +23,8 @@ from vidfit.checksum import is_intact
 from vidfit.compression.member import load_member
 from vidfit.errors import DataError, ModelFileError, VidfitError, reason
 from vidfit.features.ahead import read_ahead
-from vidfit.features.batches import Batch, Batches
+from vidfit.features.batch import Batch
+from vidfit.features.batches import Batches
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec
 from vidfit.models.frames import fill_up as fill_up_frames

@@ -29,7 +29,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vidfit import ranks
 from vidfit.errors import DataError, OutputError, reason
 from vidfit.evaluation.metrics import top_classes
-from vidfit.features.batches import Batch, NoRecordsError
+from vidfit.features.batch import Batch
+from vidfit.features.batches import NoRecordsError
 from vidfit.files import file_digest, replacing
 
 _METADATA = b"vidfit"

@@ -5,7 +5,7 @@ Two phases: training proper and, where the recipe asks for it, averaging from th
 Everything random in step `n` follows from the seed and `n` alone (`step.py`), so that a run killed anywhere and started
 again from its newest checkpoint (`rotation.py`) ends with the same weights, to the bit, as one that was never stopped.
 The price is a reseeding a step (microseconds) and, on resuming, reading past the part of the epoch that was trained on
-already.
+already; a cache that is read shuffled is begun in the middle.
 
 No checkpoint has a weight that is not a number: the losses tell, and before each checkpoint the weights themselves.
 
@@ -29,7 +29,8 @@ from torch.optim.swa_utils import AveragedModel
 from vidfit import ranks
 from vidfit.errors import ModelFileError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
-from vidfit.features.batches import Batch, Batches, NoRecordsError, no_videos
+from vidfit.features.batch import Batch, no_videos
+from vidfit.features.batches import Batches, NoRecordsError
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
 from vidfit.training.averaging import AveragingConfig, averaged_copy
@@ -160,15 +161,19 @@ def label_counts(batches: Batches, classes: int) -> tuple[torch.Tensor, int]:
     return counts_C, videos
 
 
-def in_step(batches: Batches, epoch: int) -> Iterator[Batch]:
+def in_step(batches: Batches, epoch: int, start: int = 0, skipped: int = 0) -> Iterator[Batch]:
     """The batches of an epoch, as many on each rank; empty ones where this rank's share is at an end.
 
     Their `skipped` is that of all ranks.
 
+    Arguments:
+        start: how many to leave out at the beginning.
+        skipped: corrupt records there were in these, on all ranks.
+
     Raises:
         DataError: a record is not what it should be, or there is none on any rank.
     """
-    own, empty = batches.epoch(epoch), no_videos(batches.spec)
+    own, empty = batches.epoch(epoch, start, skipped), no_videos(batches.spec)
     while True:
         batch = next(own, None)
         told = ranks.every(batch is not None, len(batch or empty), (batch or empty).skipped)
@@ -204,6 +209,8 @@ class _State:
     epoch: int = 0
     batch: int = 0
     """Batches of the epoch that were trained on."""
+    passed: int = 0
+    """Corrupt records among them."""
     skipped: int = 0
     """Corrupt records of an epoch."""
     loss: float = 0.0
@@ -290,7 +297,7 @@ class _Training:
         batch = batch.to(self._learner.device)
         loss = self._learner.step(batch, self._targets(batch), number, self._rate(number))
         state.step, state.epoch, state.batch, state.ends = number + 1, place.epoch, place.batch, place.ends
-        state.skipped = max(state.skipped, place.skipped)
+        state.passed, state.skipped = place.skipped, max(state.skipped, place.skipped)
         state.due = place.ends or state.step % self._config.validate_every == 0
         if self._average and self._averaging and (state.due or self._averaging.method == "ema"):
             self._average.update_parameters(self._model)
@@ -374,21 +381,19 @@ class _Training:
 
     def _phase(self, steps: int | None, epochs: int | None) -> Iterator[tuple[Batch, _Place]]:
         """Epoch after epoch from where `state` stands."""
-        state, epoch, trained = self.state, self.state.epoch, self.state.batch
+        state = self.state
+        epoch, trained, skipped = state.epoch, state.batch, state.passed
         while not state.done:
-            skipped = 0
             # A batch is held back until the next is there, to know which is an epoch's last.
-            pairs = pairwise(chain(in_step(self._share, epoch), [None]))
-            for number, (batch, following) in enumerate(pairs, start=1):
+            pairs = pairwise(chain(in_step(self._share, epoch, trained, skipped), [None]))
+            for number, (batch, following) in enumerate(pairs, start=trained + 1):
                 assert batch is not None
                 skipped += batch.skipped
-                if number > trained:
-                    ends = following is None and epoch + 1 == epochs
-                    yield batch, _Place(epoch, number, skipped, ends or state.step + 1 == steps)
+                ends = following is None and epoch + 1 == epochs
+                yield batch, _Place(epoch, number, skipped, ends or state.step + 1 == steps)
                 if state.done:
                     return
-            trained = 0
-            epoch += 1
+            epoch, trained, skipped = epoch + 1, 0, 0
 
     def _begin_averaging(self, config: AveragingConfig) -> None:
         best, tensors, _ = read_member(self._directory / BEST)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vidfit import ranks
 from vidfit.errors import RecipeError
-from vidfit.features.batches import Batch
+from vidfit.features.batch import Batch
 from vidfit.models.classifier import FrameClassifier
 from vidfit.models.frames import mix_frames, sample_frames, sample_sequence
 from vidfit.models.recurrent import Recurrent
