@@ -43,11 +43,14 @@ def test_encoder_and_family_are_their_formulas(family: str, training: bool, leng
     formulas = Formulas(float64(module), training)
     expected = encoded(formulas, model_input(videos))
     assert module.encoder is not None
-    for mask in [frame_mask(torch.tensor(lengths), max(lengths)), *([None] if len(set(lengths)) == 1 else [])]:
-        hidden_BTH = module.encoder(prepare_frames(frames, SPEC, mask), mask)
+    for counts in [
+        frame_mask(torch.tensor(lengths), max(lengths)).float(),
+        *([None] if len(set(lengths)) == 1 else []),
+    ]:
+        hidden_BTH = module.encoder(prepare_frames(frames, SPEC, counts), counts)
         for found, video in zip(hidden_BTH.detach(), expected, strict=True):
             np.testing.assert_allclose(found[: len(video)], video, rtol=1e-5, atol=1e-5)
-        pooled = module.family(hidden_BTH, mask).detach()
+        pooled = module.family(hidden_BTH, counts).detach()
         np.testing.assert_allclose(pooled, formula(formulas, expected), rtol=1e-5, atol=1e-5)
 
 

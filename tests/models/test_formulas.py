@@ -85,9 +85,9 @@ def test_family_is_its_formula(family: str, training: bool, lengths: tuple[int, 
     module = build(config, {"type": "logistic"}, seed=1).train(training)
     videos, frames = bytes_of(lengths, seed=2)
     expected = formula(Formulas(float64(module), training), model_input(videos))
-    mask_BT = frame_mask(torch.tensor(lengths), max(lengths))
-    for mask in [mask_BT, None] if len(set(lengths)) == 1 else [mask_BT]:
-        actual = module.family(prepare_frames(frames, SPEC, mask), mask)
+    counts_BT = frame_mask(torch.tensor(lengths), max(lengths)).float()
+    for counts in [counts_BT, None] if len(set(lengths)) == 1 else [counts_BT]:
+        actual = module.family(prepare_frames(frames, SPEC, counts), counts)
         np.testing.assert_allclose(actual.detach(), expected, rtol=1e-5, atol=1e-5)
 
 

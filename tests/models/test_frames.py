@@ -19,6 +19,7 @@ from vidfit.models.frames import (
     frame_mask,
     mix_frames,
     prepare_frames,
+    sample_counted,
     sample_frames,
     sample_sequence,
 )
@@ -95,6 +96,23 @@ def test_a_uniform_just_below_one_draws_the_last_frame() -> None:
     uniforms_BS = torch.nextafter(torch.ones(400, 1), torch.zeros(400, 1))
     sampled = sample_frames({"number": numbers}, num_frames_B, uniforms_BS)
     assert torch.equal(sampled["number"][:, 0, 0], num_frames_B - 1)
+
+
+@given(lengths=LENGTHS, slots=st.integers(1, 40), seed=st.integers(0, 99))
+def test_counted_frames_are_those_of_the_sample(lengths: list[int], slots: int, seed: int) -> None:
+    uniforms_BS = torch.from_numpy(np.random.default_rng(seed).random((len(lengths), slots), np.float32))
+    frames, num_frames_B = numbered(lengths), torch.tensor(lengths)
+    found, counts_BU = sample_counted(frames, num_frames_B, uniforms_BS)
+    for video, counts, sample in zip(
+        numbers(found),
+        counts_BU.long().tolist(),
+        numbers(sample_frames(frames, num_frames_B, uniforms_BS)),
+        strict=True,
+    ):
+        assert sorted(np.repeat(video, counts).tolist()) == sorted(sample)
+        drawn = [number for number, count in zip(video, counts, strict=True) if count]
+        assert drawn == sorted(set(drawn)) == video[: len(drawn)]
+    assert (counts_BU > 0).any(0).all(), "there is no slot that no video needs"
 
 
 def test_golden_sequences(golden_dir: Path) -> None:

@@ -61,8 +61,8 @@ def training_loss(reference: Reference, module: FrameClassifier) -> tuple[Tensor
 def test_golden_model_input(name: str, read: Callable[[str], Reference]) -> None:
     reference = read(name)
     frames, num_frames_B = reference.frames()
-    mask_BT = frame_mask(num_frames_B, reference["in/model_input"].shape[1])
-    close(prepare_frames(frames, reference.spec, mask_BT), reference["in/model_input"])
+    counts_BT = frame_mask(num_frames_B, reference["in/model_input"].shape[1]).float()
+    close(prepare_frames(frames, reference.spec, counts_BT), reference["in/model_input"])
 
 
 @pytest.mark.parametrize("name", EQUAL_FILES)
@@ -70,13 +70,13 @@ def test_golden_inference(name: str, read: Callable[[str], Reference]) -> None:
     reference = read(name)
     module = reference.classifier()
     frames, num_frames_B = reference.frames()
-    mask_BT = frame_mask(num_frames_B, reference["in/model_input"].shape[1])
+    counts_BT = frame_mask(num_frames_B, reference["in/model_input"].shape[1]).float()
     model_input_BTD = torch.from_numpy(reference["in/model_input"])
     with torch.inference_mode():
         if "mid/pooled" in reference:
-            close(module.family.pool(model_input_BTD, mask_BT), reference["mid/pooled"])
+            close(module.family.pool(model_input_BTD, counts_BT), reference["mid/pooled"])
         if "mid/head_input" in reference:
-            close(module.family(model_input_BTD, mask_BT), reference["mid/head_input"])
+            close(module.family(model_input_BTD, counts_BT), reference["mid/head_input"])
         close(module(frames, num_frames_B), reference["out/predictions"])
 
 

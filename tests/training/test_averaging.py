@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from vidfit.models.layers import BatchNorm
+from vidfit.models.batch_norm import BatchNorm
 from vidfit.training.averaging import AveragingConfig, averaged_copy
 
 

@@ -63,13 +63,16 @@ class FrameClassifier(nn.Module):
         self.family = FAMILIES[config.family.type](config.family, self.encoder.spec if self.encoder else spec)
         self.head = Head(config.head, self.family.output_size, classes)
 
-    def forward(self, frames: Mapping[str, Tensor], num_frames: Tensor | None = None) -> Tensor:
+    def forward(
+        self, frames: Mapping[str, Tensor], num_frames: Tensor | None = None, counts: Tensor | None = None
+    ) -> Tensor:
         """Probabilities of every class.
 
         Arguments:
             frames: modality name -> uint8 `[B, T, D_m]` (float32 at video level).
                 Slots from `num_frames` on are ignored.
             num_frames: int64 `[B]`, at least 1 each; None where every slot holds a frame.
+            counts: float32 `[B, T]`, how often each slot's frame counts; None where each counts once.
 
         Returns:
             float32 `[B, C]`.
@@ -77,9 +80,10 @@ class FrameClassifier(nn.Module):
         max_frames = frames[self.spec.modalities[0].name].shape[1]
         mask_BT = None if num_frames is None else frame_mask(num_frames, max_frames)
         frames_BTD = prepare_frames(frames, self.spec, mask_BT)
+        counts_BT = counts if mask_BT is None else mask_BT.to(frames_BTD.dtype)
         if self.encoder is not None:
-            frames_BTD = self.encoder(frames_BTD, mask_BT)
-        return self.head(self.family(frames_BTD, mask_BT))
+            frames_BTD = self.encoder(frames_BTD, counts_BT)
+        return self.head(self.family(frames_BTD, counts_BT))
 
     def penalised(self) -> dict[Tensor, float]:
         """The head's weights with an L2 penalty, whose gradient `l2 * W` the optimiser adds, and their l2."""

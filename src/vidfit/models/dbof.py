@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
+from vidfit.models.batch_norm import BatchNorm
 from vidfit.models.heads import ContextGating
-from vidfit.models.layers import Assignment, BatchNorm, Hidden, inverse_norm, per_modality, pool_modalities
+from vidfit.models.layers import Assignment, Hidden, inverse_norm, per_modality, pool_modalities
 
 Form = Literal["max", "soft", "gated"]
 
@@ -79,16 +80,16 @@ class Bag(nn.Module):
         self.assignment = Assignment(size, clusters)
         self.gate = ClusterGate(size, clusters) if form == "gated" else None
 
-    def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
+    def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
         """Pools `frames * scale + shift` to float32 `[B, K]`."""
-        logits_BTK = self.assignment(frames_BTD, mask_BT, scale_D, shift_D)
-        # Neither is ever negative, so zero in masked slots changes no sum and no maximum.
+        logits_BTK = self.assignment(frames_BTD, counts_BT, scale_D, shift_D)
         assign_BTK = F.relu6(logits_BTK) if self.form == "max" else logits_BTK.softmax(dim=-1)
-        if mask_BT is not None:
-            assign_BTK = assign_BTK * mask_BT[:, :, None]
+        if counts_BT is not None:
+            # Neither is ever negative, so zero in empty slots changes no maximum.
+            assign_BTK = assign_BTK * (counts_BT > 0)[:, :, None]
         if self.form == "max":
             return assign_BTK.amax(dim=1)
-        bag_BK = assign_BTK.sum(dim=1)
+        bag_BK = assign_BTK.sum(dim=1) if counts_BT is None else (counts_BT[:, None] @ assign_BTK)[:, 0]
         if self.gate is not None:
             bag_BK = bag_BK * self.gate(assign_BTK.amax(dim=1))
         return bag_BK * inverse_norm(bag_BK, dim=1)
@@ -132,11 +133,11 @@ class DBoF(nn.Module):
         self.output_size = config.hidden
         reset_parameters(pools, self.hidden)
 
-    def pool(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+    def pool(self, frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
         """The bags of all modalities side by side, float32 `[B, P]`."""
-        return pool_modalities(self.input_norm, self.pools, self.columns, frames_BTD, mask_BT)
+        return pool_modalities(self.input_norm, self.pools, self.columns, frames_BTD, counts_BT)
 
-    def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """float32 `[B, T, D]` and bool `[B, T]` (or None: every slot holds a frame) -> float32 `[B, H]`."""
-        hidden_BH = self.hidden(self.pool(frames_BTD, mask_BT))
+    def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
+        """float32 `[B, T, D]` and counts `[B, T]` (or None: each slot counts once) -> float32 `[B, H]`."""
+        hidden_BH = self.hidden(self.pool(frames_BTD, counts_BT))
         return hidden_BH if self.gating is None else self.gating(hidden_BH)

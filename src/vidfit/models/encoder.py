@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.models.layers import BatchNorm
+from vidfit.models.batch_norm import BatchNorm
 
 
 class EncoderConfig(BaseModel):
@@ -47,6 +47,6 @@ class FrameEncoder(nn.Module):
         self.norm = BatchNorm(config.hidden)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """float32 `[B, T, D]` and bool `[B, T]` (or None: every slot holds a frame) -> float32 `[B, T, H]`."""
-        return self.dropout(torch.relu(self.norm(frames_BTD @ self.weights, mask_BT)))
+    def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
+        """float32 `[B, T, D]` and counts `[B, T]` (or None: each slot counts once) -> float32 `[B, T, H]`."""
+        return self.dropout(torch.relu(self.norm(frames_BTD @ self.weights, counts_BT)))

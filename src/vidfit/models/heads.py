@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from vidfit.models.layers import BatchNorm
+from vidfit.models.batch_norm import BatchNorm
 
 
 class LogisticConfig(BaseModel):

@@ -29,9 +29,8 @@ class MeanPooling(nn.Module):
         super().__init__()
         self.output_size = spec.total_size
 
-    def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """float32 `[B, T, D]` and bool `[B, T]` (or None: every slot holds a frame) -> float32 `[B, D]`."""
-        if mask_BT is None:
+    def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
+        """float32 `[B, T, D]` and counts `[B, T]` (or None: each slot counts once) -> float32 `[B, D]`."""
+        if counts_BT is None:
             return frames_BTD.mean(dim=1)
-        weights_BT1 = mask_BT[:, :, None].to(frames_BTD.dtype)
-        return (frames_BTD * weights_BT1).sum(dim=1) / weights_BT1.sum(dim=1)
+        return (frames_BTD * counts_BT[:, :, None]).sum(dim=1) / counts_BT.sum(dim=1, keepdim=True)

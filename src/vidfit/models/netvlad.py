@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
+from vidfit.models.batch_norm import BatchNorm
 from vidfit.models.heads import ContextGating
-from vidfit.models.layers import Assignment, BatchNorm, Hidden, flatten_normalised, per_modality, pool_modalities
+from vidfit.models.layers import Assignment, Hidden, flatten_normalised, per_modality, pool_modalities
 
 
 class NetVLADConfig(BaseModel):
@@ -58,11 +59,11 @@ class VLAD(nn.Module):
         self.assignment = Assignment(size, clusters)
         self.centres = None if light else nn.Parameter(torch.empty(size, clusters))
 
-    def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
+    def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
         """Pools `frames * scale + shift` to float32 `[B, D * K]`."""
-        assign_BTK = self.assignment(frames_BTD, mask_BT, scale_D, shift_D).softmax(dim=-1)
-        if mask_BT is not None:
-            assign_BTK = assign_BTK * mask_BT[:, :, None]
+        assign_BTK = self.assignment(frames_BTD, counts_BT, scale_D, shift_D).softmax(dim=-1)
+        if counts_BT is not None:
+            assign_BTK = assign_BTK * counts_BT[:, :, None]
         mass_B1K = assign_BTK.sum(dim=1, keepdim=True)
         sums_BDK = frames_BTD.transpose(1, 2) @ assign_BTK
         centres_DK = self.centres
@@ -106,11 +107,11 @@ class NetVLAD(nn.Module):
         self.output_size = config.hidden
         reset_parameters(pools, self.hidden)
 
-    def pool(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+    def pool(self, frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
         """The descriptors of all modalities side by side, float32 `[B, P]`."""
-        return pool_modalities(self.input_norm, self.pools, self.columns, frames_BTD, mask_BT)
+        return pool_modalities(self.input_norm, self.pools, self.columns, frames_BTD, counts_BT)
 
-    def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """float32 `[B, T, D]` and bool `[B, T]` (or None: every slot holds a frame) -> float32 `[B, H]`."""
-        hidden_BH = self.hidden(self.pool(frames_BTD, mask_BT))
+    def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
+        """float32 `[B, T, D]` and counts `[B, T]` (or None: each slot counts once) -> float32 `[B, H]`."""
+        hidden_BH = self.hidden(self.pool(frames_BTD, counts_BT))
         return hidden_BH if self.gating is None else self.gating(hidden_BH)

@@ -213,23 +213,24 @@ class Recurrent(nn.Module):
         reset_parameters(self.bottom)
         reset_parameters(self.top)
 
-    def forward(self, frames_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """float32 `[B, T, D]` and bool `[B, T]` (or None: every slot holds a frame) -> float32 `[B, H]`.
+    def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
+        """float32 `[B, T, D]` and counts `[B, T]` (or None: each slot counts once) -> float32 `[B, H]`.
 
-        A video's frames are the first of its slots.
+        A video's frames are the first of its slots; each counts once, for their order matters.
         """
         if torch.compiler.is_exporting():
-            assert mask_BT is not None
-            lengths_B = mask_BT.sum(1, dtype=torch.int32)
+            assert counts_BT is not None
+            lengths_B = counts_BT.sum(1).to(torch.int32)
             outputs_TBH, _ = self.bottom.onnx(frames_BTD.transpose(0, 1), lengths_B)
             _, state_RBH = self.top.onnx(outputs_TBH, lengths_B)
             state_BH = state_RBH[0]
-        elif mask_BT is None or bool(mask_BT.all()):
+        elif counts_BT is None or bool((counts_BT > 0).all()):
             outputs_BTH, _ = self.bottom(frames_BTD, None)
             _, state_RBH = self.top(outputs_BTH, None)
             state_BH = state_RBH[0]
         else:
-            packed = pack_padded_sequence(frames_BTD, mask_BT.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+            lengths_B = counts_BT.sum(1).long().cpu()
+            packed = pack_padded_sequence(frames_BTD, lengths_B, batch_first=True, enforce_sorted=False)
             outputs, _ = self.bottom(packed.data, packed.batch_sizes)
             _, state_RBH = self.top(outputs, packed.batch_sizes)
             state_BH = state_RBH[0, packed.unsorted_indices]

@@ -14,6 +14,7 @@ Source: Skalic & Austin 2018; the optimiser's settings are those of its NetVLAD 
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,12 +23,24 @@ from vidfit import ranks
 from vidfit.errors import RecipeError
 from vidfit.features.batch import Batch
 from vidfit.models.classifier import FrameClassifier
-from vidfit.models.frames import mix_frames, sample_frames, sample_sequence
+from vidfit.models.frames import mix_frames, sample_counted, sample_frames, sample_sequence
 from vidfit.models.recurrent import Recurrent
 from vidfit.training.adam import Adam
 from vidfit.training.config import TrainingConfig
 from vidfit.training.losses import cross_entropy
 from vidfit.training.thin import ThinGradients
+
+
+class _Inputs(NamedTuple):
+    """What a model sees of a batch, as its `forward` takes it."""
+
+    frames: Mapping[str, Tensor]
+    num_frames: Tensor | None = None
+    counts: Tensor | None = None
+
+    def part(self, rows: slice) -> "_Inputs":
+        num_frames, counts = (None if values is None else values[rows] for values in self[1:])
+        return _Inputs({name: values[rows] for name, values in self.frames.items()}, num_frames, counts)
 
 
 class Learner:
@@ -75,16 +88,13 @@ class Learner:
         # A generator of its own would not reach dropout; seeding the global one covers every use.
         torch.manual_seed((self._seed * 1_000_003 + number) % 2**63)
         sizes = [size for (size,) in ranks.every(len(batch))]
-        frames, num_frames, targets_BC = self._inputs(batch, targets_BC, sizes)
+        inputs, targets_BC = self._inputs(batch, targets_BC, sizes)
         size = -(-max(sizes) // self._config.accumulate)
         losses = []
         for start in range(0, max(sizes), size):
             part = slice(start, start + size)
             with self._forward():
-                probabilities_BC = self.model(
-                    {name: values[part] for name, values in frames.items()},
-                    None if num_frames is None else num_frames[part],
-                )
+                probabilities_BC = self.model(*inputs.part(part))
             losses.append(cross_entropy(probabilities_BC.float(), targets_BC[part], sum(sizes)))
             losses[-1].backward()
         loss = torch.stack(losses).detach().sum()
@@ -105,19 +115,21 @@ class Learner:
             return torch.autocast(self.device.type, torch.bfloat16)
         return self._thin or nullcontext()
 
-    def _inputs(
-        self, batch: Batch, targets_BC: Tensor, sizes: list[int]
-    ) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
-        """What the model sees, as its `forward` takes it, and what it should say; `sizes` are the ranks' parts."""
+    def _inputs(self, batch: Batch, targets_BC: Tensor, sizes: list[int]) -> tuple[_Inputs, Tensor]:
+        """What the model sees and what it should say; `sizes` are the ranks' parts."""
         config, videos, own = self._config, sum(sizes), _rows(sizes)
         if config.sampling == "none":
             self._part_ways()
-            return batch.padded(), batch.num_frames, targets_BC
+            return _Inputs(batch.padded(), batch.num_frames), targets_BC
         if config.sampling == "sequence":
             uniforms_B = torch.rand(videos)[own].to(self.device)
             frames = sample_sequence(batch.frames, batch.num_frames, uniforms_B, config.sample_frames)
         else:
             uniforms_BS = torch.rand(videos, config.sample_frames)[own].to(self.device)
+            if not (config.mixup or isinstance(self.model.family, Recurrent)):
+                self._part_ways()
+                frames, counts_BU = sample_counted(batch.frames, batch.num_frames, uniforms_BS)
+                return _Inputs(frames, counts=counts_BU), targets_BC
             frames = sample_frames(batch.frames, batch.num_frames, uniforms_BS)
         self._part_ways()
         if config.mixup:
@@ -125,7 +137,7 @@ class Learner:
             partner_B = torch.randperm(len(batch)).to(self.device)
             frames = mix_frames(frames, share_B, partner_B)
             targets_BC = share_B[:, None] * targets_BC + (1 - share_B[:, None]) * targets_BC[partner_B]
-        return frames, None, targets_BC
+        return _Inputs(frames), targets_BC
 
     def _part_ways(self) -> None:
         """From here on ranks draw numbers of their own: masks that are the same on all would be fewer masks."""
