@@ -15,6 +15,7 @@ from vidfit.errors import DataError, ModelFileError
 from vidfit.features.batches import Batches
 from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.models.heads import LogisticConfig
+from vidfit.training import thin
 from vidfit.training.averaging import AveragingConfig
 from vidfit.training.checkpoint import BEST, MemberInfo, read_member
 from vidfit.training.distillation import SoftLabels, Teacher, label_shards
@@ -50,6 +51,19 @@ def test_stopped_and_gone_on_ends_as_if_never_stopped(corpus: Path, whole: Path,
     assert same(weights(tmp_path), weights(whole))
     assert same(weights(tmp_path, BEST), weights(whole, BEST))
     assert (tmp_path / "log.jsonl").read_text().count("\n") == 4
+
+
+def test_thin_gradients_go_on_after_a_stop(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    norms, norm = [], thin.Thin.norm
+    monkeypatch.setattr(thin, "SMALLEST", 1)
+    monkeypatch.setattr(thin.Thin, "norm", lambda *arguments: norms.append(norm(*arguments)) or norms[-1])
+    config = CONFIG.model_copy(update={"batch_size": 2})
+    go(corpus, tmp_path / "whole", config)
+    with pytest.raises(StopError):
+        go(corpus, tmp_path / "stopped", config, stop_at=7)
+    go(corpus, tmp_path / "stopped", config)
+    assert len(norms) > 40
+    assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
 
 
 def test_it_stops_early(corpus: Path, tmp_path: Path):
