@@ -3,9 +3,9 @@
 `x @ W` is done on the stored codes; what their scales and offsets ask for is a correction of rank one:
 `x @ (q s + m) = s (x @ q) + m sum(x)`. The weight is never expanded, and a row's result does not depend on its batch.
 
-- `Bytes`, 8 bits: `MatMulInteger`. A row of activations gets 128 levels between its own minimum and maximum. What that
-  costs in GAP is measured in docs/performance.md. Where inputs are few, as in heads and gates, the remainders are a
-  second row: there is little work there, and 14 bits are as good as a float.
+- `Bytes`, 8 bits (in recurrent layers, any width): `MatMulInteger`. A row of activations gets 128 levels between its own
+  minimum and maximum. What that costs in GAP is measured in docs/performance.md. Where inputs are few, as in heads and
+  gates, the remainders are a second row: there is little work there, and 14 bits are as good as a float.
 - `Blocks`, 2, 4 and 6 bits: ONNX Runtime's `MatMulNBits`, which has bytes for activations too, by blocks of inputs.
 - `Planes`, any other: expanded for a moment at each run. DequantizeLinear stands first, because ONNX Runtime folds all
   else into a float matrix when it loads a file.
@@ -55,19 +55,32 @@ class Affine(nn.Module):
 
 
 class Bytes(Affine):
-    """8 bits: a byte a code."""
+    """A byte a code, in the file or, of narrower ones, from when it is loaded."""
 
-    codes_IO: Tensor
+    stored: Tensor
     sums_O: Tensor
 
     def __init__(self, tensor: QuantizedTensor) -> None:
         super().__init__(tensor)
-        self.register_buffer("codes_IO", tensor.codes)
+        self.grid = tensor.grid
+        self.register_buffer("stored", stored_codes(tensor))
         self.register_buffer("sums_O", tensor.codes.sum(0, dtype=torch.int32))
 
+    def codes(self) -> Tensor:
+        """int8 `[I, O]`; what unpacks them is of constants alone, so ONNX Runtime does it when it loads a file."""
+        if self.grid.bits == 8:
+            return self.stored
+        levels_IO = unpack(self.stored, self.shape.numel(), self.grid.bits).view(self.shape)
+        # ONNX Runtime adds no bytes.
+        return (levels_IO.int() + self.grid.lowest).to(torch.int8)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale, float32 `[O]` or one for all, and offset `[O]`."""
+        return self.scale.float(), self.offset.float().expand(self.shape[1])
+
     def expand(self) -> Tensor:
-        """The weights, float32 `[I, O]`."""
-        return _floats(self.codes_IO) * self.scale.float() + self.offset.float()
+        """The weights, float32 `[I, O]`, of 8 bits."""
+        return _floats(self.stored) * self.scale.float() + self.offset.float()
 
     @staticmethod
     def fits(codes_IO: Tensor) -> bool:
@@ -77,6 +90,11 @@ class Bytes(Affine):
 
     def multiply(self, values_MI: Tensor, terms: int) -> Tensor:
         """float32 `[M, I]` -> `[M, O]`; with 2 terms the remainders of activations count, too."""
+        products_MO, left_M2, right_2O = self.uncorrected(values_MI, terms)
+        return products_MO + left_M2 @ right_2O
+
+    def uncorrected(self, values_MI: Tensor, terms: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What `multiply` adds up: products `[M, O]` and the factors of their correction, `[M, 2]` and `[2, O]`."""
         low_M1 = values_MI.amin(1, keepdim=True).clamp_max(0)
         step_M1 = ((values_MI.amax(1, keepdim=True).clamp_min(0) - low_M1) / (_LEVELS - 1)).clamp_min(1e-30)
         zero_M1 = (-low_M1 / step_M1).round()
@@ -91,17 +109,17 @@ class Bytes(Affine):
             both_2MO = self._dot(torch.cat([bytes_MI, rest_MI])).unflatten(0, (2, values_MI.shape[0]))
             products_MO = both_2MO[0] + both_2MO[1] / finer
             zero_M1 = zero_M1 + middle / finer
-        scale, offset = self.scale.float(), self.offset.float().expand(self.shape[1])
+        scale, offset_O = self.affine()
         # Zero points and offsets in one: x @ (q s + m) = step s (bytes @ q) - (zero step) (s sum(q)) + sum(x) m.
         left_M2 = torch.cat([-zero_M1 * step_M1, values_MI.sum(1, keepdim=True)], dim=1)
-        right_2O = torch.stack([self.sums_O.float() * scale, offset])
-        return products_MO * (step_M1 * scale) + left_M2 @ right_2O
+        right_2O = torch.stack([self.sums_O.float() * scale, offset_O])
+        return products_MO * (step_M1 * scale), left_M2, right_2O
 
     def _dot(self, bytes_MI: Tensor) -> Tensor:
         """`bytes @ codes`, float32 `[M, O]`."""
         return torch.onnx.ops.symbolic(
             "MatMulInteger",
-            [bytes_MI, self.codes_IO],
+            [bytes_MI, self.codes()],
             dtype=torch.int32,
             shape=(bytes_MI.shape[0], self.shape[1]),
             version=OPSET,

@@ -2,7 +2,11 @@
 
 The matmul is that of all frames with the input weights. Each step of the scan multiplies the state, in bytes, with the
 state weights: `MatMulInteger`, whose rows do not disturb each other as those of ONNX Runtime's DynamicQuantizeLSTM do.
-A state lies in (-1, 1), so its levels are the same for all videos and steps. Padded frames leave it as it was.
+A state lies in (-1, 1), so its levels are the same for all videos and steps. Padded frames leave a cell as it was; what
+an LSTM puts out there is not looked at, and before a backward pass's first frame it is zero, as the cell is.
+
+Corrections and biases are added step by step, where a frame is in the cache, and not to all frames before. Codes of less
+than 8 bits are bytes from when a file is loaded: the matrices are small, and MatMulNBits is slower for a few rows.
 
 PyTorch's exporter knows no Scan: it writes a placeholder, `vidfit::Recurrent`, for which `expand_placeholders` puts the
 scan. Gates stay in PyTorch's order (LSTM i, f, g, o; GRU r, z, n).
@@ -12,7 +16,6 @@ Shapes: B videos, T frames, D input features, H cells, G gates times cells, R di
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import onnx
 import onnx.parser
@@ -23,31 +26,28 @@ from torch import Tensor, nn
 from vidfit.compression.quantize import QuantizedTensor
 from vidfit.compression.state import Quantized
 from vidfit.models.recurrent import Cell, Layer
-from vidfit.packing.forms import Blocks, Bytes, form_of, nbits
+from vidfit.packing.forms import Bytes
 
 _DOMAIN = "vidfit"
 # 127 levels over [-1, 1]: 7 bits, as in `matrix.py`.
 _STEPS = 63
 
-_BYTES = f"""
+_PRODUCTS = f"""
     step = Constant<value_float = {1 / _STEPS}>()
     zero = Constant<value = uint8 {{{(_STEPS + 1)}}}>()
     bytes = QuantizeLinear(state, step, zero)
-    sums_of_products = MatMulInteger(bytes, part_0, zero)
+    sums_of_products = MatMulInteger(bytes, codes, zero)
     steps = Cast<to = 1>(sums_of_products)
-    products = Mul(steps, step)"""
-_TOTAL = """
+    products = Mul(steps, scale)
     axis = Constant<value_ints = [1]>()
     total = ReduceSum<keepdims = 1>(state, axis)"""
-_AFFINE = """
-    scaled = Mul(products, scale)
-    shift = Mul(total, offset)
-    product = Add(scaled, shift)"""
 _STEP = {
-    "lstm": """step (float[B, H] state, float[B, H] cell, float[B, G] frame, bool[B, 1] live)
+    "lstm": """step (float[B, H] state, float[B, H] cell, float[B, G] frame, float[B, 3] left, bool[B, 1] live)
     => (float[B, H] next_state, float[B, H] next_cell, float[B, H] output) {
-    PRODUCT
-    sums = Add(product, frame)
+    PRODUCTS
+    all_left = Concat<axis = 1>(total, left)
+    corrected = Gemm(all_left, right, frame)
+    sums = Add(products, corrected)
     i, f, g, o = Split<axis = 1, num_outputs = 4>(sums)
     input_gate = Sigmoid(i)
     forget_gate = Sigmoid(f)
@@ -56,17 +56,18 @@ _STEP = {
     kept = Mul(forget_gate, cell)
     added = Mul(input_gate, candidate)
     new_cell = Add(kept, added)
-    squashed = Tanh(new_cell)
-    new_state = Mul(output_gate, squashed)
     next_cell = Where(live, new_cell, cell)
-    next_state = Where(live, new_state, state)
+    squashed = Tanh(next_cell)
+    next_state = Mul(output_gate, squashed)
     output = Identity(next_state)
     }""",
-    "gru": """step (float[B, H] state, float[B, G] frame, bool[B, 1] live)
-    => (float[B, H] next_state, float[B, H] output) {
-    PRODUCT
+    "gru": """step (float[B, H] state, float[B, G] frame, float[B, 3] left, bool[B, 1] live)
+    => (float[B, H] next_state, float[B, H] new_state) {
+    PRODUCTS
+    product = Gemm(total, offset, products)
+    corrected = Gemm(left, right, frame)
     r, z, n = Split<axis = 1, num_outputs = 3>(product)
-    frame_r, frame_z, frame_n = Split<axis = 1, num_outputs = 3>(frame)
+    frame_r, frame_z, frame_n = Split<axis = 1, num_outputs = 3>(corrected)
     sum_r = Add(r, frame_r)
     reset_gate = Sigmoid(sum_r)
     sum_z = Add(z, frame_z)
@@ -78,7 +79,6 @@ _STEP = {
     kept = Mul(update_gate, difference)
     new_state = Add(candidate, kept)
     next_state = Where(live, new_state, state)
-    output = Identity(next_state)
     }""",
 }
 
@@ -94,7 +94,7 @@ class StoredDirection(nn.Module):
 
     biases_G: Tensor
 
-    def __init__(self, biases_G: Tensor, inputs: Bytes | Blocks, state: Bytes | Blocks) -> None:
+    def __init__(self, biases_G: Tensor, inputs: Bytes, state: Bytes) -> None:
         super().__init__()
         self.register_buffer("biases_G", biases_G.detach())
         self.inputs, self.state = inputs, state
@@ -103,18 +103,20 @@ class StoredDirection(nn.Module):
         """float32 `[T, B, D]`, bool `[T, B, 1]` -> outputs `[T, B, H]`, final state (an LSTM's cell) `[B, H]`."""
         max_frames, batch, _ = inputs_TBD.shape
         cells = self.state.shape[0]
-        frames_NG = self.inputs.multiply(inputs_TBD.flatten(0, 1), terms=1) + self.biases_G
-        frames_TBG = frames_NG.unflatten(0, (max_frames, batch))
-        match self.state:
-            case Bytes(codes_IO=codes_HG):
-                widths, parts = [8], [codes_HG]
-            case Blocks() as blocks:
-                widths, parts = list(blocks.widths), [*blocks.parts_ONS, blocks.ones()]
-        scale, offset = self.state.scale.float(), self.state.offset.float()
+        frames_NG, left_N2, right_2G = self.inputs.uncorrected(inputs_TBD.flatten(0, 1), terms=1)
+        left_N3 = torch.cat([left_N2, torch.ones_like(left_N2[:, :1])], dim=1)
+        frames_TBG, left_TB3 = (values.unflatten(0, (max_frames, batch)) for values in (frames_NG, left_N3))
+        scale, offset_G = self.state.affine()
+        offset_1G, right_3G = offset_G[None], torch.cat([right_2G, self.biases_G[None]])
+        # An LSTM's step adds up all at once; a GRU's reset gate comes between.
+        right = torch.cat([offset_1G, right_3G]) if cell == "lstm" else right_3G
         outputs_TBH, state_BH = torch.onnx.ops.symbolic_multi_out(
             f"{_DOMAIN}::Recurrent",
-            (inputs_TBD.new_zeros(batch, cells), frames_TBG, live_TB1, scale, offset, *parts),
-            {"cell": cell, "reverse": int(reverse), "widths": widths, "cells": cells, "gates": len(self.biases_G)},
+            (
+                *(inputs_TBD.new_zeros(batch, cells), frames_TBG, left_TB3, live_TB1),
+                *(self.state.codes(), scale / _STEPS, offset_1G, right),
+            ),
+            {"cell": cell, "reverse": int(reverse)},
             dtypes=[inputs_TBD.dtype] * 2,
             shapes=[(max_frames, batch, cells), (batch, cells)],
             version=1,
@@ -131,19 +133,15 @@ class StoredLayer(nn.Module):
         self.directions = nn.ModuleList(directions)
 
     @classmethod
-    def of(cls, layer: Layer, weights: Sequence[Quantized | None], *, portable: bool) -> "StoredLayer | None":
+    def of(cls, layer: Layer, weights: Sequence[Quantized | None]) -> "StoredLayer | None":
         """The layer with these weights of its directions; None where they can only be expanded."""
         directions = []
         for direction, tensor in zip(layer.directions, weights, strict=True):
             if not isinstance(tensor, QuantizedTensor) or (tensor.scale.dim() == 2 and len(tensor.scale) > 1):
                 return None
             sizes = (direction.input_size, direction.cells)
-            parts = [form_of(replace(tensor, codes=codes), portable=portable) for codes in tensor.codes.split(sizes)]
-            match parts:
-                case [Bytes() | Blocks() as inputs, Bytes() | Blocks() as state]:
-                    directions.append(StoredDirection(direction.biases, inputs, state))
-                case _:
-                    return None
+            inputs, state = (Bytes(replace(tensor, codes=codes)) for codes in tensor.codes.split(sizes))
+            directions.append(StoredDirection(direction.biases, inputs, state))
         return cls(layer.cell, directions)
 
     def onnx(self, inputs_TBD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,10 +167,10 @@ def expand_placeholders(model: onnx.ModelProto) -> None:
 def _expand(node: onnx.NodeProto) -> None:
     options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     cell, reverse = options["cell"].decode(), options["reverse"]
-    start, frames, live, scale, offset, *parts = node.input
+    start, frames, left, live, *weights = node.input
     outputs, state = node.output
-    body = onnx.parser.parse_graph(_STEP[cell].replace("PRODUCT", _TOTAL + _product(options) + _AFFINE))
-    outer = {"scale": scale, "offset": offset, **{f"part_{place}": part for place, part in enumerate(parts)}}
+    body = onnx.parser.parse_graph(_STEP[cell].replace("PRODUCTS", _PRODUCTS))
+    outer = dict(zip(("codes", "scale", "offset", "right"), weights, strict=True))
     # Names of an inner graph must not be those of the outer one.
     for inner in body.node:
         inner.input[:] = [outer.get(name, f"{state}/{name}") for name in inner.input]
@@ -183,36 +181,12 @@ def _expand(node: onnx.NodeProto) -> None:
     unseen = [f"{state}/state"] if cell == "lstm" else []
     scan = helper.make_node(
         "Scan",
-        [start] * (1 + len(unseen)) + [frames, live],
+        [start] * (1 + len(unseen)) + [frames, left, live],
         [*unseen, state, outputs],
         name=node.name,
         body=body,
-        num_scan_inputs=2,
-        scan_input_directions=[reverse] * 2,
+        num_scan_inputs=3,
+        scan_input_directions=[reverse] * 3,
         scan_output_directions=[reverse],
     )
     node.CopyFrom(scan)
-
-
-def _product(options: dict[str, Any]) -> str:
-    """`products = state @ codes` of one step."""
-    widths = options["widths"]
-    if widths == [8]:
-        return _BYTES
-    products = []
-    for place, width in enumerate(widths):
-        attributes = nbits(options["cells"], options["gates"], width)
-        written = ", ".join(f"{name} = {value}" for name, value in attributes.items())
-        products.append(f"com.microsoft.MatMulNBits<{written}>(state, part_{place}, part_{len(widths)})")
-    if len(widths) == 1:
-        return f"\n    products = {products[0]}"
-    high, low = products
-    return f"""
-    high = {high}
-    low = {low}
-    above = Constant<value_float = {2.0 ** widths[1]}>()
-    middle = Constant<value_float = {2.0 ** (widths[1] - 1)}>()
-    raised = Mul(high, above)
-    both = Add(raised, low)
-    from_middle = Mul(total, middle)
-    products = Add(both, from_middle)"""

@@ -252,6 +252,7 @@ OPERATORS: dict[str, Callable] = {
     "Floor": tf.floor,
     "GRU": _gru,
     "Gather": lambda values, places, *, axis=0: tf.gather(values, places, axis=axis),
+    "Gemm": lambda a, b, c: tf.matmul(a, b) + c,
     "Identity": lambda values: values,
     "LSTM": _lstm,
     "Less": tf.less,

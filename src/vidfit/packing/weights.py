@@ -31,7 +31,7 @@ def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
     layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Layer)}
     for path, layer in layers.items():
         names = [f"{path}.{name}" for name, _ in layer.named_parameters() if name.endswith("weights")]
-        stored = StoredLayer.of(layer, [quantized.get(name) for name in names], portable=portable)
+        stored = StoredLayer.of(layer, [quantized.get(name) for name in names])
         if stored is not None:
             owner, attribute = _owner(module, path)
             setattr(owner, attribute, stored)
