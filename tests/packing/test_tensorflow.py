@@ -337,6 +337,8 @@ def int8_forms(random: np.random.Generator) -> tuple[list[onnx.NodeProto], dict[
     nodes.append(helper.make_node("Shape", ["x_TBD"], ["videos"], start=1, end=2))
     nodes.append(helper.make_node("Gather", ["x_TBD", "start"], ["begin"]))
     weights["start"] = np.int64(0)
+    weights["matrix"], weights["row"] = (random.normal(size=(rows, 5)).astype(np.float32) for rows in (24, 1))
+    add("Gemm", ["begin", "matrix", "row"], "gemm")
     for name, back in (("ahead", 0), ("back", 1)):
         options: dict[str, Any] = {"scan_input_directions": [back], "scan_output_directions": [back]}
         outputs |= {f"{name}_state": TensorProto.FLOAT, f"{name}_seen": TensorProto.FLOAT}

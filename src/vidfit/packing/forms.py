@@ -3,9 +3,9 @@
 `x @ W` is done on the stored codes; what their scales and offsets ask for is a correction of rank one:
 `x @ (q s + m) = s (x @ q) + m sum(x)`. The weight is never expanded, and a row's result does not depend on its batch.
 
-- `Bytes`, 8 bits (in recurrent layers, any width): `MatMulInteger`. A row of activations gets 128 levels between its own
-  minimum and maximum. What that costs in GAP is measured in docs/performance.md. Where inputs are few, as in heads and
-  gates, the remainders are a second row: there is little work there, and 14 bits are as good as a float.
+- `Bytes`, 8 bits (in recurrent layers any width): `MatMulInteger`. A row of activations gets 128 levels between its
+  own minimum and maximum. What that costs in GAP is measured in docs/performance.md. Where inputs are few, as in heads
+  and gates, the remainders are a second row: there is little work there, and 14 bits are as good as a float.
 - `Blocks`, 2, 4 and 6 bits: ONNX Runtime's `MatMulNBits`, which has bytes for activations too, by blocks of inputs.
 - `Planes`, any other: expanded for a moment at each run. DequantizeLinear stands first, because ONNX Runtime folds all
   else into a float matrix when it loads a file.

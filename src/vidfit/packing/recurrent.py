@@ -5,8 +5,8 @@ state weights: `MatMulInteger`, whose rows do not disturb each other as those of
 A state lies in (-1, 1), so its levels are the same for all videos and steps. Padded frames leave a cell as it was; what
 an LSTM puts out there is not looked at, and before a backward pass's first frame it is zero, as the cell is.
 
-Corrections and biases are added step by step, where a frame is in the cache, and not to all frames before. Codes of less
-than 8 bits are bytes from when a file is loaded: the matrices are small, and MatMulNBits is slower for a few rows.
+Corrections and biases are added step by step, where a frame is in the cache, and not to all frames before. Codes of
+less than 8 bits are bytes from when a file is loaded: the matrices are small, and MatMulNBits is slower.
 
 PyTorch's exporter knows no Scan: it writes a placeholder, `vidfit::Recurrent`, for which `expand_placeholders` puts the
 scan. Gates stay in PyTorch's order (LSTM i, f, g, o; GRU r, z, n).
@@ -170,7 +170,7 @@ def _expand(node: onnx.NodeProto) -> None:
     start, frames, left, live, *weights = node.input
     outputs, state = node.output
     body = onnx.parser.parse_graph(_STEP[cell].replace("PRODUCTS", _PRODUCTS))
-    outer = dict(zip(("codes", "scale", "offset", "right"), weights, strict=True))
+    outer: dict[str, str] = dict(zip(("codes", "scale", "offset", "right"), weights, strict=True))
     # Names of an inner graph must not be those of the outer one.
     for inner in body.node:
         inner.input[:] = [outer.get(name, f"{state}/{name}") for name in inner.input]
