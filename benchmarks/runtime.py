@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from rich.progress import track
-from table import options, publish
+from table import fastest, options, publish
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "yt8m-1gb.yaml"
@@ -34,8 +35,6 @@ FORMS = ("float", "8 bits", "4 bits", "Gather", "PyTorch")
 BATCHES = (1, 8, 64)
 FRAMES = 300
 CLASSES = 3862
-# Latency is the least of some runs: as many as take a few seconds.
-SECONDS, MOST_RUNS = 3.0, 10
 
 
 def spec():
@@ -124,13 +123,7 @@ def measure(family: str, form: str, path: Path, batches: tuple[int, ...]) -> dic
     measured: dict[str, Any] = {"load, s": time.perf_counter() - begun, "loaded, MB": memory()["VmRSS"] - before}
     for batch in batches:
         inputs = videos(batch)
-        run(*inputs)
-        seconds: list[float] = []
-        while len(seconds) < MOST_RUNS and sum(seconds) < SECONDS:
-            begun = time.perf_counter()
-            run(*inputs)
-            seconds.append(time.perf_counter() - begun)
-        measured[f"batch {batch}, ms"] = 1000 * min(seconds)
+        measured[f"batch {batch}, ms"] = 1000 * fastest(partial(run, *inputs))
         if batch == 8:
             measured["peak at 8, MB"] = memory()["VmHWM"] - before
     return measured

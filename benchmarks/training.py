@@ -18,30 +18,17 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.progress import track
 from runtime import CLASSES, FAMILIES, FRAMES, RECIPE, alone, info, memory, spec
-from table import options, publish
+from table import fastest, options, publish
 
 # Seconds a step of batch 8 on one core of another machine, under TensorFlow 2.15 (DESIGN.md, section 4).
 ORIGINAL = {"netvlad": 2.23, "netfv": 2.56, "dbof": 0.92, "lstm": 12.3, "gru": 8.89}
 WARM_UP, MOST_STEPS, SECONDS = 2, 12, 25.0
-
-
-def fastest(work: Callable[[], Any]) -> float:
-    """Seconds of the fastest of some calls."""
-
-    work()
-    seconds = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds)
 
 
 def machine(cores: int) -> dict[str, float]:
