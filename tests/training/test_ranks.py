@@ -129,6 +129,7 @@ def test_torchrun_runs_a_recipe(corpus: Path, tmp_path: Path):
 
 def test_what_fails_on_one_rank_is_told_once_and_hangs_no_other(two: tuple[Path, list[tuple[int, str]]]):
     assert [code for code, _ in two[1]] == [1, 1]
-    (told,) = [text for _, text in two[1] if text]
+    # PyTorch's store may warn of a rank that is gone, in lines of its own that begin with a bracket.
+    (told,) = [line for _, text in two[1] for line in text.splitlines() if not line.startswith("[")]
     assert told.startswith("told: ")
     assert "damaged1.tfrecord, record 7" in told
