@@ -22,17 +22,19 @@ MORE = 1e-5  # float32's own rounding, of sums of some ten
 class Product(nn.Module):
     """`values @ W` and the weights themselves."""
 
-    def __init__(self, form: Bytes | Blocks, terms: int) -> None:
+    def __init__(self, form: Bytes | Blocks, terms: int, *more: torch.Tensor) -> None:
         super().__init__()
-        self.form, self.terms = form, terms
+        self.form, self.terms, self.more = form, terms, more
 
     def forward(self, values_MI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.form.multiply(values_MI, self.terms), self.form.expand()
+        return self.form.multiply(values_MI, self.terms, *self.more), self.form.expand()
 
 
-def in_onnx(form: Bytes | Blocks, terms: int, path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
+def in_onnx(
+    form: Bytes | Blocks, terms: int, path: Path, *more: torch.Tensor
+) -> Callable[[np.ndarray], list[np.ndarray]]:
     rows = {0: torch.export.Dim("rows")}
-    onnx.save(exported(Product(form, terms), (torch.zeros(3, form.shape[0]),), ["values"], (rows,)), path)
+    onnx.save(exported(Product(form, terms, *more), (torch.zeros(3, form.shape[0]),), ["values"], (rows,)), path)
     session = onnxruntime.InferenceSession(path)
     return lambda values: [np.asarray(it) for it in session.run(None, {"values": values.astype(np.float32)})]
 
@@ -104,6 +106,16 @@ def test_blocks_err_by_the_rounding_of_activations_at_most(grid: str, inputs: in
     slack = MORE * np.abs(values).sum(1, keepdims=True) + 1e-20
     assert (np.abs(found - exact) <= step[:, None] / 2 * reach + slack).all()
     np.testing.assert_allclose(expanded, tensor.dequantize().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", ["8", "8/channel", "4/channel", "6/channel"])
+def test_factors_and_biases_of_outputs_are_a_part_of_the_product(grid: str, tmp_path: Path):
+    form = form_of(weights(Grid.parse(grid)), portable=False)
+    assert isinstance(form, Bytes | Blocks)
+    factors, biases = torch.linspace(-2, 3, OUTPUTS), torch.linspace(5, -7, OUTPUTS)
+    path, values = tmp_path / "product.onnx", rows()[:5]
+    plain, folded = (in_onnx(form, 1, path, *more)(values)[0] for more in ((), (factors, biases)))
+    np.testing.assert_allclose(folded, plain * factors.numpy() + biases.numpy(), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("grid", ["8", "4/channel", "6/channel"])

@@ -84,15 +84,28 @@ class Bag(nn.Module):
         """Pools `frames * scale + shift` to float32 `[B, K]`."""
         logits_BTK = self.assignment(frames_BTD, counts_BT, scale_D, shift_D)
         assign_BTK = F.relu6(logits_BTK) if self.form == "max" else logits_BTK.softmax(dim=-1)
-        if counts_BT is not None:
-            # Neither is ever negative, so zero in empty slots changes no maximum.
-            assign_BTK = assign_BTK * (counts_BT > 0)[:, :, None]
         if self.form == "max":
-            return assign_BTK.amax(dim=1)
+            return largest(assign_BTK, counts_BT)
         bag_BK = assign_BTK.sum(dim=1) if counts_BT is None else (counts_BT[:, None] @ assign_BTK)[:, 0]
         if self.gate is not None:
-            bag_BK = bag_BK * self.gate(assign_BTK.amax(dim=1))
+            bag_BK = bag_BK * self.gate(largest(assign_BTK, counts_BT))
         return bag_BK * inverse_norm(bag_BK, dim=1)
+
+
+def largest(assign_BTK: Tensor, counts_BT: Tensor | None) -> Tensor:
+    """The largest over the real frames of what is never negative, float32 `[B, K]`."""
+    if counts_BT is None:
+        return assign_BTK.amax(dim=1)
+    if not torch.compiler.is_exporting():
+        return (assign_BTK * (counts_BT > 0)[:, :, None]).amax(dim=1)
+    # ONNX Runtime takes seven times as long where there is nothing before the axis that it reduces, as with one video.
+    # So there are two halves, and empty slots, or one that is one too many, repeat the last frame.
+    videos, frames, clusters = assign_BTK.shape
+    slots_T = torch.arange(2 * ((frames + 1) // 2))
+    last_B1 = counts_BT.sum(1, keepdim=True).long() - 1
+    rows = torch.arange(videos)[:, None] * frames + slots_T.minimum(last_B1)
+    halves_BTK = assign_BTK.flatten(0, 1).index_select(0, rows.flatten()).view(2 * videos, -1, clusters)
+    return halves_BTK.amax(1).view(videos, 2, clusters).amax(1)
 
 
 def reset_parameters(pools: Sequence[Bag], hidden: Hidden) -> None:

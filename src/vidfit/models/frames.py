@@ -20,6 +20,9 @@ from vidfit.features.spec import FeatureSpec
 
 # Below this norm a frame is divided by it instead of by its own (the original clamps the squared norm at 1e-12).
 _SMALLEST_NORM = 1e-6
+# A byte's step and what zero stands for, in steps.
+_STEP = 4 / 255
+_OFFSET = (4 / 512 - 2) / _STEP
 
 
 def dequantise(codes: Tensor) -> Tensor:
@@ -33,7 +36,7 @@ def dequantise(codes: Tensor) -> Tensor:
 
     Source: the YouTube-8M starter code's `Dequantize`.
     """
-    return codes.float().mul_(4 / 255).add_(4 / 512 - 2)
+    return codes.float().add_(_OFFSET).mul_(_STEP)
 
 
 def frame_mask(num_frames_B: Tensor, max_frames: int) -> Tensor:
@@ -53,7 +56,8 @@ def prepare_frames(frames: Mapping[str, Tensor], spec: FeatureSpec, mask_BT: Ten
         float32 `[B, T, D]`, D = `spec.total_size`; zero where masked.
     """
     stored_BTD = torch.cat([frames[modality.name] for modality in spec.modalities], dim=-1)
-    values_BTD = stored_BTD if stored_BTD.is_floating_point() else dequantise(stored_BTD)
+    # The norm takes the size of a byte's step away again.
+    values_BTD = stored_BTD if stored_BTD.is_floating_point() else stored_BTD.float().add_(_OFFSET)
     factor_BT1 = 1 / torch.linalg.vector_norm(values_BTD, dim=-1, keepdim=True).clamp_min(_SMALLEST_NORM)
     if mask_BT is not None:
         factor_BT1 = factor_BT1 * mask_BT[:, :, None]

@@ -35,8 +35,15 @@ class Assignment(nn.Module):
     def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
         """`BN((frames * scale + shift) W)`, float32 `[B, T, K]`."""
         weights_DK = self.weights  # Read once: a quantised parameter is expanded at each reading.
-        logits_BTK = frames_BTD @ (scale_D[:, None] * weights_DK) + shift_D @ weights_DK
-        return self.norm(logits_BTK, counts_BT)
+        if self.training:
+            logits_BTK = frames_BTD @ (scale_D[:, None] * weights_DK) + shift_D @ weights_DK
+            return self.norm(logits_BTK, counts_BT)
+        # Statistics that stand are a part of the weights: each pass over `[N, K]` saved is time, as memory is slow.
+        scale_K, shift_K = self.norm.fold(frames_BTD, counts_BT)
+        biases_K = shift_D @ weights_DK * scale_K + shift_K
+        frames_ND = frames_BTD.flatten(0, 1)
+        logits_NK = torch.addmm(biases_K, frames_ND, scale_D[:, None] * weights_DK * scale_K)
+        return logits_NK.unflatten(0, frames_BTD.shape[:2])
 
 
 def pool_modalities(

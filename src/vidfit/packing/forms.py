@@ -53,6 +53,11 @@ class Affine(nn.Module):
         for name, numbers in _numbers(tensor).items():
             self.register_buffer(name, numbers.flatten())
 
+    def affine(self, factor_O: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """float32 scale, a number or `[O]`, and offset `[O]` of `W * factor`."""
+        scale, offset_O = self.scale.float(), self.offset.float().expand(self.shape[1])
+        return (scale, offset_O) if factor_O is None else (scale * factor_O, offset_O * factor_O)
+
 
 class Bytes(Affine):
     """A byte a code, in the file or, of narrower ones, from when it is loaded."""
@@ -74,10 +79,6 @@ class Bytes(Affine):
         # ONNX Runtime adds no bytes.
         return (levels_IO.int() + self.grid.lowest).to(torch.int8)
 
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """Scale, float32 `[O]` or one for all, and offset `[O]`."""
-        return self.scale.float(), self.offset.float().expand(self.shape[1])
-
     def expand(self) -> Tensor:
         """The weights, float32 `[I, O]`, of 8 bits."""
         return _floats(self.stored) * self.scale.float() + self.offset.float()
@@ -88,12 +89,22 @@ class Bytes(Affine):
         largest = max(codes_IO.clamp(min=0).sum(0).max(), -codes_IO.clamp(max=0).sum(0).min())
         return _LEVELS * int(largest) < 2**31
 
-    def multiply(self, values_MI: Tensor, terms: int) -> Tensor:
-        """float32 `[M, I]` -> `[M, O]`; with 2 terms the remainders of activations count, too."""
-        products_MO, left_M2, right_2O = self.uncorrected(values_MI, terms)
-        return products_MO + left_M2 @ right_2O
+    def multiply(
+        self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None, biases_O: Tensor | None = None
+    ) -> Tensor:
+        """float32 `[M, I]` -> `values @ W * factor + biases`, `[M, O]`.
 
-    def uncorrected(self, values_MI: Tensor, terms: int) -> tuple[Tensor, Tensor, Tensor]:
+        With 2 terms the remainders of activations count, too.
+        """
+        products_MO, left_MR, right_RO = self.uncorrected(values_MI, terms, factor_O)
+        if biases_O is not None:
+            left_MR = torch.cat([left_MR, torch.ones_like(left_MR[:, :1])], dim=1)
+            right_RO = torch.cat([right_RO, biases_O[None]])
+        return products_MO + left_MR @ right_RO
+
+    def uncorrected(
+        self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What `multiply` adds up: products `[M, O]` and the factors of their correction, `[M, 2]` and `[2, O]`."""
         low_M1 = values_MI.amin(1, keepdim=True).clamp_max(0)
         step_M1 = ((values_MI.amax(1, keepdim=True).clamp_min(0) - low_M1) / (_LEVELS - 1)).clamp_min(1e-30)
@@ -109,7 +120,7 @@ class Bytes(Affine):
             both_2MO = self._dot(torch.cat([bytes_MI, rest_MI])).unflatten(0, (2, values_MI.shape[0]))
             products_MO = both_2MO[0] + both_2MO[1] / finer
             zero_M1 = zero_M1 + middle / finer
-        scale, offset_O = self.affine()
+        scale, offset_O = self.affine(factor_O)
         # Zero points and offsets in one: x @ (q s + m) = step s (bytes @ q) - (zero step) (s sum(q)) + sum(x) m.
         left_M2 = torch.cat([-zero_M1 * step_M1, values_MI.sum(1, keepdim=True)], dim=1)
         right_2O = torch.stack([self.sums_O.float() * scale, offset_O])
@@ -181,8 +192,10 @@ class Blocks(Affine):
         codes_IO = levels[:, : self.shape[0]].T - 2 ** (self.bits - 1)
         return codes_IO * self.scale.float() + self.offset.float()
 
-    def multiply(self, values_MI: Tensor, terms: int) -> Tensor:
-        """float32 `[M, I]` -> `[M, O]`."""
+    def multiply(
+        self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None, biases_O: Tensor | None = None
+    ) -> Tensor:
+        """float32 `[M, I]` -> `values @ W * factor + biases`, `[M, O]`."""
         inputs, outputs = self.shape
         products_MO = None
         ones_ON, total_M1 = self.ones(), values_MI.sum(1, keepdim=True)
@@ -200,7 +213,11 @@ class Blocks(Affine):
         if len(self.widths) == 2:
             # Each part is counted from its middle, and that of the lower one is not the whole's.
             products_MO = products_MO + total_M1 * 2 ** (self.widths[1] - 1)
-        return products_MO * self.scale.float() + total_M1 * self.offset.float()
+        scale, offset_O = self.affine(factor_O)
+        if biases_O is None:
+            return products_MO * scale + total_M1 * offset_O
+        left_M2 = torch.cat([total_M1, torch.ones_like(total_M1)], dim=1)
+        return products_MO * scale + left_M2 @ torch.stack([offset_O, biases_O])
 
 
 def nbits(inputs: int, outputs: int, width: int) -> dict[str, Any]:

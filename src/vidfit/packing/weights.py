@@ -1,7 +1,7 @@
 """A member's module with its stored weights in the place of float ones, ready to be exported.
 
-The formulas stay those of `models/`: a weight is replaced by a `StoredWeight`, which answers `x @ W` by its form's
-multiplication (`forms.py`) and anything else by its values.
+The formulas stay those of `models/`: a weight is replaced by a `StoredWeight`, which answers `x @ W` and
+`addmm` by its form's multiplication (`forms.py`) and anything else by its values.
 """
 
 from collections.abc import Sequence
@@ -57,10 +57,11 @@ class StoredWeight:
     Arguments:
         form: how it is stored.
         column_I1: what its rows are multiplied with.
+        row_O: what its columns are multiplied with.
     """
 
-    def __init__(self, form: Form, column_I1: Tensor | None = None) -> None:
-        self.form, self.column_I1 = form, column_I1
+    def __init__(self, form: Form, column_I1: Tensor | None = None, row_O: Tensor | None = None) -> None:
+        self.form, self.column_I1, self.row_O = form, column_I1, row_O
 
     @classmethod
     def __torch_function__(
@@ -68,9 +69,16 @@ class StoredWeight:
     ) -> Any:
         match function.__name__.strip("_").removeprefix("r"), arguments:
             case "matmul", (Tensor() as values, StoredWeight(form=Bytes() | Blocks()) as weight):
-                return weight.multiplied(values)
-            case "mul", (Tensor(shape=(_, 1)) as column_I1, StoredWeight(column_I1=None) as weight):
+                # Frames come straight from bytes, and a pooling follows: one term is enough.
+                few = values.dim() == 2 and values.shape[1] <= _MANY_INPUTS
+                rows_MI = values.reshape(-1, values.shape[-1])
+                return weight.multiplied(rows_MI, 2 if few else 1).view(*values.shape[:-1], -1)
+            case "addmm", (Tensor() as biases_O, Tensor() as frames, StoredWeight(form=Bytes() | Blocks()) as weight):
+                return weight.multiplied(frames, 1, biases_O)
+            case "mul", (Tensor(shape=(_, 1)) as column_I1, StoredWeight(column_I1=None, row_O=None) as weight):
                 return cls(weight.form, column_I1)
+            case "mul", (Tensor(shape=(_,)) as row_O, StoredWeight(row_O=None) as weight):
+                return cls(weight.form, weight.column_I1, row_O)
         expanded = [it.values() if isinstance(it, cls) else it for it in arguments]
         return function(*expanded, **(options or {}))
 
@@ -80,14 +88,13 @@ class StoredWeight:
     def values(self) -> Tensor:
         """float32, the weight's shape."""
         weights = self.form.expand()
-        return weights if self.column_I1 is None else self.column_I1 * weights
+        if self.column_I1 is not None:
+            weights = self.column_I1 * weights
+        return weights if self.row_O is None else weights * self.row_O
 
-    def multiplied(self, values: Tensor) -> Tensor:
-        """float32 `[..., I]` -> `[..., O]`."""
+    def multiplied(self, values_MI: Tensor, terms: int, biases_O: Tensor | None = None) -> Tensor:
+        """float32 `[M, I]` -> `values @ W + biases`, `[M, O]`."""
         assert isinstance(self.form, Bytes | Blocks)
         if self.column_I1 is not None:
-            values = values * self.column_I1[:, 0]
-        # Frames come straight from bytes, and a pooling follows: one term is enough.
-        terms = 1 if values.dim() == 3 or values.shape[-1] > _MANY_INPUTS else 2
-        rows_MI = values.reshape(-1, values.shape[-1])
-        return self.form.multiply(rows_MI, terms).view(*values.shape[:-1], -1)
+            values_MI = values_MI * self.column_I1[:, 0]
+        return self.form.multiply(values_MI, terms, self.row_O, biases_O)

@@ -11,6 +11,7 @@ number instead; `load(path, fill_up=300)` does as they did, to compare.
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import overload
 
@@ -190,17 +191,19 @@ def _load_packed(path: Path, threads: int, fill_up: int, batch_size: int) -> Pre
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or ranks.cores()
     options.log_severity_level = 3
-    if is_intact(path, CHECKSUM) is False:
+    # The checksum takes no time of its own beside the session, which is made in one thread.
+    with ThreadPoolExecutor(1) as pool:
+        intact = pool.submit(is_intact, path, CHECKSUM)
+        session = _session(path, options)
+    if intact.result() is False:
         raise ModelFileError(
             f"{path}: was altered, damaged or cut short (its content is not what its checksum, vidfit.crc32c, says); "
             "copy it anew or pack it again"
         )
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+    if isinstance(session, Exception):
         raise ModelFileError(
-            f"{path}: cut short, or no ONNX file ({reason(error)}); copy it anew or pack it again"
-        ) from error
+            f"{path}: cut short, or no ONNX file ({reason(session)}); copy it anew or pack it again"
+        ) from session
     metadata = session.get_modelmeta().custom_metadata_map
     if not any(key.startswith("vidfit.") for key in metadata):
         raise ModelFileError(
@@ -216,6 +219,13 @@ def _load_packed(path: Path, threads: int, fill_up: int, batch_size: int) -> Pre
         return np.asarray(session.run(["probabilities"], {**frames, "num_frames": num_frames})[0])
 
     return Predictor(info.spec, info.vocabulary, run, fill_up, batch_size)
+
+
+def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession | Exception:
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+        return error
 
 
 def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) -> None:
