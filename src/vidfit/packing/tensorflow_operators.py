@@ -61,6 +61,10 @@ def _quantize_linear(values, scale, zero, *, axis: int = 1):
     return tf.cast(tf.clip_by_value(levels, 0, 255), tf.uint8)
 
 
+def _gemm(a, b, c, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0):
+    return alpha * tf.matmul(a, b, transpose_a=bool(transA), transpose_b=bool(transB)) + beta * c
+
+
 def _expand(values, shape):
     return tf.broadcast_to(values, tf.broadcast_dynamic_shape(tf.shape(values, shape.dtype), shape))
 
@@ -252,7 +256,7 @@ OPERATORS: dict[str, Callable] = {
     "Floor": tf.floor,
     "GRU": _gru,
     "Gather": lambda values, places, *, axis=0: tf.gather(values, places, axis=axis),
-    "Gemm": lambda a, b, c: tf.matmul(a, b) + c,
+    "Gemm": _gemm,
     "Identity": lambda values: values,
     "LSTM": _lstm,
     "Less": tf.less,
