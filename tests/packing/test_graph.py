@@ -261,7 +261,7 @@ def test_members_with_a_grid_a_tensor_are_packed_in_the_file_and_after_loading(t
     path = tmp_path / "model.onnx"
     grids = cycle(grid for grid in GRIDS if grid.bits < 8)
     members = []
-    for name in ("netvlad", "netfv", "gated", "gru"):
+    for name in ("netvlad", "netfv", "gated"):
         original = float_member(name)
         form = {key: next(grids) for key, tensor in original.state.items() if is_big(tensor)}
         members.append(PackedMember(original.quantized(form), 1.0))

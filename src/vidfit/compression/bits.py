@@ -45,17 +45,17 @@ def unpack(packed: Tensor, elements: int, bits: int) -> Tensor:
     levels = None
     for plane, width in zip(planes, widths, strict=True):
         places = torch.arange(0, 8, width, dtype=torch.uint8, device=packed.device)
-        rows = _shifted(plane, places[:, None], "RIGHT").flatten()[:elements]
+        rows = shifted(plane, places[:, None], "RIGHT").flatten()[:elements]
         digits = torch.bitwise_and(rows, torch.tensor(2**width - 1, dtype=torch.uint8, device=packed.device))
         if levels is not None:
             by = torch.tensor(width, dtype=torch.uint8, device=packed.device)
-            digits = torch.bitwise_or(_shifted(levels, by, "LEFT"), digits)
+            digits = torch.bitwise_or(shifted(levels, by, "LEFT"), digits)
         levels = digits
     assert levels is not None
     return levels
 
 
-def _shifted(values: Tensor, by: Tensor, direction: Literal["LEFT", "RIGHT"]) -> Tensor:
+def shifted(values: Tensor, by: Tensor, direction: Literal["LEFT", "RIGHT"]) -> Tensor:
     """Bytes shifted by so many bits; as one ONNX operator when exporting, where PyTorch would emit signed shifts."""
     if torch.compiler.is_exporting():
         shape = torch.broadcast_shapes(values.shape, by.shape)

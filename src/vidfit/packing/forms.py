@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidfit.compression.bits import unpack
+from vidfit.compression.bits import shifted, unpack
 from vidfit.compression.codebook import CodebookTensor
 from vidfit.compression.quantize import QuantizedTensor, as_matrix
 from vidfit.compression.state import Quantized, stored_codes
@@ -69,15 +69,23 @@ class Bytes(Affine):
         super().__init__(tensor)
         self.grid = tensor.grid
         self.register_buffer("stored", stored_codes(tensor))
-        self.register_buffer("sums_O", tensor.codes.sum(0, dtype=torch.int32))
+        # Narrower codes lie in the highest bits of a byte.
+        self.raised = 2 ** (8 - tensor.grid.bits)
+        self.register_buffer("sums_O", tensor.codes.sum(0, dtype=torch.int32) * self.raised)
 
     def codes(self) -> Tensor:
         """int8 `[I, O]`; what unpacks them is of constants alone, so ONNX Runtime does it when it loads a file."""
         if self.grid.bits == 8:
             return self.stored
         levels_IO = unpack(self.stored, self.shape.numel(), self.grid.bits).view(self.shape)
-        # ONNX Runtime adds no bytes.
-        return (levels_IO.int() + self.grid.lowest).to(torch.int8)
+        highest_IO = shifted(levels_IO, torch.tensor(8 - self.grid.bits, dtype=torch.uint8), "LEFT")
+        # Less 128, in bytes all the way: nothing wider is made of a whole matrix.
+        return torch.bitwise_xor(highest_IO, torch.tensor(128, dtype=torch.uint8)).to(torch.int8)
+
+    def affine(self, factor_O: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As of all forms; the scale is that of `codes`."""
+        scale, offset_O = super().affine(factor_O)
+        return scale / self.raised, offset_O
 
     def expand(self) -> Tensor:
         """The weights, float32 `[I, O]`, of 8 bits."""

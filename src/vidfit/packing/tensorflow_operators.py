@@ -243,6 +243,7 @@ OPERATORS: dict[str, Callable] = {
     "BitShift": _bit_shift,
     "BitwiseAnd": tf.bitwise.bitwise_and,
     "BitwiseOr": tf.bitwise.bitwise_or,
+    "BitwiseXor": tf.bitwise.bitwise_xor,
     "Cast": _cast,
     "Ceil": tf.math.ceil,
     "Clip": _clip,
