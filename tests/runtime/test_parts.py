@@ -66,12 +66,12 @@ def test_a_killed_process_is_gone_on_with(
     counted.clear()
 
     process = subprocess.Popen([sys.executable, "-m", "vidfit", *map(str, command), output])
-    while process.poll() is None and len(list(tmp_path.glob("out*.partial/*-*.parquet"))) < 3:
+    while process.poll() is None and len(list(tmp_path.glob("out*.partial/*-*-*.parquet"))) < 3:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not output.exists()
-    parts = len(list(tmp_path.glob("out*.partial/*-*.parquet")))
+    parts = len(list(tmp_path.glob("out*.partial/*-*-*.parquet")))
     assert 3 <= parts < 100
 
     capfd.readouterr()
