@@ -73,6 +73,7 @@ class FrameClassifier(nn.Module):
                 Slots from `num_frames` on are ignored.
             num_frames: int64 `[B]`, at least 1 each; None where every slot holds a frame.
             counts: float32 `[B, T]`, how often each slot's frame counts; None where each counts once.
+                Not beside `num_frames`.
 
         Returns:
             float32 `[B, C]`.

@@ -1,7 +1,7 @@
 """From stored bytes to what a family sees: floats, modalities side by side, L2 norm 1 a frame, a mask; frame sampling.
 
 Bytes stay bytes until here, so batches are a quarter of their float size until the model needs them. Frames after a
-video's end are zero *after* dequantising; a family never relies on that but on the mask.
+video's end are zero *after* dequantising; a family never relies on that but on its counts of frames.
 
 Three ways lead from ragged videos to S frames each: drawn at random (`sample_frames`, for training, or `sample_counted`
 where their order does not matter), one after another from a random start (`sample_sequence`), or all of them and then

@@ -53,7 +53,7 @@ def pool_modalities(
 
     Arguments:
         norm: of all modalities together.
-        pools: one a modality; each takes its frames, the mask, and its part of the norm's scale and shift.
+        pools: one a modality; each takes its frames, the counts, and its part of the norm's scale and shift.
         columns: of each modality in a frame.
         frames_BTD: float32.
         counts_BT: how often each slot's frame counts, 0 where there is none; None where each counts once.
@@ -111,7 +111,11 @@ class Hidden(nn.Module):
 
 def inverse_norm(values: Tensor, dim: int) -> Tensor:
     """1 / L2 norm along `dim`, which is kept with length 1; norms below 1e-6 count as 1e-6, as in the original."""
-    return torch.rsqrt((values * values).sum(dim, keepdim=True).clamp_min(1e-12))
+    return _inverse_root((values * values).sum(dim, keepdim=True))
+
+
+def _inverse_root(squares: Tensor) -> Tensor:
+    return torch.rsqrt(squares.clamp_min(1e-12))
 
 
 def flatten_normalised(residuals_BDK: Tensor) -> Tensor:
@@ -120,9 +124,9 @@ def flatten_normalised(residuals_BDK: Tensor) -> Tensor:
     The whole's norm follows from those of the clusters: all is one pass over the residuals and one over their squares.
     """
     squares_B1K = (residuals_BDK * residuals_BDK).sum(1, keepdim=True)
-    cluster_factor_B1K = torch.rsqrt(squares_B1K.clamp_min(1e-12))
+    cluster_factor_B1K = _inverse_root(squares_B1K)
     whole_B11 = (squares_B1K * cluster_factor_B1K.square()).sum(2, keepdim=True)
-    return (residuals_BDK * (cluster_factor_B1K * torch.rsqrt(whole_B11.clamp_min(1e-12)))).flatten(1)
+    return (residuals_BDK * (cluster_factor_B1K * _inverse_root(whole_B11))).flatten(1)
 
 
 def per_modality(option: Option | dict[str, Option], spec: FeatureSpec, field: str) -> list[Option]:

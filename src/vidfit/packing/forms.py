@@ -104,16 +104,16 @@ class Bytes(Affine):
 
         With 2 terms the remainders of activations count, too.
         """
-        products_MO, left_MR, right_RO = self.uncorrected(values_MI, terms, factor_O)
-        if biases_O is not None:
-            left_MR = torch.cat([left_MR, torch.ones_like(left_MR[:, :1])], dim=1)
-            right_RO = torch.cat([right_RO, biases_O[None]])
+        products_MO, left_MR, right_RO = self.uncorrected(values_MI, terms, factor_O, biases_O)
         return products_MO + left_MR @ right_RO
 
     def uncorrected(
-        self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None
+        self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None, biases_O: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What `multiply` adds up: products `[M, O]` and the factors of their correction, `[M, 2]` and `[2, O]`."""
+        """What `multiply` adds up: products `[M, O]` and the factors of what corrects them, `[M, R]` and `[R, O]`.
+
+        R is 3 with biases and 2 without.
+        """
         low_M1 = values_MI.amin(1, keepdim=True).clamp_max(0)
         step_M1 = ((values_MI.amax(1, keepdim=True).clamp_min(0) - low_M1) / (_LEVELS - 1)).clamp_min(1e-30)
         zero_M1 = (-low_M1 / step_M1).round()
@@ -130,9 +130,12 @@ class Bytes(Affine):
             zero_M1 = zero_M1 + middle / finer
         scale, offset_O = self.affine(factor_O)
         # Zero points and offsets in one: x @ (q s + m) = step s (bytes @ q) - (zero step) (s sum(q)) + sum(x) m.
-        left_M2 = torch.cat([-zero_M1 * step_M1, values_MI.sum(1, keepdim=True)], dim=1)
-        right_2O = torch.stack([self.sums_O.float() * scale, offset_O])
-        return products_MO * (step_M1 * scale), left_M2, right_2O
+        left_MR = torch.cat([-zero_M1 * step_M1, values_MI.sum(1, keepdim=True)], dim=1)
+        right_RO = torch.stack([self.sums_O.float() * scale, offset_O])
+        if biases_O is not None:
+            left_MR = torch.cat([left_MR, torch.ones_like(left_MR[:, :1])], dim=1)
+            right_RO = torch.cat([right_RO, biases_O[None]])
+        return products_MO * (step_M1 * scale), left_MR, right_RO
 
     def _dot(self, bytes_MI: Tensor) -> Tensor:
         """`bytes @ codes`, float32 `[M, O]`."""

@@ -29,7 +29,7 @@ from vidfit.models.recurrent import Cell, Layer
 from vidfit.packing.forms import Bytes
 
 _DOMAIN = "vidfit"
-# 127 levels over [-1, 1]: 7 bits, as in `matrix.py`.
+# 127 levels over [-1, 1]: 7 bits, as in `forms.py`.
 _STEPS = 63
 
 _PRODUCTS = f"""
@@ -103,11 +103,12 @@ class StoredDirection(nn.Module):
         """float32 `[T, B, D]`, bool `[T, B, 1]` -> outputs `[T, B, H]`, final state (an LSTM's cell) `[B, H]`."""
         max_frames, batch, _ = inputs_TBD.shape
         cells = self.state.shape[0]
-        frames_NG, left_N2, right_2G = self.inputs.uncorrected(inputs_TBD.flatten(0, 1), terms=1)
-        left_N3 = torch.cat([left_N2, torch.ones_like(left_N2[:, :1])], dim=1)
+        frames_NG, left_N3, right_3G = self.inputs.uncorrected(
+            inputs_TBD.flatten(0, 1), terms=1, biases_O=self.biases_G
+        )
         frames_TBG, left_TB3 = (values.unflatten(0, (max_frames, batch)) for values in (frames_NG, left_N3))
         scale, offset_G = self.state.affine()
-        offset_1G, right_3G = offset_G[None], torch.cat([right_2G, self.biases_G[None]])
+        offset_1G = offset_G[None]
         # An LSTM's step adds up all at once; a GRU's reset gate comes between.
         right = torch.cat([offset_1G, right_3G]) if cell == "lstm" else right_3G
         outputs_TBH, state_BH = torch.onnx.ops.symbolic_multi_out(
