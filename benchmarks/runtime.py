@@ -8,8 +8,8 @@ form of a family runs in a process of its own, one after another in one call; ra
 - Gather: 8 bits looked up in a codebook at each run, as the winners of 2018 did;
 - PyTorch: float32, PyTorch's own kernels.
 
-With --operators the dearest operators of the families are told in place of latencies; with --ensemble FILE a packed
-file is measured, too; with --gap RUN what integer activations do to its members' GAP.
+With --operators the dearest operators of the families are told in place of latencies; with --ensemble a packed file is
+measured, too, or all members of that recipe in one; with --gap RUN what integer activations do to its members' GAP.
 """
 
 import argparse
@@ -43,16 +43,16 @@ def spec():
     return FeatureSpec(modalities=(Modality(name="rgb", size=1024), Modality(name="audio", size=128)))
 
 
-def info(family: str):
-    """The member of the recipe."""
+def info(name: str):
+    """A member of the recipe."""
     from vidfit.models.classifier import ClassifierConfig
     from vidfit.recipe import load_recipe
     from vidfit.training.checkpoint import MemberInfo
 
     # The recipe's shards need not exist.
-    member = load_recipe(RECIPE).members[FAMILIES[family]]
+    member = load_recipe(RECIPE).members[name]
     return MemberInfo(
-        name=family,
+        name=name,
         classifier=ClassifierConfig(encoder=member.encoder, family=member.family, head=member.head),
         spec=spec(),
         vocabulary=tuple(f"label {place}" for place in range(CLASSES)),
@@ -71,7 +71,7 @@ def write(family: str, form: str, path: Path) -> None:
     from vidfit.packing.graph import PROTOBUF_LIMIT, PackedMember, write_graph
 
     torch.manual_seed(0)
-    about = info(family)
+    about = info(FAMILIES[family])
     member = Member(about, dict(about.build().state_dict()))
     if form in ("8 bits", "Gather"):
         member = member.quantized(Grid(bits=8))
@@ -85,6 +85,28 @@ def write(family: str, form: str, path: Path) -> None:
                 levels = (torch.arange(256) - 128) * tensor.scale + tensor.offset
                 member.state[name] = CodebookTensor(codes, levels.float())
     write_graph(path, [PackedMember(member, 1.0)], PROTOBUF_LIMIT)
+
+
+def write_ensemble(path: Path) -> None:
+    """All members of the recipe in less than 1 GB: 8 bits, and 6 for the hidden layers of the two NetVLADs."""
+    import torch
+
+    from vidfit.compression.member import Member
+    from vidfit.compression.quantize import Grid
+    from vidfit.compression.state import is_big
+    from vidfit.packing.graph import PackedMember, write_graph
+    from vidfit.recipe import load_recipe
+
+    torch.manual_seed(0)
+    members: list[PackedMember] = []
+    for name in load_recipe(RECIPE).members:
+        about = info(name)
+        state = dict(about.build().state_dict())
+        grids = {key: Grid(bits=8) for key, tensor in state.items() if is_big(tensor)}
+        if about.classifier.family.type == "netvlad":
+            grids["family.hidden.weights"] = Grid(bits=6, granularity="channel")
+        members.append(PackedMember(Member(about, state).quantized(grids), 1.0))
+    write_graph(path, members, 10**9)
 
 
 def videos(batch: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -104,7 +126,7 @@ def pytorch(family: str) -> Callable[[dict[str, np.ndarray], np.ndarray], Any]:
     import torch
 
     torch.manual_seed(0)
-    model = info(family).build().eval()
+    model = info(FAMILIES[family]).build().eval()
 
     def run(frames: dict[str, np.ndarray], num_frames: np.ndarray) -> None:
         with torch.inference_mode():
@@ -123,7 +145,8 @@ def measure(family: str, form: str, path: Path, batches: tuple[int, ...]) -> dic
     measured: dict[str, Any] = {"load, s": time.perf_counter() - begun, "loaded, MB": memory()["VmRSS"] - before}
     for batch in batches:
         inputs = videos(batch)
-        measured[f"batch {batch}, ms"] = 1000 * fastest(partial(run, *inputs))
+        # Memory that was just taken may be slow for its first second.
+        measured[f"batch {batch}, ms"] = 1000 * fastest(partial(run, *inputs), most=1000)
         if batch == 8:
             measured["peak at 8, MB"] = memory()["VmHWM"] - before
     return measured
@@ -144,6 +167,7 @@ def rows_of(families: list[str], forms: list[str], work: Path) -> list[dict[str,
             path = work / f"{family}-{form.replace(' ', '-')}.onnx"
             if form != "PyTorch":
                 alone(write, family, form, path)
+                os.sync()  # Writing goes on for seconds and takes the memory's bandwidth.
             measured = alone(measure, family, form, path, BATCHES)
             reference = reference or measured
             row = {"family": family, "form": form, "MB": path.stat().st_size // 10**6 if path.exists() else 0}
@@ -156,14 +180,14 @@ def rows_of(families: list[str], forms: list[str], work: Path) -> list[dict[str,
     return rows
 
 
-def operators(path: Path, batch: int = 32, told: int = 8) -> list[dict[str, Any]]:
-    """What a file spends its time on, by ONNX Runtime's own profile on one core: its dearest operators."""
+def kernels(path: Path, batch: int, threads: int, folder: Path) -> list[dict[str, Any]]:
+    """ONNX Runtime's own profile of a file: what it tells of each operator of a second run."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.enable_profiling = True
-    options.profile_file_prefix = str(path.with_suffix(""))
+    options.profile_file_prefix = str(folder / "profile")
     session = onnxruntime.InferenceSession(path, options)
     frames, num_frames = videos(batch)
     for _ in range(2):  # the first is a warm-up
@@ -171,7 +195,12 @@ def operators(path: Path, batch: int = 32, told: int = 8) -> list[dict[str, Any]
     profile = Path(session.end_profiling())
     events = [event for event in json.loads(profile.read_text()) if event["name"].endswith("kernel_time")]
     profile.unlink()
-    events = events[len(events) // 2 :]
+    return events[len(events) // 2 :]
+
+
+def operators(path: Path, batch: int = 32, told: int = 8) -> list[dict[str, Any]]:
+    """What a file spends its time on, on one core: its dearest operators."""
+    events = kernels(path, batch, 1, path.parent)
     total = sum(event["dur"] for event in events)
     return [
         {
@@ -218,13 +247,32 @@ def machine() -> list[dict[str, Any]]:
     return rows
 
 
-def ensemble(path: Path) -> list[dict[str, Any]]:
-    """Videos a second and memory of a packed file."""
+def shares(path: Path, members: list[str], batch: int, folder: Path) -> dict[str, float]:
+    """Percent of the time in operators that each member takes; what several share is the first one's."""
+    events = kernels(path, batch, os.cpu_count() or 1, folder)
+    # What is inside a Scan has no name and is counted with it.
+    taken = {name: sum(it["dur"] for it in events if it["name"].startswith(f"{name}/")) for name in members}
+    total = sum(taken.values())
+    return {name: 100 * duration / total for name, duration in taken.items()}
+
+
+def ensemble(path: Path, work: Path) -> list[dict[str, Any]]:
+    """Videos a second, memory and each member's share of a packed file."""
+    import onnxruntime
+
+    from vidfit.packing.metadata import PackedInfo
+
     measured = alone(measure, "", "", path, (1, 8, 32))
     rows: list[dict[str, Any]] = [{"what": "MB", "measured": path.stat().st_size // 10**6}]
     rows += [{"what": name, "measured": value} for name, value in measured.items()]
     rates = [(batch, 1000 * batch / measured[f"batch {batch}, ms"]) for batch in (1, 32)]
-    return rows + [{"what": f"videos/s at batch {batch}", "measured": rate} for batch, rate in rates]
+    rows += [{"what": f"videos/s at batch {batch}", "measured": rate} for batch, rate in rates]
+    metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    names = [member["name"] for member in PackedInfo.model_validate(metadata).members]
+    for batch in (1, 32):
+        taken = alone(shares, path, names, batch, work)
+        rows += [{"what": f"{name}, % at batch {batch}", "measured": share} for name, share in taken.items()]
+    return rows
 
 
 def gap_changes(run: Path, work: Path) -> list[dict[str, Any]]:
@@ -273,7 +321,9 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--operators", action="store_true", help="tell the dearest operators in place of latencies")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "runtime", help="folder, 2 GB")
-    parser.add_argument("--ensemble", type=Path, help="a packed file")
+    parser.add_argument(
+        "--ensemble", type=Path, nargs="?", const=Path(), help="a packed file; without one all members of the recipe"
+    )
     parser.add_argument("--gap", type=Path, help="a run folder")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -290,8 +340,12 @@ def main() -> None:
             rows_of(arguments.families, arguments.forms, arguments.work),
             arguments.json,
         )
+    if arguments.ensemble == Path():
+        arguments.ensemble = arguments.work / "ensemble.onnx"
+        if not arguments.ensemble.exists():
+            alone(write_ensemble, arguments.ensemble)
     if arguments.ensemble:
-        publish(str(arguments.ensemble), ensemble(arguments.ensemble), None)
+        publish(str(arguments.ensemble), ensemble(arguments.ensemble, arguments.work), None)
     if arguments.gap:
         publish("what integer activations do to GAP", gap_changes(arguments.gap, arguments.work), None)
 

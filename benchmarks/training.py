@@ -82,7 +82,7 @@ def measure(family: str, cores: int, shard: Path, batch_size: int, precision: st
     torch.manual_seed(0)
     config = load_recipe(RECIPE).members[FAMILIES[family]].training
     config = config.model_copy(update={"batch_size": batch_size, "precision": precision})
-    learner = Learner(info(family).build(), config, 0)
+    learner = Learner(info(FAMILIES[family]).build(), config, 0)
     batches = Batches([shard], spec(), CLASSES, batch_size, workers=workers)
     wait = (lambda: None) if learner.device.type == "cpu" else torch.cuda.synchronize
 

@@ -18,7 +18,7 @@ from google.protobuf.message import EncodeError
 from tests.corpus import LABELS, SIZES
 from vidfit.compression.member import Member
 from vidfit.compression.quantize import REFERENCE, Grid, QuantizedTensor
-from vidfit.compression.state import Form, flatten_state, is_big
+from vidfit.compression.state import Form, flatten_state, is_big, stored_codes
 from vidfit.errors import BudgetError, ModelFileError
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig
@@ -202,8 +202,11 @@ def test_a_codebook_is_looked_up_and_its_codes_stay_uint8(tmp_path: Path):
     assert path.stat().st_size < uniform_path.stat().st_size + 20_000
 
 
-def assert_loading_keeps_codes(path: Path, kind: int, optimised: Path) -> None:
-    """ONNX Runtime must not fold codes into float matrices: they would take four times the memory."""
+def assert_loading_keeps_codes(path: Path, kind: int, optimised: Path, unpacked: int = 0) -> None:
+    """ONNX Runtime must not fold codes into float matrices: they would take four times the memory.
+
+    So many bytes of codes may become one a code.
+    """
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(optimised)
     options.log_severity_level = 3
@@ -211,11 +214,13 @@ def assert_loading_keeps_codes(path: Path, kind: int, optimised: Path) -> None:
     before, after = (onnx.load(file).graph for file in (path, optimised))
     assert len(after.node) < len(before.node), "nothing was optimised"
     assert_nothing_large_is_float(after.initializer)
-    elements = [
-        sum(int(np.prod(tensor.dims)) for tensor in graph.initializer if tensor.data_type == kind)
+    sizes = [
+        [int(np.prod(tensor.dims)) for tensor in graph.initializer if tensor.data_type == kind]
         for graph in (before, after)
     ]
-    assert elements[0] == elements[1] > 17_000
+    # Not the numbers of bits that codes are shifted by.
+    elements = [sum(size for size in of_graph if size > 8) for of_graph in sizes]
+    assert elements[0] - unpacked == elements[1] > 17_000
 
 
 def assert_nothing_large_is_float(initializers: Iterable[onnx.TensorProto]) -> None:
@@ -269,7 +274,23 @@ def test_members_with_a_grid_a_tensor_are_packed_in_the_file_and_after_loading(t
     inputs = arrays(5, 7)
     (found,) = onnxruntime.InferenceSession(path).run(["probabilities"], inputs)
     np.testing.assert_allclose(np.asarray(found), torch_average(members, inputs), atol=1e-5, rtol=0)
-    assert_loading_keeps_codes(path, onnx.TensorProto.UINT8, tmp_path / "optimised.onnx")
+    # What meets frames is small, and quicker as bytes.
+    unpacked = sum(
+        stored_codes(tensor).numel()
+        for packed in members
+        for name, tensor in packed.member.state.items()
+        if isinstance(tensor, QuantizedTensor) and ".pools." in name and "gate" not in name
+    )
+    assert unpacked > 0
+    assert_loading_keeps_codes(path, onnx.TensorProto.UINT8, tmp_path / "optimised.onnx", unpacked)
+
+
+def test_operators_bear_their_members_name(packed: Path):
+    """So that ONNX Runtime's profile tells what each member costs."""
+    names = [node.name for node in onnx.load(packed).graph.node]
+    assert len(set(names)) == len(names)
+    owners = [name.partition("/")[0] for name in names]
+    assert all(owners.count(name) > 5 for name in CLASSIFIERS)
 
 
 def test_metadata_is_what_the_format_says(packed: Path):

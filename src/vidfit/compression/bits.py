@@ -41,9 +41,10 @@ def pack(levels: Tensor, bits: int) -> Tensor:
 def unpack(packed: Tensor, elements: int, bits: int) -> Tensor:
     """The inverse of `pack`: uint8 `[packed_bytes]` -> uint8 levels `[elements]`."""
     widths = _PLANES[bits]
-    planes = packed.split([-(-elements * width // 8) for width in widths])
-    levels = None
-    for plane, width in zip(planes, widths, strict=True):
+    levels, start = None, 0
+    for width in widths:
+        plane = packed[start : start + -(-elements * width // 8)]
+        start += len(plane)
         places = torch.arange(0, 8, width, dtype=torch.uint8, device=packed.device)
         rows = shifted(plane, places[:, None], "RIGHT").flatten()[:elements]
         digits = torch.bitwise_and(rows, torch.tensor(2**width - 1, dtype=torch.uint8, device=packed.device))

@@ -93,7 +93,7 @@ class MixtureOfExperts(nn.Module):
         self.expert_biases = nn.Parameter(torch.zeros(classes * config.experts))
 
     def forward(self, x_BH: Tensor) -> Tensor:
-        # Shares rounded to bfloat16, as a CPU's autocast has them, may add up to more than 1, and a loss of that is NaN.
+        # Shares in bfloat16, as a CPU's autocast has them, may add up to more than 1, and the loss of that is NaN.
         gates_BCE = (x_BH @ self.gate_weights).float().unflatten(1, (-1, self.experts + 1)).softmax(dim=-1)
         experts_BCE = torch.sigmoid(x_BH @ self.expert_weights + self.expert_biases).unflatten(1, (-1, self.experts))
         return (gates_BCE[..., :-1] * experts_BCE).sum(dim=-1)

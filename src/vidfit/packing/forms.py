@@ -3,10 +3,12 @@
 `x @ W` is done on the stored codes; what their scales and offsets ask for is a correction of rank one:
 `x @ (q s + m) = s (x @ q) + m sum(x)`. The weight is never expanded, and a row's result does not depend on its batch.
 
-- `Bytes`, 8 bits (in recurrent layers any width): `MatMulInteger`. A row of activations gets 128 levels between its
-  own minimum and maximum. What that costs in GAP is measured in docs/performance.md. Where inputs are few, as in heads
-  and gates, the remainders are a second row: there is little work there, and 14 bits are as good as a float.
-- `Blocks`, 2, 4 and 6 bits: ONNX Runtime's `MatMulNBits`, which has bytes for activations too, by blocks of inputs.
+- `Bytes`, 8 bits, and any width of what meets frames: `MatMulInteger`. A row of activations gets 128 levels between
+  its own minimum and maximum. What that costs in GAP is measured in docs/performance.md. Where inputs are few, as in
+  heads and gates, the remainders are a second row: there is little work there, and 14 bits are as good as a float.
+- `Blocks`, 2, 4 and 6 bits of what meets videos: ONNX Runtime's `MatMulNBits`, which has bytes for activations too, by
+  blocks of inputs. Of many rows it makes two to ten times as much work as `MatMulInteger`, but what meets frames is
+  small, while a hidden layer of bytes would be twice as large in memory as in the file.
 - `Planes`, any other: expanded for a moment at each run. DequantizeLinear stands first, because ONNX Runtime folds all
   else into a float matrix when it loads a file.
 - `LookUp`: codes with a codebook; expanded, too.
@@ -88,14 +90,15 @@ class Bytes(Affine):
         return scale / self.raised, offset_O
 
     def expand(self) -> Tensor:
-        """The weights, float32 `[I, O]`, of 8 bits."""
-        return _floats(self.stored) * self.scale.float() + self.offset.float()
+        """The weights, float32 `[I, O]`."""
+        scale, offset_O = self.affine()
+        return _floats(self.codes()) * scale + offset_O
 
     @staticmethod
-    def fits(codes_IO: Tensor) -> bool:
+    def fits(tensor: QuantizedTensor) -> bool:
         """Whether no sum of products leaves 32 bits, as one outlier among 10^5 inputs could make it."""
-        largest = max(codes_IO.clamp(min=0).sum(0).max(), -codes_IO.clamp(max=0).sum(0).min())
-        return _LEVELS * int(largest) < 2**31
+        largest = max(tensor.codes.clamp(min=0).sum(0).max(), -tensor.codes.clamp(max=0).sum(0).min())
+        return _LEVELS * int(largest) << 8 - tensor.grid.bits < 2**31
 
     def multiply(
         self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None, biases_O: Tensor | None = None
@@ -167,8 +170,8 @@ class Blocks(Affine):
     def __init__(self, tensor: QuantizedTensor) -> None:
         super().__init__(tensor)
         levels_OI = (tensor.codes - tensor.grid.lowest).view(torch.uint8).T
-        block = _block(len(tensor.codes))
-        levels_ONS = F.pad(levels_OI, (0, -len(tensor.codes) % block)).unflatten(1, (-1, block))
+        self.block = _block(len(tensor.codes), tensor.grid.bits)
+        levels_ONS = F.pad(levels_OI, (0, -len(tensor.codes) % self.block)).unflatten(1, (-1, self.block))
         self.bits = tensor.grid.bits
         self.widths = _BLOCKS[self.bits]
         self.parts_ONS = nn.ParameterList(
@@ -184,25 +187,6 @@ class Blocks(Affine):
         """`[O, N]` scales of blocks: the outputs are scaled instead. Made when a file is loaded."""
         return torch.ones(()).expand(self.parts_ONS[0].shape[:2])
 
-    def expand(self) -> Tensor:
-        """The weights, float32 `[I, O]`."""
-        levels = torch.zeros(())
-        for part_ONS, (width, rest) in zip(self.parts_ONS, self._parts(), strict=True):
-            shifts = torch.arange(0, 8, width, dtype=torch.uint8)
-            bytes_ONS = _floats(part_ONS).to(torch.uint8)[..., None]
-            shifted = torch.onnx.ops.symbolic(
-                "BitShift",
-                [bytes_ONS, shifts],
-                {"direction": "RIGHT"},
-                dtype=torch.uint8,
-                shape=(*part_ONS.shape, len(shifts)),
-                version=11,
-            )
-            digits = torch.bitwise_and(shifted, torch.tensor(2**width - 1, dtype=torch.uint8))
-            levels = levels + digits.flatten(1).float() * 2**rest
-        codes_IO = levels[:, : self.shape[0]].T - 2 ** (self.bits - 1)
-        return codes_IO * self.scale.float() + self.offset.float()
-
     def multiply(
         self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None, biases_O: Tensor | None = None
     ) -> Tensor:
@@ -214,7 +198,7 @@ class Blocks(Affine):
             product_MO = torch.onnx.ops.symbolic(
                 "com.microsoft::MatMulNBits",
                 [values_MI, part_ONS, ones_ON],
-                nbits(inputs, outputs, width),
+                nbits(inputs, outputs, width, self.block),
                 dtype=torch.float32,
                 shape=(values_MI.shape[0], outputs),
                 version=1,
@@ -231,14 +215,15 @@ class Blocks(Affine):
         return products_MO * scale + left_M2 @ torch.stack([offset_O, biases_O])
 
 
-def nbits(inputs: int, outputs: int, width: int) -> dict[str, Any]:
+def nbits(inputs: int, outputs: int, width: int, block: int) -> dict[str, Any]:
     """Attributes of MatMulNBits."""
-    return {"K": inputs, "N": outputs, "bits": width, "block_size": _block(inputs), "accuracy_level": _BYTE_ACTIVATIONS}
+    return {"K": inputs, "N": outputs, "bits": width, "block_size": block, "accuracy_level": _BYTE_ACTIVATIONS}
 
 
-def _block(inputs: int) -> int:
+def _block(inputs: int, bits: int) -> int:
     """Inputs of a block: as many as MatMulNBits has quick kernels for, and hardly any of them padding."""
-    return next((size for size in (128, 64, 32) if -inputs % size <= inputs // 64), 16)
+    sizes = (256, 128, 64, 32) if bits == 4 else (128, 64, 32)
+    return next((size for size in sizes if -inputs % size <= inputs // 64), 16)
 
 
 def _pack(levels_ONS: Tensor, width: int) -> Tensor:
@@ -319,12 +304,18 @@ def _floats(codes: Tensor) -> Tensor:
 Form = Bytes | Blocks | Planes | LookUp
 
 
-def form_of(tensor: Quantized, *, portable: bool) -> Form:
-    """The quickest form of a weight; `portable` admits only operators of the ONNX standard, so no `Blocks`."""
+def form_of(tensor: Quantized, *, portable: bool, meets_frames: bool = False) -> Form:
+    """The quickest form of a weight.
+
+    Arguments:
+        tensor: the weight.
+        portable: admit only operators of the ONNX standard, so no `Blocks`.
+        meets_frames: it is multiplied with frames, so with many rows, or with nothing.
+    """
     if isinstance(tensor, CodebookTensor):
         return LookUp(tensor)
     if tensor.codes.dim() == 2 and len(torch.atleast_2d(tensor.scale)) == 1:
-        if tensor.grid.bits == 8 and Bytes.fits(tensor.codes):
+        if (tensor.grid.bits == 8 or meets_frames) and Bytes.fits(tensor):
             return Bytes(tensor)
         if tensor.grid.bits in _BLOCKS and not portable:
             return Blocks(tensor)
@@ -337,5 +328,5 @@ def graph_bytes(tensor: Quantized) -> int:
         return tensor.nbytes
     inputs, outputs = tensor.codes.shape
     sums = 4 * outputs
-    padding = -inputs % _block(inputs) * outputs * tensor.grid.bits // 8
+    padding = -inputs % _block(inputs, tensor.grid.bits) * outputs * tensor.grid.bits // 8
     return tensor.nbytes + max(sums, padding)

@@ -6,6 +6,7 @@ of each formula; their quantised weights are multiplied as they are stored (`wei
 """
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,6 +83,7 @@ def write_graph(
     if stored > PROTOBUF_LIMIT:
         raise _beyond_onnx(f"the weights alone take {stored:,} bytes")
     program = _export(ensemble, spec)
+    _name_nodes(program, [packed.member.info.name for packed in members])
     program.model.producer_name = "vidfit"
     program.model.producer_version = version("vidfit")
     program.model.metadata_props.update(properties(spec, vocabulary, described))
@@ -136,12 +138,19 @@ def _export(ensemble: nn.Module, spec: FeatureSpec) -> torch.onnx.ONNXProgram:
         onnxscript.optimizer.optimize(
             program.model, input_size_limit=_LARGEST_FOLDED, output_size_limit=_LARGEST_FOLDED
         )
-    # Stack traces of this very code, more bytes than a small member's weights.
+    return program
+
+
+def _name_nodes(program: torch.onnx.ONNXProgram, members: Sequence[str]) -> None:
+    """Have a node's name begin with its member's, so that a profile tells what each member costs."""
     for node in program.model.graph.all_nodes():
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+        if within := re.search(r"'members\.(\d+)'", scopes):
+            node.name = f"{members[int(within[1])]}/{node.name}"
+        # Stack traces of this very code, more bytes than a small member's weights.
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
-    return program
 
 
 @contextmanager

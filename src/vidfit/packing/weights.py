@@ -12,12 +12,18 @@ from torch import Tensor, nn
 
 from vidfit.compression.member import Member
 from vidfit.models.classifier import FrameClassifier
+from vidfit.models.encoder import FrameEncoder
+from vidfit.models.layers import Assignment
+from vidfit.models.netfv import FisherVector
+from vidfit.models.netvlad import VLAD
 from vidfit.models.recurrent import Layer
 from vidfit.packing.forms import Blocks, Bytes, Form, form_of
 from vidfit.packing.recurrent import StoredLayer
 
 # From so many inputs on, remainders of activations cost more time than they bring.
 _MANY_INPUTS = 8192
+# Whose weights are multiplied with frames, or are no factor of a matmul.
+_MEET_FRAMES = (FrameEncoder, Assignment, VLAD, FisherVector)
 
 
 def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
@@ -39,7 +45,7 @@ def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
                 del quantized[name]
     for name, tensor in quantized.items():
         owner, attribute = _owner(module, name)
-        form = form_of(tensor, portable=portable)
+        form = form_of(tensor, portable=portable, meets_frames=isinstance(owner, _MEET_FRAMES))
         delattr(owner, attribute)
         owner.add_module(f"stored_{attribute}", form)
         setattr(owner, attribute, StoredWeight(form))
@@ -87,6 +93,7 @@ class StoredWeight:
 
     def values(self) -> Tensor:
         """float32, the weight's shape."""
+        assert not isinstance(self.form, Blocks)
         weights = self.form.expand()
         if self.column_I1 is not None:
             weights = self.column_I1 * weights
