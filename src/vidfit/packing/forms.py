@@ -7,7 +7,7 @@
   its own minimum and maximum. What that costs in GAP is measured in docs/performance.md. Where inputs are few, as in
   heads and gates, the remainders are a second row: there is little work there, and 14 bits are as good as a float.
 - `Blocks`, 2, 4 and 6 bits of what meets videos: ONNX Runtime's `MatMulNBits`, which has bytes for activations too, by
-  blocks of inputs. Of many rows it makes two to ten times as much work as `MatMulInteger`, but what meets frames is
+  blocks of inputs. Of many rows it takes two to ten times as long as `MatMulInteger`, but what meets frames is
   small, while a hidden layer of bytes would be twice as large in memory as in the file.
 - `Planes`, any other: expanded for a moment at each run. DequantizeLinear stands first, because ONNX Runtime folds all
   else into a float matrix when it loads a file.
