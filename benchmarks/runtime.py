@@ -23,6 +23,7 @@ from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -190,27 +191,27 @@ def rows_of(families: list[str], forms: list[str], work: Path) -> list[dict[str,
     return rows
 
 
-def kernels(path: Path, batch: int, threads: int, folder: Path) -> list[dict[str, Any]]:
+def kernels(path: Path, batch: int, threads: int) -> list[dict[str, Any]]:
     """ONNX Runtime's own profile of a file: what it tells of each operator of a second run."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_profiling = True
-    options.profile_file_prefix = str(folder / "profile")
-    session = onnxruntime.InferenceSession(path, options)
-    frames, num_frames = videos(batch)
-    for _ in range(2):  # the first is a warm-up
-        session.run(None, {**frames, "num_frames": num_frames})
-    profile = Path(session.end_profiling())
-    events = [event for event in json.loads(profile.read_text()) if event["name"].endswith("kernel_time")]
-    profile.unlink()
+    with TemporaryDirectory() as folder:
+        options.profile_file_prefix = f"{folder}/profile"
+        session = onnxruntime.InferenceSession(path, options)
+        frames, num_frames = videos(batch)
+        for _ in range(2):  # the first is a warm-up
+            session.run(None, {**frames, "num_frames": num_frames})
+        profile = json.loads(Path(session.end_profiling()).read_text())
+    events = [event for event in profile if event["name"].endswith("kernel_time")]
     return events[len(events) // 2 :]
 
 
 def operators(path: Path, batch: int = 32, told: int = 8) -> list[dict[str, Any]]:
     """What a file spends its time on, on one core: its dearest operators."""
-    events = kernels(path, batch, 1, path.parent)
+    events = kernels(path, batch, 1)
     total = sum(event["dur"] for event in events)
     return [
         {
@@ -257,16 +258,16 @@ def machine() -> list[dict[str, Any]]:
     return rows
 
 
-def shares(path: Path, members: list[str], batch: int, folder: Path) -> dict[str, float]:
+def shares(path: Path, members: list[str], batch: int) -> dict[str, float]:
     """Percent of the time in operators that each member takes; what several share is the first one's."""
-    events = kernels(path, batch, os.cpu_count() or 1, folder)
+    events = kernels(path, batch, os.cpu_count() or 1)
     # What is inside a Scan has no name and is counted with it.
     taken = {name: sum(it["dur"] for it in events if it["name"].startswith(f"{name}/")) for name in members}
     total = sum(taken.values())
     return {name: 100 * duration / total for name, duration in taken.items()}
 
 
-def ensemble(path: Path, work: Path) -> list[dict[str, Any]]:
+def ensemble(path: Path) -> list[dict[str, Any]]:
     """Videos a second, memory and each member's share of a packed file."""
     import onnxruntime
 
@@ -280,7 +281,7 @@ def ensemble(path: Path, work: Path) -> list[dict[str, Any]]:
     metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
     names = [member["name"] for member in PackedInfo.model_validate(metadata).members]
     for batch in (1, 32):
-        taken = alone(shares, path, names, batch, work)
+        taken = alone(shares, path, names, batch)
         rows += [{"what": f"{name}, % at batch {batch}", "measured": share} for name, share in taken.items()]
     return rows
 
@@ -355,7 +356,7 @@ def main() -> None:
         if not arguments.ensemble.exists():
             alone(write_ensemble, arguments.ensemble)
     if arguments.ensemble:
-        publish(str(arguments.ensemble), ensemble(arguments.ensemble, arguments.work), None)
+        publish(str(arguments.ensemble), ensemble(arguments.ensemble), None)
     if arguments.gap:
         publish("what integer activations do to GAP", gap_changes(arguments.gap, arguments.work), None)
 

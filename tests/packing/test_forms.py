@@ -94,7 +94,7 @@ def test_no_sum_saturates(tmp_path: Path):
 
 
 @pytest.mark.parametrize("grid", ["2/channel", "4", "4/channel", "4/channel/symmetric", "6/channel"])
-@pytest.mark.parametrize("inputs", [64, 150, 384, 512])
+@pytest.mark.parametrize("inputs", [64, 150, 256, 384, 512])
 def test_blocks_err_by_the_rounding_of_activations_at_most(grid: str, inputs: int, tmp_path: Path):
     tensor = weights(Grid.parse(grid), inputs)
     form = form_of(tensor, portable=False)

@@ -98,7 +98,7 @@ class Bytes(Affine):
     def fits(tensor: QuantizedTensor) -> bool:
         """Whether no sum of products leaves 32 bits, as one outlier among 10^5 inputs could make it."""
         largest = max(tensor.codes.clamp(min=0).sum(0).max(), -tensor.codes.clamp(max=0).sum(0).min())
-        return _LEVELS * int(largest) << 8 - tensor.grid.bits < 2**31
+        return _LEVELS * int(largest) * 2 ** (8 - tensor.grid.bits) < 2**31
 
     def multiply(
         self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None, biases_O: Tensor | None = None
@@ -172,8 +172,7 @@ class Blocks(Affine):
         levels_OI = (tensor.codes - tensor.grid.lowest).view(torch.uint8).T
         self.block = _block(len(tensor.codes), tensor.grid.bits)
         levels_ONS = F.pad(levels_OI, (0, -len(tensor.codes) % self.block)).unflatten(1, (-1, self.block))
-        self.bits = tensor.grid.bits
-        self.widths = _BLOCKS[self.bits]
+        self.widths = _BLOCKS[tensor.grid.bits]
         self.parts_ONS = nn.ParameterList(
             nn.Parameter(_pack(levels_ONS >> rest & 2**width - 1, width), requires_grad=False)
             for width, rest in self._parts()

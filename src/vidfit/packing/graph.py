@@ -142,12 +142,15 @@ def _export(ensemble: nn.Module, spec: FeatureSpec) -> torch.onnx.ONNXProgram:
 
 
 def _name_nodes(program: torch.onnx.ONNXProgram, members: Sequence[str]) -> None:
-    """Have a node's name begin with its member's, so that a profile tells what each member costs."""
+    """Have a node's name begin with its member's, so that a profile tells what each member costs.
+
+    What the exporter notes of it is used for that, and then goes.
+    """
     for node in program.model.graph.all_nodes():
         scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
         if within := re.search(r"'members\.(\d+)'", scopes):
             node.name = f"{members[int(within[1])]}/{node.name}"
-        # Stack traces of this very code, more bytes than a small member's weights.
+        # Stack traces of this very code among them, more bytes than a small member's weights.
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
