@@ -46,4 +46,7 @@ def test_padding_further_changes_nothing(
         return [probabilities_BC.detach(), *gradients, *module.buffers()]
 
     for actual, expected in zip(run(further), run(frames), strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+        # Against the tensor's largest: a Fisher vector's gradients are sums of terms that nearly cancel, rounded in
+        # another order where there is more padding. Padding that counted would change them by a tenth.
+        tolerance = 1e-5 + 1e-3 * expected.abs().max().item()
+        torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
