@@ -16,7 +16,7 @@ Source: the Arrow IPC file format, https://arrow.apache.org/docs/format/Columnar
 
 import os
 from bisect import bisect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -189,11 +189,10 @@ class CacheFile:
         self._check_unchanged()
         place = bisect(self._starts, number) - 1
         batch, row = self._batches[place], number - self._starts[place]
-        video = batch.video(row)
         if not self._sound[number]:
-            self._check(number, video, batch.checksums[row])
+            self._check(number, batch.video(row, batch.frames), batch.checksums[row])
             self._sound[number] = True
-        return Video(video.id, {name: video.frames[name] for name in self._names}, video.labels)
+        return batch.video(row, self._names)
 
     def _check_unchanged(self) -> None:
         try:
@@ -264,13 +263,13 @@ class _RecordBatch:
             for modality, column in zip(spec.modalities, frames, strict=True)
         }
 
-    def video(self, row: int) -> Video:
+    def video(self, row: int, names: Iterable[str]) -> Video:
         offsets, labels = self.labels
-        return Video(
-            id=self.ids[row].as_py(),
-            frames={name: values[starts[row] : starts[row + 1]] for name, (starts, values) in self.frames.items()},
-            labels=labels[offsets[row] : offsets[row + 1]],
-        )
+        frames: dict[str, np.ndarray] = {}
+        for name in names:
+            starts, values = self.frames[name]
+            frames[name] = values[starts[row] : starts[row + 1]]
+        return Video(self.ids[row].as_py(), frames, labels[offsets[row] : offsets[row + 1]])
 
 
 def columns_of(index: CacheIndex) -> pa.Schema:

@@ -22,7 +22,8 @@ from vidfit.files import replacing
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
-_READ_AHEAD = 1 << 17  # bytes
+# Bytes. Of a long record what lies in the buffer is copied twice; the kernel reads ahead by itself.
+_BUFFER = 1 << 12
 
 
 class CorruptRecordError(DataError):
@@ -57,7 +58,7 @@ def scan_records(path: str | Path, part: int = 0, parts: int = 1) -> Iterator[tu
     """
     path = Path(path)
     try:
-        with path.open("rb", buffering=_READ_AHEAD) as file:
+        with path.open("rb", buffering=_BUFFER) as file:
             size = os.fstat(file.fileno()).st_size
             number = offset = 0
             while offset < size:
