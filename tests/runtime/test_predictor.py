@@ -1,6 +1,8 @@
 """A model in use: arrays and shards, packed files and members, filling up, and what does not fit."""
 
 import json
+import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,7 @@ from vidfit.features.tfrecord import write_records
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.packing.metadata import CHECKSUM
+from vidfit.runtime import predictor
 from vidfit.runtime.predictor import BATCH_SIZE, Predictor
 from vidfit.training.checkpoint import MemberInfo, save_member
 
@@ -106,9 +109,12 @@ def test_arrays_are_run_in_slices(finished: Path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (1, 2), (3, 1), (3, 2), (32, 1), (32, 2)])
-def test_results_depend_neither_on_batch_size_nor_on_threads(
-    finished: Path, corpus: Path, form: str, batch_size: int, threads: int
+@pytest.mark.parametrize(
+    ("batch_size", "threads", "at_once"),
+    [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 2), (32, 1, 1), (32, 2, 1), (32, 2, 0), (32, 3, 5)],
+)
+def test_results_depend_on_neither_batch_size_nor_threads_nor_batches_at_once(
+    finished: Path, corpus: Path, form: str, batch_size: int, threads: int, at_once: int
 ):
     """Each video alone is the truth; shards are read in their order, the other batch in a random one."""
     alone = vidfit.load(finished / form, threads=1)
@@ -117,7 +123,7 @@ def test_results_depend_neither_on_batch_size_nor_on_threads(
         video.ids[0]: alone._predict_ragged(video)[0] for video in Batches(shards, alone.spec, None, batch_size=1)
     }
     assert len(expected) == VIDEOS["eval"]
-    model = vidfit.load(finished / form, threads=threads, batch_size=batch_size)
+    model = vidfit.load(finished / form, threads=threads, batch_size=batch_size, at_once=at_once)
     rows = list(model.predict(shards))
     assert [id for id, _ in rows] == list(expected)
     (shuffled,) = Batches(shards, model.spec, None, VIDEOS["eval"], shuffle_buffer=VIDEOS["eval"])
@@ -149,6 +155,59 @@ def test_videos_of_similar_length_run_together(corpus: Path):
     assert model.window == 40
     assert seen == [first[start : start + 5] for start in range(0, 40, 5)] + seen[8:]
     assert [len(batch) for batch in seen[8:]] == [5, 3]
+
+
+@pytest.mark.parametrize("of", ["arrays", "shards"])
+def test_batches_are_computed_at_once_and_put_in_order(corpus: Path, of: str):
+    """The made-up model waits until three batches are there together; the first of them is the last to answer."""
+    together, sizes = threading.Barrier(3, timeout=60), []
+
+    def run(frames: Any, num_frames: np.ndarray) -> np.ndarray:
+        place = together.wait()
+        time.sleep(0.01 * place)
+        sizes.append(len(num_frames))
+        return num_frames[:, None].astype(np.float32)
+
+    spec = FeatureSpec(modalities=(Modality(name="rgb", size=24), Modality(name="audio", size=8)))
+    model = Predictor(spec, ("frames",), run, batch_size=VIDEOS["eval"], at_once=3)
+    if of == "arrays":
+        frames, num_frames, _ = arrays(VIDEOS["eval"])
+        np.testing.assert_array_equal(model.predict(frames, num_frames)[:, 0], num_frames)
+    else:
+        lengths = {video.id: video.num_frames for video in videos(VIDEOS["eval"], seed=2)}
+        assert {id: int(frames) for id, (frames,) in model.predict(corpus / "eval")} == lengths
+    assert sum(sizes) == VIDEOS["eval"]
+    assert len(sizes) == 3
+
+
+def test_what_fails_in_one_of_several_batches_is_raised(corpus: Path):
+    def run(frames: Any, num_frames: np.ndarray) -> np.ndarray:
+        raise ModelFileError("no such operator")
+
+    spec = FeatureSpec(modalities=(Modality(name="rgb", size=24), Modality(name="audio", size=8)))
+    with pytest.raises(ModelFileError, match="no such operator"):
+        list(Predictor(spec, ("frames",), run, at_once=3).predict(corpus / "eval"))
+
+
+@pytest.mark.parametrize(
+    ("threads", "batch_size", "at_once", "expected"),
+    [
+        (8, 32, 0, (4, 2)),
+        (2, 32, 0, (2, 1)),
+        (8, 7, 0, (1, 8)),
+        (8, 32, 3, (3, 2)),
+        (2, 32, 5, (5, 1)),
+        (8, 32, 1, (1, 8)),
+    ],
+)
+def test_batches_at_once_share_the_threads(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, threads: int, batch_size: int, at_once: int, expected: Any
+):
+    made = []
+    session = predictor._session
+    monkeypatch.setattr(predictor, "_session", lambda path, options: made.append(options) or session(path, options))
+    model = vidfit.load(finished / "model.onnx", threads=threads, batch_size=batch_size, at_once=at_once)
+    assert (model._at_once, made[0].intra_op_num_threads) == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device here")
@@ -297,6 +356,9 @@ def test_filling_up_needs_ids_and_a_number_of_frames(finished: Path):
 def test_a_batch_has_videos(finished: Path):
     with pytest.raises(VidfitError, match="batch_size 0: give a number of videos"):
         vidfit.load(finished / "model.onnx", batch_size=0)
+    for at_once in (-1, 8):
+        with pytest.raises(VidfitError, match=f"at_once {at_once}: give a number of batches, at most 7"):
+            vidfit.load(finished / "model.onnx", batch_size=7, at_once=at_once)
 
 
 def test_a_member_and_its_quantised_form_predict(finished: Path):

@@ -36,7 +36,7 @@ def measure(
     show: Show = _silent,
 ) -> dict[str, float]:
     """The metrics of a model on labelled shards (see `evaluate`, and `load` for the options)."""
-    predictor = load(model, threads, fill_up, batch_size)
+    predictor = load(model, threads, fill_up, batch_size, at_once=0)
     classes = len(predictor.vocabulary)
     return evaluate(predictor.predict_batch, predictor.batches(shards, classes, skip_corrupt), classes, show)
 
@@ -45,7 +45,7 @@ def measure_labels(
     model: Path, shards: Sequence[Path], skip_corrupt: bool = False, *, show: Show = _silent
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """As `measure`, and each label and the probabilities (see `evaluate_labels`)."""
-    predictor = load(model)
+    predictor = load(model, at_once=0)
     batches = predictor.batches(shards, len(predictor.vocabulary), skip_corrupt)
     return evaluate_labels(predictor.predict_batch, batches, predictor.vocabulary, show)
 
@@ -64,7 +64,7 @@ def predict(
     show: Show = _silent,
 ) -> Written:
     """A model's best labels of every video, in a file (see `predict_shards`)."""
-    predictor = load(model, threads, fill_up, batch_size)
+    predictor = load(model, threads, fill_up, batch_size, at_once=0)
     origin = (file_digest(member_file(model)), fill_up)
     return predict_shards(
         output, shards, predictor, origin, top_k, skip_corrupt=skip_corrupt, overwrite=overwrite, show=show
@@ -90,7 +90,7 @@ def soft_label(
     Raises:
         ModelFileError: they differ in the features they read or in their labels.
     """
-    loaded = {file: load(file, threads) for file in teachers}
+    loaded = {file: load(file, threads, at_once=0) for file in teachers}
     first = loaded[teachers[0]]
     for file, other in loaded.items():
         if (other.spec, other.vocabulary) != (first.spec, first.vocabulary):

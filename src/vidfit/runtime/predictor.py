@@ -5,10 +5,15 @@ compared through one interface. Shards are decoded in a thread while the model c
 videos (`Predictor.window`, twice or thrice), whatever their number.
 PyTorch runs on the GPU where there is one; ONNX Runtime on the CPU.
 
+Of many videos ONNX Runtime computes several batches at once, each with its share of the threads, and all with the same
+weights in memory: a step of an LSTM is too little work to divide. A single batch has all threads to itself only where
+the model was loaded for one at a time, as `load` does unless it is told otherwise.
+
 Every frame of a video counts once. The winners of 2018 filled a video up with random frames of its own to a fixed
 number instead; `load(path, fill_up=300)` does as they did, to compare.
 """
 
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +39,8 @@ from vidfit.packing.metadata import CHECKSUM, PackedInfo
 BATCH_SIZE = 32
 # Of videos of 120 to 300 frames, 29% of a batch of 32 is padding; where eight batches are sorted by length, 5%.
 _BATCHES_A_WINDOW = 8
+# Fewer videos take longer each: a weight is read for all of a batch.
+_VIDEOS_WORTH_A_BATCH = 8
 
 Frames = Mapping[str, np.ndarray]
 Shards = str | Path | Sequence[str | Path]
@@ -56,13 +63,16 @@ class Predictor:
         run: Callable[[Frames, np.ndarray], np.ndarray],
         fill_up: int = 0,
         batch_size: int = BATCH_SIZE,
+        at_once: int = 1,
     ):
         self.spec = spec
         self.vocabulary = vocabulary
         self.window = _BATCHES_A_WINDOW * batch_size
         self._run = run
         self._fill_up = fill_up
-        self._batch_size = batch_size
+        self._batch_size = batch_size // at_once
+        self._at_once = at_once
+        self._map = ThreadPoolExecutor(at_once).map if at_once > 1 else map
 
     @overload
     def predict(self, videos: Frames, num_frames: np.ndarray | None = None) -> np.ndarray: ...
@@ -98,9 +108,15 @@ class Predictor:
         They are computed a few videos at a time, those of similar length together, so that little of it is padding.
         """
         probabilities_BC = np.empty((len(batch), len(self.vocabulary)), np.float32)
-        for rows in batch.num_frames.argsort(stable=True).split(self._batch_size):
-            probabilities_BC[rows.numpy()] = self._predict_ragged(batch.rows(rows))
+        parts = batch.num_frames.argsort(stable=True).split(self._part(len(batch)))
+        found = self._map(lambda rows: self._predict_ragged(batch.rows(rows)), parts)
+        for rows, part_BC in zip(parts, found, strict=True):
+            probabilities_BC[rows.numpy()] = part_BC
         return probabilities_BC
+
+    def _part(self, videos: int) -> int:
+        """How many of some videos to compute together: as many as may be, and something for each that computes."""
+        return max(1, min(self._batch_size, -(-videos // self._at_once)))
 
     def _predict_ragged(self, batch: Batch) -> np.ndarray:
         if self._fill_up:
@@ -137,12 +153,14 @@ class Predictor:
         whole = lengths.dtype.kind in "iu" and lengths.shape == (videos,)
         if not whole or ((lengths < 1) | (lengths > longest)).any():
             raise DataError(f"num_frames: give {videos} numbers from 1 to {longest}, one integer a video")
-        results = [np.empty((0, len(self.vocabulary)), np.float32)]
-        for start in range(0, videos, self._batch_size):
-            rows = slice(start, start + self._batch_size)
+
+        def run(rows: slice) -> np.ndarray:
             batch = {name: np.ascontiguousarray(array[rows]) for name, array in frames.items()}
-            results.append(self._run(batch, lengths[rows].astype(np.int64)))
-        return np.concatenate(results)
+            return self._run(batch, lengths[rows].astype(np.int64))
+
+        size = self._part(videos)
+        parts = [slice(start, start + size) for start in range(0, videos, size)]
+        return np.concatenate([np.empty((0, len(self.vocabulary)), np.float32), *self._map(run, parts)])
 
 
 def _uniforms(ids: Sequence[str], slots: int) -> torch.Tensor:
@@ -151,7 +169,9 @@ def _uniforms(ids: Sequence[str], slots: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
-def load(path: str | Path, threads: int = 0, fill_up: int = 0, batch_size: int = BATCH_SIZE) -> Predictor:
+def load(
+    path: str | Path, threads: int = 0, fill_up: int = 0, batch_size: int = BATCH_SIZE, at_once: int = 1
+) -> Predictor:
     """Load a packed `.onnx` file, or a member of a run (its folder or `.safetensors` file).
 
     Arguments:
@@ -161,19 +181,27 @@ def load(path: str | Path, threads: int = 0, fill_up: int = 0, batch_size: int =
             own, and then random ones of its own, the same at every call. Longer videos are cut. 0 is every frame once.
         batch_size: videos that are computed together. Memory grows with it, and probabilities differ by no more than
             rounding.
+        at_once: in how many batches ONNX Runtime computes these, side by side, each with its share of the threads. 1 is
+            quickest for few videos; for many, 0 is as many as there are threads, with at least 8 videos each.
 
     Raises:
         ModelFileError: the file is missing, cut short, altered, or was not written by vidfit.
-        VidfitError: `fill_up` is below 0, or `batch_size` below 1.
+        VidfitError: `fill_up` is below 0, `batch_size` below 1, or `at_once` not from 0 to `batch_size`.
     """
     path = Path(path)
     if batch_size < 1:
         raise VidfitError(f"batch_size {batch_size}: give a number of videos, at least 1")
     if fill_up < 0:
         raise VidfitError(f"fill_up {fill_up}: give a number of frames, or 0 for every frame once")
+    if not 0 <= at_once <= batch_size:
+        raise VidfitError(f"at_once {at_once}: give a number of batches, at most {batch_size}, or 0 for what pays")
     if path.is_dir() or _is_safetensors(path):
         return _load_member(path, fill_up, batch_size)
-    return _load_packed(path, threads, fill_up, batch_size)
+    if at_once != 1:
+        threads = threads or ranks.cores() or os.cpu_count() or 1
+        at_once = at_once or max(1, min(threads, batch_size // _VIDEOS_WORTH_A_BATCH))
+        threads = max(1, threads // at_once)
+    return _load_packed(path, threads, fill_up, batch_size, at_once)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -187,7 +215,7 @@ def _is_safetensors(path: Path) -> bool:
         ) from error
 
 
-def _load_packed(path: Path, threads: int, fill_up: int, batch_size: int) -> Predictor:
+def _load_packed(path: Path, threads: int, fill_up: int, batch_size: int, at_once: int) -> Predictor:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or ranks.cores()
     options.log_severity_level = 3
@@ -218,7 +246,7 @@ def _load_packed(path: Path, threads: int, fill_up: int, batch_size: int) -> Pre
     def run(frames: Frames, num_frames: np.ndarray) -> np.ndarray:
         return np.asarray(session.run(["probabilities"], {**frames, "num_frames": num_frames})[0])
 
-    return Predictor(info.spec, info.vocabulary, run, fill_up, batch_size)
+    return Predictor(info.spec, info.vocabulary, run, fill_up, batch_size, at_once)
 
 
 def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession | Exception:
