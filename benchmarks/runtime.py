@@ -9,8 +9,10 @@ Runtime, which is the first form.
 - Gather: 8 bits looked up in a codebook at each run, as the winners of 2018 did;
 - PyTorch: float32, PyTorch's own kernels.
 
-With --operators the dearest operators of the families are told in place of latencies; with --ensemble a packed file is
-measured, too, or all members of that recipe in one; with --gap RUN what integer activations do to its members' GAP.
+With --operators the dearest operators of the families are told in place of latencies, with --many how many videos a
+second they predict where there are many, batch by batch and, as `vidfit predict` does, several batches at once. With
+--ensemble a packed file is measured, too, or all members of that recipe in one; with --gap RUN what integer activations
+do to its members' GAP.
 """
 
 import argparse
@@ -154,6 +156,31 @@ def measure(family: str, form: str, path: Path, batches: tuple[int, ...]) -> dic
     return measured
 
 
+def many(path: Path, at_once: int) -> dict[str, float]:
+    """Videos a second of four batches of a file, and memory, in this process."""
+    from vidfit.runtime.predictor import BATCH_SIZE, load
+
+    before = memory()["VmRSS"]
+    predict = load(path, at_once=at_once).predict
+    inputs = videos(4 * BATCH_SIZE)
+    rate = 4 * BATCH_SIZE / fastest(partial(predict, *inputs))
+    return {"videos/s": rate, "peak, MB": memory()["VmHWM"] - before}
+
+
+def many_in_turns(path: Path) -> dict[str, float]:
+    """A file's videos a second and memory, one batch at a time and several."""
+    ways = {"one by one": 1, "at once": 0}
+    measured: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    for _, way in track(list(product(range(ROUNDS), ways)), path.name):
+        measured[way].append(alone(many, path, ways[way]))
+    found = {
+        f"{name}, {way}": best(run[name] for run in runs)
+        for name, best in (("videos/s", max), ("peak, MB", min))
+        for way, runs in measured.items()
+    }
+    return found | {"at once / one by one": found["videos/s, at once"] / found["videos/s, one by one"]}
+
+
 def alone(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function gives in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -278,6 +305,7 @@ def ensemble(path: Path) -> list[dict[str, Any]]:
     rows += [{"what": name, "measured": value} for name, value in measured.items()]
     rates = [(batch, 1000 * batch / measured[f"batch {batch}, ms"]) for batch in (1, 32)]
     rows += [{"what": f"videos/s at batch {batch}", "measured": rate} for batch, rate in rates]
+    rows += [{"what": f"many videos: {name}", "measured": value} for name, value in many_in_turns(path).items()]
     metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
     names = [member["name"] for member in PackedInfo.model_validate(metadata).members]
     for batch in (1, 32):
@@ -331,6 +359,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="*", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--operators", action="store_true", help="tell the dearest operators in place of latencies")
+    parser.add_argument("--many", action="store_true", help="tell videos a second of many in place of latencies")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "runtime", help="folder, 3 GB")
     parser.add_argument(
         "--ensemble", type=Path, nargs="?", const=Path(), help="a packed file; without one all members of the recipe"
@@ -344,6 +373,14 @@ def main() -> None:
             alone(write, family, form, path)
             publish(f"{family}, {form}: batch 32, one core", alone(operators, path), None)
             path.unlink()
+    elif arguments.many:
+        rows: list[dict[str, Any]] = []
+        for family, form in product(arguments.families, arguments.forms):
+            path = arguments.work / f"{family}-many.onnx"
+            alone(write, family, form, path)
+            rows.append({"family": family, "form": form} | many_in_turns(path))
+            path.unlink()
+        publish(f"many videos of {FRAMES} frames, {os.cpu_count()} cores", rows, arguments.json)
     elif arguments.families:
         publish("this machine", alone(machine), None)
         publish(
