@@ -275,7 +275,7 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     skip_corrupt: SkipCorrupt = False,
     threads: Threads = 0,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = 16,
     fill_up: FillUp = 0,
 ) -> None:
     """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
@@ -311,7 +311,7 @@ def predict(
     skip_corrupt: SkipCorrupt = False,
     overwrite: Overwrite = False,
     threads: Threads = 0,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = 16,
     fill_up: FillUp = 0,
 ) -> None:
     """Write the most probable labels of every video in some shards.

@@ -41,14 +41,13 @@ from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import make_folder
 from vidfit.fitting.frontier import FRONTIER, known_frontier
 from vidfit.fitting.packer import Packer
-from vidfit.fitting.validation import Validation
+from vidfit.fitting.validation import BATCH_SIZE, Validation
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.packing.size import format_size, parse_size
 from vidfit.recipe import MemberConfig, Recipe
 from vidfit.report.page import REPORT, write_report
 from vidfit.runtime.jobs import measure, measure_labels, soft_label
-from vidfit.runtime.predictor import BATCH_SIZE
 from vidfit.stages import Stages, digest, write_text
 from vidfit.training.checkpoint import BEST, MemberInfo
 from vidfit.training.distillation import (

@@ -24,11 +24,11 @@ from vidfit.features.batches import Batches
 from vidfit.features.shards import estimate_records, expand_shards
 from vidfit.files import replacing
 from vidfit.fitting.packer import Packer
+from vidfit.fitting.validation import BATCH_SIZE
 from vidfit.packing.budget import Ensemble, best_within
 from vidfit.packing.metadata import metadata_bytes
 from vidfit.packing.size import format_size, parse_size
 from vidfit.runtime.jobs import measure
-from vidfit.runtime.predictor import BATCH_SIZE
 from vidfit.stages import write_text
 from vidfit.training.loop import predict
 

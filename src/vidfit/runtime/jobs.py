@@ -10,7 +10,6 @@ from typing import Any
 
 from vidfit.errors import ModelFileError
 from vidfit.evaluation.evaluate import evaluate, evaluate_labels
-from vidfit.features.batches import Batches
 from vidfit.files import file_digest, make_folder
 from vidfit.runtime.parts import Written, predict_shards
 from vidfit.runtime.predictor import BATCH_SIZE, load
@@ -104,7 +103,7 @@ def soft_label(
         {file: teacher.predict_batch for file, teacher in loaded.items()},
         first.vocabulary,
         top_k,
-        lambda shard: Batches([shard], first.spec, None, BATCH_SIZE, skip_corrupt=skip_corrupt),
+        lambda shard: first.batches([shard], skip_corrupt=skip_corrupt),
         overwrite,
         show,
     )

@@ -36,11 +36,11 @@ from vidfit.features.spec import FeatureSpec
 from vidfit.models.frames import fill_up as fill_up_frames
 from vidfit.packing.metadata import CHECKSUM, PackedInfo
 
-BATCH_SIZE = 32
-# Of videos of 120 to 300 frames, 29% of a batch of 32 is padding; where eight batches are sorted by length, 5%.
+BATCH_SIZE = 16
+# Of videos of 120 to 300 frames, 29% of a batch of 32 is padding; where eight such are sorted by length, 5%.
 _BATCHES_A_WINDOW = 8
-# Fewer videos take longer each: a weight is read for all of a batch.
-_VIDEOS_WORTH_A_BATCH = 8
+# Memory grows with them.
+_MOST_AT_ONCE = 4
 
 Frames = Mapping[str, np.ndarray]
 Shards = str | Path | Sequence[str | Path]
@@ -70,8 +70,7 @@ class Predictor:
         self.window = _BATCHES_A_WINDOW * batch_size
         self._run = run
         self._fill_up = fill_up
-        self._batch_size = batch_size // at_once
-        self._at_once = at_once
+        self._batch_size = batch_size
         self._map = ThreadPoolExecutor(at_once).map if at_once > 1 else map
 
     @overload
@@ -108,15 +107,11 @@ class Predictor:
         They are computed a few videos at a time, those of similar length together, so that little of it is padding.
         """
         probabilities_BC = np.empty((len(batch), len(self.vocabulary)), np.float32)
-        parts = batch.num_frames.argsort(stable=True).split(self._part(len(batch)))
+        parts = batch.num_frames.argsort(stable=True).split(self._batch_size)
         found = self._map(lambda rows: self._predict_ragged(batch.rows(rows)), parts)
         for rows, part_BC in zip(parts, found, strict=True):
             probabilities_BC[rows.numpy()] = part_BC
         return probabilities_BC
-
-    def _part(self, videos: int) -> int:
-        """How many of some videos to compute together: as many as may be, and something for each that computes."""
-        return max(1, min(self._batch_size, -(-videos // self._at_once)))
 
     def _predict_ragged(self, batch: Batch) -> np.ndarray:
         if self._fill_up:
@@ -158,8 +153,7 @@ class Predictor:
             batch = {name: np.ascontiguousarray(array[rows]) for name, array in frames.items()}
             return self._run(batch, lengths[rows].astype(np.int64))
 
-        size = self._part(videos)
-        parts = [slice(start, start + size) for start in range(0, videos, size)]
+        parts = [slice(start, start + self._batch_size) for start in range(0, videos, self._batch_size)]
         return np.concatenate([np.empty((0, len(self.vocabulary)), np.float32), *self._map(run, parts)])
 
 
@@ -181,25 +175,25 @@ def load(
             own, and then random ones of its own, the same at every call. Longer videos are cut. 0 is every frame once.
         batch_size: videos that are computed together. Memory grows with it, and probabilities differ by no more than
             rounding.
-        at_once: in how many batches ONNX Runtime computes these, side by side, each with its share of the threads. 1 is
-            quickest for few videos; for many, 0 is as many as there are threads, with at least 8 videos each.
+        at_once: such batches that ONNX Runtime computes at the same time, each with its share of the threads; memory
+            grows with them. 1 is quickest for few videos; for many, 0 is as many as there are threads, four at most.
 
     Raises:
         ModelFileError: the file is missing, cut short, altered, or was not written by vidfit.
-        VidfitError: `fill_up` is below 0, `batch_size` below 1, or `at_once` not from 0 to `batch_size`.
+        VidfitError: `fill_up` or `at_once` is below 0, or `batch_size` below 1.
     """
     path = Path(path)
     if batch_size < 1:
         raise VidfitError(f"batch_size {batch_size}: give a number of videos, at least 1")
     if fill_up < 0:
         raise VidfitError(f"fill_up {fill_up}: give a number of frames, or 0 for every frame once")
-    if not 0 <= at_once <= batch_size:
-        raise VidfitError(f"at_once {at_once}: give a number of batches, at most {batch_size}, or 0 for what pays")
+    if at_once < 0:
+        raise VidfitError(f"at_once {at_once}: give a number of batches, or 0 for what pays")
     if path.is_dir() or _is_safetensors(path):
         return _load_member(path, fill_up, batch_size)
     if at_once != 1:
         threads = threads or ranks.cores() or os.cpu_count() or 1
-        at_once = at_once or max(1, min(threads, batch_size // _VIDEOS_WORTH_A_BATCH))
+        at_once = at_once or min(threads, _MOST_AT_ONCE)
         threads = max(1, threads // at_once)
     return _load_packed(path, threads, fill_up, batch_size, at_once)
 
