@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.corpus import LABELS, VIDEOS, write_recipe
-from vidfit.cli import main, print_summary
+from vidfit.cli import main
 from vidfit.features.batch import Batch
 from vidfit.training.step import Learner
 
@@ -147,18 +147,6 @@ def test_trouble_in_a_training_is_told_in_one_line_and_the_next_call_goes_on(
     assert vidfit(*command, tmp_path / "whole")[0] == 0
     for file in ("best.safetensors", "last.safetensors"):
         assert (vlad / file).read_bytes() == (tmp_path / "whole" / "members" / "vlad" / file).read_bytes()
-
-
-def test_the_summary_says_what_each_generation_reached(finished: Path, capsys: pytest.CaptureFixture[str]):
-    summary = json.loads((finished / "summary.json").read_text())
-    folds = [(0, 0, 0.25), (0, 1, 0.75), (1, 0, 0.6), (1, 1, 0.7)]
-    summary["teachers"] = [
-        {"generation": generation, "name": "vlad", "fold": fold, "gap_validation": gap}
-        for generation, fold, gap in folds
-    ]
-    print_summary(summary, finished)
-    gap = summary["members"][1]["gap_validation"]
-    assert f"validation GAP of vlad by generation: 0.5000 -> 0.6500 -> {gap:.4f}\n" in capsys.readouterr().out
 
 
 def test_evaluate_takes_packed_files_and_members(vidfit, finished: Path, corpus: Path, tmp_path: Path):

@@ -1,0 +1,86 @@
+"""What the command line says at the end of a run and of a frontier, on standard output: a table and what it means."""
+
+from collections.abc import Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from vidfit.packing.size import format_size
+from vidfit.report.page import REPORT
+
+
+def print_summary(summary: dict[str, Any], directory: Path) -> None:
+    """The closing table of a run and what it means."""
+    members, packed = summary["members"], summary["packed"]
+    shares = {member["name"]: member for member in packed["members"]}
+    rows = [("member", "family", "weights", "GAP", "GAP 8-bit", "mAP", "float32", "8-bit", "bits", "share")]
+    for member in members:
+        name = member["name"]
+        rows.append(
+            (
+                name,
+                member["family"],
+                f"{member['parameters'] / 1e6:.2f} M",
+                f"{member['gap']:.4f}",
+                f"{member['gap_quantized']:.4f}",
+                f"{member['map']:.4f}",
+                format_size(member["bytes_float32"]),
+                format_size(member["bytes_quantized"]),
+                f"{shares[name]['bits']:.1f}" if name in shares else "-",
+                f"{shares[name]['weight']:.2f}" if name in shares else "-",
+            )
+        )
+    size = format_size(packed["bytes"])
+    rows.append(("packed", "", "", "", f"{packed['gap']:.4f}", f"{packed['map']:.4f}", "", size, "", "1.00"))
+    _print_table(rows, words={"member", "family"})
+    print()
+    for member in members:
+        gaps: dict[int, list[float]] = {}
+        for teacher in summary["teachers"]:
+            if teacher["name"] == member["name"]:
+                gaps.setdefault(teacher["generation"], []).append(teacher["gap_validation"])
+        if gaps:
+            earlier = " -> ".join(f"{sum(folds) / len(folds):.4f}" for folds in gaps.values())
+            print(f"validation GAP of {member['name']} by generation: {earlier} -> {member['gap_validation']:.4f}")
+    best = max((member for member in members if member["name"] in shares), key=lambda member: member["gap_quantized"])
+    worst = max(members, key=lambda member: member["gap"] - member["gap_quantized"])
+    gained, lost = packed["gap"] - best["gap_quantized"], worst["gap"] - worst["gap_quantized"]
+    print(
+        f"GAP of the packed file against its best member, {best['name']}: {gained:+.4f}\n"
+        f"GAP lost to 8 bits, at most ({worst['name']}): {lost:.4f}"
+    )
+    if "gap_confirmation" in packed:
+        print(
+            f"validation GAP of the packed file: {packed['gap_selection']:.4f} on the half that selected its members, "
+            f"{packed['gap_confirmation']:.4f} on the other"
+        )
+    print(
+        f"{directory / packed['path']}: {packed['bytes']:,} bytes of {packed['budget']:,}; "
+        f"Hit@1 {packed['hit_at_1']:.4f}, PERR {packed['perr']:.4f}"
+    )
+    if (page := directory / REPORT).exists():
+        print(f"{page}: all of it on one page")
+
+
+def print_frontier(document: dict[str, Any]) -> None:
+    """Each point with the best of every baseline that takes no more bytes."""
+    baselines: dict[str, list[dict[str, float]]] = document["baselines"]
+    rows = [("bytes", "vidfit", *baselines, "members")]
+    for point in document["points"]:
+        others = [
+            max((f"{own['gap']:.4f}" for own in points if own["bytes"] <= point["budget"]), default="-")
+            for points in baselines.values()
+        ]
+        members = ", ".join(f"{member['name']} {member['bits']:.1f} bits" for member in point["members"])
+        rows.append((format_size(point["bytes"]), f"{point['gap']:.4f}", *others, members))
+    _print_table(rows, words={"members"})
+
+
+def _print_table(rows: Sequence[Sequence[str]], words: Set[str]) -> None:
+    """Columns two spaces apart, numbers to the right; `words` are the headings of those that stand to the left."""
+    columns = [
+        [cell.ljust(width) if column[0] in words else cell.rjust(width) for cell in column]
+        for column in zip(*rows, strict=True)
+        for width in [max(map(len, column))]
+    ]
+    for row in zip(*columns, strict=True):
+        print("  ".join(row).rstrip())
