@@ -5,6 +5,7 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -147,6 +148,12 @@ def test_trouble_in_a_training_is_told_in_one_line_and_the_next_call_goes_on(
     assert vidfit(*command, tmp_path / "whole")[0] == 0
     for file in ("best.safetensors", "last.safetensors"):
         assert (vlad / file).read_bytes() == (tmp_path / "whole" / "members" / "vlad" / file).read_bytes()
+
+
+def test_what_needs_no_pytorch_does_not_wait_for_it():
+    """Importing it takes five times as long as everything else that `vidfit --help` needs."""
+    code = "import sys, vidfit.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_evaluate_takes_packed_files_and_members(vidfit, finished: Path, corpus: Path, tmp_path: Path):

@@ -22,7 +22,6 @@ from pydantic import ValidationError
 from vidfit.compression import Codebook
 from vidfit.errors import ModelFileError, OutputError, VidfitError, reason
 from vidfit.features.synthetic import CorpusConfig
-from vidfit.training.stopping import leave
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -493,7 +492,8 @@ def _refuse_to_overwrite(path: Path, overwrite: bool, sources: Iterable[Path]) -
 
 def main() -> None:
     """Entry point of the `vidfit` command."""
-    signal.signal(signal.SIGTERM, leave)
+    # As a Ctrl-C does it, and not at once: what is half done is cleaned up.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         if "WORLD_SIZE" in os.environ:  # torchrun's
             from vidfit import ranks
