@@ -118,7 +118,8 @@ def work_on(job: Job, work: Path, steps: int) -> None:
     from vidfit.training.checkpoint import BEST, MemberInfo
     from vidfit.training.config import TrainingConfig
     from vidfit.training.distillation import SoftLabels, Teacher
-    from vidfit.training.loop import label_counts, train
+    from vidfit.training.epochs import label_counts
+    from vidfit.training.loop import train
 
     folder, arm = job.folder(work), ARMS[job.arm]
     if (folder / "eval.npy").exists():

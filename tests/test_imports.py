@@ -13,7 +13,19 @@ PACKAGE = Path(vidfit.__file__).parent
 EVERYBODY = {"errors", "files", "checksum", "ranks"}
 PATH = ["features", "models", "training", "compression", "packing", "runtime", "report"]
 BESIDE = {"evaluation": {"features"}}
-ABOVE = {"recipe", "display", "stages", "fitting", "pipeline", "demo", "summary", "cli", "__init__", "__main__"}
+ABOVE = {
+    "recipe",
+    "display",
+    "checks",
+    "stages",
+    "fitting",
+    "pipeline",
+    "demo",
+    "summary",
+    "cli",
+    "__init__",
+    "__main__",
+}
 
 
 def allowed(room: str) -> set[str]:

@@ -28,24 +28,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from vidfit import display, ranks
+from vidfit.checks import (
+    check_budget,
+    check_disjoint,
+    check_distillation,
+    check_labelled,
+    check_ranks,
+    check_soft_labels,
+    count_parameters,
+)
 from vidfit.compression.member import QUANTIZED, load_member, quantize_member
-from vidfit.errors import BudgetError, DataError, OutputError, RecipeError, reason
+from vidfit.errors import BudgetError, OutputError, reason
 from vidfit.features.batches import Batches, balanced_copies
-from vidfit.features.shards import expand_shards, infer_spec, read_videos
-from vidfit.features.spec import FeatureSpec, Video, Vocabulary
-from vidfit.features.tfrecord import CorruptRecordError
+from vidfit.features.shards import expand_shards, infer_spec
+from vidfit.features.spec import FeatureSpec, Vocabulary
 from vidfit.files import make_folder
 from vidfit.fitting.frontier import FRONTIER, known_frontier
 from vidfit.fitting.packer import Packer
 from vidfit.fitting.validation import BATCH_SIZE, Validation
-from vidfit.models.classifier import ClassifierConfig, FrameClassifier
+from vidfit.models.classifier import ClassifierConfig
 from vidfit.packing.graph import PackedMember, write_graph
 from vidfit.packing.size import format_size, parse_size
-from vidfit.recipe import MemberConfig, Recipe
+from vidfit.recipe import Recipe
 from vidfit.report.page import REPORT, write_report
 from vidfit.runtime.jobs import measure, measure_labels, soft_label
 from vidfit.stages import Stages, digest, write_text
@@ -53,12 +60,12 @@ from vidfit.training.checkpoint import BEST, MemberInfo
 from vidfit.training.distillation import (
     SoftLabels,
     Teacher,
-    check_names,
     read_soft_labels_info,
     soft_labels_file,
     soft_labels_files,
 )
-from vidfit.training.loop import label_counts, train
+from vidfit.training.epochs import label_counts
+from vidfit.training.loop import train
 from vidfit.training.rotation import CHECKPOINTS
 
 MODEL = "model.onnx"
@@ -113,17 +120,26 @@ class Run:
         self.names = list(members or recipe.members)
         data = recipe.data
         self.shards = {name: expand_shards(getattr(data, name)) for name in ("train", "validation", "eval")}
-        _check_disjoint(self.shards)
+        check_disjoint(self.shards)
         self._distill = recipe.distill
         self._generations = (recipe.distill and recipe.distill.generations) or 0
         self.vocabulary = Vocabulary.from_csv(Path(data.vocabulary))
         self.spec: FeatureSpec = infer_spec(self.shards["train"], data.skip_corrupt)
-        self._check_soft_labels()
-        for which in self.shards:
-            self._check_labelled(which)
-        self.parameters = {name: self._count_parameters(name, config) for name, config in recipe.members.items()}
-        self._check_budget()
-        self._check_ranks()
+        if self._distill and self._distill.soft_labels:
+            folder = Path(self._distill.soft_labels)
+            check_soft_labels(folder, self._batches(self.shards["train"]), self.vocabulary)
+            # Kept, because every training's digest has it and there may be thousands of files.
+            self._given = [read_soft_labels_info(file).model_dump() for file in soft_labels_files(folder)]
+        if self._distill:
+            check_distillation(self._distill, self.shards["train"])
+        for which, shards in self.shards.items():
+            check_labelled(which, shards, self.spec, len(self.vocabulary), data.skip_corrupt)
+        self.parameters = {
+            name: count_parameters(name, config, self.spec, len(self.vocabulary))
+            for name, config in recipe.members.items()
+        }
+        check_budget(recipe.pack, self.parameters)
+        check_ranks(recipe.members)
         if not recipe.pack.members or self._needs_narrow_widths():
             Validation(self.shards["validation"], self.spec, len(self.vocabulary), data.skip_corrupt)
         self._stages = Stages(directory / "stages.json", directory / SUMMARY)
@@ -423,76 +439,6 @@ class Run:
         trained = any((self._folder(trainee) / file).exists() for file in (BEST, *CHECKPOINTS))
         return trained and not self._stages.begun(f"train {self._title(trainee)}", self._training_inputs(trainee))
 
-    def _check_soft_labels(self) -> None:
-        """What they need of the training shards, and that given ones are there."""
-        if self._distill and self._distill.soft_labels:
-            folder = Path(self._distill.soft_labels)
-            soft_labels = SoftLabels(folder, self.vocabulary.names)
-            # Kept, because every training's digest has it and there may be thousands of files.
-            self._given = [read_soft_labels_info(file).model_dump() for file in soft_labels_files(folder)]
-            for shard in self.shards["train"]:
-                videos = read_videos(shard, self.spec, len(self.vocabulary))
-                first = next((video.id for video in videos if isinstance(video, Video)), None)
-                if first is not None and soft_labels.missing([first]):
-                    raise Teacher(soft_labels, 1).incomplete([first], self._batches(self.shards["train"]))
-        if self._generations:
-            check_names(self.shards["train"])
-        folds = (self._distill and self._distill.folds) or 1
-        if folds > len(self.shards["train"]):
-            raise RecipeError(
-                f"distill.folds: a fold is a part of the shards, and of {len(self.shards['train'])} training shards "
-                f"there are not {folds} parts"
-            )
-
-    def _check_labelled(self, which: str) -> None:
-        """Reads up to the first label, in most corpora one record."""
-        for shard in self.shards[which]:
-            for video in read_videos(shard, self.spec, len(self.vocabulary)):
-                if isinstance(video, CorruptRecordError):
-                    if not self.recipe.data.skip_corrupt:
-                        raise video
-                elif len(video.labels):
-                    return
-        raise DataError(f"data.{which}: none of its videos has a label; give labelled shards")
-
-    def _count_parameters(self, name: str, config: MemberConfig) -> int:
-        """Weights of a member, built without memory; what its options cannot do with these shards shows here."""
-        try:
-            with torch.device("meta"):
-                classifier = FrameClassifier(config, self.spec, len(self.vocabulary))
-        except RecipeError as error:
-            raise RecipeError(f"members.{name}.family.{error}") from error
-        return sum(parameter.numel() for parameter in classifier.parameters())
-
-    def _check_budget(self) -> None:
-        """What cannot fit need not be trained: a weight takes a byte at least, a quarter where widths are searched."""
-        budget, names = parse_size(self.recipe.pack.budget), self.recipe.pack.members
-        if not names:
-            name, weights = min(self.parameters.items(), key=lambda item: item[1])
-            if weights // 4 > budget:
-                raise BudgetError(
-                    f"pack.budget: the smallest member, {name}, takes {format_size(weights // 4)} at least, more than "
-                    f"{format_size(budget)}: add a smaller one or raise the budget"
-                )
-            return
-        bytes_needed = {name: self.parameters[name] // 4 for name in names}
-        if sum(bytes_needed.values()) > budget:
-            each = ", ".join(f"{name} {format_size(size)}" for name, size in bytes_needed.items())
-            raise BudgetError(
-                f"pack.budget: the packed members take {format_size(sum(bytes_needed.values()))} at least ({each}), "
-                f"more than {format_size(budget)}: leave a member out, make one smaller or raise the budget"
-            )
-
-    def _check_ranks(self) -> None:
-        """A batch is divided among the ranks."""
-        for name, member in self.recipe.members.items():
-            size = member.training.batch_size
-            if size % ranks.available():
-                raise RecipeError(
-                    f"members.{name}.training.batch_size: {size} videos cannot be divided among {ranks.available()} "
-                    "processes; give a multiple of their number, for a batch is that of all of them together"
-                )
-
     def _needs_narrow_widths(self) -> bool:
         """Whether the recipe's packed members are beyond the budget with a byte a weight."""
         weights = sum(self.parameters[name] for name in self.recipe.pack.members or ())
@@ -529,10 +475,3 @@ def _scores(result: dict[str, float]) -> dict[str, float]:
 
 def _names_and_sizes(shards: list[Path]) -> list[tuple[str, int]]:
     return [(shard.name, shard.stat().st_size) for shard in shards]
-
-
-def _check_disjoint(shards: dict[str, list[Path]]) -> None:
-    for first, second in (("train", "validation"), ("train", "eval"), ("validation", "eval")):
-        common = {path.resolve() for path in shards[first]} & {path.resolve() for path in shards[second]}
-        if common:
-            raise DataError(f"{min(common)}: is in both data.{first} and data.{second}; a shard may be in one only")

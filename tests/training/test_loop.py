@@ -19,7 +19,7 @@ from vidfit.training import thin
 from vidfit.training.averaging import AveragingConfig
 from vidfit.training.checkpoint import BEST, MemberInfo, read_member
 from vidfit.training.distillation import SoftLabels, Teacher, label_shards
-from vidfit.training.loop import Progress, label_frequencies, predict, train
+from vidfit.training.loop import Progress, predict, train
 from vidfit.training.losses import cross_entropy
 from vidfit.training.rotation import LAST
 
@@ -97,14 +97,6 @@ def test_epochs_go_on_after_a_stop(corpus: Path, tmp_path: Path):
         go(corpus, tmp_path / "parts", config, stop_at=13)
     go(corpus, tmp_path / "parts", config)
     assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
-
-
-def test_label_frequencies(corpus: Path):
-    shards = expand_shards([corpus / "train"])
-    batches = Batches(shards, infer_spec(shards), len(LABELS), 7)
-    labelled = [batch.multi_hot(len(LABELS)) for batch in batches]
-    expected = (torch.cat(labelled).sum(0) + 0.5) / (VIDEOS["train"] + 1)
-    torch.testing.assert_close(label_frequencies(batches, len(LABELS)), expected)
 
 
 def test_a_folder_of_another_model_is_refused(corpus: Path, whole: Path, tmp_path: Path):

@@ -17,7 +17,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -29,19 +29,19 @@ from torch.optim.swa_utils import AveragedModel
 from vidfit import ranks
 from vidfit.errors import ModelFileError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
-from vidfit.features.batch import Batch, no_videos
-from vidfit.features.batches import Batches, NoRecordsError
+from vidfit.features.batch import Batch
+from vidfit.features.batches import Batches
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
 from vidfit.training.averaging import AveragingConfig, averaged_copy
 from vidfit.training.checkpoint import BEST, MemberInfo, read_info, read_member, save_member
 from vidfit.training.config import TrainingConfig, learning_rate
 from vidfit.training.distillation import Teacher
+from vidfit.training.epochs import in_step, label_frequencies
 from vidfit.training.rotation import BETWEEN, Checkpoint, Checkpoints
 from vidfit.training.step import Learner
 from vidfit.training.stopping import STOPS, Stopping
 
-PRIOR_VIDEOS = 20_000
 MOST_HALVINGS = 10
 
 
@@ -138,51 +138,6 @@ def _go_on(
             shown = time.monotonic()
             rate = seen / (shown - clock)
             show(Progress(state.step, training.last_step, loss.item(), rate, gap, state.skipped))
-
-
-def label_frequencies(batches: Batches, classes: int) -> torch.Tensor:
-    """Share of the training videos that have each label, float32 `[C]`, from the first 20,000 of them.
-
-    Half a video is added to both sides, so that no share is 0 or 1.
-    """
-    counts_C, videos = label_counts(batches, classes)
-    return (counts_C + 0.5) / (videos + 1)
-
-
-def label_counts(batches: Batches, classes: int) -> tuple[torch.Tensor, int]:
-    """How many of the first 20,000 training videos have each label, float32 `[C]`, and how many videos these were."""
-    counts_C, videos = torch.zeros(classes), 0
-    for batch in in_step(batches, 0):
-        counts_C += torch.bincount(batch.labels, minlength=classes)
-        videos += ranks.total(len(batch))
-        if videos >= PRIOR_VIDEOS:
-            break
-    ranks.add_([counts_C])
-    return counts_C, videos
-
-
-def in_step(batches: Batches, epoch: int, start: int = 0, skipped: int = 0) -> Iterator[Batch]:
-    """The batches of an epoch, as many on each rank; empty ones where this rank's share is at an end.
-
-    Their `skipped` is that of all ranks.
-
-    Arguments:
-        start: how many to leave out at the beginning.
-        skipped: corrupt records there were in these, on all ranks.
-
-    Raises:
-        DataError: a record is not what it should be, or there is none on any rank.
-    """
-    own, empty = batches.epoch(epoch, start, skipped), no_videos(batches.spec)
-    while True:
-        batch = next(own, None)
-        told = ranks.every(batch is not None, len(batch or empty), (batch or empty).skipped)
-        more, videos, skipped = (sum(column) for column in zip(*told, strict=True))
-        if not more:
-            return
-        if not videos:
-            raise NoRecordsError(batches.shards, skipped)
-        yield replace(batch or empty, skipped=skipped)
 
 
 def validate(model: FrameClassifier, batches: Batches) -> dict[str, float]:

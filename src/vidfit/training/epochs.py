@@ -1,0 +1,57 @@
+"""What all ranks together read in an epoch: as many batches each, and which labels these have."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from vidfit import ranks
+from vidfit.features.batch import Batch, no_videos
+from vidfit.features.batches import Batches, NoRecordsError
+
+_COUNTED_VIDEOS = 20_000
+
+
+def in_step(batches: Batches, epoch: int, start: int = 0, skipped: int = 0) -> Iterator[Batch]:
+    """The batches of an epoch, as many on each rank; empty ones where this rank's share is at an end.
+
+    Their `skipped` is that of all ranks.
+
+    Arguments:
+        start: how many to leave out at the beginning.
+        skipped: corrupt records there were in these, on all ranks.
+
+    Raises:
+        DataError: a record is not what it should be, or there is none on any rank.
+    """
+    own, empty = batches.epoch(epoch, start, skipped), no_videos(batches.spec)
+    while True:
+        batch = next(own, None)
+        told = ranks.every(batch is not None, len(batch or empty), (batch or empty).skipped)
+        more, videos, skipped = (sum(column) for column in zip(*told, strict=True))
+        if not more:
+            return
+        if not videos:
+            raise NoRecordsError(batches.shards, skipped)
+        yield replace(batch or empty, skipped=skipped)
+
+
+def label_frequencies(batches: Batches, classes: int) -> torch.Tensor:
+    """Share of the training videos that have each label, float32 `[C]`, from the first 20,000 of them.
+
+    Half a video is added to both sides, so that no share is 0 or 1.
+    """
+    counts_C, videos = label_counts(batches, classes)
+    return (counts_C + 0.5) / (videos + 1)
+
+
+def label_counts(batches: Batches, classes: int) -> tuple[torch.Tensor, int]:
+    """How many of the first 20,000 training videos have each label, float32 `[C]`, and how many videos these were."""
+    counts_C, videos = torch.zeros(classes), 0
+    for batch in in_step(batches, 0):
+        counts_C += torch.bincount(batch.labels, minlength=classes)
+        videos += ranks.total(len(batch))
+        if videos >= _COUNTED_VIDEOS:
+            break
+    ranks.add_([counts_C])
+    return counts_C, videos
