@@ -53,8 +53,10 @@ FillUp = Annotated[
         metavar="S",
     ),
 ]
-Threads = Annotated[int, typer.Option(help="Threads for ONNX Runtime; 0 is one a core.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Videos computed together: more take more memory.")]
+Threads = Annotated[int, typer.Option(help="Threads for ONNX Runtime, and so batches at once; 0 is one a core.")]
+BatchSize = Annotated[
+    int, typer.Option(min=1, help="Videos of a batch, of which up to four are computed at once: more take more memory.")
+]
 
 
 def _print_version(asked: bool) -> None:

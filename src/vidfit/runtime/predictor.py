@@ -5,9 +5,9 @@ compared through one interface. Shards are decoded in a thread while the model c
 videos (`Predictor.window`, twice or thrice), whatever their number.
 PyTorch runs on the GPU where there is one; ONNX Runtime on the CPU.
 
-Of many videos ONNX Runtime computes several batches at once, each with its share of the threads, and all with the same
-weights in memory: a step of an LSTM is too little work to divide. A single batch has all threads to itself only where
-the model was loaded for one at a time, as `load` does unless it is told otherwise.
+Of many videos ONNX Runtime computes several batches at once, which share its threads and the weights in memory: a step
+of an LSTM is too little work to divide. A single batch has all threads to itself only where the model was loaded for
+one at a time, as `load` does unless it is told otherwise.
 
 Every frame of a video counts once. The winners of 2018 filled a video up with random frames of its own to a fixed
 number instead; `load(path, fill_up=300)` does as they did, to compare.
@@ -108,18 +108,19 @@ class Predictor:
         """
         probabilities_BC = np.empty((len(batch), len(self.vocabulary)), np.float32)
         parts = batch.num_frames.argsort(stable=True).split(self._batch_size)
-        found = self._map(lambda rows: self._predict_ragged(batch.rows(rows)), parts)
-        for rows, part_BC in zip(parts, found, strict=True):
+        # Padded in this thread: PyTorch would give each of the others threads of its own.
+        inputs = (self._inputs(batch.rows(rows)) for rows in parts)
+        for rows, part_BC in zip(parts, self._map(lambda pair: self._run(*pair), inputs), strict=True):
             probabilities_BC[rows.numpy()] = part_BC
         return probabilities_BC
 
-    def _predict_ragged(self, batch: Batch) -> np.ndarray:
+    def _inputs(self, batch: Batch) -> tuple[Frames, np.ndarray]:
+        """What the model takes: frames by modality `[B, T, D]`, and how many there are of each video, int64 `[B]`."""
         if self._fill_up:
             filled = fill_up_frames(batch.frames, batch.num_frames, _uniforms(batch.ids, self._fill_up))
             frames = {name: tensor.numpy() for name, tensor in filled.items()}
-            return self._run(frames, np.full(len(batch), self._fill_up, np.int64))
-        frames = {name: tensor.numpy() for name, tensor in batch.padded().items()}
-        return self._run(frames, batch.num_frames.numpy())
+            return frames, np.full(len(batch), self._fill_up, np.int64)
+        return {name: tensor.numpy() for name, tensor in batch.padded().items()}, batch.num_frames.numpy()
 
     def _predict_shards(self, shards: Shards) -> Iterator[tuple[str, np.ndarray]]:
         patterns = [shards] if isinstance(shards, str | Path) else shards
@@ -175,8 +176,8 @@ def load(
             own, and then random ones of its own, the same at every call. Longer videos are cut. 0 is every frame once.
         batch_size: videos that are computed together. Memory grows with it, and probabilities differ by no more than
             rounding.
-        at_once: such batches that ONNX Runtime computes at the same time, each with its share of the threads; memory
-            grows with them. 1 is quickest for few videos; for many, 0 is as many as there are threads, four at most.
+        at_once: such batches that ONNX Runtime computes at the same time, at most as many as there are threads; memory
+            grows with them. 1 is quickest for few videos; for many, 0 is as many as there are threads, up to four.
 
     Raises:
         ModelFileError: the file is missing, cut short, altered, or was not written by vidfit.
@@ -191,11 +192,18 @@ def load(
         raise VidfitError(f"at_once {at_once}: give a number of batches, or 0 for what pays")
     if path.is_dir() or _is_safetensors(path):
         return _load_member(path, fill_up, batch_size)
+    threads = threads or ranks.cores()
     if at_once != 1:
-        threads = threads or ranks.cores() or os.cpu_count() or 1
-        at_once = at_once or min(threads, _MOST_AT_ONCE)
-        threads = max(1, threads // at_once)
+        threads = threads or _cores()
+        at_once = min(at_once or _MOST_AT_ONCE, threads)
+        # One computes for each batch; what a session has beyond one of its own, the batches share.
+        threads += 1 - at_once
     return _load_packed(path, threads, fill_up, batch_size, at_once)
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -211,7 +219,7 @@ def _is_safetensors(path: Path) -> bool:
 
 def _load_packed(path: Path, threads: int, fill_up: int, batch_size: int, at_once: int) -> Predictor:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or ranks.cores()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     # The checksum takes no time of its own beside the session, which is made in one thread.
     with ThreadPoolExecutor(1) as pool:

@@ -18,8 +18,8 @@ STOPS = (KeyboardInterrupt, SystemExit)
 """What a signal becomes: SIGINT the first, SIGTERM the second with the shell's exit code for it, 143."""
 
 
-def leave(number: int, frame: FrameType | None = None) -> NoReturn:
-    """A handler of both signals."""
+def leave(number: int) -> NoReturn:
+    """What obeying one of both signals is."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
