@@ -57,29 +57,23 @@ def _matrix(data: bytes, start: int, end: int) -> np.ndarray:
     _require(value < value_end == list_end == feature_end <= end)
     _require((end - start) % (feature_end - start) == 0)
     rows = np.frombuffer(data, np.uint8, end - start, start).reshape(-1, feature_end - start)
-    # A header is one value of that many bytes: byte by byte they take five times as long to gather.
-    headers = np.ndarray(len(rows), f"V{value - start}", data, start, rows.strides[:1])
-    _require(headers.tobytes() == data[start:value] * len(rows))
+    _require(rows[:, : value - start].tobytes() == data[start:value] * len(rows))
     return rows[:, value - start :]
 
 
 def _field(data: bytes, place: int, tag: int) -> tuple[int, int]:
     """Where the content of the field at `place` starts and ends, which may be after the end of `data`."""
     _require(data[place] == tag)
-    place += 1
-    length = data[place]
-    if length < 0x80:
-        return place + 1, place + 1 + length
-    length &= 0x7F
-    # At most the four bytes that any record has.
-    for shift in (7, 14, 21):
+    length = shift = 0
+    while True:
         place += 1
         byte = data[place]
         length |= (byte & 0x7F) << shift
         if byte < 0x80:
-            _require(byte > 0)  # The shortest form.
+            # The shortest form, and at most the four bytes that any record has.
+            _require(shift <= 21 and (byte > 0 or shift == 0))
             return place + 1, place + 1 + length
-    raise _IrregularError
+        shift += 7
 
 
 def _require(holds: bool) -> None:
