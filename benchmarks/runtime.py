@@ -169,10 +169,7 @@ def many(path: Path, at_once: int) -> dict[str, float]:
 
 def many_in_turns(path: Path) -> dict[str, float]:
     """A file's videos a second and memory, one batch at a time and several."""
-    ways = {"one by one": 1, "at once": 0}
-    measured: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-    for _, way in track(list(product(range(ROUNDS), ways)), path.name):
-        measured[way].append(alone(many, path, ways[way]))
+    measured = in_turns({"one by one": (many, path, 1), "at once": (many, path, 0)}, path.name)
     found = {
         f"{name}, {way}": best(run[name] for run in runs)
         for name, best in (("videos/s", max), ("peak, MB", min))
@@ -185,6 +182,17 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function gives in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def in_turns(ways: dict[str, tuple[Any, ...]], title: str) -> dict[str, list[dict[str, Any]]]:
+    """What each way, a function and its arguments, gives in as many processes of its own as there are rounds.
+
+    In turns, so that a slow minute of a shared machine, or a process with slow memory, is not one way's alone.
+    """
+    measured: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    for _, way in track(list(product(range(ROUNDS), ways)), title):
+        measured[way].append(alone(*ways[way]))
+    return measured
 
 
 def least(measured: list[dict[str, Any]]) -> dict[str, Any]:
@@ -201,11 +209,7 @@ def rows_of(families: list[str], forms: list[str], work: Path) -> list[dict[str,
             if form != "PyTorch":
                 alone(write, family, form, path)
         os.sync()  # Writing goes on for seconds and takes the memory's bandwidth.
-        # In turns, so that a slow minute of a shared machine, or a process with slow memory, is not one form's alone.
-        turns = list(product(range(ROUNDS), forms))
-        measured: dict[str, list[dict[str, Any]]] = {form: [] for form in forms}
-        for _, form in track(turns, family):
-            measured[form].append(alone(measure, family, form, paths[form], BATCHES))
+        measured = in_turns({form: (measure, family, form, path, BATCHES) for form, path in paths.items()}, family)
         best = {form: least(found) for form, found in measured.items()}
         for form, path in paths.items():
             row = {"family": family, "form": form, "MB": path.stat().st_size // 10**6 if path.exists() else 0}

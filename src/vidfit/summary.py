@@ -77,10 +77,9 @@ def print_frontier(document: dict[str, Any]) -> None:
 
 def _print_table(rows: Sequence[Sequence[str]], words: Set[str]) -> None:
     """Columns two spaces apart, numbers to the right; `words` are the headings of those that stand to the left."""
-    columns = [
-        [cell.ljust(width) if column[0] in words else cell.rjust(width) for cell in column]
-        for column in zip(*rows, strict=True)
-        for width in [max(map(len, column))]
-    ]
+    columns: list[list[str]] = []
+    for column in zip(*rows, strict=True):
+        aligned, width = str.ljust if column[0] in words else str.rjust, max(map(len, column))
+        columns.append([aligned(cell, width) for cell in column])
     for row in zip(*columns, strict=True):
         print("  ".join(row).rstrip())
