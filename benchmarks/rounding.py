@@ -51,8 +51,8 @@ def bits_a_weight(members: list[Member]) -> float:
 
 def partitions(moments: Mapping[str, Moments]) -> dict[str, Mapping[str, Moments]]:
     """Other ways to split the inputs than by cluster: not at all (small descriptors only), and one by one."""
-    whole = {name: replace(own, parts=((own.inputs.shape[1], 1),)) for name, own in moments.items()}
-    single = {name: replace(own, parts=((1, own.inputs.shape[1]),)) for name, own in moments.items()}
+    whole = {name: replace(own, parts=((1, own.inputs.shape[1]),)) for name, own in moments.items()}
+    single = {name: replace(own, parts=((own.inputs.shape[1], 1),)) for name, own in moments.items()}
     return {"all inputs together": whole, "diagonal": single}
 
 

@@ -65,7 +65,7 @@ members:
   lstm:
     family: {{type: lstm, cells: 96}}
     head: {{type: logistic}}
-pack: {{budget: 300kB, members: {{vlad: 2, lstm: 1}}}}
+pack: {{budget: 330kB, members: {{vlad: 2, lstm: 1}}}}
 """
 
 

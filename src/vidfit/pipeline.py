@@ -147,8 +147,8 @@ class Run:
         for trainee in self._trainees():
             if self._trained_otherwise(trainee) and not overwrite:
                 raise OutputError(
-                    f"{self._folder(trainee)}: was trained with other settings or shards; "
-                    "choose another run folder, or train it again with --overwrite"
+                    f"{self._folder(trainee)}: was trained with other settings or shards, "
+                    "or by another version of vidfit; choose another run folder, or train it again with --overwrite"
                 )
         make_folder(directory)
         write_text(directory / "recipe.yaml", yaml.safe_dump(recipe.model_dump(by_alias=True), sort_keys=False))

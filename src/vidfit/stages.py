@@ -16,7 +16,7 @@ from vidfit.errors import OutputError, reason
 from vidfit.files import replacing
 
 # To be raised when the same recipe leads to another result: a changed default, a changed formula.
-FORMAT = 1
+FORMAT = 2
 
 
 class _Stage(BaseModel):

@@ -33,7 +33,7 @@ def test_every_big_matrix_has_its_inputs(name: str):
         assert isinstance(matrix, torch.Tensor)
         assert found.inputs.dtype == torch.float16
         assert found.inputs.shape == (120, len(matrix))
-        assert sum(features * blocks for features, blocks in found.parts) == len(matrix)
+        assert sum(blocks * features for blocks, features in found.parts) == len(matrix)
 
 
 def test_blocks_of_a_descriptor_are_its_clusters():
@@ -43,9 +43,9 @@ def test_blocks_of_a_descriptor_are_its_clusters():
     }
     # rgb has 24 features, audio 8; a Fisher vector has two orders of each.
     assert parts == {
-        "netvlad": ((24, 32), (8, 32)),
-        "netfv": ((24, 16), (24, 16), (8, 16), (8, 16)),
-        "gated": ((2048, 1),),
+        "netvlad": ((32, 24), (32, 8)),
+        "netfv": ((16, 24), (16, 24), (16, 8), (16, 8)),
+        "gated": ((1, 2048),),
     }
 
 

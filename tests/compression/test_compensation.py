@@ -43,7 +43,7 @@ def test_it_is_optimal_brain_compression(text: str, lazy: int, monkeypatch: pyte
     monkeypatch.setattr(compensation, "_LAZY", lazy)
     inputs, weights = case()
     grid = Grid.parse(text)
-    quantized = quantize(weights, grid, Moments(inputs, ((INPUTS, 1),)))
+    quantized = quantize(weights, grid, Moments(inputs, ((1, INPUTS),)))
     scale = np.atleast_2d(quantized.scale.double().numpy()) + np.zeros((1, OUTPUTS))
     offset = scale / 2 if quantized.offset is None else np.atleast_2d(quantized.offset.double().numpy())
     group = np.arange(INPUTS) // grid.rows(weights.shape)
@@ -56,7 +56,7 @@ def test_it_is_optimal_brain_compression(text: str, lazy: int, monkeypatch: pyte
 def test_outputs_are_nearer_than_with_the_nearest_levels(bits: int):
     inputs, weights = case(bits)
     grid = Grid(bits=bits, granularity="channel")
-    nearest, compensated = (quantize(weights, grid, given) for given in (None, Moments(inputs, ((INPUTS, 1),))))
+    nearest, compensated = (quantize(weights, grid, given) for given in (None, Moments(inputs, ((1, INPUTS),))))
     assert output_error(inputs, weights, compensated.dequantize()) < 0.8 * output_error(
         inputs, weights, nearest.dequantize()
     )
@@ -65,17 +65,17 @@ def test_outputs_are_nearer_than_with_the_nearest_levels(bits: int):
 def test_blocks_of_one_input_are_rounding_to_nearest():
     inputs, weights = case()
     grid = Grid(bits=3, granularity="channel")
-    found = quantize(weights, grid, Moments(inputs, ((1, INPUTS),)))
+    found = quantize(weights, grid, Moments(inputs, ((INPUTS, 1),)))
     assert torch.equal(found.codes, quantize(weights, grid).codes)
 
 
 def test_blocks_are_compensated_each_by_itself(monkeypatch: pytest.MonkeyPatch):
-    """Block k has the inputs d * K + k; a second part follows."""
+    """Three blocks of twelve inputs each; a second part follows."""
     monkeypatch.setattr(compensation, "_ELEMENTS", 1)
     inputs, weights = case()
     grid = Grid(bits=3)
-    whole = quantize(weights, grid, Moments(inputs, ((12, 3), (12, 1))))
-    blocks = [torch.arange(0, 36, 3) + block for block in range(3)] + [torch.arange(36, 48)]
+    whole = quantize(weights, grid, Moments(inputs, ((3, 12), (1, 12))))
+    blocks = torch.arange(48).split(12)
     low, scale = whole.offset + grid.lowest * whole.scale, whole.scale  # type: ignore[operator]
     for block in blocks:
         rows = np.broadcast_to(low.numpy(), (12, OUTPUTS)), np.broadcast_to(scale.numpy(), (12, OUTPUTS))
@@ -86,6 +86,6 @@ def test_blocks_are_compensated_each_by_itself(monkeypatch: pytest.MonkeyPatch):
 def test_inputs_that_are_never_there_and_weights_stay_as_they_were():
     inputs, weights = case()
     before = weights.clone()
-    found = quantize(weights, Grid(bits=4), Moments(torch.zeros_like(inputs), ((INPUTS, 1),)))
+    found = quantize(weights, Grid(bits=4), Moments(torch.zeros_like(inputs), ((1, INPUTS),)))
     assert torch.equal(weights, before)
     assert torch.equal(found.codes, quantize(weights, Grid(bits=4)).codes)

@@ -35,19 +35,19 @@ def model_input(codes: list[Array]) -> list[Array]:
 
 
 def vlad(frames: Array, assign: Array, centres: Array | None) -> Array:
-    """`[T, D]`, `[T, K]`, `[D, K]` -> `[D * K]`, feature-major."""
+    """`[T, D]`, `[T, K]`, `[D, K]` -> `[K * D]`, cluster by cluster."""
     points = np.broadcast_to(frames[:, :, None], (*frames.shape, assign.shape[1]))
     residuals = points if centres is None else points - centres
-    return normalise(normalise((assign[:, None, :] * residuals).sum(0), axis=0).ravel())
+    return normalise(normalise((assign[:, None, :] * residuals).sum(0), axis=0).T.ravel())
 
 
 def fisher_vector(frames: Array, assign: Array, centres: Array, deviations: Array) -> Array:
-    """`[T, D]`, `[T, K]`, `[D, K]`, `[D, K]` -> `[2 * D * K]`, first order before second."""
+    """`[T, D]`, `[T, K]`, `[D, K]`, `[D, K]` -> `[2 * K * D]`, first order before second."""
     covariance = deviations**2 + 1e-6
     residuals = frames[:, :, None] - centres
     first = (assign[:, None, :] * residuals).sum(0) / covariance
     second = (assign[:, None, :] * (residuals**2 / covariance**2 - 1)).sum(0)
-    return np.concatenate([normalise(normalise(first, axis=0).ravel()), normalise(normalise(second.ravel()))])
+    return np.concatenate([normalise(normalise(first, axis=0).T.ravel()), normalise(normalise(second.T.ravel()))])
 
 
 def lstm(inputs: Array, weights: Array, biases: Array) -> tuple[Array, Array]:

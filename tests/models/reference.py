@@ -156,11 +156,28 @@ class Reference:
                     cells.setdefault(_DIRECTIONS[direction], {})[part.partition("/")[2]] = value
                 else:
                     target = self._target(short)
-                    state[target] = value[0] if target.endswith("centres") else value
+                    if target.endswith("centres"):
+                        value = value[0]
+                    if target == "family.hidden.weights":
+                        value = self.by_cluster(value)
+                    state[target] = value
         for target, parts in cells.items():
             weights, biases = _lstm(parts, prefix) if "kernel" in parts else _gru(parts)
             state[f"{target}.weights"], state[f"{target}.biases"] = weights, biases
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
+
+    def by_cluster(self, rows: np.ndarray) -> np.ndarray:
+        """Rows in the order of our descriptors; the original's NetVLAD and NetFV have clusters vary fastest."""
+        orders = {"NetVLADModelLF": 1, "NetFVModelLF": 2}.get(self.meta["model"])
+        if orders is None:
+            return rows
+        shapes = [self[f"var/tower/{scope}cluster_weights"].shape for scope in self._scopes() for _ in range(orders)]
+        ends = np.cumsum([size * clusters for size, clusters in shapes])[:-1]
+        blocks = [
+            block.reshape(size, clusters, -1).swapaxes(0, 1).reshape(size * clusters, -1)
+            for block, (size, clusters) in zip(np.split(rows, ends), shapes, strict=True)
+        ]
+        return np.concatenate(blocks)
 
     def _target(self, name: str) -> str:
         stem, _, statistic = name.rpartition("/")

@@ -182,4 +182,4 @@ def test_mixing_nothing_in_is_dequantising_and_a_classifier_takes_it() -> None:
     for name, codes in frames.items():
         assert torch.equal(mixed[name], dequantise(codes))
     model = build(FAMILIES["netvlad"][0], {"type": "logistic"}, seed=0).eval()
-    torch.testing.assert_close(model(mixed), model(frames), rtol=0, atol=0)
+    torch.testing.assert_close(model(mixed), model(frames), rtol=1e-5, atol=1e-6)

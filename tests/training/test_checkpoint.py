@@ -59,23 +59,24 @@ def test_a_changed_weight_is_told_by_the_checksum(tmp_path: Path):
     assert_refused(path, "was altered, damaged or cut short .* checksum")
 
 
-def test_a_file_of_before_there_was_a_checksum(tmp_path: Path):
+@pytest.mark.parametrize("older", [{}, {"format": 1}, {"format": "2"}])
+def test_a_file_of_another_version(older: dict[str, object], tmp_path: Path):
     path = tmp_path / "old.safetensors"
-    document = {**INFO.model_dump(mode="json"), "extra": {}}
+    document = {**older, "crc32c": "00000000", **INFO.model_dump(mode="json"), "extra": {}}
     save_file(INFO.build().state_dict(), path, {"vidfit": json.dumps(document)})
-    assert read_member(path)[0] == INFO
+    assert_refused(path, "a member of another version of vidfit .* train it again")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"extra": {}}', '{"extra": []}', "null", "nonsense"])
 def test_metadata_that_describe_no_member(text: str, tmp_path: Path):
     path = tmp_path / "edited.safetensors"
     save_file(INFO.build().state_dict(), path, {"vidfit": text})
-    assert_refused(path, "not a readable member file")
+    assert_refused(path, "not a readable member file|a member of another version")
 
 
 @pytest.mark.parametrize("key", ["name", "classifier", "spec", "vocabulary", "step", "gap_validation", "extra"])
 def test_metadata_without_a_key(key: str, tmp_path: Path):
-    document = {**INFO.model_dump(mode="json"), "extra": {}}
+    document = {"format": 2, "crc32c": "00000000", **INFO.model_dump(mode="json"), "extra": {}}
     del document[key]
     path = tmp_path / "edited.safetensors"
     save_file(INFO.build().state_dict(), path, {"vidfit": json.dumps(document)})

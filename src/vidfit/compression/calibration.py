@@ -74,9 +74,9 @@ def _parts(classifier: FrameClassifier, name: str, inputs: int) -> tuple[tuple[i
     """How the inputs of a matrix are split: a long descriptor by clusters, everything else not at all."""
     family = classifier.family
     if name != "family.hidden.weights" or not isinstance(family, NetVLAD | NetFV):
-        return ((inputs, 1),)
+        return ((1, inputs),)
     orders = 2 if isinstance(family, NetFV) else 1
-    return tuple(tuple(pool.assignment.weights.shape) for pool in family.pools for _ in range(orders))  # type: ignore[union-attr]
+    return tuple(tuple(pool.assignment.weights.T.shape) for pool in family.pools for _ in range(orders))  # type: ignore[union-attr]
 
 
 def _real(frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:

@@ -27,8 +27,8 @@ class Moments:
 
     Attributes:
         inputs: float16 `[N, I]`.
-        parts: (D, K) of consecutive parts of the inputs; in a part, input `d * K + k` belongs to block k. One part
-            (I, 1) is the full second moment, (1, I) its diagonal.
+        parts: (K, D) of consecutive parts of the inputs: K blocks of D inputs each. One part (1, I) is the full second
+            moment, (I, 1) its diagonal.
     """
 
     inputs: Tensor
@@ -41,14 +41,14 @@ class Moments:
         They are kept, because a matrix is rounded at several widths.
         """
         factors, start = [], 0
-        for features, blocks in self.parts:
-            inputs_NDK = self.inputs[:, start : start + features * blocks].unflatten(1, (features, blocks))
-            start += features * blocks
+        for blocks, features in self.parts:
+            inputs_NKD = self.inputs[:, start : start + blocks * features].unflatten(1, (blocks, features))
+            start += blocks * features
             factors_KDD = torch.empty(blocks, features, features, device=self.inputs.device)
-            step = max(1, _ELEMENTS // (features * max(features, len(inputs_NDK))))
+            step = max(1, _ELEMENTS // (features * max(features, len(inputs_NKD))))
             for first in range(0, blocks, step):
                 some = slice(first, first + step)
-                factors_KDD[some] = _inverse_factor(inputs_NDK[:, :, some].permute(2, 0, 1).float())
+                factors_KDD[some] = _inverse_factor(inputs_NKD[:, some].transpose(0, 1).float())
             factors.append(factors_KDD)
         return tuple(factors)
 
@@ -77,25 +77,20 @@ def round_compensated(
     Cholesky factor of the inverse, as in E. Frantar et al., "GPTQ", 2023, eq. 2 and 3 and algorithm 1. The factor 2 of
     H = 2 X^T X cancels.
     """
-    assert sum(features * blocks for features, blocks in moments.parts) == len(weights_IO) == moments.inputs.shape[1]
+    assert sum(blocks * features for blocks, features in moments.parts) == len(weights_IO) == moments.inputs.shape[1]
     low_GO, scale_GO = low_GO.float(), scale_GO.float()
     levels_IO = torch.empty(weights_IO.shape, dtype=torch.uint8, device=weights_IO.device)
     start = 0
-    for (features, blocks), factors_KDD in zip(moments.parts, moments.factors, strict=True):
-        own = slice(start, start + features * blocks)
-        weights_DKO = weights_IO[own].unflatten(0, (features, blocks))
-        levels_DKO = levels_IO[own].view_as(weights_DKO)
-        groups_DK = (torch.arange(own.start, own.stop, device=weights_IO.device) // group).view(features, blocks)
+    for (blocks, features), factors_KDD in zip(moments.parts, moments.factors, strict=True):
+        own = slice(start, start + blocks * features)
+        weights_KDO = weights_IO[own].unflatten(0, (blocks, features))
+        levels_KDO = levels_IO[own].view_as(weights_KDO)
+        groups_KD = (torch.arange(own.start, own.stop, device=weights_IO.device) // group).view(blocks, features)
         step = max(1, _ELEMENTS // (features * weights_IO.shape[1]))
         for first in range(0, blocks, step):
             some = slice(first, first + step)
-            levels_DKO[:, some] = _round_block(
-                weights_DKO[:, some].transpose(0, 1).clone(memory_format=torch.contiguous_format),
-                factors_KDD[some],
-                low_GO,
-                scale_GO,
-                groups_DK[:, some],
-                bits,
+            levels_KDO[some] = _round_block(
+                weights_KDO[some].clone(), factors_KDD[some], low_GO, scale_GO, groups_KD[some], bits
             )
         start = own.stop
     return levels_IO
@@ -122,20 +117,20 @@ def _inverse_factor(inputs_KND: Tensor) -> Tensor:
 
 
 def _round_block(
-    weights_KDO: Tensor, inverse_KDD: Tensor, low_GO: Tensor, scale_GO: Tensor, groups_DK: Tensor, bits: int
+    weights_KDO: Tensor, inverse_KDD: Tensor, low_GO: Tensor, scale_GO: Tensor, groups_KD: Tensor, bits: int
 ) -> Tensor:
-    """uint8 `[D, K, O]`; the weights are overwritten."""
+    """uint8 `[K, D, O]`; the weights are overwritten."""
     blocks, features, outputs = weights_KDO.shape
-    levels_DKO = torch.empty(features, blocks, outputs, dtype=torch.uint8, device=weights_KDO.device)
+    levels_KDO = torch.empty(blocks, features, outputs, dtype=torch.uint8, device=weights_KDO.device)
     divisor_GO = scale_GO.masked_fill(scale_GO == 0, torch.inf)
     for begin in range(0, features, _LAZY):
         end = min(begin + _LAZY, features)
         errors_KSO = torch.empty(blocks, end - begin, outputs, device=weights_KDO.device)
         for row in range(begin, end):
-            values_KO, groups_K = weights_KDO[:, row], groups_DK[row] if len(low_GO) > 1 else slice(None)
+            values_KO, groups_K = weights_KDO[:, row], groups_KD[:, row] if len(low_GO) > 1 else slice(None)
             low_KO = low_GO[groups_K]
             level_KO = ((values_KO - low_KO) / divisor_GO[groups_K]).sub_(0.5).ceil_().clamp_(0, 2**bits - 1)
-            levels_DKO[row] = level_KO
+            levels_KDO[:, row] = level_KO
             rounded_KO = level_KO.mul_(scale_GO[groups_K]).add_(low_KO)
             error_KO = (values_KO - rounded_KO).div_(inverse_KDD[:, row, row, None])
             errors_KSO[:, row - begin] = error_KO
@@ -143,4 +138,4 @@ def _round_block(
                 inverse_KDD[:, row, row + 1 : end, None], error_KO[:, None], alpha=-1
             )
         weights_KDO[:, end:].baddbmm_(inverse_KDD[:, begin:end, end:].mT, errors_KSO, alpha=-1)
-    return levels_DKO
+    return levels_KDO

@@ -3,7 +3,7 @@
 Shapes: B videos, T frames, D features, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -58,6 +58,8 @@ class FrameClassifier(nn.Module):
     def __init__(self, config: ClassifierConfig, spec: FeatureSpec, classes: int) -> None:
         super().__init__()
         self.spec = spec
+        # Replaced in a packed graph whose frames stay bytes (`packing/frames.py`).
+        self.prepare: Callable[..., Any] = prepare_frames
         self.classes = classes
         self.encoder = FrameEncoder(config.encoder, spec) if config.encoder else None
         self.family = FAMILIES[config.family.type](config.family, self.encoder.spec if self.encoder else spec)
@@ -80,8 +82,8 @@ class FrameClassifier(nn.Module):
         """
         max_frames = frames[self.spec.modalities[0].name].shape[1]
         mask_BT = None if num_frames is None else frame_mask(num_frames, max_frames)
-        frames_BTD = prepare_frames(frames, self.spec, mask_BT)
-        counts_BT = counts if mask_BT is None else mask_BT.to(frames_BTD.dtype)
+        frames_BTD = self.prepare(frames, self.spec, mask_BT)
+        counts_BT = counts if mask_BT is None else mask_BT.float()
         if self.encoder is not None:
             frames_BTD = self.encoder(frames_BTD, counts_BT)
         return self.head(self.family(frames_BTD, counts_BT))

@@ -22,7 +22,7 @@ from vidfit.features.spec import FeatureSpec
 _SMALLEST_NORM = 1e-6
 # A byte's step and what zero stands for, in steps.
 _STEP = 4 / 255
-_OFFSET = (4 / 512 - 2) / _STEP
+OFFSET = (4 / 512 - 2) / _STEP
 
 
 def dequantise(codes: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def dequantise(codes: Tensor) -> Tensor:
 
     Source: the YouTube-8M starter code's `Dequantize`.
     """
-    return codes.float().add_(_OFFSET).mul_(_STEP)
+    return codes.float().add_(OFFSET).mul_(_STEP)
 
 
 def frame_mask(num_frames_B: Tensor, max_frames: int) -> Tensor:
@@ -57,11 +57,14 @@ def prepare_frames(frames: Mapping[str, Tensor], spec: FeatureSpec, mask_BT: Ten
     """
     stored_BTD = torch.cat([frames[modality.name] for modality in spec.modalities], dim=-1)
     # The norm takes the size of a byte's step away again.
-    values_BTD = stored_BTD if stored_BTD.is_floating_point() else stored_BTD.float().add_(_OFFSET)
-    factor_BT1 = 1 / torch.linalg.vector_norm(values_BTD, dim=-1, keepdim=True).clamp_min(_SMALLEST_NORM)
-    if mask_BT is not None:
-        factor_BT1 = factor_BT1 * mask_BT[:, :, None]
-    return values_BTD * factor_BT1
+    values_BTD = stored_BTD if stored_BTD.is_floating_point() else stored_BTD.float().add_(OFFSET)
+    return values_BTD * inverse_norms(torch.linalg.vector_norm(values_BTD, dim=-1, keepdim=True), mask_BT)
+
+
+def inverse_norms(norms_BT1: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """What frames of these L2 norms are multiplied with: float32 `[B, T, 1]`, 0 where masked."""
+    factor_BT1 = 1 / norms_BT1.clamp_min(_SMALLEST_NORM)
+    return factor_BT1 if mask_BT is None else factor_BT1 * mask_BT[:, :, None]
 
 
 def sample_frames(frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_BS: Tensor) -> dict[str, Tensor]:

@@ -118,15 +118,15 @@ def _inverse_root(squares: Tensor) -> Tensor:
     return torch.rsqrt(squares.clamp_min(1e-12))
 
 
-def flatten_normalised(residuals_BDK: Tensor) -> Tensor:
-    """L2 norm 1 for each cluster, then for the whole, flattened feature-major: float32 `[B, D * K]`.
+def flatten_normalised(residuals_BKD: Tensor) -> Tensor:
+    """L2 norm 1 for each cluster, then for the whole, flattened cluster by cluster: float32 `[B, K * D]`.
 
     The whole's norm follows from those of the clusters: all is one pass over the residuals and one over their squares.
     """
-    squares_B1K = (residuals_BDK * residuals_BDK).sum(1, keepdim=True)
-    cluster_factor_B1K = _inverse_root(squares_B1K)
-    whole_B11 = (squares_B1K * cluster_factor_B1K.square()).sum(2, keepdim=True)
-    return (residuals_BDK * (cluster_factor_B1K * _inverse_root(whole_B11))).flatten(1)
+    squares_BK1 = (residuals_BKD * residuals_BKD).sum(2, keepdim=True)
+    cluster_factor_BK1 = _inverse_root(squares_BK1)
+    whole_B11 = (squares_BK1 * cluster_factor_BK1.square()).sum(1, keepdim=True)
+    return (residuals_BKD * (cluster_factor_BK1 * _inverse_root(whole_B11))).flatten(1)
 
 
 def per_modality(option: Option | dict[str, Option], spec: FeatureSpec, field: str) -> list[Option]:

@@ -1,6 +1,6 @@
 """NetFV: a Fisher vector a modality, mean and variance of the frames' deviations from clusters learnt end to end.
 
-Like NetVLAD with a second order: the descriptor is twice as long (2 D x K a modality). The original's normalisation is
+Like NetVLAD with a second order: the descriptor is twice as long (2 K x D a modality). The original's normalisation is
 kept: the first order to norm 1 by cluster, then as a whole; the second order as a whole only. Squares of `frames *
 scale + shift` are expanded, so normalised frames are never made; only the frames' own squares are.
 
@@ -65,20 +65,21 @@ class FisherVector(nn.Module):
         self.deviations = nn.Parameter(torch.empty(size, clusters))
 
     def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
-        """Pools `frames * scale + shift` to float32 `[B, 2 D * K]`: first order, then second."""
+        """Pools `frames * scale + shift` to float32 `[B, 2 K * D]`: first order, then second."""
         assign_BTK = self.assignment(frames_BTD, counts_BT, scale_D, shift_D).softmax(dim=-1)
         if counts_BT is not None:
             assign_BTK = assign_BTK * counts_BT[:, :, None]
-        mass_B1K = assign_BTK.sum(dim=1, keepdim=True)
-        sums_BDK = (frames_BTD.transpose(1, 2) @ assign_BTK) * scale_D[:, None]
-        squares_BDK = (frames_BTD.square().transpose(1, 2) @ assign_BTK) * scale_D[:, None].square()
+        mass_BK1 = assign_BTK.sum(dim=1)[:, :, None]
+        assign_BKT = assign_BTK.transpose(1, 2)
+        sums_BKD = (assign_BKT @ frames_BTD) * scale_D
+        squares_BKD = (assign_BKT @ frames_BTD.square()) * scale_D.square()
         # With z = frames * scale and o = shift - centre, the deviation is z + o.
-        offset_DK = shift_D[:, None] - self.centres
-        first_BDK = sums_BDK + mass_B1K * offset_DK
-        second_BDK = squares_BDK + offset_DK * (sums_BDK + first_BDK)
-        variance_DK = self.deviations.square() + 1e-6
-        first_BP = flatten_normalised(first_BDK / variance_DK)
-        second_BP = (second_BDK / variance_DK.square() - mass_B1K).flatten(1)
+        offset_KD = shift_D - self.centres.T
+        first_BKD = sums_BKD + mass_BK1 * offset_KD
+        second_BKD = squares_BKD + offset_KD * (sums_BKD + first_BKD)
+        variance_KD = self.deviations.T.square() + 1e-6
+        first_BP = flatten_normalised(first_BKD / variance_KD)
+        second_BP = (second_BKD / variance_KD.square() - mass_BK1).flatten(1)
         # The original normalises the second order twice; that is once, as a norm of 1 is left alone.
         return torch.cat([first_BP, second_BP * inverse_norm(second_BP, dim=1)], dim=1)
 

@@ -1,7 +1,7 @@
 """NetVLAD: soft-assigns each frame to clusters and sums residuals to their centres; the light form sums the frames.
 
 Per modality: softmax over clusters, residual sums, each cluster to norm 1, the whole to norm 1; then one hidden layer
-over all modalities and context gating. The descriptor is long (D x K a modality), so nearly all weights sit in the
+over all modalities and context gating. The descriptor is long (K x D a modality), so nearly all weights sit in the
 hidden layer; `[B, T, K, D]` residuals are never made, as their sum is a matmul less a rank-one term.
 
 Shapes: B videos, T frames, D features, K clusters, P descriptor, H hidden.
@@ -60,15 +60,15 @@ class VLAD(nn.Module):
         self.centres = None if light else nn.Parameter(torch.empty(size, clusters))
 
     def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
-        """Pools `frames * scale + shift` to float32 `[B, D * K]`."""
+        """Pools `frames * scale + shift` to float32 `[B, K * D]`."""
         assign_BTK = self.assignment(frames_BTD, counts_BT, scale_D, shift_D).softmax(dim=-1)
         if counts_BT is not None:
             assign_BTK = assign_BTK * counts_BT[:, :, None]
-        mass_B1K = assign_BTK.sum(dim=1, keepdim=True)
-        sums_BDK = frames_BTD.transpose(1, 2) @ assign_BTK
+        mass_BK1 = assign_BTK.sum(dim=1)[:, :, None]
+        sums_BKD = assign_BTK.transpose(1, 2) @ frames_BTD
         centres_DK = self.centres
-        offset = shift_D[:, None] if centres_DK is None else shift_D[:, None] - centres_DK
-        return flatten_normalised(sums_BDK * scale_D[:, None] + mass_B1K * offset)
+        offset = shift_D if centres_DK is None else shift_D - centres_DK.T
+        return flatten_normalised(sums_BKD * scale_D + mass_BK1 * offset)
 
 
 def reset_parameters(pools: Sequence[VLAD], hidden: Hidden) -> None:

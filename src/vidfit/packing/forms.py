@@ -90,9 +90,9 @@ class Bytes(Affine):
         return scale / self.raised, offset_O
 
     def expand(self) -> Tensor:
-        """The weights, float32 `[I, O]`."""
+        """The weights, float32 `[I, O]`, made once when a file is loaded: centres and the like, which are small."""
         scale, offset_O = self.affine()
-        return _floats(self.codes()) * scale + offset_O
+        return self.codes().float() * scale + offset_O
 
     @staticmethod
     def fits(tensor: QuantizedTensor) -> bool:
@@ -142,13 +142,14 @@ class Bytes(Affine):
 
     def _dot(self, bytes_MI: Tensor) -> Tensor:
         """`bytes @ codes`, float32 `[M, O]`."""
-        return torch.onnx.ops.symbolic(
-            "MatMulInteger",
-            [bytes_MI, self.codes()],
-            dtype=torch.int32,
-            shape=(bytes_MI.shape[0], self.shape[1]),
-            version=OPSET,
-        ).float()
+        return dot(bytes_MI, self.codes()).float()
+
+
+def dot(left: Tensor, right: Tensor) -> Tensor:
+    """uint8 `[..., M, I]` and int8 `[..., I, O]` -> int32 `[..., M, O]`."""
+    return torch.onnx.ops.symbolic(
+        "MatMulInteger", [left, right], dtype=torch.int32, shape=(*left.shape[:-1], right.shape[-1]), version=OPSET
+    )
 
 
 def _to_bytes(values_MI: Tensor, step_M1: Tensor, zero_M1: Tensor) -> Tensor:

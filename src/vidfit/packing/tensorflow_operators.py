@@ -46,19 +46,23 @@ def _constant(*, value=None, value_float: float | None = None, value_ints: Seque
     return value if value_ints is None else np.array(value_ints)
 
 
-def _dequantize_linear(codes, scale, zero=None):
-    if len(scale.shape):
-        raise ValueError("with more than one scale")
+def _dequantize_linear(codes, scale, zero=None, *, axis: int = 1):
     values = tf.cast(codes, scale.dtype)
-    return (values if zero is None else values - tf.cast(zero, scale.dtype)) * scale
+    if zero is not None:
+        values -= _along(axis, tf.cast(zero, scale.dtype), values)
+    return values * _along(axis, scale, values)
 
 
 def _quantize_linear(values, scale, zero, *, axis: int = 1):
-    if len(scale.shape):
-        sizes = [-1 if place == axis else 1 for place in range(len(values.shape))]
-        scale, zero = tf.reshape(scale, sizes), tf.reshape(zero, sizes)
-    levels = tf.round(values / scale) + tf.cast(zero, values.dtype)
+    levels = tf.round(values / _along(axis, scale, values)) + tf.cast(_along(axis, zero, values), values.dtype)
     return tf.cast(tf.clip_by_value(levels, 0, 255), tf.uint8)
+
+
+def _along(axis: int, numbers, values):
+    """Numbers of an axis, or one for all, as they broadcast to the values."""
+    if not len(numbers.shape):
+        return numbers
+    return tf.reshape(numbers, [-1 if place == axis else 1 for place in range(len(values.shape))])
 
 
 def _gemm(a, b, c, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0):

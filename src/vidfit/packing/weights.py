@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from vidfit.compression.member import Member
+from vidfit.compression.quantize import QuantizedTensor
 from vidfit.models.classifier import FrameClassifier
 from vidfit.models.encoder import FrameEncoder
 from vidfit.models.layers import Assignment
-from vidfit.models.netfv import FisherVector
-from vidfit.models.netvlad import VLAD
+from vidfit.models.netfv import FisherVector, NetFV
+from vidfit.models.netvlad import VLAD, NetVLAD
 from vidfit.models.recurrent import Layer
 from vidfit.packing.forms import Blocks, Bytes, Form, form_of
+from vidfit.packing.frames import StoredFrames
 from vidfit.packing.recurrent import StoredLayer
 
 # From so many inputs on, remainders of activations cost more time than they bring.
@@ -43,6 +45,11 @@ def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
             setattr(owner, attribute, stored)
             for name in names:
                 del quantized[name]
+    # Members of floats or codebooks alone keep float activations.
+    has_grid = any(isinstance(tensor, QuantizedTensor) for tensor in quantized.values())
+    of_bytes = module.encoder is None and all(modality.dtype == "uint8" for modality in module.spec.modalities)
+    if has_grid and of_bytes and isinstance(module.family, NetVLAD | NetFV):
+        module.prepare = StoredFrames.prepare
     for name, tensor in quantized.items():
         owner, attribute = _owner(module, name)
         form = form_of(tensor, portable=portable, meets_frames=isinstance(owner, _MEET_FRAMES))

@@ -2,7 +2,7 @@
 
 Tensors are the classifier's state by name. Only checkpoints that a training goes on from (`rotation.py`) have those
 under `optimizer.`, Adam's moments, and under `average.`, the average that the second phase of a training makes.
-The metadata's key `vidfit` holds a JSON document: the file's checksum, `MemberInfo` and, under `extra`, where the
+The metadata's key `vidfit` holds a JSON document: its format and checksum, `MemberInfo` and, under `extra`, where the
 training stands.
 """
 
@@ -24,6 +24,8 @@ from vidfit.files import replacing
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 
 BEST = "best.safetensors"
+# 2: descriptors of NetVLAD and NetFV are cluster by cluster; they were feature by feature.
+_FORMAT = 2
 TRAINING_ONLY = ("optimizer.", "average.")
 # The document is a string of the header's JSON, so its quotes are escaped.
 _CHECKSUM = Mark(rb"\"crc32c\": \"", at_end=False)
@@ -55,7 +57,7 @@ def save_member(path: Path, info: MemberInfo, tensors: dict[str, torch.Tensor], 
         OutputError: the file cannot be written.
     """
     # One key only: safetensors writes several in any order, and equal members should be equal files.
-    document = {"crc32c": BLANK, **info.model_dump(mode="json"), "extra": extra}
+    document = {"format": _FORMAT, "crc32c": BLANK, **info.model_dump(mode="json"), "extra": extra}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
         try:
@@ -102,8 +104,13 @@ def _opened(path: Path | str, checked: bool) -> Iterator[tuple[Any, MemberInfo, 
     try:
         with safe_open(path, framework="pt") as file:
             document = _OBJECT.validate_json((file.metadata() or {})["vidfit"])
+            if (found := document.pop("format", 1)) != _FORMAT:
+                raise ModelFileError(
+                    f"{path}: a member of another version of vidfit (format {found!r}; this one reads {_FORMAT}); "
+                    "train it again or copy it anew"
+                )
             extra = _OBJECT.validate_python(document.pop("extra"))
-            # Files of before there was a checksum have none.
+            # Who edits a file by hand leaves it out.
             if document.pop("crc32c", None) is not None and checked and not is_intact(path, _CHECKSUM):
                 raise ModelFileError(
                     f"{path}: was altered, damaged or cut short (its content is not what its checksum says); "
