@@ -115,7 +115,7 @@ def _logits(codes_ND: Tensor, factor_N1: Tensor, weights_DK: Tensor, biases_K: T
     """`frames @ weights + biases`, float32 `[N, K]`."""
     step_K = (weights_DK.abs().amax(0) / _WEIGHT).clamp_min(1e-30)
     levels_DK = (weights_DK / step_K).round()
-    products_NK = _scaled(dot(codes_ND, levels_DK.to(torch.int8)), factor_N1)
+    products_NK = _scaled(dot(codes_ND, levels_DK.to(torch.int8)), factor_N1[:, 0])
     left_N2 = torch.cat([factor_N1, torch.ones_like(factor_N1)], dim=1)
     return products_NK * step_K + left_N2 @ torch.stack([levels_DK.sum(0) * step_K * OFFSET, biases_K])
 
@@ -126,7 +126,7 @@ def _pooled(assign_BTK: Tensor, codes_BTD: Tensor, factor_BT1: Tensor) -> Tensor
     kept_BT1 = factor_BT1.masked_fill(factor_BT1 > _LIMIT * least_B11, 0)
     size = codes_BTD.shape[-1]
     mean_BT1 = dot(codes_BTD, torch.ones(size, 1, dtype=torch.int8)).float() / size + OFFSET
-    small_BK1 = assign_BTK.transpose(1, 2) @ ((factor_BT1 - kept_BT1) * mean_BT1)
+    small_B1K = ((factor_BT1 - kept_BT1) * mean_BT1).transpose(1, 2) @ assign_BTK
     assign_BTK = assign_BTK * kept_BT1
     step_B1K = (assign_BTK.amax(1, keepdim=True) / _ASSIGNMENT).clamp_min(1e-30)
     frames, clusters = assign_BTK.shape[1:]
@@ -136,16 +136,16 @@ def _pooled(assign_BTK: Tensor, codes_BTD: Tensor, factor_BT1: Tensor) -> Tensor
     # Bytes have a quick kernel where those on the right are signed.
     signed_BTD = torch.bitwise_xor(codes_BTD, torch.tensor(128, dtype=torch.uint8)).to(torch.int8)
     products_BKD = dot(levels_BTK.to(torch.uint8).transpose(1, 2), signed_BTD)
-    step_BK1, mass_BK1 = step_B1K.transpose(1, 2), (levels_BTK.sum(1, keepdim=True) * step_B1K).transpose(1, 2)
-    sums_BKD = _scaled(products_BKD.flatten(0, 1), step_BK1.flatten(0, 1)).view(products_BKD.shape)
-    return sums_BKD + (mass_BK1 * (OFFSET + 128) + small_BK1)
+    sums_BKD = _scaled(products_BKD.flatten(0, 1), step_B1K.flatten()).view(products_BKD.shape)
+    rest_B1K = levels_BTK.sum(1, keepdim=True) * step_B1K * (OFFSET + 128) + small_B1K
+    return sums_BKD + rest_B1K.transpose(1, 2)
 
 
-def _scaled(products_RC: Tensor, scale_R1: Tensor) -> Tensor:
+def _scaled(products_RC: Tensor, scale_R: Tensor) -> Tensor:
     """int32 to float32, each row by its scale, in one pass."""
     return torch.onnx.ops.symbolic(
         "DequantizeLinear",
-        [products_RC, scale_R1[:, 0]],
+        [products_RC, scale_R],
         {"axis": 0},
         dtype=torch.float32,
         shape=products_RC.shape,
