@@ -130,7 +130,7 @@ def test_big_weights_are_stored_as_they_were(everything: Path, saved: Path):
     ]
     found = [variable for variable in told if np.prod(variable[1]) > 4096]
     assert sorted(found) == sorted(stored)
-    assert {kind for kind, _ in stored} == {"int8", "uint8", "float32"}
+    assert {kind for kind, _ in stored} == {"int8", "uint8", "float16", "float32"}
 
 
 def test_the_folder_is_as_large_as_the_file(tmp_path: Path):
