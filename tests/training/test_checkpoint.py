@@ -67,11 +67,14 @@ def test_a_file_of_another_version(older: dict[str, object], tmp_path: Path):
     assert_refused(path, "a member of another version of vidfit .* train it again")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"extra": {}}', '{"extra": []}', "null", "nonsense"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"format": 2}', '{"format": 2, "extra": {}}', '{"format": 2, "extra": []}', "null", "nonsense"],
+)
 def test_metadata_that_describe_no_member(text: str, tmp_path: Path):
     path = tmp_path / "edited.safetensors"
     save_file(INFO.build().state_dict(), path, {"vidfit": text})
-    assert_refused(path, "not a readable member file|a member of another version")
+    assert_refused(path, "not a readable member file")
 
 
 @pytest.mark.parametrize("key", ["name", "classifier", "spec", "vocabulary", "step", "gap_validation", "extra"])
