@@ -224,7 +224,7 @@ def write_by_hand(
         ),
         (
             helper.make_node("DequantizeLinear", ["rgb", "scales"], ["probabilities"], axis=2, block_size=2),
-            "the operator DequantizeLinear (",
+            "the operator DequantizeLinear (_dequantize_linear() got an unexpected keyword argument 'block_size')",
         ),
     ],
 )
