@@ -21,6 +21,7 @@ from vidfit.packing.weights import StoredWeight
 
 SPEC = FeatureSpec(modalities=(Modality(name="rgb", size=20), Modality(name="audio", size=12)))
 CLUSTERS = 6
+SCALE = np.linspace(-1, 2, 20)
 Run = Callable[..., dict[str, np.ndarray]]
 
 
@@ -33,16 +34,20 @@ class Products(nn.Module):
         weights = torch.randn(20, CLUSTERS) * torch.tensor([1, 1e3, 1e-3, 1, 0, 1])
         self.weights = quantize(weights, Grid(bits=8, granularity="channel"))
         self.form = Bytes(self.weights)
+        self.floats = self.weights.dequantize()
         self.biases = torch.arange(float(CLUSTERS))
+        self.scale = torch.from_numpy(SCALE.astype(np.float32))
 
     def forward(
         self, rgb: torch.Tensor, audio: torch.Tensor, mask_BT: torch.Tensor, assign_BTK: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         frames = StoredFrames.prepare({"rgb": rgb, "audio": audio}, SPEC, mask_BT)
         one, assign_BKT = frames[..., SPEC.slices()["rgb"]], assign_BTK.transpose(1, 2)
-        logits_NK = torch.addmm(self.biases, one.flatten(0, 1), StoredWeight(self.form))  # type: ignore[arg-type]
-        sums_BKD = torch.matmul(assign_BKT, one)  # type: ignore[arg-type]
-        return logits_NK, sums_BKD, assign_BKT @ one.square(), frames.values()
+        frames_ND = one.flatten(0, 1)
+        logits_NK = torch.addmm(self.biases, frames_ND, StoredWeight(self.form))  # type: ignore[arg-type]
+        same_NK = torch.addmm(self.biases, frames_ND, self.floats)  # type: ignore[arg-type]
+        sums_BKD = torch.matmul(assign_BKT, one) * self.scale  # type: ignore[arg-type]
+        return logits_NK, same_NK, sums_BKD, assign_BKT @ one.square(), frames.values()
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     def run(rgb: np.ndarray, audio: np.ndarray, mask: np.ndarray, assign: np.ndarray) -> dict[str, np.ndarray]:
         inputs = {"rgb": rgb, "audio": audio, "mask": mask, "assign": assign.astype(np.float32)}
         outputs = [np.asarray(output) for output in session.run(None, inputs)]
-        return dict(zip(("logits", "sums", "squares", "values"), outputs, strict=True))
+        return dict(zip(("logits", "same", "sums", "squares", "values"), outputs, strict=True))
 
     return run
 
@@ -108,19 +113,17 @@ def test_products_are_those_of_normalised_frames_up_to_rounding(run: Run, case: 
     logits_BTK = rgb_BTD @ weights + np.arange(CLUSTERS)
     bound_BTK = np.abs(rgb_BTD).sum(2)[:, :, None] * (step_K / 2 + 1e-5 * step_K) + 1e-5 * (1 + step_K)
     assert (np.abs(found["logits"].reshape(logits_BTK.shape) - logits_BTK) <= bound_BTK).all()
-    # Less than a step of each assignment that is not zero.
-    norms_BT1 = np.linalg.norm(dequantised(rgb, audio), axis=2, keepdims=True)
-    factor_BT1 = 1 / norms_BT1
-    least_B11 = np.where(mask[:, :, None], factor_BT1, np.inf).min(1, keepdims=True)
-    # Not to the last digit, which is float32's.
-    kept_BT1 = np.where(factor_BT1 > 15.99 * least_B11, 0, factor_BT1)
-    step_B1K = (assign * factor_BT1 * (factor_BT1 < 16.01 * least_B11)).max(1, keepdims=True) / 126
-    values_BTD = rgb_BTD * norms_BT1
-    bound_BKD = np.swapaxes((assign > 0) * step_B1K, 1, 2) @ np.abs(values_BTD)
-    # Of a frame that is far smaller than others, what differs from its mean.
-    differing_BTD = np.abs(values_BTD - values_BTD.mean(2, keepdims=True)) * (factor_BT1 - kept_BT1)
-    bound_BKD += np.swapaxes(assign, 1, 2) @ differing_BTD
-    assert (np.abs(found["sums"] - np.swapaxes(assign, 1, 2) @ rgb_BTD) <= 1.001 * bound_BKD + 1e-5).all()
+    np.testing.assert_allclose(found["same"], found["logits"], rtol=1e-5, atol=1e-5)
+    # Less than a step of each assignment that is not zero, and what a byte lacks to whole steps from 127.
+    values_BTD = dequantised(rgb, audio)[:, :, :20] * 255 / 4
+    factor_BT1 = np.abs(rgb_BTD).max(2, keepdims=True) / np.abs(values_BTD).max(2, keepdims=True)
+    gain_BT1 = np.maximum(1, np.floor(127.5 / np.abs(values_BTD).max(2, keepdims=True)))
+    step_B1K = (assign * factor_BT1 / gain_BT1).max(1, keepdims=True) / 126
+    bound_BKD = np.swapaxes((assign > 0) * step_B1K, 1, 2) @ np.abs(values_BTD * gain_BT1)
+    lacking_BTD = np.where(gain_BT1 > 128, 0.005 * np.abs(values_BTD), 0.002) * factor_BT1
+    bound_BKD += np.swapaxes(assign, 1, 2) @ lacking_BTD
+    error_BKD = np.abs(found["sums"] - np.swapaxes(assign, 1, 2) @ rgb_BTD * SCALE)
+    assert (error_BKD <= 1.001 * bound_BKD * np.abs(SCALE) + 1e-5).all()
     np.testing.assert_allclose(found["squares"], np.swapaxes(assign, 1, 2) @ rgb_BTD**2, atol=1e-5, rtol=1e-5)
 
 
@@ -142,7 +145,7 @@ def test_many_small_assignments_count_as_much_as_they_are(small: float, run: Run
     rgb, audio = np.full((1, 300, 20), 200, dtype=np.uint8), np.full((1, 300, 12), 30, dtype=np.uint8)
     mask = np.ones((1, 300), dtype=bool)
     sums_KD = run(rgb, audio, mask, assign)["sums"][0]
-    exact_D = (1 + 299 * small) * normalised(rgb, audio, mask)[0, 0, :20]
+    exact_D = (1 + 299 * small) * normalised(rgb, audio, mask)[0, 0, :20] * SCALE
     # The pattern is even to a few levels of 126.
     np.testing.assert_allclose(sums_KD, np.broadcast_to(exact_D, sums_KD.shape), atol=2.5 / 126 * np.abs(exact_D).max())
 
@@ -156,7 +159,7 @@ def test_frames_of_no_signal_leave_the_others_as_they_are(level: int, silent: in
         codes[0, :silent] = level
     mask = np.ones((1, 300), dtype=bool)
     assign = softmax(3 * random.standard_normal((1, 300, CLUSTERS)))
-    exact_KD = assign[0].T @ normalised(rgb, audio, mask)[0, :, :20]
+    exact_KD = assign[0].T @ normalised(rgb, audio, mask)[0, :, :20] * SCALE
     error_KD = run(rgb, audio, mask, assign)["sums"][0] - exact_KD
     assert np.linalg.norm(error_KD) < 0.01 * np.linalg.norm(exact_KD)
 

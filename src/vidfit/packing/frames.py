@@ -7,9 +7,9 @@ one. Floats are made of the bytes only for what is no such product: norms and sq
   That is done once, when a file is loaded; the file holds the weight's own codes.
 - `assign^T @ frames`: the assignments to a cluster are rounded to 126 levels up to the greatest of a video. The many
   small ones of a softmax would all become zero, however much they are together: so each is rounded up as often as its
-  fraction asks for, by a pattern over frames and clusters, and sums come out right. Beside the factor of a frame of no
-  signal (all bytes 127, as zeros are stored) those of all others would become zero, too: a frame of a small norm counts
-  by the mean of its features, which is exact where all are equal.
+  fraction asks for, by a pattern over frames and clusters, and sums come out right. Bytes count from 127, which stands
+  for -0.002 of their step. Beside the factor of a frame of hardly any signal all others would become zero, too: so the
+  features of a frame are multiplied with a whole number as great as bytes allow, and its factor is divided by it.
 
 Both have 7 bits because without VNNI sums of two products must fit 16 bits; the sums themselves have 32, which
 is enough for videos of 130,000 frames. What it costs in GAP is measured in docs/performance.md.
@@ -25,12 +25,10 @@ from torch import Tensor
 
 from vidfit.features.spec import FeatureSpec
 from vidfit.models.frames import OFFSET, inverse_norms
-from vidfit.packing.forms import OPSET, Bytes, dot
+from vidfit.packing.forms import Bytes, dot, quantised
 
 # Greatest of a weight beside an unsigned byte, and of an assignment beside a signed one.
 _WEIGHT, _ASSIGNMENT = 64, 126
-# How many times as great as the least factor of a video one may be.
-_LIMIT = 16
 # Steps from frame to frame and from cluster to cluster, modulo 1, of a pattern that is even in both directions: inverse
 # powers of the plastic number. Source: M. Roberts, "The unreasonable effectiveness of quasirandom sequences", 2018.
 _FRAME_STEP, _CLUSTER_STEP = 0.7548776662466927, 0.5698402909980532
@@ -84,12 +82,23 @@ class StoredFrames:
         match function.__name__, arguments:
             case "matmul", (Tensor() as assign_BKT, StoredFrames(modalities=[(_, codes)]) as frames):
                 return _pooled(assign_BKT.transpose(1, 2), codes, frames.factor_BT1)
-            # Any other weight, as one that was too small to be quantised, is multiplied with floats.
-            case "addmm", (biases_K, StoredFrames(modalities=[(_, codes)]) as frames, object(form=Bytes()) as weight):
-                weights_DK: Tensor = weight.values()  # type: ignore[attr-defined]
+            case "addmm", (biases_K, StoredFrames(modalities=[(_, codes)]) as frames, Tensor() as weights_DK):
                 return _logits(codes, frames.factor_BT1, weights_DK, biases_K)
+            # Weights of other forms, which are made floats at each run, are multiplied with floats.
+            case "addmm", (biases_K, StoredFrames(modalities=[(_, codes)]) as frames, object(form=Bytes()) as weight):
+                return _logits(codes, frames.factor_BT1, weight.values(), biases_K)  # type: ignore[attr-defined]
         expanded = [it.values() if isinstance(it, cls) else it for it in arguments]
         return function(*expanded, **(options or {}))
+
+
+class _Sums:
+    """`-products * step`, to be multiplied with a scale of features: ONNX Runtime does all three at once."""
+
+    def __init__(self, products_BKD: Tensor, step_BK1: Tensor) -> None:
+        self.products_BKD, self.step_BK1 = products_BKD, step_BK1
+
+    def __mul__(self, scale_D: Tensor) -> Tensor:
+        return self.products_BKD.float() * (-self.step_BK1 * scale_D)
 
 
 class _Squares:
@@ -115,39 +124,21 @@ def _logits(codes_ND: Tensor, factor_N1: Tensor, weights_DK: Tensor, biases_K: T
     """`frames @ weights + biases`, float32 `[N, K]`."""
     step_K = (weights_DK.abs().amax(0) / _WEIGHT).clamp_min(1e-30)
     levels_DK = (weights_DK / step_K).round()
-    products_NK = _scaled(dot(codes_ND, levels_DK.to(torch.int8)), factor_N1[:, 0])
-    left_N2 = torch.cat([factor_N1, torch.ones_like(factor_N1)], dim=1)
-    return products_NK * step_K + left_N2 @ torch.stack([levels_DK.sum(0) * step_K * OFFSET, biases_K])
+    products_NK = dot(codes_ND, levels_DK.to(torch.int8)).float() * (factor_N1 * step_K)
+    return products_NK + factor_N1 * (levels_DK.sum(0) * step_K * OFFSET) + biases_K
 
 
-def _pooled(assign_BTK: Tensor, codes_BTD: Tensor, factor_BT1: Tensor) -> Tensor:
-    """`assign^T @ frames`, float32 `[B, K, D]`."""
-    least_B11 = factor_BT1.masked_fill(factor_BT1 == 0, torch.inf).amin(1, keepdim=True)
-    kept_BT1 = factor_BT1.masked_fill(factor_BT1 > _LIMIT * least_B11, 0)
-    size = codes_BTD.shape[-1]
-    mean_BT1 = dot(codes_BTD, torch.ones(size, 1, dtype=torch.int8)).float() / size + OFFSET
-    small_B1K = ((factor_BT1 - kept_BT1) * mean_BT1).transpose(1, 2) @ assign_BTK
-    assign_BTK = assign_BTK * kept_BT1
+def _pooled(assign_BTK: Tensor, codes_BTD: Tensor, factor_BT1: Tensor) -> _Sums:
+    """`assign^T @ frames`, `[B, K, D]`."""
+    values_BTD = _values(codes_BTD)
+    largest_BT1 = (values_BTD * values_BTD).amax(-1, keepdim=True).sqrt()
+    gain_BT1 = (127.5 / largest_BT1).floor().clamp_min(1)
+    # A product's quick kernel has signed bytes on the right; those turned to the other sign are all within their range.
+    turned_BTD = quantised(values_BTD.flatten(0, 1), (-1 / gain_BT1).flatten(), torch.int8).view(codes_BTD.shape)
+    assign_BTK = assign_BTK * (factor_BT1 / gain_BT1)
     step_B1K = (assign_BTK.amax(1, keepdim=True) / _ASSIGNMENT).clamp_min(1e-30)
     frames, clusters = assign_BTK.shape[1:]
-    # Begins at 0.5: at 0 the greatest assignment, 126 but for float rounding, could fall to 125.
-    phase_TK = 0.5 + torch.arange(frames)[:, None] * _FRAME_STEP + torch.arange(clusters) * _CLUSTER_STEP
-    levels_BTK = (assign_BTK / step_B1K + (phase_TK - phase_TK.floor())).floor()
-    # Bytes have a quick kernel where those on the right are signed.
-    signed_BTD = torch.bitwise_xor(codes_BTD, torch.tensor(128, dtype=torch.uint8)).to(torch.int8)
-    products_BKD = dot(levels_BTK.to(torch.uint8).transpose(1, 2), signed_BTD)
-    sums_BKD = _scaled(products_BKD.flatten(0, 1), step_B1K.flatten()).view(products_BKD.shape)
-    rest_B1K = levels_BTK.sum(1, keepdim=True) * step_B1K * (OFFSET + 128) + small_B1K
-    return sums_BKD + rest_B1K.transpose(1, 2)
-
-
-def _scaled(products_RC: Tensor, scale_R: Tensor) -> Tensor:
-    """int32 to float32, each row by its scale, in one pass."""
-    return torch.onnx.ops.symbolic(
-        "DequantizeLinear",
-        [products_RC, scale_R],
-        {"axis": 0},
-        dtype=torch.float32,
-        shape=products_RC.shape,
-        version=OPSET,
-    )
+    phase_TK = torch.arange(frames)[:, None] * _FRAME_STEP + torch.arange(clusters) * _CLUSTER_STEP
+    # Rounding to the nearest is rounding down, half a level higher.
+    levels_BTK = quantised(assign_BTK / step_B1K + (phase_TK - phase_TK.floor() - 0.5), torch.ones(()), torch.uint8)
+    return _Sums(dot(levels_BTK.transpose(1, 2), turned_BTD), step_B1K.transpose(1, 2))

@@ -55,7 +55,7 @@ def _dequantize_linear(codes, scale, zero=None, *, axis: int = 1):
 
 def _quantize_linear(values, scale, zero, *, axis: int = 1):
     levels = tf.round(values / _along(axis, scale, values)) + tf.cast(_along(axis, zero, values), values.dtype)
-    return tf.cast(tf.clip_by_value(levels, 0, 255), tf.uint8)
+    return tf.cast(tf.clip_by_value(levels, zero.dtype.min, zero.dtype.max), zero.dtype)
 
 
 def _along(axis: int, numbers, values):
