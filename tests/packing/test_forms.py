@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.packing.exporting import exported
 from vidfit.compression.quantize import Grid, QuantizedTensor, quantize
-from vidfit.packing.forms import Blocks, Bytes, Planes, form_of, graph_bytes
+from vidfit.packing.forms import FEW_INPUTS, Blocks, Bytes, Planes, form_of, graph_bytes
 
 INPUTS, OUTPUTS = 150, 40
 MORE = 1e-5  # float32's own rounding, of sums of some ten
@@ -66,7 +66,7 @@ def rows(inputs: int = INPUTS) -> np.ndarray:
 )
 def test_bytes_err_by_the_rounding_of_activations_at_most(grid: str, terms: int, tmp_path: Path):
     tensor = weights(Grid.parse(grid))
-    form = form_of(tensor, portable=True, meets_frames=True)
+    form = form_of(tensor, portable=True)
     assert isinstance(form, Bytes)
     values = rows().astype(np.float32)
     found, expanded = in_onnx(form, terms, tmp_path / "product.onnx")(values)
@@ -97,10 +97,8 @@ def test_no_sum_saturates(tmp_path: Path):
 @pytest.mark.parametrize("inputs", [64, 150, 256, 384, 512])
 def test_blocks_err_by_the_rounding_of_activations_at_most(grid: str, inputs: int, tmp_path: Path):
     tensor = weights(Grid.parse(grid), inputs)
-    form = form_of(tensor, portable=False)
-    assert isinstance(form, Blocks)
     values = rows(inputs).astype(np.float32)
-    (found,) = in_onnx(form, 1, tmp_path / "product.onnx")(values)
+    (found,) = in_onnx(Blocks(tensor), 1, tmp_path / "product.onnx")(values)
     exact = values.astype(np.float64) @ tensor.dequantize().double().numpy()
     # A byte's step is a block's largest value by 127: the row's is no smaller. A level's middle is off by half a level.
     step = np.abs(values).max(1) / 127
@@ -110,40 +108,52 @@ def test_blocks_err_by_the_rounding_of_activations_at_most(grid: str, inputs: in
     assert (np.abs(found - exact) <= step[:, None] / 2 * reach + slack).all()
 
 
-@pytest.mark.parametrize("grid", ["8", "8/channel", "4/channel", "6/channel"])
-def test_factors_and_biases_of_outputs_are_a_part_of_the_product(grid: str, tmp_path: Path):
-    form = form_of(weights(Grid.parse(grid)), portable=False)
-    assert isinstance(form, Bytes | Blocks)
+FORMS = [(Bytes, "8"), (Bytes, "8/channel"), (Bytes, "4/channel"), (Blocks, "4/channel"), (Blocks, "6/channel")]
+
+
+@pytest.mark.parametrize(("kind", "grid"), FORMS)
+def test_factors_and_biases_of_outputs_are_a_part_of_the_product(
+    kind: type[Bytes] | type[Blocks], grid: str, tmp_path: Path
+):
+    form = kind(weights(Grid.parse(grid)))
     factors, biases = torch.linspace(-2, 3, OUTPUTS), torch.linspace(5, -7, OUTPUTS)
     path, values = tmp_path / "product.onnx", rows()[:5]
     plain, folded = (in_onnx(form, 1, path, *more)(values)[0] for more in ((), (factors, biases)))
     np.testing.assert_allclose(folded, plain * factors.numpy() + biases.numpy(), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("grid", ["8", "4/channel", "6/channel"])
-def test_a_row_does_not_depend_on_its_batch(grid: str, tmp_path: Path):
-    form = form_of(weights(Grid.parse(grid)), portable=False)
-    assert isinstance(form, Bytes | Blocks)
-    run = in_onnx(form, 1, tmp_path / "product.onnx")
+@pytest.mark.parametrize(("kind", "grid"), FORMS)
+def test_a_row_does_not_depend_on_its_batch(kind: type[Bytes] | type[Blocks], grid: str, tmp_path: Path):
+    run = in_onnx(kind(weights(Grid.parse(grid))), 1, tmp_path / "product.onnx")
     values = rows()
     alone = np.concatenate([run(values[place : place + 1])[0] for place in range(len(values))])
     np.testing.assert_allclose(run(values)[0], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_the_file_holds_the_codes_and_no_more_than_is_told(tmp_path: Path):
-    for text in ("8", "2/channel", "4/channel", "6/channel"):
-        tensor = weights(Grid.parse(text))
-        form = form_of(tensor, portable=False)
-        assert isinstance(form, Bytes | Blocks)
-        path = tmp_path / "product.onnx"
-        in_onnx(form, 1, path)
-        stored = sum(len(it.raw_data) for it in onnx.load(path).graph.initializer)
-        assert tensor.nbytes <= stored <= graph_bytes(tensor) + 200, text
+@pytest.mark.parametrize(
+    ("kind", "grid"), [*FORMS, (Bytes, "2/channel"), (Bytes, "6/channel"), (Blocks, "2/channel"), (Bytes, "3/channel")]
+)
+def test_the_file_holds_the_codes_and_no_more_than_is_told(kind: type[Bytes] | type[Blocks], grid: str, tmp_path: Path):
+    tensor, path = weights(Grid.parse(grid)), tmp_path / "product.onnx"
+    in_onnx(kind(tensor), 1, path)
+    stored = sum(len(it.raw_data) for it in onnx.load(path).graph.initializer)
+    assert tensor.nbytes <= stored <= graph_bytes(tensor) + 200
 
 
-@pytest.mark.parametrize(("grid", "portable"), [("4/32", False), ("3/channel", False), ("4/channel", True)])
-def test_what_has_no_quick_form_is_expanded(grid: str, portable: bool):
-    assert isinstance(form_of(weights(Grid.parse(grid)), portable=portable), Planes)
+@pytest.mark.parametrize(
+    ("grid", "more", "portable", "kind"),
+    [
+        ("4/channel", 0, False, Bytes),
+        ("3/channel", 0, True, Bytes),
+        ("8", 1, True, Bytes),
+        ("4/channel", 1, False, Blocks),
+        ("4/channel", 1, True, Planes),
+        ("3/channel", 1, False, Planes),
+        ("4/32", 0, False, Planes),
+    ],
+)
+def test_the_form_is_of_bytes_but_for_narrow_codes_of_many_inputs(grid: str, more: int, portable: bool, kind: type):
+    assert isinstance(form_of(weights(Grid.parse(grid), FEW_INPUTS + more), portable=portable), kind)
 
 
 def test_sums_that_could_leave_32_bits_are_not_made_of_bytes():
@@ -151,5 +161,5 @@ def test_sums_that_could_leave_32_bits_are_not_made_of_bytes():
     tensor = torch.zeros(140_000, 2)
     tensor[0] = 1
     assert isinstance(form_of(quantize(tensor, Grid(bits=8)), portable=False), Planes)
-    assert isinstance(form_of(quantize(tensor, Grid(bits=4)), portable=True, meets_frames=True), Planes)
+    assert not Bytes.fits(quantize(tensor, Grid(bits=4)))
     assert isinstance(form_of(quantize(tensor[:1000], Grid(bits=8)), portable=False), Bytes)

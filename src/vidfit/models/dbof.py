@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vidfit.features.spec import FeatureSpec
 from vidfit.models.batch_norm import BatchNorm
 from vidfit.models.heads import ContextGating
-from vidfit.models.layers import Assignment, Hidden, inverse_norm, per_modality, pool_modalities
+from vidfit.models.layers import Assignment, Hidden, inverse_norm, per_modality, pool_modalities, summed
 
 Form = Literal["max", "soft", "gated"]
 
@@ -86,7 +86,7 @@ class Bag(nn.Module):
         assign_BTK = F.relu6(logits_BTK) if self.form == "max" else logits_BTK.softmax(dim=-1)
         if self.form == "max":
             return largest(assign_BTK, counts_BT)
-        bag_BK = assign_BTK.sum(dim=1) if counts_BT is None else (counts_BT[:, None] @ assign_BTK)[:, 0]
+        bag_BK = summed(assign_BTK, counts_BT)
         if self.gate is not None:
             bag_BK = bag_BK * self.gate(largest(assign_BTK, counts_BT))
         return bag_BK * inverse_norm(bag_BK, dim=1)

@@ -109,6 +109,15 @@ class Hidden(nn.Module):
         return hidden_BH
 
 
+def summed(values_BTK: Tensor, counts_BT: Tensor | None) -> Tensor:
+    """Sum over the frames, each as often as it counts: float32 `[B, K]`.
+
+    A product of two rows and no sum, because the order in which ONNX Runtime adds up a sum depends on whether there are
+    more videos, and of a product of a single row on how many frames without a count follow.
+    """
+    return values_BTK.sum(dim=1) if counts_BT is None else (counts_BT[:, None].expand(-1, 2, -1) @ values_BTK)[:, 0]
+
+
 def inverse_norm(values: Tensor, dim: int) -> Tensor:
     """1 / L2 norm along `dim`, which is kept with length 1; norms below 1e-6 count as 1e-6, as in the original."""
     return _inverse_root((values * values).sum(dim, keepdim=True))
@@ -123,10 +132,10 @@ def flatten_normalised(residuals_BKD: Tensor) -> Tensor:
 
     The whole's norm follows from those of the clusters: all is one pass over the residuals and one over their squares.
     """
-    squares_BK1 = (residuals_BKD * residuals_BKD).sum(2, keepdim=True)
-    cluster_factor_BK1 = _inverse_root(squares_BK1)
-    whole_B11 = (squares_BK1 * cluster_factor_BK1.square()).sum(1, keepdim=True)
-    return (residuals_BKD * (cluster_factor_BK1 * _inverse_root(whole_B11))).flatten(1)
+    squares_BK = (residuals_BKD * residuals_BKD).sum(2)
+    cluster_factor_BK = _inverse_root(squares_BK)
+    whole_B1 = (squares_BK * cluster_factor_BK.square()).sum(1, keepdim=True)
+    return (residuals_BKD * (cluster_factor_BK * _inverse_root(whole_B1))[:, :, None]).flatten(1)
 
 
 def per_modality(option: Option | dict[str, Option], spec: FeatureSpec, field: str) -> list[Option]:

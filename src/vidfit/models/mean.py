@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
+from vidfit.models.layers import summed
 
 
 class MeanConfig(BaseModel):
@@ -33,4 +34,4 @@ class MeanPooling(nn.Module):
         """float32 `[B, T, D]` and counts `[B, T]` (or None: each slot counts once) -> float32 `[B, D]`."""
         if counts_BT is None:
             return frames_BTD.mean(dim=1)
-        return (frames_BTD * counts_BT[:, :, None]).sum(dim=1) / counts_BT.sum(dim=1, keepdim=True)
+        return summed(frames_BTD, counts_BT) / counts_BT.sum(dim=1, keepdim=True)

@@ -24,6 +24,7 @@ from vidfit.models.layers import (
     inverse_norm,
     per_modality,
     pool_modalities,
+    summed,
 )
 
 
@@ -67,9 +68,9 @@ class FisherVector(nn.Module):
     def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
         """Pools `frames * scale + shift` to float32 `[B, 2 K * D]`: first order, then second."""
         assign_BTK = self.assignment(frames_BTD, counts_BT, scale_D, shift_D).softmax(dim=-1)
+        mass_BK1 = summed(assign_BTK, counts_BT)[:, :, None]
         if counts_BT is not None:
             assign_BTK = assign_BTK * counts_BT[:, :, None]
-        mass_BK1 = assign_BTK.sum(dim=1)[:, :, None]
         assign_BKT = assign_BTK.transpose(1, 2)
         sums_BKD = (assign_BKT @ frames_BTD) * scale_D
         squares_BKD = (assign_BKT @ frames_BTD.square()) * scale_D.square()

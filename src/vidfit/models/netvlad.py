@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vidfit.features.spec import FeatureSpec
 from vidfit.models.batch_norm import BatchNorm
 from vidfit.models.heads import ContextGating
-from vidfit.models.layers import Assignment, Hidden, flatten_normalised, per_modality, pool_modalities
+from vidfit.models.layers import Assignment, Hidden, flatten_normalised, per_modality, pool_modalities, summed
 
 
 class NetVLADConfig(BaseModel):
@@ -62,9 +62,9 @@ class VLAD(nn.Module):
     def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
         """Pools `frames * scale + shift` to float32 `[B, K * D]`."""
         assign_BTK = self.assignment(frames_BTD, counts_BT, scale_D, shift_D).softmax(dim=-1)
+        mass_BK1 = summed(assign_BTK, counts_BT)[:, :, None]
         if counts_BT is not None:
             assign_BTK = assign_BTK * counts_BT[:, :, None]
-        mass_BK1 = assign_BTK.sum(dim=1)[:, :, None]
         sums_BKD = assign_BTK.transpose(1, 2) @ frames_BTD
         centres_DK = self.centres
         offset = shift_D if centres_DK is None else shift_D - centres_DK.T

@@ -3,12 +3,12 @@
 `x @ W` is done on the stored codes; what their scales and offsets ask for is a correction of rank one:
 `x @ (q s + m) = s (x @ q) + m sum(x)`. The weight is never expanded, and a row's result does not depend on its batch.
 
-- `Bytes`, 8 bits, and any width of what meets frames: `MatMulInteger`. A row of activations gets 128 levels between
-  its own minimum and maximum. What that costs in GAP is measured in docs/performance.md. Where inputs are few, as in
-  heads and gates, the remainders are a second row: there is little work there, and 14 bits are as good as a float.
-- `Blocks`, 2, 4 and 6 bits of what meets videos: ONNX Runtime's `MatMulNBits`, which has bytes for activations too, by
-  blocks of inputs. Of many rows it takes two to ten times as long as `MatMulInteger`, but what meets frames is
-  small, while a hidden layer of bytes would be twice as large in memory as in the file.
+- `Bytes`, 8 bits, and any width where inputs are few: `MatMulInteger`. A row of activations gets 128 levels between
+  its own minimum and maximum. What that costs in GAP is measured in docs/performance.md. In heads and gates the
+  remainders are a second row: there is little work there, and 14 bits are as good as a float.
+- `Blocks`, 2, 4 and 6 bits of long descriptors: ONNX Runtime's `MatMulNBits`, which has bytes for activations too, by
+  blocks of inputs. Of many rows it takes two to ten times as long as `MatMulInteger`, and a single row is added up in
+  another order; but a hidden layer of bytes would be twice as large in memory as in the file.
 - `Planes`, any other: expanded for a moment at each run. DequantizeLinear stands first, because ONNX Runtime folds all
   else into a float matrix when it loads a file.
 - `LookUp`: codes with a codebook; expanded, too.
@@ -31,6 +31,8 @@ from vidfit.compression.quantize import QuantizedTensor, as_matrix
 from vidfit.compression.state import Quantized, stored_codes
 
 OPSET = 23
+# Up to so many inputs a matrix is small: the remainders of activations count, and codes become bytes.
+FEW_INPUTS = 8192
 _LEVELS = 128
 _INT32 = 6  # ONNX's number for the type
 # MatMulNBits' accuracy_level that has bytes for activations.
@@ -107,38 +109,35 @@ class Bytes(Affine):
 
         With 2 terms the remainders of activations count, too.
         """
-        products_MO, left_MR, right_RO = self.uncorrected(values_MI, terms, factor_O, biases_O)
-        return products_MO + left_MR @ right_RO
+        sums_MO, columns_M1, rows_O = self.uncorrected(values_MI, terms, factor_O)
+        # No matmul, of which ONNX Runtime makes one with the sum, and a single row's is added up in another order.
+        for column_M1, row_O in zip(columns_M1, rows_O, strict=True):
+            sums_MO = sums_MO + column_M1 * row_O
+        return sums_MO if biases_O is None else sums_MO + biases_O
 
     def uncorrected(
-        self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None, biases_O: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What `multiply` adds up: products `[M, O]` and the factors of what corrects them, `[M, R]` and `[R, O]`.
-
-        R is 3 with biases and 2 without.
-        """
+        self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """What `multiply` adds up: `[M, O]`, and columns `[M, 1]` and rows `[O]` whose products correct it."""
         low_M1 = values_MI.amin(1, keepdim=True).clamp_max(0)
         step_M1 = ((values_MI.amax(1, keepdim=True).clamp_min(0) - low_M1) / (_LEVELS - 1)).clamp_min(1e-30)
         zero_M1 = (-low_M1 / step_M1).round()
-        bytes_MI = _to_bytes(values_MI, step_M1, zero_M1)
+        bytes_MI = quantised(values_MI, step_M1[:, 0], torch.uint8, zero_M1[:, 0])
         if terms == 1:
             products_MO = self._dot(bytes_MI)
         else:
             middle, finer = _LEVELS // 2, _LEVELS - 2
             rest_MI = values_MI - (bytes_MI.float() - zero_M1) * step_M1
-            rest_MI = _to_bytes(rest_MI, step_M1 / finer, torch.full_like(zero_M1, middle))
+            middle_M = torch.full_like(step_M1[:, 0], middle)
+            rest_MI = quantised(rest_MI, step_M1[:, 0] / finer, torch.uint8, middle_M)
             # Side by side, so that the codes are read once.
             both_2MO = self._dot(torch.cat([bytes_MI, rest_MI])).unflatten(0, (2, values_MI.shape[0]))
             products_MO = both_2MO[0] + both_2MO[1] / finer
             zero_M1 = zero_M1 + middle / finer
         scale, offset_O = self.affine(factor_O)
         # Zero points and offsets in one: x @ (q s + m) = step s (bytes @ q) - (zero step) (s sum(q)) + sum(x) m.
-        left_MR = torch.cat([-zero_M1 * step_M1, values_MI.sum(1, keepdim=True)], dim=1)
-        right_RO = torch.stack([self.sums_O.float() * scale, offset_O])
-        if biases_O is not None:
-            left_MR = torch.cat([left_MR, torch.ones_like(left_MR[:, :1])], dim=1)
-            right_RO = torch.cat([right_RO, biases_O[None]])
-        return products_MO * (step_M1 * scale), left_MR, right_RO
+        columns_M1 = [-zero_M1 * step_M1, values_MI.sum(1, keepdim=True)]
+        return products_MO * (step_M1 * scale), columns_M1, [self.sums_O.float() * scale, offset_O]
 
     def _dot(self, bytes_MI: Tensor) -> Tensor:
         """`bytes @ codes`, float32 `[M, O]`."""
@@ -152,14 +151,18 @@ def dot(left: Tensor, right: Tensor) -> Tensor:
     )
 
 
-def _to_bytes(values_MI: Tensor, step_M1: Tensor, zero_M1: Tensor) -> Tensor:
+def quantised(values: Tensor, step: Tensor, dtype: torch.dtype, zero: Tensor | None = None) -> Tensor:
+    """Rounded to the nearest whole number of steps, from a zero point on, and clipped to the integers of `dtype`.
+
+    Arguments:
+        values: float32.
+        step: a number, or of each row of `[M, I]`, `[M]`.
+        dtype: uint8 or int8.
+        zero: whole numbers of step's shape; None for zeros.
+    """
+    zero = torch.zeros_like(step) if zero is None else zero
     return torch.onnx.ops.symbolic(
-        "QuantizeLinear",
-        [values_MI, step_M1[:, 0], zero_M1[:, 0].to(torch.uint8)],
-        {"axis": 0},
-        dtype=torch.uint8,
-        shape=values_MI.shape,
-        version=OPSET,
+        "QuantizeLinear", [values, step, zero.to(dtype)], {"axis": 0}, dtype=dtype, shape=values.shape, version=OPSET
     )
 
 
@@ -209,10 +212,8 @@ class Blocks(Affine):
             # Each part is counted from its middle, and that of the lower one is not the whole's.
             products_MO = products_MO + total_M1 * 2 ** (self.widths[1] - 1)
         scale, offset_O = self.affine(factor_O)
-        if biases_O is None:
-            return products_MO * scale + total_M1 * offset_O
-        left_M2 = torch.cat([total_M1, torch.ones_like(total_M1)], dim=1)
-        return products_MO * scale + left_M2 @ torch.stack([offset_O, biases_O])
+        sums_MO = products_MO * scale + total_M1 * offset_O
+        return sums_MO if biases_O is None else sums_MO + biases_O
 
 
 def nbits(inputs: int, outputs: int, width: int, block: int) -> dict[str, Any]:
@@ -304,18 +305,17 @@ def _floats(codes: Tensor) -> Tensor:
 Form = Bytes | Blocks | Planes | LookUp
 
 
-def form_of(tensor: Quantized, *, portable: bool, meets_frames: bool = False) -> Form:
+def form_of(tensor: Quantized, *, portable: bool) -> Form:
     """The quickest form of a weight.
 
     Arguments:
         tensor: the weight.
         portable: admit only operators of the ONNX standard, so no `Blocks`.
-        meets_frames: it is multiplied with frames, so with many rows, or with nothing.
     """
     if isinstance(tensor, CodebookTensor):
         return LookUp(tensor)
     if tensor.codes.dim() == 2 and len(torch.atleast_2d(tensor.scale)) == 1:
-        if (tensor.grid.bits == 8 or meets_frames) and Bytes.fits(tensor):
+        if (tensor.grid.bits == 8 or len(tensor.codes) <= FEW_INPUTS) and Bytes.fits(tensor):
             return Bytes(tensor)
         if tensor.grid.bits in _BLOCKS and not portable:
             return Blocks(tensor)

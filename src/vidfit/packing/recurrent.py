@@ -103,9 +103,9 @@ class StoredDirection(nn.Module):
         """float32 `[T, B, D]`, bool `[T, B, 1]` -> outputs `[T, B, H]`, final state (an LSTM's cell) `[B, H]`."""
         max_frames, batch, _ = inputs_TBD.shape
         cells = self.state.shape[0]
-        frames_NG, left_N3, right_3G = self.inputs.uncorrected(
-            inputs_TBD.flatten(0, 1), terms=1, biases_O=self.biases_G
-        )
+        frames_NG, columns_N1, rows_G = self.inputs.uncorrected(inputs_TBD.flatten(0, 1), terms=1)
+        left_N3 = torch.cat([*columns_N1, torch.ones_like(columns_N1[0])], dim=1)
+        right_3G = torch.stack([*rows_G, self.biases_G])
         frames_TBG, left_TB3 = (values.unflatten(0, (max_frames, batch)) for values in (frames_NG, left_N3))
         scale, offset_G = self.state.affine()
         offset_1G = offset_G[None]

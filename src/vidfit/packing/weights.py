@@ -13,19 +13,12 @@ from torch import Tensor, nn
 from vidfit.compression.member import Member
 from vidfit.compression.quantize import QuantizedTensor
 from vidfit.models.classifier import FrameClassifier
-from vidfit.models.encoder import FrameEncoder
-from vidfit.models.layers import Assignment
-from vidfit.models.netfv import FisherVector, NetFV
-from vidfit.models.netvlad import VLAD, NetVLAD
+from vidfit.models.netfv import NetFV
+from vidfit.models.netvlad import NetVLAD
 from vidfit.models.recurrent import Layer
-from vidfit.packing.forms import Blocks, Bytes, Form, form_of
+from vidfit.packing.forms import FEW_INPUTS, Blocks, Bytes, Form, form_of
 from vidfit.packing.frames import StoredFrames
 from vidfit.packing.recurrent import StoredLayer
-
-# From so many inputs on, remainders of activations cost more time than they bring.
-_MANY_INPUTS = 8192
-# Whose weights are multiplied with frames, or are no factor of a matmul.
-_MEET_FRAMES = (FrameEncoder, Assignment, VLAD, FisherVector)
 
 
 def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
@@ -52,7 +45,7 @@ def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
         module.prepare = StoredFrames.prepare
     for name, tensor in quantized.items():
         owner, attribute = _owner(module, name)
-        form = form_of(tensor, portable=portable, meets_frames=isinstance(owner, _MEET_FRAMES))
+        form = form_of(tensor, portable=portable)
         delattr(owner, attribute)
         owner.add_module(f"stored_{attribute}", form)
         setattr(owner, attribute, StoredWeight(form))
@@ -83,7 +76,7 @@ class StoredWeight:
         match function.__name__.strip("_").removeprefix("r"), arguments:
             case "matmul", (Tensor() as values, StoredWeight(form=Bytes() | Blocks()) as weight):
                 # Frames come straight from bytes, and a pooling follows: one term is enough.
-                few = values.dim() == 2 and values.shape[1] <= _MANY_INPUTS
+                few = values.dim() == 2 and values.shape[1] <= FEW_INPUTS
                 rows_MI = values.reshape(-1, values.shape[-1])
                 return weight.multiplied(rows_MI, 2 if few else 1).view(*values.shape[:-1], -1)
             case "addmm", (Tensor() as biases_O, Tensor() as frames, StoredWeight(form=Bytes() | Blocks()) as weight):
