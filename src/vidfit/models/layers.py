@@ -115,7 +115,11 @@ def summed(values_BTK: Tensor, counts_BT: Tensor | None) -> Tensor:
     A product of two rows and no sum, because the order in which ONNX Runtime adds up a sum depends on whether there are
     more videos, and of a product of a single row on how many frames without a count follow.
     """
-    return values_BTK.sum(dim=1) if counts_BT is None else (counts_BT[:, None].expand(-1, 2, -1) @ values_BTK)[:, 0]
+    if counts_BT is None:
+        return values_BTK.sum(dim=1)
+    # In float32, as a sum is under autocast.
+    with torch.autocast(values_BTK.device.type, enabled=False):
+        return (counts_BT[:, None].expand(-1, 2, -1) @ values_BTK.float())[:, 0]
 
 
 def inverse_norm(values: Tensor, dim: int) -> Tensor:
