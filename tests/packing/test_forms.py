@@ -20,7 +20,7 @@ MORE = 1e-5  # float32's own rounding, of sums of some ten
 
 
 class Product(nn.Module):
-    """`values @ W` and, of bytes, the weights themselves."""
+    """`values @ W` and, of bytes, the weights themselves, and the product with frames."""
 
     def __init__(self, form: Bytes | Blocks, terms: int, *more: torch.Tensor) -> None:
         super().__init__()
@@ -28,7 +28,9 @@ class Product(nn.Module):
 
     def forward(self, values_MI: torch.Tensor) -> tuple[torch.Tensor, ...]:
         product_MO = self.form.multiply(values_MI, self.terms, *self.more)
-        return (product_MO, self.form.expand()) if isinstance(self.form, Bytes) else (product_MO,)
+        if isinstance(self.form, Blocks):
+            return (product_MO,)
+        return product_MO, self.form.expand(), self.form.multiply_frames(values_MI, *self.more)
 
 
 def in_onnx(
@@ -69,7 +71,7 @@ def test_bytes_err_by_the_rounding_of_activations_at_most(grid: str, terms: int,
     form = form_of(tensor, portable=True)
     assert isinstance(form, Bytes)
     values = rows().astype(np.float32)
-    found, expanded = in_onnx(form, terms, tmp_path / "product.onnx")(values)
+    found, expanded, of_frames = in_onnx(form, terms, tmp_path / "product.onnx")(values)
     exact = values.astype(np.float64) @ tensor.dequantize().double().numpy()
     # Half a step an input; 126 times less with remainders.
     step = (np.maximum(values.max(1), 0) - np.minimum(values.min(1), 0)) / 127
@@ -78,6 +80,7 @@ def test_bytes_err_by_the_rounding_of_activations_at_most(grid: str, terms: int,
     bound = step[:, None] / 2 * reach / (1 if terms == 1 else 126)
     slack = MORE * np.abs(values).sum(1, keepdims=True) + 1e-20
     assert (np.abs(found - exact) <= bound + slack).all()
+    assert (np.abs(of_frames - exact) <= step[:, None] / 2 * reach + slack).all()
     np.testing.assert_allclose(expanded, tensor.dequantize().numpy(), atol=1e-6)
 
 
@@ -88,7 +91,7 @@ def test_no_sum_saturates(tmp_path: Path):
     tensor = QuantizedTensor(codes, Grid(bits=8), torch.tensor(1.0).double(), torch.tensor(0.0).double())
     values = np.repeat([[1.0], [-1.0], [0.5]], INPUTS, axis=1)
     values[2, ::3] = -1
-    found, _ = in_onnx(Bytes(tensor), 2, tmp_path / "product.onnx")(np.repeat(values, 30, axis=0))
+    found, *_ = in_onnx(Bytes(tensor), 2, tmp_path / "product.onnx")(np.repeat(values, 30, axis=0))
     exact = np.repeat(values @ codes.double().numpy(), 30, axis=0)
     np.testing.assert_allclose(found, exact, rtol=1e-4, atol=0.02)
 
@@ -118,8 +121,11 @@ def test_factors_and_biases_of_outputs_are_a_part_of_the_product(
     form = kind(weights(Grid.parse(grid)))
     factors, biases = torch.linspace(-2, 3, OUTPUTS), torch.linspace(5, -7, OUTPUTS)
     path, values = tmp_path / "product.onnx", rows()[:5]
-    plain, folded = (in_onnx(form, 1, path, *more)(values)[0] for more in ((), (factors, biases)))
-    np.testing.assert_allclose(folded, plain * factors.numpy() + biases.numpy(), rtol=1e-5, atol=1e-4)
+    plain, folded = (in_onnx(form, 1, path, *more)(values) for more in ((), (factors, biases)))
+    exact = plain[0] * factors.numpy() + biases.numpy()
+    np.testing.assert_allclose(folded[0], exact, rtol=1e-5, atol=1e-4)
+    # Of bytes, as frames.
+    np.testing.assert_allclose(folded[-1], exact, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "grid"), FORMS)

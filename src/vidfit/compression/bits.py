@@ -46,7 +46,9 @@ def unpack(packed: Tensor, elements: int, bits: int) -> Tensor:
         plane = packed[start : start + -(-elements * width // 8)]
         start += len(plane)
         places = torch.arange(0, 8, width, dtype=torch.uint8, device=packed.device)
-        rows = shifted(plane, places[:, None], "RIGHT").flatten()[:elements]
+        rows = shifted(plane, places[:, None], "RIGHT").flatten()
+        # In a graph a slice is a copy, of which all are in memory at once when a file is loaded.
+        rows = rows if len(rows) == elements else rows[:elements]
         digits = torch.bitwise_and(rows, torch.tensor(2**width - 1, dtype=torch.uint8, device=packed.device))
         if levels is not None:
             by = torch.tensor(width, dtype=torch.uint8, device=packed.device)

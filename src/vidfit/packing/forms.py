@@ -115,6 +115,15 @@ class Bytes(Affine):
             sums_MO = sums_MO + column_M1 * row_O
         return sums_MO if biases_O is None else sums_MO + biases_O
 
+    def multiply_frames(
+        self, frames_NI: Tensor, factor_O: Tensor | None = None, biases_O: Tensor | None = None
+    ) -> Tensor:
+        """As `multiply` with one term, in fewer passes over many rows."""
+        products_NO, columns_N1, rows_O = self.uncorrected(frames_NI, 1, factor_O)
+        if biases_O is not None:
+            columns_N1, rows_O = [*columns_N1, torch.ones_like(columns_N1[0])], [*rows_O, biases_O]
+        return products_NO + torch.cat(columns_N1, dim=1) @ torch.stack(rows_O)
+
     def uncorrected(
         self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:

@@ -75,12 +75,10 @@ class StoredWeight:
     ) -> Any:
         match function.__name__.strip("_").removeprefix("r"), arguments:
             case "matmul", (Tensor() as values, StoredWeight(form=Bytes() | Blocks()) as weight):
-                # Frames come straight from bytes, and a pooling follows: one term is enough.
-                few = values.dim() == 2 and values.shape[1] <= FEW_INPUTS
-                rows_MI = values.reshape(-1, values.shape[-1])
-                return weight.multiplied(rows_MI, 2 if few else 1).view(*values.shape[:-1], -1)
+                rows_MI, frames = values.reshape(-1, values.shape[-1]), values.dim() == 3
+                return weight.multiplied(rows_MI, frames).view(*values.shape[:-1], -1)
             case "addmm", (Tensor() as biases_O, Tensor() as frames, StoredWeight(form=Bytes() | Blocks()) as weight):
-                return weight.multiplied(frames, 1, biases_O)
+                return weight.multiplied(frames, True, biases_O)
             case "mul", (Tensor(shape=(_, 1)) as column_I1, StoredWeight(column_I1=None, row_O=None) as weight):
                 return cls(weight.form, column_I1)
             case "mul", (Tensor(shape=(_,)) as row_O, StoredWeight(row_O=None) as weight):
@@ -99,9 +97,13 @@ class StoredWeight:
             weights = self.column_I1 * weights
         return weights if self.row_O is None else weights * self.row_O
 
-    def multiplied(self, values_MI: Tensor, terms: int, biases_O: Tensor | None = None) -> Tensor:
-        """float32 `[M, I]` -> `values @ W + biases`, `[M, O]`."""
+    def multiplied(self, values_MI: Tensor, frames: bool, biases_O: Tensor | None = None) -> Tensor:
+        """float32 `[M, I]` -> `values @ W + biases`, `[M, O]`; rows are frames, or videos."""
         assert isinstance(self.form, Bytes | Blocks)
         if self.column_I1 is not None:
             values_MI = values_MI * self.column_I1[:, 0]
-        return self.form.multiply(values_MI, terms, self.row_O, biases_O)
+        if frames and isinstance(self.form, Bytes):
+            return self.form.multiply_frames(values_MI, self.row_O, biases_O)
+        # Frames come straight from bytes, and a pooling follows: one term is enough.
+        few = not frames and values_MI.shape[1] <= FEW_INPUTS
+        return self.form.multiply(values_MI, 2 if few else 1, self.row_O, biases_O)

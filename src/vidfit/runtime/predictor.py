@@ -13,10 +13,12 @@ Every frame of a video counts once. The winners of 2018 filled a video up with r
 number instead; `load(path, fill_up=300)` does as they did, to compare.
 """
 
+import ctypes
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import overload
 
@@ -253,9 +255,13 @@ def _load_packed(path: Path, threads: int, fill_up: int, batch_size: int, at_onc
 
 def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession | Exception:
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         return error
+    # What unpacked narrow codes: glibc would keep it, several times the file.
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    return session
 
 
 def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) -> None:
