@@ -1,12 +1,22 @@
-"""Options by modality, and the errors of wrong ones."""
+"""Options by modality, and the errors of wrong ones; sums over frames, against the plain sum in float64."""
 
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
+import torch
 from pydantic import ValidationError
 
 from tests.models.test_formulas import SPEC
+from tests.packing.exporting import exported
 from vidfit.errors import RecipeError
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
-from vidfit.models.layers import per_modality
+from vidfit.models.layers import per_modality, summed
+
+VALUES = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 7, 5))).float()
+COUNTS = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [2, 0, 3, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]]).float()
 
 
 def test_an_option_is_for_all_modalities_or_by_name() -> None:
@@ -38,3 +48,43 @@ def test_wrong_options_are_errors_that_name_the_field(family: dict[str, object],
     with pytest.raises(ValidationError) as error:
         ClassifierConfig.model_validate({"family": family, "head": {"type": "logistic"}})
     assert field in str(error.value.errors()[0]["loc"])
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_frames_count_as_often_as_they_were_drawn(autocast: bool):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        found_BK = summed(VALUES, COUNTS)
+    assert found_BK.dtype == torch.float32
+    torch.testing.assert_close(found_BK.double(), (VALUES.double() * COUNTS[:, :, None]).sum(1), rtol=1e-6, atol=1e-6)
+
+
+def test_without_counts_each_frame_counts_once():
+    torch.testing.assert_close(summed(VALUES, None), summed(VALUES, torch.ones(3, 7)), rtol=1e-6, atol=1e-6)
+
+
+def test_a_frames_gradient_is_its_count():
+    values_BTK = VALUES.clone().requires_grad_()
+    summed(values_BTK, COUNTS).sum().backward()
+    assert values_BTK.grad is not None
+    torch.testing.assert_close(values_BTK.grad, COUNTS[:, :, None].expand_as(VALUES))
+
+
+class Summed(torch.nn.Module):
+    def forward(self, values_BTK: torch.Tensor, counts_BT: torch.Tensor) -> torch.Tensor:
+        return summed(values_BTK, counts_BT)
+
+
+def test_onnx_runtime_adds_up_alike_whatever_the_batch_and_what_follows(tmp_path: Path):
+    """A difference in the last digit is enough: a rounding that follows makes a step of it."""
+    videos, frames = torch.export.Dim("videos"), torch.export.Dim("frames")
+    dynamic = ({0: videos, 1: frames}, {0: videos, 1: frames})
+    onnx.save(exported(Summed(), (VALUES, COUNTS), ["values", "counts"], dynamic), tmp_path / "sum.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "sum.onnx")
+    random = np.random.default_rng(1)
+    values, lengths = random.standard_normal((30, 41, 5)).astype(np.float32), random.integers(1, 42, 30)
+    counts = (np.arange(41) < lengths[:, None]).astype(np.float32)
+    (together,) = session.run(None, {"values": values, "counts": counts})
+    for video, length in enumerate(lengths):
+        own = slice(video, video + 1), slice(0, length)
+        (alone,) = session.run(None, {"values": values[own], "counts": counts[own]})
+        np.testing.assert_array_equal(np.asarray(alone)[0], np.asarray(together)[video])

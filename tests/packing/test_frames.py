@@ -117,10 +117,10 @@ def test_products_are_those_of_normalised_frames_up_to_rounding(run: Run, case: 
     # Less than a step of each assignment that is not zero, and what a byte lacks to whole steps from 127.
     values_BTD = dequantised(rgb, audio)[:, :, :20] * 255 / 4
     factor_BT1 = np.abs(rgb_BTD).max(2, keepdims=True) / np.abs(values_BTD).max(2, keepdims=True)
-    gain_BT1 = np.maximum(1, np.floor(127.5 / np.abs(values_BTD).max(2, keepdims=True)))
+    gain_BT1 = np.maximum(1, np.floor(127 / np.abs(values_BTD).max(2, keepdims=True)))
     step_B1K = (assign * factor_BT1 / gain_BT1).max(1, keepdims=True) / 126
     bound_BKD = np.swapaxes((assign > 0) * step_B1K, 1, 2) @ np.abs(values_BTD * gain_BT1)
-    lacking_BTD = np.where(gain_BT1 > 128, 0.005 * np.abs(values_BTD), 0.002) * factor_BT1
+    lacking_BTD = np.where(gain_BT1 > 127, 0, 0.002) * factor_BT1
     bound_BKD += np.swapaxes(assign, 1, 2) @ lacking_BTD
     error_BKD = np.abs(found["sums"] - np.swapaxes(assign, 1, 2) @ rgb_BTD * SCALE)
     assert (error_BKD <= 1.001 * bound_BKD * np.abs(SCALE) + 1e-5).all()

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from vidfit import display
-from vidfit.compression.allocation import Allocation, allocate, spread
+from vidfit.compression.allocation import allocate, spread
 from vidfit.compression.calibration import collect
 from vidfit.compression.member import Member, load_member
 from vidfit.compression.quantize import REFERENCE, Grid, QuantizedTensor
@@ -34,7 +34,7 @@ from vidfit.features.batches import Batches
 from vidfit.files import make_folder, replacing
 from vidfit.fitting.validation import Validation
 from vidfit.packing.budget import Candidate
-from vidfit.packing.forms import graph_bytes
+from vidfit.packing.forms import FEW_INPUTS, Blocks, Bytes, graph_bytes, kind_of
 from vidfit.packing.graph import PROTOBUF_LIMIT, PackedMember, write_graph
 from vidfit.packing.metadata import metadata_bytes
 from vidfit.runtime.predictor import load
@@ -121,7 +121,14 @@ def _digest(file: Path, calibration: Batches, validation: Validation) -> str:
         member = hashlib.file_digest(content, "sha256").hexdigest()
     videos = [[path.name, path.stat().st_size] for path in (*calibration.shards, *validation.batches.shards)]
     labels = hashlib.sha256(validation.labels_VC.tobytes()).hexdigest()  # in the order of the predictions
-    constants = [list(map(str, GRIDS)), COMPENSATED_BITS, CANDIDATES, CALIBRATION_VIDEOS, SENSITIVITY_VIDEOS]
+    constants = [
+        list(map(str, GRIDS)),
+        COMPENSATED_BITS,
+        CANDIDATES,
+        CALIBRATION_VIDEOS,
+        SENSITIVITY_VIDEOS,
+        FEW_INPUTS,
+    ]
     return digest([member, videos, labels, constants])
 
 
@@ -146,9 +153,11 @@ def _make(name: str, file: Path, folder: Path, calibration: Batches, validation:
     float_VC = _predictions(member, validation)
     _save(folder / FLOAT, float_VC)
     rows: list[dict[str, Any]] = []
+    operators: list[int] = []
     with display.counting_bar(f"{name}: predicting") as show:
         for place, allocation in enumerate(allocations):
             chosen = {tensor: tensors[tensor, grid] for tensor, grid in allocation.grids.items()}
+            operators.append(sum(map(_operators, chosen.values())))
             candidate = Member(member.info, {**member.state, **chosen})
             candidate.save(folder / f"{place}.safetensors")
             predicted_VC = _predictions(candidate, validation)
@@ -166,7 +175,7 @@ def _make(name: str, file: Path, folder: Path, calibration: Batches, validation:
             )
             show(place + 1, len(allocations))
     del tensors
-    largest_graph = max(range(len(allocations)), key=lambda place: _operators(allocations[place]))
+    largest_graph = operators.index(max(operators))
     return {
         **_in_a_graph(load_member(folder / f"{largest_graph}.safetensors"), folder, next(iter(validation.batches))),
         "gap_float": validation.gaps(float_VC),
@@ -195,9 +204,12 @@ def member_bytes(member: Member) -> int:
     return sum(it.nbytes if isinstance(it, torch.Tensor) else graph_bytes(it) for it in member.state.values())
 
 
-def _operators(allocation: Allocation) -> int:
-    """How large the graph is, roughly: bytes take more operators than two blocks, and those more than one."""
-    return sum({8: 3, 6: 2}.get(grid.bits, 1) for grid in allocation.grids.values())
+def _operators(tensor: QuantizedTensor) -> int:
+    """How many a weight takes in a graph, roughly: bytes more than blocks, and each plane of narrow codes some."""
+    planes, kind = tensor.grid.bits.bit_count(), kind_of(tensor, blocks=True)
+    if kind is Blocks:
+        return 2 * planes
+    return (6 if kind is Bytes else 3) + (2 * planes if tensor.grid.bits < 8 else 0)
 
 
 def _in_a_graph(member: Member, folder: Path, batch: Batch) -> dict[str, float]:

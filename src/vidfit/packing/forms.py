@@ -1,7 +1,8 @@
 """How a quantised weight stands in a graph, and how activations are multiplied with it.
 
 `x @ W` is done on the stored codes; what their scales and offsets ask for is a correction of rank one:
-`x @ (q s + m) = s (x @ q) + m sum(x)`. The weight is never expanded, and a row's result does not depend on its batch.
+`x @ (q s + m) = s (x @ q) + m sum(x)`. The weight is never expanded, and a row's result does not depend on its batch,
+or of `Blocks` by little.
 
 - `Bytes`, 8 bits, and any width where inputs are few: `MatMulInteger`. A row of activations gets 128 levels between
   its own minimum and maximum. What that costs in GAP is measured in docs/performance.md. In heads and gates the
@@ -118,7 +119,7 @@ class Bytes(Affine):
     def multiply_frames(
         self, frames_NI: Tensor, factor_O: Tensor | None = None, biases_O: Tensor | None = None
     ) -> Tensor:
-        """As `multiply` with one term, in fewer passes over many rows."""
+        """As `multiply` with one term, in fewer passes over many rows; that of a single frame may differ by little."""
         products_NO, columns_N1, rows_O = self.uncorrected(frames_NI, 1, factor_O)
         if biases_O is not None:
             columns_N1, rows_O = [*columns_N1, torch.ones_like(columns_N1[0])], [*rows_O, biases_O]
@@ -314,21 +315,24 @@ def _floats(codes: Tensor) -> Tensor:
 Form = Bytes | Blocks | Planes | LookUp
 
 
-def form_of(tensor: Quantized, *, portable: bool) -> Form:
+def form_of(tensor: Quantized, *, blocks: bool) -> Form:
     """The quickest form of a weight.
 
     Arguments:
         tensor: the weight.
-        portable: admit only operators of the ONNX standard, so no `Blocks`.
+        blocks: admit `Blocks`, which are no standard operators, and no weights but of a matmul.
     """
-    if isinstance(tensor, CodebookTensor):
-        return LookUp(tensor)
+    return LookUp(tensor) if isinstance(tensor, CodebookTensor) else kind_of(tensor, blocks=blocks)(tensor)
+
+
+def kind_of(tensor: QuantizedTensor, *, blocks: bool) -> type[Bytes | Blocks | Planes]:
+    """The form that `form_of` gives a weight with a grid."""
     if tensor.codes.dim() == 2 and len(torch.atleast_2d(tensor.scale)) == 1:
         if (tensor.grid.bits == 8 or len(tensor.codes) <= FEW_INPUTS) and Bytes.fits(tensor):
-            return Bytes(tensor)
-        if tensor.grid.bits in _BLOCKS and not portable:
-            return Blocks(tensor)
-    return Planes(tensor)
+            return Bytes
+        if tensor.grid.bits in _BLOCKS and blocks:
+            return Blocks
+    return Planes
 
 
 def graph_bytes(tensor: Quantized) -> int:

@@ -27,7 +27,7 @@ from vidfit.features.spec import FeatureSpec
 from vidfit.models.frames import OFFSET, inverse_norms
 from vidfit.packing.forms import Bytes, dot, quantised
 
-# Greatest of a weight beside an unsigned byte, and of an assignment beside a signed one.
+# Greatest of a weight beside an unsigned byte, and of an assignment beside a signed one; 127 would fit as well.
 _WEIGHT, _ASSIGNMENT = 64, 126
 # Steps from frame to frame and from cluster to cluster, modulo 1, of a pattern that is even in both directions: inverse
 # powers of the plastic number. Source: M. Roberts, "The unreasonable effectiveness of quasirandom sequences", 2018.
@@ -132,7 +132,7 @@ def _pooled(assign_BTK: Tensor, codes_BTD: Tensor, factor_BT1: Tensor) -> _Sums:
     """`assign^T @ frames`, `[B, K, D]`."""
     values_BTD = _values(codes_BTD)
     largest_BT1 = (values_BTD * values_BTD).amax(-1, keepdim=True).sqrt()
-    gain_BT1 = (127.5 / largest_BT1).floor().clamp_min(1)
+    gain_BT1 = (127 / largest_BT1).floor().clamp_min(1)
     # A product's quick kernel has signed bytes on the right; those turned to the other sign are all within their range.
     turned_BTD = quantised(values_BTD.flatten(0, 1), (-1 / gain_BT1).flatten(), torch.int8).view(codes_BTD.shape)
     assign_BTK = assign_BTK * (factor_BT1 / gain_BT1)

@@ -54,7 +54,8 @@ def write_graph(
         path: the file; written beside and renamed, so that nothing half-written is ever left.
         members: who takes part. All must read the same features and know the same labels.
         budget: bytes the finished file may take.
-        portable: use operators of the ONNX standard alone; weights of less than 8 bits are expanded at each run.
+        portable: use operators of the ONNX standard alone; hidden layers of less than 8 bits and more than 8,192 inputs
+            are expanded at each run.
 
     Returns:
         What the file's metadata says of each member: name, family, weight, bits, tensors.

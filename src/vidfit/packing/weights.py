@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vidfit.compression.member import Member
 from vidfit.compression.quantize import QuantizedTensor
 from vidfit.models.classifier import FrameClassifier
+from vidfit.models.layers import Hidden
 from vidfit.models.netfv import NetFV
 from vidfit.models.netvlad import NetVLAD
 from vidfit.models.recurrent import Layer
@@ -45,7 +46,7 @@ def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
         module.prepare = StoredFrames.prepare
     for name, tensor in quantized.items():
         owner, attribute = _owner(module, name)
-        form = form_of(tensor, portable=portable)
+        form = form_of(tensor, blocks=isinstance(owner, Hidden) and not portable)
         delattr(owner, attribute)
         owner.add_module(f"stored_{attribute}", form)
         setattr(owner, attribute, StoredWeight(form))

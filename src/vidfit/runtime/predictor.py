@@ -258,7 +258,7 @@ def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.Inf
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         return error
-    # What unpacked narrow codes: glibc would keep it, several times the file.
+    # Memory that unpacking narrow codes took, several times the file: glibc would keep it.
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
     return session
