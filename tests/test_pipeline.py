@@ -120,8 +120,9 @@ def test_a_new_budget_packs_again_and_trains_nothing(copy: Path, recipe_file: Pa
 
 
 def test_named_members_that_do_not_fit_in_8_bits_take_narrower_widths(copy: Path, recipe_file: Path):
-    packed = run(load_recipe(recipe_file, ("pack.budget=240kB",)), copy)["packed"]
-    assert packed["bytes"] <= 240_000
+    assert (copy / "model.onnx").stat().st_size > 250_000
+    packed = run(load_recipe(recipe_file, ("pack.budget=250kB",)), copy)["packed"]
+    assert packed["bytes"] <= 250_000
     assert {row["name"]: row["weight"] for row in packed["members"]} == pytest.approx({"vlad": 2 / 3, "lstm": 1 / 3})
     assert min(row["bits"] for row in packed["members"]) < 8
     assert packed["gap_confirmation"] > 0
