@@ -289,7 +289,8 @@ def int8_forms(random: np.random.Generator) -> tuple[list[onnx.NodeProto], dict[
     add("DequantizeLinear", ["rgb", "half", "a_zero"], "one_scale")
     weights["scale24"] = random.random(24).astype(np.float32)
     weights["zero24"] = random.integers(0, 256, 24, np.uint8)
-    weights["steps24"] = np.linspace(-0.5, 3, 24).astype(np.float32)
+    # Powers of two, as TensorFlow multiplies with the inverse, which otherwise may be on the other side of a half.
+    weights["steps24"] = np.tile([-0.5, 0.25, 2, -4], 6).astype(np.float32)
     add("QuantizeLinear", ["signed", "steps24", "signed24"], "signed_bytes", TensorProto.INT8, axis=2)
     add("QuantizeLinear", ["signed", "half", "a_zero"], "bytes_again", TensorProto.UINT8)
     weights["signed24"] = random.integers(-9, 9, 24, np.int8)

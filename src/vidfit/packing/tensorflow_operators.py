@@ -55,7 +55,8 @@ def _dequantize_linear(codes, scale, zero=None, *, axis: int = 1):
 
 def _quantize_linear(values, scale, zero, *, axis: int = 1):
     levels = tf.round(values / _along(axis, scale, values)) + tf.cast(_along(axis, zero, values), values.dtype)
-    return tf.cast(tf.clip_by_value(levels, zero.dtype.min, zero.dtype.max), zero.dtype)
+    dtype = tf.as_dtype(zero.dtype)  # of NumPy where it is a constant
+    return tf.cast(tf.clip_by_value(levels, dtype.min, dtype.max), dtype)
 
 
 def _along(axis: int, numbers, values):
