@@ -126,7 +126,9 @@ def test_the_file_gives_what_the_members_give(packed: Path, everything: list[Pac
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [(name, "8") for name in FAMILIES] + [(name, "4/channel") for name in ("wide", "gru")] + [("wide", "6/channel")],
+    [(name, "8") for name in FAMILIES]
+    + [(name, "4/channel") for name in ("gated", "gru", "wide")]
+    + [("wide", "6/channel")],
 )
 def test_a_member_with_integer_activations_is_near_the_one_with_float_ones(name: str, form: str, tmp_path: Path):
     path, original = tmp_path / "model.onnx", float_member(name)
