@@ -170,4 +170,5 @@ def test_sums_that_could_leave_32_bits_are_not_made_of_bytes():
     tensor[0] = 1
     assert isinstance(form_of(quantize(tensor, Grid(bits=8)), blocks=True), Planes)
     assert not Bytes.fits(quantize(tensor, Grid(bits=4)))
+    assert isinstance(form_of(quantize(tensor, Grid(bits=4)), blocks=False), Planes)
     assert isinstance(form_of(quantize(tensor[:1000], Grid(bits=8)), blocks=True), Bytes)

@@ -160,7 +160,7 @@ def assert_videos_do_not_depend_on_their_batch(path: Path) -> None:
 
 
 def test_portable_files_have_standard_operators_alone(tmp_path: Path):
-    members = [PackedMember(member("wide", form=Grid.parse("4/channel")), 1.0)]
+    members = [PackedMember(member(name, form=Grid.parse("4/channel")), 1.0) for name in ("gru", "wide")]
     for portable in (False, True):
         write_graph(tmp_path / "model.onnx", members, 10_000_000, portable=portable)
         domains = {node.domain for node in onnx.load(tmp_path / "model.onnx").graph.node}

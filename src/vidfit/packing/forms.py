@@ -121,9 +121,8 @@ class Bytes(Affine):
     ) -> Tensor:
         """As `multiply` with one term, in fewer passes over many rows; that of a single frame may differ by little."""
         products_NO, columns_N1, rows_O = self.uncorrected(frames_NI, 1, factor_O)
-        if biases_O is not None:
-            columns_N1, rows_O = [*columns_N1, torch.ones_like(columns_N1[0])], [*rows_O, biases_O]
-        return products_NO + torch.cat(columns_N1, dim=1) @ torch.stack(rows_O)
+        left_NR, right_RO = side_by_side(columns_N1, rows_O, biases_O)
+        return products_NO + left_NR @ right_RO
 
     def uncorrected(
         self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None
@@ -152,6 +151,13 @@ class Bytes(Affine):
     def _dot(self, bytes_MI: Tensor) -> Tensor:
         """`bytes @ codes`, float32 `[M, O]`."""
         return dot(bytes_MI, self.codes()).float()
+
+
+def side_by_side(columns_M1: list[Tensor], rows_O: list[Tensor], biases_O: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What corrects products, and biases, as the factors of one matmul: `[M, R]` and `[R, O]`."""
+    if biases_O is not None:
+        columns_M1, rows_O = [*columns_M1, torch.ones_like(columns_M1[0])], [*rows_O, biases_O]
+    return torch.cat(columns_M1, dim=1), torch.stack(rows_O)
 
 
 def dot(left: Tensor, right: Tensor) -> Tensor:

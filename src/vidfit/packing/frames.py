@@ -131,7 +131,7 @@ def _logits(codes_ND: Tensor, factor_N1: Tensor, weights_DK: Tensor, biases_K: T
 def _pooled(assign_BTK: Tensor, codes_BTD: Tensor, factor_BT1: Tensor) -> _Sums:
     """`assign^T @ frames`, `[B, K, D]`."""
     values_BTD = _values(codes_BTD)
-    largest_BT1 = (values_BTD * values_BTD).amax(-1, keepdim=True).sqrt()
+    largest_BT1 = _squares(codes_BTD).amax(-1, keepdim=True).sqrt()
     gain_BT1 = (127 / largest_BT1).floor().clamp_min(1)
     # A product's quick kernel has signed bytes on the right; those turned to the other sign are all within their range.
     turned_BTD = quantised(values_BTD.flatten(0, 1), (-1 / gain_BT1).flatten(), torch.int8).view(codes_BTD.shape)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from vidfit.compression.quantize import QuantizedTensor
 from vidfit.compression.state import Quantized
 from vidfit.models.recurrent import Cell, Layer
-from vidfit.packing.forms import Bytes
+from vidfit.packing.forms import Bytes, side_by_side
 
 _DOMAIN = "vidfit"
 # 127 levels over [-1, 1]: 7 bits, as in `forms.py`.
@@ -104,8 +104,7 @@ class StoredDirection(nn.Module):
         max_frames, batch, _ = inputs_TBD.shape
         cells = self.state.shape[0]
         frames_NG, columns_N1, rows_G = self.inputs.uncorrected(inputs_TBD.flatten(0, 1), terms=1)
-        left_N3 = torch.cat([*columns_N1, torch.ones_like(columns_N1[0])], dim=1)
-        right_3G = torch.stack([*rows_G, self.biases_G])
+        left_N3, right_3G = side_by_side(columns_N1, rows_G, self.biases_G)
         frames_TBG, left_TB3 = (values.unflatten(0, (max_frames, batch)) for values in (frames_NG, left_N3))
         scale, offset_G = self.state.affine()
         offset_1G = offset_G[None]
