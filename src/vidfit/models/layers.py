@@ -132,14 +132,19 @@ def _inverse_root(squares: Tensor) -> Tensor:
 
 
 def flatten_normalised(residuals_BKD: Tensor) -> Tensor:
-    """L2 norm 1 for each cluster, then for the whole, flattened cluster by cluster: float32 `[B, K * D]`.
+    """L2 norm 1 for each cluster, then for the whole, flattened cluster by cluster: float32 `[B, K * D]`."""
+    return (residuals_BKD * normalising(residuals_BKD)[:, :, None]).flatten(1)
+
+
+def normalising(residuals_BKD: Tensor) -> Tensor:
+    """What the clusters of `flatten_normalised` are multiplied with, float32 `[B, K]`.
 
     The whole's norm follows from those of the clusters: all is one pass over the residuals and one over their squares.
     """
     squares_BK = (residuals_BKD * residuals_BKD).sum(2)
     cluster_factor_BK = _inverse_root(squares_BK)
     whole_B1 = (squares_BK * cluster_factor_BK.square()).sum(1, keepdim=True)
-    return (residuals_BKD * (cluster_factor_BK * _inverse_root(whole_B1))[:, :, None]).flatten(1)
+    return cluster_factor_BK * _inverse_root(whole_B1)
 
 
 def per_modality(option: Option | dict[str, Option], spec: FeatureSpec, field: str) -> list[Option]:

@@ -7,8 +7,8 @@ scale + shift` are expanded, so normalised frames are never made; only the frame
 Shapes: B videos, T frames, D features, K clusters, P descriptor, H hidden.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -64,6 +64,8 @@ class FisherVector(nn.Module):
         self.assignment = Assignment(size, clusters)
         self.centres = nn.Parameter(torch.empty(size, clusters))
         self.deviations = nn.Parameter(torch.empty(size, clusters))
+        # Replaced in a packed graph (`packing/descriptor.py`).
+        self.flatten_normalised: Callable[[Tensor], Any] = flatten_normalised
 
     def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
         """Pools `frames * scale + shift` to float32 `[B, 2 K * D]`: first order, then second."""
@@ -79,7 +81,7 @@ class FisherVector(nn.Module):
         first_BKD = sums_BKD + mass_BK1 * offset_KD
         second_BKD = squares_BKD + offset_KD * (sums_BKD + first_BKD)
         variance_KD = self.deviations.T.square() + 1e-6
-        first_BP = flatten_normalised(first_BKD / variance_KD)
+        first_BP = self.flatten_normalised(first_BKD / variance_KD)
         second_BP = (second_BKD / variance_KD.square() - mass_BK1).flatten(1)
         # The original normalises the second order twice; that is once, as a norm of 1 is left alone.
         return torch.cat([first_BP, second_BP * inverse_norm(second_BP, dim=1)], dim=1)

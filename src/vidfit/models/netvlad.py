@@ -7,8 +7,8 @@ hidden layer; `[B, T, K, D]` residuals are never made, as their sum is a matmul 
 Shapes: B videos, T frames, D features, K clusters, P descriptor, H hidden.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -58,6 +58,8 @@ class VLAD(nn.Module):
         super().__init__()
         self.assignment = Assignment(size, clusters)
         self.centres = None if light else nn.Parameter(torch.empty(size, clusters))
+        # Replaced in a packed graph (`packing/descriptor.py`).
+        self.flatten_normalised: Callable[[Tensor], Any] = flatten_normalised
 
     def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
         """Pools `frames * scale + shift` to float32 `[B, K * D]`."""
@@ -68,7 +70,7 @@ class VLAD(nn.Module):
         sums_BKD = assign_BTK.transpose(1, 2) @ frames_BTD
         centres_DK = self.centres
         offset = shift_D if centres_DK is None else shift_D - centres_DK.T
-        return flatten_normalised(sums_BKD * scale_D + mass_BK1 * offset)
+        return self.flatten_normalised(sums_BKD * scale_D + mass_BK1 * offset)
 
 
 def reset_parameters(pools: Sequence[VLAD], hidden: Hidden) -> None:

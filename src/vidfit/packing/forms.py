@@ -20,7 +20,7 @@ Why 7 bits of an activation and not 8: without VNNI, ONNX Runtime adds two produ
 Shapes: M rows, I inputs, O outputs, G groups of inputs, N blocks, S inputs of a block.
 """
 
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,17 @@ _INT32 = 6  # ONNX's number for the type
 _BYTE_ACTIVATIONS = 4
 # Bits -> widths of what MatMulNBits multiplies, the highest bits first.
 _BLOCKS = {2: (2,), 4: (4,), 6: (4, 2)}
+
+
+class InParts(Protocol):
+    """Float rows `[M, I]` that no tensor holds: all that `Bytes.multiply` with one term asks of its values."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+    def amin(self, dim: Literal[1], keepdim: Literal[True]) -> Tensor: ...
+    def amax(self, dim: Literal[1], keepdim: Literal[True]) -> Tensor: ...
+    def sum(self, dim: Literal[1], keepdim: Literal[True]) -> Tensor: ...
+    def quantised(self, step: Tensor, dtype: torch.dtype, zero: Tensor) -> Tensor: ...
 
 
 class Affine(nn.Module):
@@ -104,7 +115,7 @@ class Bytes(Affine):
         return _LEVELS * int(largest) * 2 ** (8 - tensor.grid.bits) < 2**31
 
     def multiply(
-        self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None, biases_O: Tensor | None = None
+        self, values_MI: Tensor | InParts, terms: int, factor_O: Tensor | None = None, biases_O: Tensor | None = None
     ) -> Tensor:
         """float32 `[M, I]` -> `values @ W * factor + biases`, `[M, O]`.
 
@@ -125,20 +136,20 @@ class Bytes(Affine):
         return products_NO + left_NR @ right_RO
 
     def uncorrected(
-        self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None
+        self, values_MI: Tensor | InParts, terms: int, factor_O: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """What `multiply` adds up: `[M, O]`, and columns `[M, 1]` and rows `[O]` whose products correct it."""
         low_M1 = values_MI.amin(1, keepdim=True).clamp_max(0)
         step_M1 = ((values_MI.amax(1, keepdim=True).clamp_min(0) - low_M1) / (_LEVELS - 1)).clamp_min(1e-30)
         zero_M1 = (-low_M1 / step_M1).round()
-        bytes_MI = quantised(values_MI, step_M1[:, 0], torch.uint8, zero_M1[:, 0])
+        bytes_MI = quantised(values_MI, step_M1, torch.uint8, zero_M1)
         if terms == 1:
             products_MO = self._dot(bytes_MI)
         else:
+            assert isinstance(values_MI, Tensor)
             middle, finer = _LEVELS // 2, _LEVELS - 2
             rest_MI = values_MI - (bytes_MI.float() - zero_M1) * step_M1
-            middle_M = torch.full_like(step_M1[:, 0], middle)
-            rest_MI = quantised(rest_MI, step_M1[:, 0] / finer, torch.uint8, middle_M)
+            rest_MI = quantised(rest_MI, step_M1 / finer, torch.uint8, torch.full_like(step_M1, middle))
             # Side by side, so that the codes are read once.
             both_2MO = self._dot(torch.cat([bytes_MI, rest_MI])).unflatten(0, (2, values_MI.shape[0]))
             products_MO = both_2MO[0] + both_2MO[1] / finer
@@ -167,18 +178,22 @@ def dot(left: Tensor, right: Tensor) -> Tensor:
     )
 
 
-def quantised(values: Tensor, step: Tensor, dtype: torch.dtype, zero: Tensor | None = None) -> Tensor:
+def quantised(values: Tensor | InParts, step: Tensor, dtype: torch.dtype, zero: Tensor | None = None) -> Tensor:
     """Rounded to the nearest whole number of steps, from a zero point on, and clipped to the integers of `dtype`.
 
     Arguments:
-        values: float32.
-        step: a number, or of each row of `[M, I]`, `[M]`.
+        values: float32 `[..., I]`.
+        step: a number, or of each row, `[..., 1]`.
         dtype: uint8 or int8.
         zero: whole numbers of step's shape; None for zeros.
     """
     zero = torch.zeros_like(step) if zero is None else zero
+    if not isinstance(values, Tensor):
+        return values.quantised(step, dtype, zero)
+    # A row as a block along the last axis: a step by the first axis takes ONNX Runtime twice as long.
+    rows: dict[str, Any] = {"axis": -1, "block_size": values.shape[-1]} if step.dim() else {}
     return torch.onnx.ops.symbolic(
-        "QuantizeLinear", [values, step, zero.to(dtype)], {"axis": 0}, dtype=dtype, shape=values.shape, version=OPSET
+        "QuantizeLinear", [values, step, zero.to(dtype)], rows, dtype=dtype, shape=values.shape, version=OPSET
     )
 
 

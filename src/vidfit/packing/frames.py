@@ -125,16 +125,17 @@ def _logits(codes_ND: Tensor, factor_N1: Tensor, weights_DK: Tensor, biases_K: T
     step_K = (weights_DK.abs().amax(0) / _WEIGHT).clamp_min(1e-30)
     levels_DK = (weights_DK / step_K).round()
     products_NK = dot(codes_ND, levels_DK.to(torch.int8)).float() * (factor_N1 * step_K)
+    # Biases last: ONNX Runtime would add them to the product before a frame's factor, and scale them with it.
     return products_NK + factor_N1 * (levels_DK.sum(0) * step_K * OFFSET) + biases_K
 
 
 def _pooled(assign_BTK: Tensor, codes_BTD: Tensor, factor_BT1: Tensor) -> _Sums:
     """`assign^T @ frames`, `[B, K, D]`."""
-    values_BTD = _values(codes_BTD)
-    largest_BT1 = _squares(codes_BTD).amax(-1, keepdim=True).sqrt()
+    highest_BT1, lowest_BT1 = (_values(it) for it in (codes_BTD.amax(-1, True), codes_BTD.amin(-1, True)))
+    largest_BT1 = highest_BT1.maximum(-lowest_BT1)
     gain_BT1 = (127 / largest_BT1).floor().clamp_min(1)
     # A product's quick kernel has signed bytes on the right; those turned to the other sign are all within their range.
-    turned_BTD = quantised(values_BTD.flatten(0, 1), (-1 / gain_BT1).flatten(), torch.int8).view(codes_BTD.shape)
+    turned_BTD = quantised(_values(codes_BTD), -1 / gain_BT1, torch.int8)
     assign_BTK = assign_BTK * (factor_BT1 / gain_BT1)
     step_B1K = (assign_BTK.amax(1, keepdim=True) / _ASSIGNMENT).clamp_min(1e-30)
     frames, clusters = assign_BTK.shape[1:]

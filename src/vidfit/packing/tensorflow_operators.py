@@ -53,8 +53,9 @@ def _dequantize_linear(codes, scale, zero=None, *, axis: int = 1):
     return values * _along(axis, scale, values)
 
 
-def _quantize_linear(values, scale, zero, *, axis: int = 1):
-    levels = tf.round(values / _along(axis, scale, values)) + tf.cast(_along(axis, zero, values), values.dtype)
+def _quantize_linear(values, scale, zero, *, axis: int = 1, block_size: int = 0):
+    # A number, or one a row, which is a block.
+    levels = tf.round(values / scale) + tf.cast(zero, values.dtype)
     dtype = tf.as_dtype(zero.dtype)  # of NumPy where it is a constant
     return tf.cast(tf.clip_by_value(levels, dtype.min, dtype.max), dtype)
 

@@ -14,9 +14,10 @@ from vidfit.compression.member import Member
 from vidfit.compression.quantize import QuantizedTensor
 from vidfit.models.classifier import FrameClassifier
 from vidfit.models.layers import Hidden
-from vidfit.models.netfv import NetFV
-from vidfit.models.netvlad import NetVLAD
+from vidfit.models.netfv import FisherVector, NetFV
+from vidfit.models.netvlad import VLAD, NetVLAD
 from vidfit.models.recurrent import Layer
+from vidfit.packing.descriptor import StoredDescriptor
 from vidfit.packing.forms import FEW_INPUTS, Blocks, Bytes, Form, form_of
 from vidfit.packing.frames import StoredFrames
 from vidfit.packing.recurrent import StoredLayer
@@ -44,6 +45,9 @@ def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
     of_bytes = module.encoder is None and all(modality.dtype == "uint8" for modality in module.spec.modalities)
     if has_grid and of_bytes and isinstance(module.family, NetVLAD | NetFV):
         module.prepare = StoredFrames.prepare
+        for pool in module.family.pools:
+            assert isinstance(pool, VLAD | FisherVector)
+            pool.flatten_normalised = StoredDescriptor.flatten_normalised
     for name, tensor in quantized.items():
         owner, attribute = _owner(module, name)
         form = form_of(tensor, blocks=isinstance(owner, Hidden) and not portable)
@@ -86,6 +90,11 @@ class StoredWeight:
                 return cls(weight.form, weight.column_I1, row_O)
         expanded = [it.values() if isinstance(it, cls) else it for it in arguments]
         return function(*expanded, **(options or {}))
+
+    def __rmatmul__(self, descriptor: StoredDescriptor) -> Tensor:
+        if isinstance(self.form, Bytes) and descriptor.shape[1] > FEW_INPUTS:
+            return self.form.multiply(descriptor, 1, self.row_O)
+        return descriptor.values() @ self  # type: ignore[operator]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.values(), name)
