@@ -157,9 +157,11 @@ class CacheFile:
         self, path: Path, index: CacheIndex, entry: CachedShard, spec: FeatureSpec, classes: int | None = None
     ) -> None:
         self.path, self.classes = path, classes
+        # A Path takes as long to become a name as the file system to answer.
+        self._name = str(path)
         self._names = [modality.name for modality in spec.modalities]
         try:
-            self._state = size, _ = _state(path)
+            self._state = size, _ = _state(self._name)
             if size != entry.bytes:
                 raise ValueError(f"it has {size:,} bytes, and {entry.bytes:,} in {INDEX}")
             # Closing it lets go of the descriptor; the map stays as long as one of its arrays.
@@ -196,7 +198,7 @@ class CacheFile:
 
     def _check_unchanged(self) -> None:
         try:
-            now = _state(self.path)
+            now = _state(self._name)
         except OSError:
             now = None
         if now != self._state:
@@ -242,7 +244,7 @@ class CacheFiles:
         return self._open[path]
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _state(path: str) -> tuple[int, int]:
     """Size and time of change: whoever writes to a file changes one of them."""
     state = os.stat(path)
     return state.st_size, state.st_mtime_ns
