@@ -13,13 +13,14 @@ from torch import nn
 from tests.models.formulas import normalise
 from tests.packing.exporting import exported
 from vidfit.compression.quantize import Grid, QuantizedTensor, quantize
+from vidfit.models.layers import inverse_norm, normalising
 from vidfit.packing.descriptor import StoredDescriptor
 from vidfit.packing.forms import FEW_INPUTS, Blocks, Bytes, Form
 from vidfit.packing.weights import StoredWeight
 
-# Clusters and features of two modalities, and a part that is normalised elsewhere.
-SHAPES, LAST, OUTPUTS = ((8, 1100), (5, 40)), 30, 7
-INPUTS = sum(clusters * features for clusters, features in SHAPES) + LAST
+# Clusters and features; of the last part all clusters have one factor, as those of a NetFV's second order.
+SHAPES, OUTPUTS = ((8, 1100), (5, 40), (3, 10)), 7
+INPUTS = sum(clusters * features for clusters, features in SHAPES)
 Run = Callable[[list[np.ndarray]], np.ndarray]
 Layer = tuple[Form, QuantizedTensor, Run]
 
@@ -30,9 +31,11 @@ class HiddenLayer(nn.Module):
         self.form = form
         self.dropout = nn.Dropout(0.5).eval()
 
-    def forward(self, one_BKD: torch.Tensor, other_BKD: torch.Tensor, last_BP: torch.Tensor) -> torch.Tensor:
-        parts = [StoredDescriptor.flatten_normalised(residuals) for residuals in (one_BKD, other_BKD)]
-        return self.dropout(torch.cat([*parts, last_BP], dim=1)) @ StoredWeight(self.form)  # type: ignore[list-item]
+    def forward(self, one_BKD: torch.Tensor, other_BKD: torch.Tensor, last_BKD: torch.Tensor) -> torch.Tensor:
+        parts = [StoredDescriptor.flatten_scaled(values, normalising(values)) for values in (one_BKD, other_BKD)]
+        factor_B11 = inverse_norm(last_BKD.flatten(1), dim=1)[:, :, None]
+        parts.append(StoredDescriptor.flatten_scaled(last_BKD, factor_B11))
+        return self.dropout(torch.cat(parts, dim=1)) @ StoredWeight(self.form)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=[8, 4], ids=["bytes", "blocks"])
@@ -41,7 +44,7 @@ def layer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     tensor = quantize(torch.randn(INPUTS, OUTPUTS) + 0.3, Grid(bits=request.param, granularity="channel"))
     form = Bytes(tensor) if request.param == 8 else Blocks(tensor)
     path: Path = tmp_path_factory.mktemp("descriptor") / "hidden.onnx"
-    example = (*(torch.zeros(2, *shape) for shape in SHAPES), torch.zeros(2, LAST))
+    example = tuple(torch.zeros(2, *shape) for shape in SHAPES)
     videos = ({0: torch.export.Dim("videos")},) * 3
     onnx.save(exported(HiddenLayer(form), example, ["one", "other", "last"], videos), path)
     session = onnxruntime.InferenceSession(path)
@@ -53,35 +56,34 @@ def layer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return form, tensor, run
 
 
-def residuals() -> list[np.ndarray]:
+def parts() -> list[np.ndarray]:
     """Of every sort: clusters of all sizes, of one sign, with one feature that stands out, without anything."""
     random = np.random.default_rng(0)
-    one, other = (random.standard_normal((6, *shape)) for shape in SHAPES)
-    one *= 10.0 ** random.integers(-5, 5, one.shape[:2])[:, :, None]
+    one, other, last = (random.standard_normal((7, *shape)) for shape in SHAPES)
+    one *= 10.0 ** random.integers(-9, 5, one.shape[:2])[:, :, None]
     one[1] = np.abs(one[1])
     other[2, 3, 5] = 1e4
     one[3, 2:5] = other[3, 1] = 0
     one[4] = other[4] = 0
-    return [one, other, 0.05 * random.standard_normal((6, LAST))]
+    one[5] = other[5] = last[5] = 0
+    return [one, other, last]
 
 
-def descriptors(parts: list[np.ndarray]) -> np.ndarray:
+def descriptors(one: np.ndarray, other: np.ndarray, last: np.ndarray) -> np.ndarray:
     """float64 `[B, P]`."""
-    *pooled, last = parts
-    flat = [normalise(normalise(part, axis=2).reshape(len(part), -1), axis=1) for part in pooled]
-    return np.concatenate([*flat, last], axis=1)
+    by_cluster = [normalise(one, axis=2), normalise(other, axis=2), last]
+    return np.concatenate([normalise(values.reshape(len(values), -1), axis=1) for values in by_cluster], axis=1)
 
 
 def test_products_are_those_of_normalised_descriptors_up_to_rounding(layer: Layer):
     form, tensor, run = layer
     assert INPUTS > FEW_INPUTS
-    parts = residuals()
-    values_BP, weights_PO = descriptors(parts), tensor.dequantize().double().numpy()
+    values_BP, weights_PO = descriptors(*parts()), tensor.dequantize().double().numpy()
     low_B1, high_B1 = (np.minimum(values_BP.min(1), 0), np.maximum(values_BP.max(1), 0))
-    found = run(parts)
+    found = run(parts())
     assert np.isfinite(found).all()
     if isinstance(form, Bytes):
-        step_B1 = ((high_B1 - low_B1) / 127)[:, None]
+        step_B1 = np.maximum((high_B1 - low_B1) / 127, 1e-30)[:, None]
         zero_B1 = np.round(-low_B1[:, None] / step_B1)
         rounded_BP = (np.round(values_BP / step_B1 + zero_B1) - zero_B1) * step_B1
         assert tensor.offset is not None
@@ -99,8 +101,7 @@ def test_products_are_those_of_normalised_descriptors_up_to_rounding(layer: Laye
 
 def test_a_video_is_rounded_by_itself(layer: Layer):
     *_, run = layer
-    parts = residuals()
-    together = run(parts)
+    together = run(parts())
     for number in range(len(together)):
-        alone = run([part[number : number + 1] for part in parts])
+        alone = run([part[number : number + 1] for part in parts()])
         np.testing.assert_allclose(alone[0], together[number], rtol=1e-5, atol=1e-5)

@@ -332,6 +332,19 @@ def test_which_members_have_frames_of_bytes(
     assert bool(frames & multiplied) == bytes_stay
 
 
+@pytest.mark.parametrize(
+    ("name", "form", "rows"), [("wide", "8/channel", [24, 8]), ("wide", "4/channel", []), ("netvlad", "8", [])]
+)
+def test_which_descriptors_are_rounded_cluster_by_cluster(name: str, form: str, rows: list[int], tmp_path: Path):
+    """Long ones that are multiplied as bytes; a cluster has as many values as its modality features."""
+    member = float_member(name).quantized(Grid.parse(form))
+    write_graph(tmp_path / "model.onnx", [PackedMember(member, 1.0)], 10_000_000)
+    nodes = onnx.load(tmp_path / "model.onnx").graph.node
+    flattened = {node.input[0] for node in nodes if node.op_type == "Reshape"}
+    rounded = [node for node in nodes if node.op_type == "QuantizeLinear" and node.output[0] in flattened]
+    assert [it.i for node in rounded for it in node.attribute if it.name == "block_size"] == rows
+
+
 def test_metadata_is_what_the_format_says(packed: Path):
     properties = {entry.key: entry.value for entry in onnx.load(packed).metadata_props}
     assert properties["vidfit.format"] == "1"

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.corpus import LABELS
 from tests.packing.test_graph import CLASSIFIERS, GRIDS, SPEC, VIDEO_LEVEL, arrays, float_member, member
+from vidfit.compression.quantize import Grid
 from vidfit.compression.state import is_big
 from vidfit.errors import ModelFileError
 from vidfit.packing.graph import PackedMember, write_graph
@@ -76,6 +77,8 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in CLASSIFIERS:
         original = float_member(name)
         form = {key: next(grids) for key, tensor in original.state.items() if is_big(tensor)}
+        if name == "wide":  # whose descriptor is long enough to be rounded in parts
+            form["family.hidden.weights"] = Grid(bits=8, granularity="channel")
         members.append(original.quantized(form))
     path = tmp_path_factory.mktemp("packed") / "model.onnx"
     write_graph(
@@ -309,6 +312,17 @@ def int8_forms(random: np.random.Generator) -> tuple[list[onnx.NodeProto], dict[
     for kind in ("ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum", "ReduceL2"):
         add(kind, ["x", "last"], kind.lower())
         add(kind, ["x", "one"], f"{kind.lower()}_frames", keepdims=0)
+    # A step a row, as that of a block, and a step a video.
+    weights["quarter"], weights["four"] = np.float32(0.25), np.float32(4)
+    for steps, values, more in (
+        ("rows", "reducemax", {"axis": -1, "block_size": 24}),
+        ("videos", "lengths", {"axis": 0}),
+    ):
+        add("Less", [values, "four"], f"few_{steps}", None)
+        add("Where", [f"few_{steps}", "quarter", "four"], f"steps_{steps}", None)
+        add("Cast", [f"few_{steps}"], f"zeros_{steps}", None, to=TensorProto.UINT8)
+        quantised = ["signed", f"steps_{steps}", f"zeros_{steps}"]
+        add("QuantizeLinear", quantised, f"bytes_{steps}", TensorProto.UINT8, **more)
     add("ReduceSum", ["x"], "sum_of_none", noop_with_empty_axes=1)
     add("ReduceSum", ["x"], "sum_of_all", keepdims=0)
     add("Slice", ["x", "one", "far", "two", "two"], "slice")

@@ -158,14 +158,14 @@ class CacheFile:
     ) -> None:
         self.path, self.classes = path, classes
         # A Path takes as long to become a name as the file system to answer.
-        self._name = str(path)
+        self._file = str(path)
         self._names = [modality.name for modality in spec.modalities]
         try:
-            self._state = size, _ = _state(self._name)
+            self._state = size, _ = _state(self._file)
             if size != entry.bytes:
                 raise ValueError(f"it has {size:,} bytes, and {entry.bytes:,} in {INDEX}")
             # Closing it lets go of the descriptor; the map stays as long as one of its arrays.
-            with pa.memory_map(str(path)) as file:
+            with pa.memory_map(self._file) as file:
                 reader = pa.ipc.open_file(file)
                 if not reader.schema.equals(columns_of(index)):
                     raise ValueError(f"its columns are not those of {INDEX}")
@@ -198,7 +198,7 @@ class CacheFile:
 
     def _check_unchanged(self) -> None:
         try:
-            now = _state(self._name)
+            now = _state(self._file)
         except OSError:
             now = None
         if now != self._state:

@@ -131,20 +131,20 @@ def _inverse_root(squares: Tensor) -> Tensor:
     return torch.rsqrt(squares.clamp_min(1e-12))
 
 
-def flatten_normalised(residuals_BKD: Tensor) -> Tensor:
-    """L2 norm 1 for each cluster, then for the whole, flattened cluster by cluster: float32 `[B, K * D]`."""
-    return (residuals_BKD * normalising(residuals_BKD)[:, :, None]).flatten(1)
-
-
 def normalising(residuals_BKD: Tensor) -> Tensor:
-    """What the clusters of `flatten_normalised` are multiplied with, float32 `[B, K]`.
+    """What clusters are multiplied with for L2 norm 1 of each, and then of all together, float32 `[B, K, 1]`.
 
-    The whole's norm follows from those of the clusters: all is one pass over the residuals and one over their squares.
+    The whole's norm follows from those of the clusters, so one pass over squares is enough.
     """
     squares_BK = (residuals_BKD * residuals_BKD).sum(2)
     cluster_factor_BK = _inverse_root(squares_BK)
     whole_B1 = (squares_BK * cluster_factor_BK.square()).sum(1, keepdim=True)
-    return cluster_factor_BK * _inverse_root(whole_B1)
+    return (cluster_factor_BK * _inverse_root(whole_B1))[:, :, None]
+
+
+def flatten_scaled(values_BKD: Tensor, factor_BK1: Tensor) -> Tensor:
+    """Clusters times their factors (or one of all, `[B, 1, 1]`), one after another: float32 `[B, K * D]`."""
+    return (values_BKD * factor_BK1).flatten(1)
 
 
 def per_modality(option: Option | dict[str, Option], spec: FeatureSpec, field: str) -> list[Option]:

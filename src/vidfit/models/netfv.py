@@ -20,8 +20,9 @@ from vidfit.models.heads import ContextGating
 from vidfit.models.layers import (
     Assignment,
     Hidden,
-    flatten_normalised,
+    flatten_scaled,
     inverse_norm,
+    normalising,
     per_modality,
     pool_modalities,
     summed,
@@ -65,7 +66,7 @@ class FisherVector(nn.Module):
         self.centres = nn.Parameter(torch.empty(size, clusters))
         self.deviations = nn.Parameter(torch.empty(size, clusters))
         # Replaced in a packed graph (`packing/descriptor.py`).
-        self.flatten_normalised: Callable[[Tensor], Any] = flatten_normalised
+        self.flatten_scaled: Callable[[Tensor, Tensor], Any] = flatten_scaled
 
     def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
         """Pools `frames * scale + shift` to float32 `[B, 2 K * D]`: first order, then second."""
@@ -81,10 +82,12 @@ class FisherVector(nn.Module):
         first_BKD = sums_BKD + mass_BK1 * offset_KD
         second_BKD = squares_BKD + offset_KD * (sums_BKD + first_BKD)
         variance_KD = self.deviations.T.square() + 1e-6
-        first_BP = self.flatten_normalised(first_BKD / variance_KD)
-        second_BP = (second_BKD / variance_KD.square() - mass_BK1).flatten(1)
+        first_BKD = first_BKD / variance_KD
+        second_BKD = second_BKD / variance_KD.square() - mass_BK1
+        first_BP = self.flatten_scaled(first_BKD, normalising(first_BKD))
         # The original normalises the second order twice; that is once, as a norm of 1 is left alone.
-        return torch.cat([first_BP, second_BP * inverse_norm(second_BP, dim=1)], dim=1)
+        second_BP = self.flatten_scaled(second_BKD, inverse_norm(second_BKD.flatten(1), dim=1)[:, :, None])
+        return torch.cat([first_BP, second_BP], dim=1)
 
 
 def reset_parameters(pools: Sequence[FisherVector], hidden: Hidden) -> None:

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from vidfit.features.spec import FeatureSpec
 from vidfit.models.batch_norm import BatchNorm
 from vidfit.models.heads import ContextGating
-from vidfit.models.layers import Assignment, Hidden, flatten_normalised, per_modality, pool_modalities, summed
+from vidfit.models.layers import (
+    Assignment,
+    Hidden,
+    flatten_scaled,
+    normalising,
+    per_modality,
+    pool_modalities,
+    summed,
+)
 
 
 class NetVLADConfig(BaseModel):
@@ -59,7 +67,7 @@ class VLAD(nn.Module):
         self.assignment = Assignment(size, clusters)
         self.centres = None if light else nn.Parameter(torch.empty(size, clusters))
         # Replaced in a packed graph (`packing/descriptor.py`).
-        self.flatten_normalised: Callable[[Tensor], Any] = flatten_normalised
+        self.flatten_scaled: Callable[[Tensor, Tensor], Any] = flatten_scaled
 
     def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:
         """Pools `frames * scale + shift` to float32 `[B, K * D]`."""
@@ -70,7 +78,8 @@ class VLAD(nn.Module):
         sums_BKD = assign_BTK.transpose(1, 2) @ frames_BTD
         centres_DK = self.centres
         offset = shift_D if centres_DK is None else shift_D - centres_DK.T
-        return self.flatten_normalised(sums_BKD * scale_D + mass_BK1 * offset)
+        residuals_BKD = sums_BKD * scale_D + mass_BK1 * offset
+        return self.flatten_scaled(residuals_BKD, normalising(residuals_BKD))
 
 
 def reset_parameters(pools: Sequence[VLAD], hidden: Hidden) -> None:

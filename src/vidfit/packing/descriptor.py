@@ -12,30 +12,30 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vidfit.models.layers import normalising
 from vidfit.packing.forms import quantised
 
 
 class StoredDescriptor:
-    """What stands for the float32 `[B, P]` of `flatten_normalised`, and of several side by side.
+    """What stands for the float32 `[B, P]` of `flatten_scaled`, and of several side by side.
 
     Arguments:
-        parts: one after another, values `[B, K, D]` and what they are multiplied with, `[B, K, 1]`, above zero.
+        parts: one after another, values `[B, K, D]` and their factors above zero, `[B, K, 1]`, or `[B, 1, 1]` where
+            all clusters have the same.
     """
 
     def __init__(self, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
         self.parts = parts
 
     @classmethod
-    def flatten_normalised(cls, residuals_BKD: Tensor) -> "StoredDescriptor":
+    def flatten_scaled(cls, values_BKD: Tensor, factor_BK1: Tensor) -> "StoredDescriptor":
         """As that of `models/layers.py`."""
-        return cls([(residuals_BKD, normalising(residuals_BKD)[:, :, None])])
+        return cls([(values_BKD, factor_BK1)])
 
     @property
     def shape(self) -> torch.Size:
         """`[B, P]`."""
         values_BKD, _ = self.parts[0]
-        return torch.Size((values_BKD.shape[0], sum(values[0].numel() for values, _ in self.parts)))
+        return torch.Size((values_BKD.shape[0], sum(values.shape[1:].numel() for values, _ in self.parts)))
 
     def amin(self, dim: Literal[1], keepdim: Literal[True]) -> Tensor:
         """Of each video, `[B, 1]`."""
@@ -57,8 +57,10 @@ class StoredDescriptor:
         """As `forms.quantised` with a step and a zero point a video, `[B, P]`."""
         parts = []
         for values, factor in self.parts:
-            own = (step[:, :, None] / factor).clamp_min(1e-30)
-            parts.append(quantised(values, own, dtype, zero[:, :, None].expand_as(own)).flatten(1))
+            rows = (-1, values.shape[1], 1)
+            # Of a descriptor of zeros the step is as small as can be, and the factor large.
+            own = (step[:, :, None] / factor).clamp_min(1e-30).expand(rows)
+            parts.append(quantised(values, own, dtype, zero[:, :, None].expand(rows)).flatten(1))
         return torch.cat(parts, dim=1)
 
     def values(self) -> Tensor:
@@ -71,17 +73,10 @@ class StoredDescriptor:
     @classmethod
     def __torch_function__(
         cls, function: Any, types: Sequence[type], arguments: Sequence[Any], options: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> "StoredDescriptor":
         match function.__name__, arguments:
-            case "cat", (list() as descriptors, *_):
-                return cls([part for it in descriptors for part in _parts(it)])
-            case "dropout", (StoredDescriptor() as descriptor, *_):
+            case "cat", (descriptors,) if options == {"dim": 1}:
+                return cls([part for it in descriptors for part in it.parts])
+            case "dropout", (StoredDescriptor() as descriptor, *_):  # a graph is of a model that does not train
                 return descriptor
-        expanded = [it.values() if isinstance(it, cls) else it for it in arguments]
-        return function(*expanded, **(options or {}))
-
-
-def _parts(descriptor: StoredDescriptor | Tensor) -> Sequence[tuple[Tensor, Tensor]]:
-    if isinstance(descriptor, StoredDescriptor):
-        return descriptor.parts
-    return [(descriptor[:, None], torch.ones_like(descriptor[:, :1, None]))]
+        return NotImplemented

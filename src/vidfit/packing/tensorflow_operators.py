@@ -54,7 +54,10 @@ def _dequantize_linear(codes, scale, zero=None, *, axis: int = 1):
 
 
 def _quantize_linear(values, scale, zero, *, axis: int = 1, block_size: int = 0):
-    # A number, or one a row, which is a block.
+    if block_size and scale.shape[axis] != 1:
+        raise ValueError(f"QuantizeLinear with several blocks of {block_size}")
+    if not block_size:
+        scale, zero = _along(axis, scale, values), _along(axis, zero, values)
     levels = tf.round(values / scale) + tf.cast(zero, values.dtype)
     dtype = tf.as_dtype(zero.dtype)  # of NumPy where it is a constant
     return tf.cast(tf.clip_by_value(levels, dtype.min, dtype.max), dtype)

@@ -42,12 +42,12 @@ def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
                 del quantized[name]
     # Members of floats or codebooks alone keep float activations.
     has_grid = any(isinstance(tensor, QuantizedTensor) for tensor in quantized.values())
-    of_bytes = module.encoder is None and all(modality.dtype == "uint8" for modality in module.spec.modalities)
-    if has_grid and of_bytes and isinstance(module.family, NetVLAD | NetFV):
-        module.prepare = StoredFrames.prepare
+    if has_grid and isinstance(module.family, NetVLAD | NetFV):
         for pool in module.family.pools:
             assert isinstance(pool, VLAD | FisherVector)
-            pool.flatten_normalised = StoredDescriptor.flatten_normalised
+            pool.flatten_scaled = StoredDescriptor.flatten_scaled
+        if module.encoder is None and all(modality.dtype == "uint8" for modality in module.spec.modalities):
+            module.prepare = StoredFrames.prepare
     for name, tensor in quantized.items():
         owner, attribute = _owner(module, name)
         form = form_of(tensor, blocks=isinstance(owner, Hidden) and not portable)
@@ -92,6 +92,8 @@ class StoredWeight:
         return function(*expanded, **(options or {}))
 
     def __rmatmul__(self, descriptor: StoredDescriptor) -> Tensor:
+        """A descriptor in its parts where these are rounded with one term, else of its values."""
+        assert self.column_I1 is None
         if isinstance(self.form, Bytes) and descriptor.shape[1] > FEW_INPUTS:
             return self.form.multiply(descriptor, 1, self.row_O)
         return descriptor.values() @ self  # type: ignore[operator]
