@@ -77,8 +77,6 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in CLASSIFIERS:
         original = float_member(name)
         form = {key: next(grids) for key, tensor in original.state.items() if is_big(tensor)}
-        if name == "wide":  # whose descriptor is long enough to be rounded in parts
-            form["family.hidden.weights"] = Grid(bits=8, granularity="channel")
         members.append(original.quantized(form))
     path = tmp_path_factory.mktemp("packed") / "model.onnx"
     write_graph(
@@ -115,6 +113,15 @@ def test_a_video_level_model(tmp_path: Path):
         for modality in VIDEO_LEVEL.modalities
     }
     assert_agree(model, folder, tmp_path, [{**inputs, "num_frames": np.ones(3, np.int64)}], atol=1e-6)
+
+
+def test_a_descriptor_that_is_rounded_in_parts(tmp_path: Path):
+    """To 1e-4, as a rounding may be to the other side of a half."""
+    model, folder = tmp_path / "model.onnx", tmp_path / "saved"
+    write_graph(model, [PackedMember(member("wide", form=Grid(bits=8, granularity="channel")), 1.0)], 10_000_000)
+    done = vidfit("export", model, "--to", "tensorflow", folder)
+    assert done.returncode == 0, done.stderr
+    assert_agree(model, folder, tmp_path, [arrays(3, 7)], atol=1e-4)
 
 
 def test_big_weights_are_stored_as_they_were(everything: Path, saved: Path):

@@ -54,7 +54,7 @@ def _dequantize_linear(codes, scale, zero=None, *, axis: int = 1):
 
 
 def _quantize_linear(values, scale, zero, *, axis: int = 1, block_size: int = 0):
-    if block_size and scale.shape[axis] != 1:
+    if block_size and scale.shape[axis] not in (1, None):  # None is not known before a run
         raise ValueError(f"QuantizeLinear with several blocks of {block_size}")
     if not block_size:
         scale, zero = _along(axis, scale, values), _along(axis, zero, values)
