@@ -157,15 +157,13 @@ class CacheFile:
         self, path: Path, index: CacheIndex, entry: CachedShard, spec: FeatureSpec, classes: int | None = None
     ) -> None:
         self.path, self.classes = path, classes
-        # A Path takes as long to become a name as the file system to answer.
-        self._file = str(path)
         self._names = [modality.name for modality in spec.modalities]
         try:
-            self._state = size, _ = _state(self._file)
+            self._state = size, _ = _state(path)
             if size != entry.bytes:
                 raise ValueError(f"it has {size:,} bytes, and {entry.bytes:,} in {INDEX}")
             # Closing it lets go of the descriptor; the map stays as long as one of its arrays.
-            with pa.memory_map(self._file) as file:
+            with pa.memory_map(str(path)) as file:
                 reader = pa.ipc.open_file(file)
                 if not reader.schema.equals(columns_of(index)):
                     raise ValueError(f"its columns are not those of {INDEX}")
@@ -198,7 +196,7 @@ class CacheFile:
 
     def _check_unchanged(self) -> None:
         try:
-            now = _state(self._file)
+            now = _state(self.path)
         except OSError:
             now = None
         if now != self._state:
@@ -244,7 +242,7 @@ class CacheFiles:
         return self._open[path]
 
 
-def _state(path: str) -> tuple[int, int]:
+def _state(path: Path) -> tuple[int, int]:
     """Size and time of change: whoever writes to a file changes one of them."""
     state = os.stat(path)
     return state.st_size, state.st_mtime_ns
