@@ -63,7 +63,9 @@ def test_a_frame_drawn_twice_is_worked_on_once(family: str, monkeypatch: pytest.
 def test_parts_of_a_batch_add_up_to_it(accumulate: int, sampling: str):
     # A recurrent model has no batch norm, whose statistics are of a part.
     whole, parts = learner(sampling=sampling), learner(sampling=sampling, accumulate=accumulate)
-    assert take_steps(parts) == pytest.approx(take_steps(whole), rel=1e-5)
+    # On a GPU with cuDNN's own TF32 a sum of parts is another number.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        assert take_steps(parts) == pytest.approx(take_steps(whole), rel=1e-5)
     torch.testing.assert_close(parts.model.state_dict(), whole.model.state_dict(), rtol=1e-4, atol=1e-4)
 
 

@@ -104,11 +104,17 @@ class Layer(nn.Module):
         """
         if self.cell == "gru" and batch_sizes is None and self.training and inputs.device.type == "cpu":
             return self._gru(inputs)
-        weights: list[Tensor] = []
-        for direction in self.directions:
-            input_weights, state_weights, biases = direction.parts()
-            # cuDNN takes no transposed views.
-            weights += [input_weights.contiguous(), state_weights.contiguous(), biases, torch.zeros_like(biases)]
+        kind = inputs.device.type
+        # Autocast would take cuDNN's layers to float16, whatever it was told.
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
+        # TF32, cuDNN's own choice, is near enough for gradients; but predictions would depend on the batch's size.
+        tf32 = self.training and torch.backends.cudnn.allow_tf32
+        with torch.autocast(kind, enabled=False), torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+            return self._run(inputs.to(dtype), batch_sizes)
+
+    def _run(self, inputs: Tensor, batch_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What `forward` does, by PyTorch's layers, in the inputs' precision."""
+        weights = self._weights(inputs.dtype)
         batch = len(inputs) if batch_sizes is None else int(batch_sizes[0])
         start_RBH = inputs.new_zeros(len(self.directions), batch, self.cells)
         # Shared by all forms: biases, one layer, no dropout, training, bidirectional.
@@ -124,6 +130,20 @@ class Layer(nn.Module):
         else:
             outputs, state_RBH = torch.gru(inputs, batch_sizes, start_RBH, weights, *options)
         return outputs, state_RBH
+
+    def _weights(self, dtype: torch.dtype) -> list[Tensor]:
+        """All directions' parts and zeros for second biases, as PyTorch's layers take them.
+
+        They lie side by side, matrices before biases, as cuDNN wants them: PyTorch would put others together at every
+        call, and warn of it.
+        """
+        parts: list[Tensor] = []
+        for direction in self.directions:
+            parts += [*direction.parts(), torch.zeros_like(direction.biases)]
+        order = sorted(range(len(parts)), key=lambda number: -parts[number].dim())
+        flat = torch.cat([parts[number].to(dtype).flatten() for number in order])
+        pieces = dict(zip(order, flat.split([parts[number].numel() for number in order]), strict=True))
+        return [pieces[number].view(part.shape) for number, part in enumerate(parts)]
 
     def _gru(self, inputs_BTD: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` does, by our own GRU."""
