@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vidfit import ranks
 
-# Elements of a tensor that are worked on together, 1 MB.
+# Elements of a tensor that a CPU works on together, 1 MB.
 _BLOCK = 1 << 18
 
 
@@ -171,6 +171,6 @@ def _sum(values_ND: Tensor, counts_N: Tensor) -> Tensor:
 
 
 def _blocks(values_ND: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Rows that the cache holds, of all."""
-    rows = max(1, _BLOCK // values_ND.shape[1])
+    """Rows that the cache holds, of all; on a GPU all at once, where a kernel's launch takes longer than a block."""
+    rows = max(1, _BLOCK // values_ND.shape[1] if values_ND.device.type == "cpu" else len(values_ND))
     return zip(*(tensor.split(rows) for tensor in (values_ND, *others)), strict=True)
