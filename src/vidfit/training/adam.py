@@ -44,6 +44,9 @@ class Adam:
             thin: gradients that are not in `grad`; where one is there too, their sum counts.
         """
         self._steps += 1
+        # Not `torch.tensor`, which waits for the device.
+        self._count = torch.full((), float(self._steps), device=next(iter(self._parameters.values())).device)
+        whole: list[tuple[Tensor, Tensor, Moments]] = []
         for name, parameter in self._parameters.items():
             gradient, factors, l2 = parameter.grad, thin.get(parameter), self._penalised.get(parameter, 0.0)
             if name not in self._moments:
@@ -54,10 +57,15 @@ class Adam:
                     gradient.addmm_(factors.inputs_BP.T, factors.gradients_BH)
                 if l2:
                     gradient.add_(parameter, alpha=l2)
-                excess = self._excess(torch.linalg.vector_norm(gradient))
-                self._update(parameter, gradient, moments, learning_rate, excess)
+                whole.append((parameter, gradient, moments))
             elif factors is not None:
                 self._update_by_blocks(parameter, factors, l2, moments, learning_rate)
+        if not whole:
+            return
+        # All norms together: on a GPU it takes longer to launch a kernel than to run such a one.
+        norms = torch.ops.aten._foreach_norm([gradient for _, gradient, _ in whole])
+        for (parameter, gradient, moments), excess in zip(whole, self._excess(list(norms)), strict=True):
+            self._update(parameter, gradient, moments, learning_rate, excess)
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
@@ -82,7 +90,7 @@ class Adam:
     def _update_by_blocks(
         self, parameter: Tensor, thin: Thin, l2: float, moments: Moments, learning_rate: float
     ) -> None:
-        excess = self._excess(thin.norm(parameter, l2)).item()
+        excess = self._excess([thin.norm(parameter, l2)])[0].item()
         rows = max(1, BLOCK // parameter.shape[1])
         buffer = parameter.new_empty(rows, parameter.shape[1])
         for start in range(0, len(parameter), rows):
@@ -107,7 +115,7 @@ class Adam:
             [moments[0]],
             [moments[1]],
             [],
-            [torch.tensor(float(self._steps), device=parameter.device)],
+            [self._count],
             lr=learning_rate,
             beta1=0.9,
             beta2=0.999,
@@ -118,6 +126,6 @@ class Adam:
             grad_scale=excess,
         )
 
-    def _excess(self, norm: Tensor) -> Tensor:
-        """What to divide a gradient of this norm by."""
-        return (norm / self._clip_norm).clamp_min(1)
+    def _excess(self, norms: list[Tensor]) -> list[Tensor]:
+        """What to divide gradients of these norms by."""
+        return list(torch.ops.aten._foreach_clamp_min(torch.ops.aten._foreach_div(norms, self._clip_norm), 1.0))
