@@ -25,9 +25,9 @@ class Batch:
     Attributes:
         ids: `B` ids.
         frames: modality name -> `[N, D]` uint8 (float32 at video level), videos one after another.
-        num_frames: `[B]` int64.
+        num_frames: `[B]` int64, always on the CPU: to read it from a GPU would wait for all that is under way there.
         labels: `[L]` int64, videos one after another.
-        label_counts: `[B]` int64, labels of each video; 0 where a video is not labelled.
+        label_counts: `[B]` int64, labels of each video; 0 where a video is not labelled. On the CPU as well.
         skipped: corrupt records passed over since the previous batch.
     """
 
@@ -65,20 +65,19 @@ class Batch:
         )
 
     def multi_hot(self, classes: int) -> Tensor:
-        """`[B, C]` float32: 1 where a video has the label."""
-        targets_BC = torch.zeros(len(self), classes, device=self.labels.device)
-        videos_L = torch.arange(len(self), device=self.labels.device).repeat_interleave(self.label_counts)
-        targets_BC[videos_L, self.labels] = 1
+        """`[B, C]` float32 where the labels are: 1 where a video has the label."""
+        device = self.labels.device
+        targets_BC = torch.zeros(len(self), classes, device=device)
+        videos_L = torch.arange(len(self)).repeat_interleave(self.label_counts)
+        targets_BC[videos_L.to(device, non_blocking=True), self.labels] = 1
         return targets_BC
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch with its tensors on `device`; pinned frames are on their way there when it returns."""
+        """The same batch with its frames and labels on `device`; pinned frames are on their way when it returns."""
         return replace(
             self,
             frames={name: frames.to(device, non_blocking=True) for name, frames in self.frames.items()},
-            num_frames=self.num_frames.to(device),
-            labels=self.labels.to(device),
-            label_counts=self.label_counts.to(device),
+            labels=self.labels.to(device, non_blocking=True),
         )
 
 

@@ -8,6 +8,9 @@ where their order does not matter), one after another from a random start (`samp
 random ones (`fill_up`, how the original predicts).
 `mix_frames` blends videos that have S frames each.
 
+Which frames are drawn is reckoned on the CPU, where lengths are known without waiting for a GPU, and then sent to the
+frames' device.
+
 Shapes: B videos, T frames, S sampled frames, D features, N frames of all videos together.
 """
 
@@ -71,8 +74,8 @@ def sample_frames(frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_B
     """Draws S frames of each video with replacement: frame `int(u * num_frames)` for a uniform u in [0, 1).
 
     Arguments:
-        frames: modality name -> `[N, D]`, the videos' frames one after another.
-        num_frames_B: int64, at least 1 each, summing to N.
+        frames: modality name -> `[N, D]`, the videos' frames one after another, on any device.
+        num_frames_B: int64, at least 1 each, summing to N; on the CPU, as are the uniforms.
         uniforms_BS: float32.
 
     Returns:
@@ -110,7 +113,8 @@ def sample_counted(
     # A stable sort of "was not drawn" has the drawn ones first.
     index_BU = (drawn_BT == 0).to(torch.uint8).sort(dim=1, stable=True).indices[:, :different]
     counts_BU = drawn_BT.gather(1, index_BU).float()
-    return _pick(frames, num_frames_B, index_BU.minimum(num_frames_B[:, None] - 1)), counts_BU
+    drawn = _pick(frames, num_frames_B, index_BU.minimum(num_frames_B[:, None] - 1))
+    return drawn, _sent(counts_BU, next(iter(frames.values())).device)
 
 
 def sample_sequence(
@@ -130,7 +134,7 @@ def sample_sequence(
     Source: the YouTube-8M starter code's `SampleRandomSequence`.
     """
     starts_B = (uniforms_B * (num_frames_B - slots + 1).clamp_min(1)).long()
-    index_BS = starts_B[:, None] + torch.arange(slots, device=num_frames_B.device)
+    index_BS = starts_B[:, None] + torch.arange(slots)
     return _pick(frames, num_frames_B, index_BS.minimum(num_frames_B[:, None] - 1))
 
 
@@ -147,7 +151,7 @@ def fill_up(frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_BS: Ten
 
     Source: the winners' `SampleRandomFrames` with all frames sampled, how they predict; their reader cuts at S frames.
     """
-    slots_S = torch.arange(uniforms_BS.shape[1], device=num_frames_B.device)
+    slots_S = torch.arange(uniforms_BS.shape[1])
     real_BS = slots_S < num_frames_B[:, None]
     return _pick(frames, num_frames_B, torch.where(real_BS, slots_S, _drawn(num_frames_B, uniforms_BS)))
 
@@ -160,8 +164,13 @@ def _drawn(num_frames_B: Tensor, uniforms_BS: Tensor) -> Tensor:
 def _pick(frames: Mapping[str, Tensor], num_frames_B: Tensor, index_BS: Tensor) -> dict[str, Tensor]:
     """The frames of each video whose numbers within it are given; `[N, D]` -> `[B, S, D]`."""
     starts_B = num_frames_B.cumsum(0) - num_frames_B
-    index = (index_BS + starts_B[:, None]).flatten()
+    index = _sent((index_BS + starts_B[:, None]).flatten(), next(iter(frames.values())).device)
     return {name: values_ND.index_select(0, index).unflatten(0, index_BS.shape) for name, values_ND in frames.items()}
+
+
+def _sent(values: Tensor, device: torch.device) -> Tensor:
+    """The values on a device. They are on their way to a GPU when this returns: to wait would let it run dry."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
 def mix_frames(frames: Mapping[str, Tensor], share_B: Tensor, partner_B: Tensor) -> dict[str, Tensor]:

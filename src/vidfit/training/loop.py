@@ -153,7 +153,7 @@ def predict(model: FrameClassifier, batch: Batch) -> np.ndarray:
     """Probabilities of a batch over all its frames, `[B, C]` float32."""
     device = next(model.parameters()).device
     batch = batch.to(device)
-    return model(batch.padded(), batch.num_frames).cpu().numpy()
+    return model(batch.padded(), batch.num_frames.to(device, non_blocking=True)).cpu().numpy()
 
 
 @dataclass

@@ -120,12 +120,12 @@ class Learner:
         config, videos, own = self._config, sum(sizes), _rows(sizes)
         if config.sampling == "none":
             self._part_ways()
-            return _Inputs(batch.padded(), batch.num_frames), targets_BC
+            return _Inputs(batch.padded(), batch.num_frames.to(self.device, non_blocking=True)), targets_BC
         if config.sampling == "sequence":
-            uniforms_B = torch.rand(videos)[own].to(self.device)
+            uniforms_B = torch.rand(videos)[own]
             frames = sample_sequence(batch.frames, batch.num_frames, uniforms_B, config.sample_frames)
         else:
-            uniforms_BS = torch.rand(videos, config.sample_frames)[own].to(self.device)
+            uniforms_BS = torch.rand(videos, config.sample_frames)[own]
             if not (config.mixup or isinstance(self.model.family, Recurrent)):
                 self._part_ways()
                 frames, counts_BU = sample_counted(batch.frames, batch.num_frames, uniforms_BS)
@@ -133,8 +133,12 @@ class Learner:
             frames = sample_frames(batch.frames, batch.num_frames, uniforms_BS)
         self._part_ways()
         if config.mixup:
-            share_B = torch.distributions.Beta(config.mixup, config.mixup).sample([len(batch)]).to(self.device)
-            partner_B = torch.randperm(len(batch)).to(self.device)
+            share_B = (
+                torch.distributions.Beta(config.mixup, config.mixup)
+                .sample([len(batch)])
+                .to(self.device, non_blocking=True)
+            )
+            partner_B = torch.randperm(len(batch)).to(self.device, non_blocking=True)
             frames = mix_frames(frames, share_B, partner_B)
             targets_BC = share_B[:, None] * targets_BC + (1 - share_B[:, None]) * targets_BC[partner_B]
         return _Inputs(frames), targets_BC
