@@ -218,7 +218,8 @@ def test_batches_at_once_share_the_threads(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device here")
 def test_a_member_runs_on_the_gpu(finished: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch):
     frames, num_frames, _ = arrays()
-    before = torch.cuda.max_memory_allocated()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
     on_gpu = vidfit.load(finished / "members" / "vlad")
     found = on_gpu.predict(frames, num_frames)
     assert torch.cuda.max_memory_allocated() > before

@@ -53,6 +53,7 @@ def test_stopped_and_gone_on_ends_as_if_never_stopped(corpus: Path, whole: Path,
     assert (tmp_path / "log.jsonl").read_text().count("\n") == 4
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="gradients are thin on a CPU alone")
 def test_thin_gradients_go_on_after_a_stop(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     norms, norm = [], thin.Thin.norm
     monkeypatch.setattr(thin, "SMALLEST", 1)

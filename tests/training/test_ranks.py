@@ -21,6 +21,13 @@ from vidfit.training.distillation import soft_labels_files
 from vidfit.training.rotation import LAST
 
 ROOT = Path(__file__).resolve().parents[2]
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(autouse=True)
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process is on the CPU, too, as the two are: a machine may have one GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 def start(*module_and_arguments: object) -> list[subprocess.Popen[str]]:
@@ -35,6 +42,7 @@ def start(*module_and_arguments: object) -> list[subprocess.Popen[str]]:
             env=os.environ
             | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(RANKS), "RANK": str(rank)}
             | {"LOCAL_WORLD_SIZE": str(RANKS), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+            | NO_GPU
             # Rank 0 keeps the store here (under torchrun it does not), and of its end PyTorch warns with a trace.
             | {"TORCH_CPP_LOG_LEVEL": "ERROR"},
             stdout=subprocess.PIPE,
@@ -119,6 +127,7 @@ def test_torchrun_runs_a_recipe(corpus: Path, tmp_path: Path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}")
     done = subprocess.run(
         [*torchrun, "-m", "vidfit", "run", recipe, "-o", run, *ONE_MEMBER, "--set", distill],
+        env=os.environ | NO_GPU,
         capture_output=True,
         text=True,
     )
