@@ -10,7 +10,7 @@ are measured just before. The share of the matmul peak is a GPU's model FLOP uti
 
 With --tensorflow PYTHON, an interpreter that has TensorFlow, the large operators of the original are timed on one core
 of this machine, too, each alone (`original_operators.py`): a floor under what its step takes here.
-On a GPU give --batch 160 --precision bfloat16 --workers 4 --cores 4. A CPU's steps are timed one by one; a GPU's as
+On a GPU give --batch 160 --precision bfloat16 --workers 2 --cores 4. A CPU's steps are timed one by one; a GPU's as
 many together as training makes between two looks at the loss, since the next step is prepared while one is computed.
 """
 
@@ -100,7 +100,7 @@ def measure(family: str, cores: int, cache: Path, batch_size: int, precision: st
     learner = Learner(info(FAMILIES[family]).build(), config, 0)
     batches = Batches(expand_shards([cache]), spec(), CLASSES, batch_size, workers=workers, shuffle_buffer=1)
     wait, together = (lambda: None, 1) if learner.device.type == "cpu" else (torch.cuda.synchronize, TOGETHER)
-    source = chain.from_iterable(map(batches.epoch, count()))
+    source, numbers = chain.from_iterable(map(batches.epoch, count())), count()
 
     def steps(number: int) -> tuple[float, float, float]:
         """Seconds a step of waiting for data and of all else, and the latter's CPU seconds."""
@@ -111,7 +111,7 @@ def measure(family: str, cores: int, cache: Path, batch_size: int, precision: st
             waited += time.perf_counter() - asked
             used += time.process_time() - asked_used
             batch = batch.to(learner.device)
-            learner.step(batch, batch.multi_hot(CLASSES), 0, 1e-5)
+            learner.step(batch, batch.multi_hot(CLASSES), next(numbers), 1e-5)
         wait()
         taken = time.perf_counter() - begun - waited
         return waited / number, taken / number, (time.process_time() - used) / number
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--cores", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read")
+    parser.add_argument("--workers", type=int, default=0, help="threads that read")
     parser.add_argument("--tensorflow", metavar="PYTHON", help="also time the original's operators")
     arguments = parser.parse_args()
     floors = operators(arguments.tensorflow, arguments.batch) if arguments.tensorflow else {}

@@ -128,6 +128,17 @@ def test_golden_sequences(golden_dir: Path) -> None:
         np.testing.assert_array_equal(found["values"], expected, err_msg=case)
 
 
+def test_what_is_drawn_on_the_cpu_goes_where_the_frames_are() -> None:
+    frames, num_frames_B = {"a": torch.zeros(7, 2, device="meta")}, torch.tensor([3, 4])
+    drawn, counts_BU = sample_counted(frames, num_frames_B, torch.rand(2, 5))
+    others = [
+        sample_frames(frames, num_frames_B, torch.rand(2, 5)),
+        sample_sequence(frames, num_frames_B, torch.rand(2), 5),
+        fill_up(frames, num_frames_B, torch.rand(2, 5)),
+    ]
+    assert {tensor.device.type for tensor in (counts_BU, *(each["a"] for each in (drawn, *others)))} == {"meta"}
+
+
 @given(lengths=LENGTHS, slots=st.integers(1, 40), seed=st.integers(0, 99))
 def test_a_sequence_is_of_neighbours(lengths: list[int], slots: int, seed: int) -> None:
     uniforms_B = torch.from_numpy(np.random.default_rng(seed).random(len(lengths), np.float32))

@@ -24,6 +24,29 @@ def test_weights_are_contiguous_and_side_by_side_when_they_run(cell: Cell, monke
     assert len(seen) == 8
     assert all(weight.is_contiguous() for weight in seen)
     assert len({weight.untyped_storage().data_ptr() for weight in seen}) == 1
+    side_by_side = sorted(seen, key=lambda weight: weight.storage_offset())
+    assert [weight.dim() for weight in side_by_side] == [2] * 4 + [1] * 4
+    ends = [weight.storage_offset() + weight.numel() for weight in side_by_side]
+    assert [weight.storage_offset() for weight in side_by_side] == [0, *ends[:-1]]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_autocast_is_to_the_dtype_that_was_asked_for(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own, of cuDNN's layers, is to float16 whatever was asked for."""
+    layer = Layer(cell, 5, 4, bidirectional=False)
+    recurrent.reset_parameters(layer)
+    seen = []
+
+    def spy(inputs, start, weights, *options, **more):
+        starts = start if isinstance(start, tuple) else (start,)
+        seen.extend(tensor.dtype for tensor in (inputs, *starts, *weights))
+        assert not torch.is_autocast_enabled("cpu")
+        return inputs, *starts
+
+    monkeypatch.setattr(torch, cell, spy)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer.eval()(torch.randn(2, 3, 5), None)
+    assert set(seen) == {torch.bfloat16}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device here")

@@ -69,7 +69,7 @@ class Batch:
         device = self.labels.device
         targets_BC = torch.zeros(len(self), classes, device=device)
         videos_L = torch.arange(len(self)).repeat_interleave(self.label_counts)
-        targets_BC[videos_L.to(device, non_blocking=True), self.labels] = 1
+        targets_BC[sent(videos_L, device), self.labels] = 1
         return targets_BC
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -77,8 +77,14 @@ class Batch:
         return replace(
             self,
             frames={name: frames.to(device, non_blocking=True) for name, frames in self.frames.items()},
-            labels=self.labels.to(device, non_blocking=True),
+            labels=sent(self.labels, device),
         )
+
+
+def sent(values: Tensor, device: torch.device | str) -> Tensor:
+    """The values on a device. They are on their way to a GPU when this returns: to wait would let it run dry."""
+    pinned = values.pin_memory() if torch.device(device).type == "cuda" else values
+    return pinned.to(device, non_blocking=True)
 
 
 def collate(videos: Sequence[Video], skipped: int = 0) -> Batch:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from vidfit.features.batch import sent
 from vidfit.features.spec import FeatureSpec
 
 # Below this norm a frame is divided by it instead of by its own (the original clamps the squared norm at 1e-12).
@@ -95,8 +96,8 @@ def sample_counted(
     family that does not mind their order has that much less to do for the same result.
 
     Arguments:
-        frames: modality name -> `[N, D]`, the videos' frames one after another.
-        num_frames_B: int64, at least 1 each, summing to N.
+        frames: modality name -> `[N, D]`, the videos' frames one after another, on any device.
+        num_frames_B: int64, at least 1 each, summing to N; on the CPU, as are the uniforms.
         uniforms_BS: float32 in [0, 1); a draw is of frame `int(u * num_frames)`.
 
     Returns:
@@ -114,7 +115,7 @@ def sample_counted(
     index_BU = (drawn_BT == 0).to(torch.uint8).sort(dim=1, stable=True).indices[:, :different]
     counts_BU = drawn_BT.gather(1, index_BU).float()
     drawn = _pick(frames, num_frames_B, index_BU.minimum(num_frames_B[:, None] - 1))
-    return drawn, _sent(counts_BU, next(iter(frames.values())).device)
+    return drawn, sent(counts_BU, next(iter(frames.values())).device)
 
 
 def sample_sequence(
@@ -123,8 +124,8 @@ def sample_sequence(
     """S neighbouring frames of each video: from frame `int(u * (n - S + 1))` on, or from the first where n < S.
 
     Arguments:
-        frames: modality name -> `[N, D]`, the videos' frames one after another.
-        num_frames_B: int64, n, at least 1 each, summing to N.
+        frames: modality name -> `[N, D]`, the videos' frames one after another, on any device.
+        num_frames_B: int64, n, at least 1 each, summing to N; on the CPU, as are the uniforms.
         uniforms_B: float32 in [0, 1).
         slots: S; a video of fewer frames repeats its last.
 
@@ -142,8 +143,9 @@ def fill_up(frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_BS: Ten
     """Each video's n frames in their order, then frames drawn with replacement until S slots are full.
 
     Arguments:
-        frames: modality name -> `[N, D]`, the videos' frames one after another.
-        num_frames_B: int64, n, at least 1 each, summing to N. Of a video longer than S its first S frames are taken.
+        frames: modality name -> `[N, D]`, the videos' frames one after another, on any device.
+        num_frames_B: int64, n, at least 1 each, summing to N; on the CPU, as are the uniforms. Of a video longer than S
+            its first S frames are taken.
         uniforms_BS: float32 in [0, 1); slot s from n on has frame `int(u_s * n)`.
 
     Returns:
@@ -164,13 +166,8 @@ def _drawn(num_frames_B: Tensor, uniforms_BS: Tensor) -> Tensor:
 def _pick(frames: Mapping[str, Tensor], num_frames_B: Tensor, index_BS: Tensor) -> dict[str, Tensor]:
     """The frames of each video whose numbers within it are given; `[N, D]` -> `[B, S, D]`."""
     starts_B = num_frames_B.cumsum(0) - num_frames_B
-    index = _sent((index_BS + starts_B[:, None]).flatten(), next(iter(frames.values())).device)
+    index = sent((index_BS + starts_B[:, None]).flatten(), next(iter(frames.values())).device)
     return {name: values_ND.index_select(0, index).unflatten(0, index_BS.shape) for name, values_ND in frames.items()}
-
-
-def _sent(values: Tensor, device: torch.device) -> Tensor:
-    """The values on a device. They are on their way to a GPU when this returns: to wait would let it run dry."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
 def mix_frames(frames: Mapping[str, Tensor], share_B: Tensor, partner_B: Tensor) -> dict[str, Tensor]:

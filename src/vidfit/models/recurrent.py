@@ -14,8 +14,10 @@ Packed sequences do not export: in an export a layer of float weights is ONNX's 
 Shapes: B videos, T frames, D features, H cells, G gates (4 in an LSTM, 3 in a GRU), R directions.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from threading import Lock
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +29,7 @@ from vidfit.models.gru import gru
 from vidfit.models.heads import ContextGating
 
 Cell = Literal["lstm", "gru"]
+_PRECISION = Lock()
 
 
 class RecurrentConfig(BaseModel):
@@ -100,7 +103,8 @@ class Layer(nn.Module):
             batch_sizes: int64 on the CPU, or None where `inputs` is `[B, T, D]`.
 
         Returns:
-            Outputs, shaped as `inputs` with R * H for D, and the final state (cell state of an LSTM) `[R, B, H]`.
+            Outputs, shaped as `inputs` with R * H for D, and the final state (cell state of an LSTM) `[R, B, H]`;
+            float32, under autocast of its dtype.
         """
         if self.cell == "gru" and batch_sizes is None and self.training and inputs.device.type == "cpu":
             return self._gru(inputs)
@@ -108,8 +112,8 @@ class Layer(nn.Module):
         # Autocast would take cuDNN's layers to float16, whatever it was told.
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
         # TF32, cuDNN's own choice, is near enough for gradients; but predictions would depend on the batch's size.
-        tf32 = self.training and torch.backends.cudnn.allow_tf32
-        with torch.autocast(kind, enabled=False), torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+        exact = kind == "cuda" and dtype == torch.float32 and not self.training
+        with torch.autocast(kind, enabled=False), _without_tf32() if exact else nullcontext():
             return self._run(inputs.to(dtype), batch_sizes)
 
     def _run(self, inputs: Tensor, batch_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -132,18 +136,24 @@ class Layer(nn.Module):
         return outputs, state_RBH
 
     def _weights(self, dtype: torch.dtype) -> list[Tensor]:
-        """All directions' parts and zeros for second biases, as PyTorch's layers take them.
+        """Two matrices and two biases a direction, the second one zeros, as PyTorch's layers take them.
 
         They lie side by side, matrices before biases, as cuDNN wants them: PyTorch would put others together at every
         call, and warn of it.
         """
-        parts: list[Tensor] = []
+        matrices, biases = [], []
         for direction in self.directions:
-            parts += [*direction.parts(), torch.zeros_like(direction.biases)]
-        order = sorted(range(len(parts)), key=lambda number: -parts[number].dim())
-        flat = torch.cat([parts[number].to(dtype).flatten() for number in order])
-        pieces = dict(zip(order, flat.split([parts[number].numel() for number in order]), strict=True))
-        return [pieces[number].view(part.shape) for number, part in enumerate(parts)]
+            input_weights, state_weights, own_biases = direction.parts()
+            matrices += [input_weights, state_weights]
+            biases += [own_biases, torch.zeros_like(own_biases)]
+        parts = matrices + biases
+        flat = torch.cat([part.to(dtype).flatten() for part in parts])
+        pieces = flat.split([part.numel() for part in parts])
+        views = [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+        weights: list[Tensor] = []
+        for start in range(0, len(matrices), 2):
+            weights += views[start : start + 2] + views[len(matrices) + start :][:2]
+        return weights
 
     def _gru(self, inputs_BTD: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` does, by our own GRU."""
@@ -188,6 +198,19 @@ class Layer(nn.Module):
             shapes=[(max_frames, *state_shape)] + [state_shape] * states,
         )
         return outputs_TRBH.transpose(1, 2).flatten(2), states_RBH[-1]
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Recurrent layers on a GPU multiply in float32. The setting is the process's, so threads take turns."""
+    cudnn: Any = torch.backends.cudnn.rnn
+    with _PRECISION:
+        before = cudnn.fp32_precision
+        cudnn.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            cudnn.fp32_precision = before
 
 
 def reorder(part: Tensor, order: Sequence[int]) -> Tensor:
@@ -236,7 +259,8 @@ class Recurrent(nn.Module):
     def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
         """float32 `[B, T, D]` and counts `[B, T]` (or None: each slot counts once) -> float32 `[B, H]`.
 
-        A video's frames are the first of its slots; each counts once, for their order matters.
+        Under autocast the result is of its dtype. A video's frames are the first of its slots; each counts once, for
+        their order matters.
         """
         if torch.compiler.is_exporting():
             assert counts_BT is not None

@@ -45,7 +45,7 @@ class Adam:
         """
         self._steps += 1
         # Not `torch.tensor`, which waits for the device.
-        self._count = torch.full((), float(self._steps), device=next(iter(self._parameters.values())).device)
+        count = torch.full((), float(self._steps), device=next(iter(self._parameters.values())).device)
         whole: list[tuple[Tensor, Tensor, Moments]] = []
         for name, parameter in self._parameters.items():
             gradient, factors, l2 = parameter.grad, thin.get(parameter), self._penalised.get(parameter, 0.0)
@@ -59,13 +59,13 @@ class Adam:
                     gradient.add_(parameter, alpha=l2)
                 whole.append((parameter, gradient, moments))
             elif factors is not None:
-                self._update_by_blocks(parameter, factors, l2, moments, learning_rate)
+                self._update_by_blocks(parameter, factors, l2, moments, learning_rate, count)
         if not whole:
             return
         # All norms together: on a GPU it takes longer to launch a kernel than to run such a one.
         norms = torch.ops.aten._foreach_norm([gradient for _, gradient, _ in whole])
         for (parameter, gradient, moments), excess in zip(whole, self._excess(list(norms)), strict=True):
-            self._update(parameter, gradient, moments, learning_rate, excess)
+            self._update(parameter, gradient, moments, learning_rate, count, excess)
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
@@ -88,7 +88,7 @@ class Adam:
         }
 
     def _update_by_blocks(
-        self, parameter: Tensor, thin: Thin, l2: float, moments: Moments, learning_rate: float
+        self, parameter: Tensor, thin: Thin, l2: float, moments: Moments, learning_rate: float, count: Tensor
     ) -> None:
         excess = self._excess([thin.norm(parameter, l2)])[0].item()
         rows = max(1, BLOCK // parameter.shape[1])
@@ -103,10 +103,16 @@ class Adam:
                 alpha=1 / excess,
                 out=buffer[: part.stop - start],
             )
-            self._update(parameter[part], gradient, (moments[0][part], moments[1][part]), learning_rate, None)
+            self._update(parameter[part], gradient, (moments[0][part], moments[1][part]), learning_rate, count, None)
 
     def _update(
-        self, parameter: Tensor, gradient: Tensor, moments: Moments, learning_rate: float, excess: Tensor | None
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        moments: Moments,
+        learning_rate: float,
+        count: Tensor,
+        excess: Tensor | None,
     ) -> None:
         # What `torch.optim.Adam(fused=True)` calls, which has one scale for all parameters and knows no rows of one.
         torch.ops.aten._fused_adam_(
@@ -115,7 +121,7 @@ class Adam:
             [moments[0]],
             [moments[1]],
             [],
-            [self._count],
+            [count],
             lr=learning_rate,
             beta1=0.9,
             beta2=0.999,

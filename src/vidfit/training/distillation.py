@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vidfit import ranks
 from vidfit.errors import DataError, OutputError, reason
 from vidfit.evaluation.metrics import top_classes
-from vidfit.features.batch import Batch
+from vidfit.features.batch import Batch, sent
 from vidfit.features.batches import NoRecordsError
 from vidfit.files import file_digest, replacing
 
@@ -248,7 +248,7 @@ class Teacher:
         Raises:
             KeyError: with the ids that have no soft labels.
         """
-        return torch.lerp(labels_BC, self.soft_labels.of(ids).to(labels_BC.device), self.share)
+        return torch.lerp(labels_BC, sent(self.soft_labels.of(ids), labels_BC.device), self.share)
 
     def incomplete(self, known: Sequence[str], batches: Iterable[Batch]) -> DataError:
         """The error for training videos without soft labels, some of which are known; reads all ids to count them."""

@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 from vidfit import ranks
 from vidfit.errors import ModelFileError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
-from vidfit.features.batch import Batch
+from vidfit.features.batch import Batch, sent
 from vidfit.features.batches import Batches
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
@@ -153,7 +153,7 @@ def predict(model: FrameClassifier, batch: Batch) -> np.ndarray:
     """Probabilities of a batch over all its frames, `[B, C]` float32."""
     device = next(model.parameters()).device
     batch = batch.to(device)
-    return model(batch.padded(), batch.num_frames.to(device, non_blocking=True)).cpu().numpy()
+    return model(batch.padded(), sent(batch.num_frames, device)).cpu().numpy()
 
 
 @dataclass

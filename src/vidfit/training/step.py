@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vidfit import ranks
 from vidfit.errors import RecipeError
-from vidfit.features.batch import Batch
+from vidfit.features.batch import Batch, sent
 from vidfit.models.classifier import FrameClassifier
 from vidfit.models.frames import mix_frames, sample_counted, sample_frames, sample_sequence
 from vidfit.models.recurrent import Recurrent
@@ -77,7 +77,7 @@ class Learner:
         """One step of Adam.
 
         Arguments:
-            batch: on the device; this rank's part of it, which may be empty.
+            batch: its frames and labels on the device; this rank's part of it, which may be empty.
             targets_BC: float32, what each video's probabilities should be; on the device.
             number: of the step; with the seed it fixes all that is random.
             learning_rate: of this step.
@@ -120,7 +120,7 @@ class Learner:
         config, videos, own = self._config, sum(sizes), _rows(sizes)
         if config.sampling == "none":
             self._part_ways()
-            return _Inputs(batch.padded(), batch.num_frames.to(self.device, non_blocking=True)), targets_BC
+            return _Inputs(batch.padded(), sent(batch.num_frames, self.device)), targets_BC
         if config.sampling == "sequence":
             uniforms_B = torch.rand(videos)[own]
             frames = sample_sequence(batch.frames, batch.num_frames, uniforms_B, config.sample_frames)
@@ -133,12 +133,8 @@ class Learner:
             frames = sample_frames(batch.frames, batch.num_frames, uniforms_BS)
         self._part_ways()
         if config.mixup:
-            share_B = (
-                torch.distributions.Beta(config.mixup, config.mixup)
-                .sample([len(batch)])
-                .to(self.device, non_blocking=True)
-            )
-            partner_B = torch.randperm(len(batch)).to(self.device, non_blocking=True)
+            share_B = sent(torch.distributions.Beta(config.mixup, config.mixup).sample([len(batch)]), self.device)
+            partner_B = sent(torch.randperm(len(batch)), self.device)
             frames = mix_frames(frames, share_B, partner_B)
             targets_BC = share_B[:, None] * targets_BC + (1 - share_B[:, None]) * targets_BC[partner_B]
         return _Inputs(frames), targets_BC
