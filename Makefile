@@ -19,9 +19,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/vidfit demo -o demo-run
 
-# A process a core; more than four are not worth their memory.
+# A process a core, more than four are not worth their memory; and a file in one of them, as some share what takes a minute.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 # TensorFlow is larger than all else together, so it has an environment of its own and `make test` passes over it.
 test-tensorflow: .venv-tensorflow/.ready

@@ -4,7 +4,8 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import cycle
 from pathlib import Path
 
@@ -116,6 +117,19 @@ def packed(tmp_path_factory: pytest.TempPathFactory, everything: list[PackedMemb
     return path
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """The file of a member by itself, by its name and grid; an export takes seconds, so there is one of each."""
+
+    @cache
+    def write(name: str, form: str) -> Path:
+        path = tmp_path_factory.mktemp("alone") / "model.onnx"
+        write_graph(path, [PackedMember(member(name, form=Grid.parse(form)), 1.0)], 10_000_000)
+        return path
+
+    return write
+
+
 @pytest.mark.parametrize(("videos", "longest"), [(1, 1), (1, 9), (2, 3), (7, 5), (3, 40)])
 def test_the_file_gives_what_the_members_give(packed: Path, everything: list[PackedMember], videos: int, longest: int):
     inputs = arrays(videos, longest)
@@ -130,12 +144,13 @@ def test_the_file_gives_what_the_members_give(packed: Path, everything: list[Pac
     + [(name, "4/channel") for name in ("gated", "gru", "wide")]
     + [("wide", "6/channel")],
 )
-def test_a_member_with_integer_activations_is_near_the_one_with_float_ones(name: str, form: str, tmp_path: Path):
-    path, original = tmp_path / "model.onnx", float_member(name)
+def test_a_member_with_integer_activations_is_near_the_one_with_float_ones(
+    name: str, form: str, alone: Callable[[str, str], Path]
+):
+    original = float_member(name)
     quantised = PackedMember(original.quantized(Grid.parse(form)), 1.0)
-    write_graph(path, [quantised], 10_000_000)
     inputs = arrays(9, 12)
-    (found,) = onnxruntime.InferenceSession(path).run(["probabilities"], inputs)
+    (found,) = onnxruntime.InferenceSession(alone(name, form)).run(["probabilities"], inputs)
     exact, floats = torch_average([quantised], inputs), torch_average([PackedMember(original, 1.0)], inputs)
     # No more than the rounding of weights costs, or a few thousandths.
     assert np.abs(np.asarray(found) - exact).max() < max(3e-3, np.abs(exact - floats).max())
@@ -159,12 +174,12 @@ def assert_videos_do_not_depend_on_their_batch(path: Path) -> None:
         np.testing.assert_allclose(np.asarray(found)[0], np.asarray(together)[video], atol=1e-5)
 
 
-def test_portable_files_have_standard_operators_alone(tmp_path: Path):
-    members = [PackedMember(member(name, form=Grid.parse("4/channel")), 1.0) for name in ("gru", "wide")]
-    for portable in (False, True):
-        write_graph(tmp_path / "model.onnx", members, 10_000_000, portable=portable)
-        domains = {node.domain for node in onnx.load(tmp_path / "model.onnx").graph.node}
-        assert domains == ({""} if portable else {"", "com.microsoft"})
+def test_portable_files_have_standard_operators_alone(alone: Callable[[str, str], Path], tmp_path: Path):
+    portable, form = tmp_path / "model.onnx", "4/channel"
+    members = [PackedMember(member(name, form=Grid.parse(form)), 1.0) for name in ("gru", "wide")]
+    write_graph(portable, members, 10_000_000, portable=True)
+    for path, domains in ((portable, {""}), (alone("wide", form), {"", "com.microsoft"})):
+        assert {node.domain for node in onnx.load(path).graph.node} == domains
 
 
 def test_padding_changes_nothing(packed: Path):
@@ -316,15 +331,23 @@ def test_operators_bear_their_members_name(packed: Path):
     ],
 )
 def test_which_members_have_frames_of_bytes(
-    name: str, form: str | None, spec: FeatureSpec, bytes_stay: bool, tmp_path: Path
+    name: str,
+    form: str | None,
+    spec: FeatureSpec,
+    bytes_stay: bool,
+    alone: Callable[[str, str], Path],
+    tmp_path: Path,
 ):
-    original = float_member(name, spec)
-    if form is not None:
-        original = original.quantized("kmeans" if form == "kmeans" else Grid.parse(form))
-    write_graph(tmp_path / "model.onnx", [PackedMember(original, 1.0)], 10_000_000)
+    if form in (None, "kmeans") or spec is VIDEO_LEVEL:
+        path, original = tmp_path / "model.onnx", float_member(name, spec)
+        if form is not None:
+            original = original.quantized("kmeans" if form == "kmeans" else Grid.parse(form))
+        write_graph(path, [PackedMember(original, 1.0)], 10_000_000)
+    else:
+        path = alone(name, form)
     # As they are read, or one after another.
     frames, multiplied = set(SIZES), set()
-    for node in onnx.load(tmp_path / "model.onnx").graph.node:
+    for node in onnx.load(path).graph.node:
         if node.op_type == "Reshape" and node.input[0] in frames:
             frames.add(node.output[0])
         if node.op_type == "MatMulInteger":
@@ -335,11 +358,11 @@ def test_which_members_have_frames_of_bytes(
 @pytest.mark.parametrize(
     ("name", "form", "rows"), [("wide", "8/channel", [24, 8]), ("wide", "4/channel", []), ("netvlad", "8", [])]
 )
-def test_which_descriptors_are_rounded_cluster_by_cluster(name: str, form: str, rows: list[int], tmp_path: Path):
+def test_which_descriptors_are_rounded_cluster_by_cluster(
+    name: str, form: str, rows: list[int], alone: Callable[[str, str], Path]
+):
     """Long ones that are multiplied as bytes; a cluster has as many values as its modality features."""
-    member = float_member(name).quantized(Grid.parse(form))
-    write_graph(tmp_path / "model.onnx", [PackedMember(member, 1.0)], 10_000_000)
-    nodes = onnx.load(tmp_path / "model.onnx").graph.node
+    nodes = onnx.load(alone(name, form)).graph.node
     flattened = {node.input[0] for node in nodes if node.op_type == "Reshape"}
     rounded = [node for node in nodes if node.op_type == "QuantizeLinear" and node.output[0] in flattened]
     assert [it.i for node in rounded for it in node.attribute if it.name == "block_size"] == rows

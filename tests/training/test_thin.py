@@ -27,7 +27,10 @@ def test_the_norm_is_that_of_the_product(videos: int, inputs: int, outputs: int,
 
 def test_products_leave_their_factors_and_pass_gradients_on(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(thin, "BLOCK", 60)  # blocks of 8 and of 12 rows, the last smaller
-    x, first, second = torch.randn(3, 20), nn.Parameter(torch.randn(20, 30)), nn.Parameter(torch.randn(30, 19))
+    # In float64: the last bits of float32 differ where parts are summed.
+    shapes = (3, 20), (20, 30), (30, 19)
+    x, first, second = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    first, second = nn.Parameter(first), nn.Parameter(second)
     x[0] = 0
     (torch.tanh(x @ first) @ second).square().sum().backward()
     expected = [first.grad, second.grad]
