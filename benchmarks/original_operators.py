@@ -1,9 +1,10 @@
 """The large operators of the original's training step under TensorFlow, each timed alone: a floor under its time.
 
-Matrix products forward and backward, clipping and Adam as the 2018 graphs of `training.py`'s families have them, at
-competition size (300 frames, 3,862 labels); batch norms, softmaxes, gates and everything else between them are left
-out. Large tensors lie in huge pages and memory is never given back, so that nothing but the operators counts. Run as
-`original_operators.py BATCH`, by a Python that has TensorFlow; prints CPU seconds by family on one core.
+Matrix products forward and backward, batch norm and softmax of assignments to clusters, clipping and Adam as the 2018
+graphs of `training.py`'s families have them, at competition size (300 frames, 3,862 labels); sums, maxima, gates and
+everything else between them are left out. Large tensors lie in huge pages and memory is never given back, so that
+nothing but the operators counts. Run as `original_operators.py BATCH`, by a Python that has TensorFlow; prints CPU
+seconds by family on one core.
 
 Source: Miech et al. 2017, Skalic & Austin 2018. An LSTM's or GRU's matrix product is one a frame, on the concatenated
 input and state, and its gradients are added up frame by frame.
@@ -40,6 +41,23 @@ def matmul(rows: int, inputs: int, outputs: int, *, needs_input: bool = True) ->
         seconds(lambda: tf.matmul(x, weights))
         + seconds(lambda: tf.matmul(x, dy, transpose_a=True))
         + (seconds(lambda: tf.matmul(dy, weights, transpose_b=True)) if needs_input else 0)
+    )
+
+
+def assignment(frames: int, clusters: int) -> float:
+    """Batch norm and softmax over clusters, forward and backward; TensorFlow's fused batch norm, the fastest it has."""
+    import tensorflow as tf
+
+    x, dy = tf.random.normal((1, frames, 1, clusters)), tf.random.normal((1, frames, 1, clusters))
+    scale, shift, nothing = tf.ones(clusters), tf.zeros(clusters), tf.zeros(0)
+    normalised = tf.raw_ops.FusedBatchNormV3(x=x, scale=scale, offset=shift, mean=nothing, variance=nothing)
+    saved = dict(zip(("reserve_space_1", "reserve_space_2", "reserve_space_3"), normalised[3:], strict=True))
+    shares = tf.nn.softmax(x)
+    return (
+        seconds(lambda: tf.raw_ops.FusedBatchNormV3(x=x, scale=scale, offset=shift, mean=nothing, variance=nothing))
+        + seconds(lambda: tf.raw_ops.FusedBatchNormGradV3(y_backprop=dy, x=x, scale=scale, **saved))
+        + seconds(lambda: tf.nn.softmax(x))
+        + seconds(lambda: (dy - tf.reduce_sum(dy * shares, -1, keepdims=True)) * shares)
     )
 
 
@@ -80,7 +98,7 @@ def pooled(batch: int, hidden: tuple[int, int], clusters: tuple[int, int], descr
     total = 0.0
     for size, k in zip((1024, 128), clusters, strict=True):
         # The input's batch norm is trained, so the frames need a gradient.
-        total += matmul(batch * FRAMES, size, k) + update(size, k)
+        total += matmul(batch * FRAMES, size, k) + assignment(batch * FRAMES, k) + update(size, k)
         assign, frames, gradient = (tf.random.normal((batch, *it)) for it in ((k, FRAMES), (FRAMES, size), (k, size)))
         forward = seconds(lambda a=assign, b=frames: a @ b)
         by_assign = seconds(lambda a=gradient, b=frames: tf.matmul(a, b, transpose_b=True))
