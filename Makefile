@@ -19,7 +19,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/vidfit demo -o demo-run
 
-# A process a core, more than four are not worth their memory; and a file in one of them, as some share what takes a minute.
+# A process a core; more than four are not worth their memory. The tests of a file share what takes a minute to make, so
+# one process has them all.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 

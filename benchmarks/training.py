@@ -54,7 +54,6 @@ def write(folder: Path, videos: int) -> Path:
     from vidfit.features.spec import Video
 
     shard, cache = folder / "train.tfrecord", folder / "cache"
-
     random = np.random.default_rng(0)
     write_shard(
         shard,

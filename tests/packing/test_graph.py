@@ -118,16 +118,22 @@ def packed(tmp_path_factory: pytest.TempPathFactory, everything: list[PackedMemb
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """The file of a member by itself, by its name and grid; an export takes seconds, so there is one of each."""
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The file of a member by itself: its name; its grid, `kmeans` or None for floats; whether it is at video level.
+
+    An export takes seconds, so there is one of each.
+    """
 
     @cache
-    def write(name: str, form: str) -> Path:
-        path = tmp_path_factory.mktemp("alone") / "model.onnx"
-        write_graph(path, [PackedMember(member(name, form=Grid.parse(form)), 1.0)], 10_000_000)
+    def write(name: str, form: str | None, video_level: bool) -> Path:
+        spec = VIDEO_LEVEL if video_level else SPEC
+        path, original = tmp_path_factory.mktemp("alone") / "model.onnx", float_member(name, spec)
+        if form is not None:
+            original = original.quantized("kmeans" if form == "kmeans" else Grid.parse(form))
+        write_graph(path, [PackedMember(original, 1.0)], 10_000_000)
         return path
 
-    return write
+    return lambda name, form, video_level=False: write(name, form, video_level)
 
 
 @pytest.mark.parametrize(("videos", "longest"), [(1, 1), (1, 9), (2, 3), (7, 5), (3, 40)])
@@ -145,7 +151,7 @@ def test_the_file_gives_what_the_members_give(packed: Path, everything: list[Pac
     + [("wide", "6/channel")],
 )
 def test_a_member_with_integer_activations_is_near_the_one_with_float_ones(
-    name: str, form: str, alone: Callable[[str, str], Path]
+    name: str, form: str, alone: Callable[..., Path]
 ):
     original = float_member(name)
     quantised = PackedMember(original.quantized(Grid.parse(form)), 1.0)
@@ -174,7 +180,7 @@ def assert_videos_do_not_depend_on_their_batch(path: Path) -> None:
         np.testing.assert_allclose(np.asarray(found)[0], np.asarray(together)[video], atol=1e-5)
 
 
-def test_portable_files_have_standard_operators_alone(alone: Callable[[str, str], Path], tmp_path: Path):
+def test_portable_files_have_standard_operators_alone(alone: Callable[..., Path], tmp_path: Path):
     portable, form = tmp_path / "model.onnx", "4/channel"
     members = [PackedMember(member(name, form=Grid.parse(form)), 1.0) for name in ("gru", "wide")]
     write_graph(portable, members, 10_000_000, portable=True)
@@ -331,23 +337,11 @@ def test_operators_bear_their_members_name(packed: Path):
     ],
 )
 def test_which_members_have_frames_of_bytes(
-    name: str,
-    form: str | None,
-    spec: FeatureSpec,
-    bytes_stay: bool,
-    alone: Callable[[str, str], Path],
-    tmp_path: Path,
+    name: str, form: str | None, spec: FeatureSpec, bytes_stay: bool, alone: Callable[..., Path]
 ):
-    if form in (None, "kmeans") or spec is VIDEO_LEVEL:
-        path, original = tmp_path / "model.onnx", float_member(name, spec)
-        if form is not None:
-            original = original.quantized("kmeans" if form == "kmeans" else Grid.parse(form))
-        write_graph(path, [PackedMember(original, 1.0)], 10_000_000)
-    else:
-        path = alone(name, form)
     # As they are read, or one after another.
     frames, multiplied = set(SIZES), set()
-    for node in onnx.load(path).graph.node:
+    for node in onnx.load(alone(name, form, spec is VIDEO_LEVEL)).graph.node:
         if node.op_type == "Reshape" and node.input[0] in frames:
             frames.add(node.output[0])
         if node.op_type == "MatMulInteger":
@@ -359,7 +353,7 @@ def test_which_members_have_frames_of_bytes(
     ("name", "form", "rows"), [("wide", "8/channel", [24, 8]), ("wide", "4/channel", []), ("netvlad", "8", [])]
 )
 def test_which_descriptors_are_rounded_cluster_by_cluster(
-    name: str, form: str, rows: list[int], alone: Callable[[str, str], Path]
+    name: str, form: str, rows: list[int], alone: Callable[..., Path]
 ):
     """Long ones that are multiplied as bytes; a cluster has as many values as its modality features."""
     nodes = onnx.load(alone(name, form)).graph.node
