@@ -26,7 +26,7 @@ test: $(READY)
 
 # TensorFlow is larger than all else together, so it has an environment of its own and `make test` passes over it.
 test-tensorflow: .venv-tensorflow/.ready
-	.venv-tensorflow/bin/python -m pytest tests/packing/test_tensorflow.py
+	.venv-tensorflow/bin/python -m pytest tests/export/test_tensorflow.py
 
 .venv-tensorflow/.ready: pyproject.toml constraints.txt
 	test -x .venv-tensorflow/bin/python || $(PYTHON) -m venv .venv-tensorflow

@@ -111,15 +111,15 @@ def settings():
 
 def work_on(job: Job, work: Path, steps: int) -> None:
     """Train (or average, or quantise) and leave `eval.npy`: probabilities of the eval videos, float16."""
-    from vidfit.compression.member import quantize_member
-    from vidfit.features.batches import Batches, balanced_copies
+    from vidfit.features.loader import Batches, balanced_copies
+    from vidfit.inference.predictor import load
     from vidfit.models.classifier import ClassifierConfig
-    from vidfit.runtime.predictor import load
+    from vidfit.quantization.member import quantize_member
     from vidfit.training.checkpoint import BEST, MemberInfo
     from vidfit.training.config import TrainingConfig
     from vidfit.training.distillation import SoftLabels, Teacher
     from vidfit.training.epochs import label_counts
-    from vidfit.training.loop import train
+    from vidfit.training.trainer import train
 
     folder, arm = job.folder(work), ARMS[job.arm]
     if (folder / "eval.npy").exists():
@@ -179,8 +179,8 @@ def soft_labels(student: Job, work: Path) -> Path:
 
 def label(student: Job, work: Path, families: list[str]) -> None:
     """Have a student's teachers label the training videos."""
-    from vidfit.features.batches import Batches
-    from vidfit.runtime.predictor import load
+    from vidfit.features.loader import Batches
+    from vidfit.inference.predictor import load
     from vidfit.training.checkpoint import BEST
     from vidfit.training.distillation import label_shards
 
@@ -232,7 +232,7 @@ def phases(seeds: int, steps: int, families: list[str], arms: list[str]) -> list
 def gaps(work: Path, seeds: int, families: list[str], arms: list[str]) -> dict[tuple[str, str], np.ndarray]:
     """GAP by (arm, family or ensemble), one a seed."""
     from vidfit.evaluation.metrics import Metrics
-    from vidfit.features.batches import Batches
+    from vidfit.features.loader import Batches
 
     _, shards, spec, vocabulary = settings()
     batches = list(Batches(shards["eval"], spec, len(vocabulary), 256))

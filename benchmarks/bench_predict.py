@@ -18,10 +18,10 @@ import sys
 from pathlib import Path
 import numpy as np, torch
 from vidfit import Video, write_shard
-from vidfit.compression.member import Member
+from vidfit.quantization.member import Member
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig
-from vidfit.packing.graph import PackedMember, write_graph
+from vidfit.export.graph import PackedMember, write_graph
 from vidfit.training.checkpoint import MemberInfo
 
 folder, shards, videos, clusters, hidden = Path(sys.argv[1]), *map(int, sys.argv[2:])
@@ -55,8 +55,8 @@ import json, resource, sys, time
 from pathlib import Path
 import numpy as np
 import vidfit
-from vidfit.features.batches import Batches
-from vidfit.runtime.parts import predict_shards
+from vidfit.features.loader import Batches
+from vidfit.inference.resume import predict_shards
 
 how, batch_size, output, model, *shards = sys.argv[1:]
 shards = list(map(Path, shards))

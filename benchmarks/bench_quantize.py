@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from table import options, publish
 
-from vidfit.compression.quantize import REFERENCE, quantize
+from vidfit.quantization.uniform import REFERENCE, quantize
 
 
 def seconds(work: Callable[[], object], runs: int = 3) -> float:

@@ -66,10 +66,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="of training, a member; of a DBoF three times as many")
     arguments = parser.parse_args()
     from vidfit.features.shards import expand_shards
-    from vidfit.fitting.packer import Packer
-    from vidfit.packing.size import parse_size
     from vidfit.pipeline import Run
-    from vidfit.training.rotation import LAST
+    from vidfit.search.packer import Packer
+    from vidfit.sizes import parse_size
+    from vidfit.training.checkpoint_manager import LAST
 
     rows: list[dict[str, Any]] = []
 

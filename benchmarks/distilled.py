@@ -12,10 +12,10 @@ import numpy as np
 from table import options, publish
 
 from vidfit.features.batch import Batch
-from vidfit.features.batches import Batches
+from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards
+from vidfit.inference.predictor import load
 from vidfit.recipe import load_recipe
-from vidfit.runtime.predictor import load
 from vidfit.training.checkpoint import BEST, read_member
 
 TOP = 20

@@ -23,9 +23,9 @@ import torch
 from table import options, publish
 
 import vidfit.features.example as example
-from vidfit.features.batches import Batches
-from vidfit.features.caching import write_cache
+from vidfit.features.cache_writer import write_cache
 from vidfit.features.example import to_sequence_example
+from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, read_videos
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import scan_records, write_records

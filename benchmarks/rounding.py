@@ -14,17 +14,17 @@ import numpy as np
 from rich.progress import track
 from table import options, publish
 
-from vidfit.compression.calibration import collect
-from vidfit.compression.compensation import Moments
-from vidfit.compression.member import Member, load_member
-from vidfit.compression.quantize import Grid, QuantizedTensor
-from vidfit.compression.sensitivity import divergence
 from vidfit.evaluation.metrics import Metrics
 from vidfit.features.batch import Batch
-from vidfit.features.batches import Batches
+from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards
+from vidfit.quantization.calibration import collect
+from vidfit.quantization.gptq import Moments
+from vidfit.quantization.member import Member, load_member
+from vidfit.quantization.sensitivity import divergence
+from vidfit.quantization.uniform import Grid, QuantizedTensor
 from vidfit.recipe import load_recipe
-from vidfit.training.loop import predict
+from vidfit.training.trainer import predict
 
 BATCH = 256
 GRIDS = ["8", "6/channel", "5/channel", "4/64", "4/channel", "4", "3/64", "3/channel", "2/64", "2/channel"]

@@ -70,10 +70,10 @@ def write(family: str, form: str, path: Path) -> None:
     """The family's file in one form."""
     import torch
 
-    from vidfit.compression.codebook import CodebookTensor
-    from vidfit.compression.member import Member
-    from vidfit.compression.quantize import Grid, QuantizedTensor
-    from vidfit.packing.graph import PROTOBUF_LIMIT, PackedMember, write_graph
+    from vidfit.export.graph import PROTOBUF_LIMIT, PackedMember, write_graph
+    from vidfit.quantization.codebook import CodebookTensor
+    from vidfit.quantization.member import Member
+    from vidfit.quantization.uniform import Grid, QuantizedTensor
 
     torch.manual_seed(0)
     about = info(FAMILIES[family])
@@ -96,10 +96,10 @@ def write_ensemble(path: Path) -> None:
     """All members of the recipe in less than 1 GB: 8 bits, and 6 for the hidden layers of the two NetVLADs."""
     import torch
 
-    from vidfit.compression.member import Member
-    from vidfit.compression.quantize import Grid
-    from vidfit.compression.state import is_big
-    from vidfit.packing.graph import PackedMember, write_graph
+    from vidfit.export.graph import PackedMember, write_graph
+    from vidfit.quantization.member import Member
+    from vidfit.quantization.state import is_big
+    from vidfit.quantization.uniform import Grid
     from vidfit.recipe import load_recipe
 
     torch.manual_seed(0)
@@ -142,11 +142,11 @@ def pytorch(family: str) -> Callable[[dict[str, np.ndarray], np.ndarray], Any]:
 
 def measure(family: str, form: str, path: Path, batches: tuple[int, ...]) -> dict[str, Any]:
     """Load time, latency by batch and memory of one file, in this process."""
-    import vidfit.runtime.predictor
+    import vidfit.inference.predictor
 
     before = memory()["VmRSS"]
     begun = time.perf_counter()
-    run = pytorch(family) if form == "PyTorch" else vidfit.runtime.predictor.load(path, batch_size=64).predict
+    run = pytorch(family) if form == "PyTorch" else vidfit.inference.predictor.load(path, batch_size=64).predict
     measured: dict[str, Any] = {"load, s": time.perf_counter() - begun, "loaded, MB": memory()["VmRSS"] - before}
     for batch in batches:
         inputs = videos(batch)
@@ -158,7 +158,7 @@ def measure(family: str, form: str, path: Path, batches: tuple[int, ...]) -> dic
 
 def many(path: Path, at_once: int) -> dict[str, float]:
     """Videos a second of four batches of a file, and memory, in this process."""
-    from vidfit.runtime.predictor import BATCH_SIZE, load
+    from vidfit.inference.predictor import BATCH_SIZE, load
 
     before = memory()["VmRSS"]
     predict = load(path, at_once=at_once).predict
@@ -302,7 +302,7 @@ def ensemble(path: Path) -> list[dict[str, Any]]:
     """Videos a second, memory and each member's share of a packed file."""
     import onnxruntime
 
-    from vidfit.packing.metadata import PackedInfo
+    from vidfit.export.metadata import PackedInfo
 
     measured = least([alone(measure, "", "", path, (1, 8, 32)) for _ in track(range(ROUNDS), path.name)])
     rows: list[dict[str, Any]] = [{"what": "MB", "measured": path.stat().st_size // 10**6}]
@@ -320,16 +320,16 @@ def ensemble(path: Path) -> list[dict[str, Any]]:
 
 def gap_changes(run: Path, work: Path) -> list[dict[str, Any]]:
     """GAP on the run's eval shards of each member by PyTorch, with float activations, and from its file."""
-    from vidfit.compression.member import load_member
-    from vidfit.compression.quantize import Grid
     from vidfit.evaluation.metrics import Metrics
-    from vidfit.features.batches import Batches
+    from vidfit.export.graph import PROTOBUF_LIMIT, PackedMember, write_graph
+    from vidfit.features.loader import Batches
     from vidfit.features.shards import expand_shards
-    from vidfit.packing.graph import PROTOBUF_LIMIT, PackedMember, write_graph
+    from vidfit.inference.predictor import load
+    from vidfit.quantization.member import load_member
+    from vidfit.quantization.uniform import Grid
     from vidfit.recipe import load_recipe
-    from vidfit.runtime.predictor import load
     from vidfit.training.checkpoint import BEST, read_info
-    from vidfit.training.loop import predict
+    from vidfit.training.trainer import predict
 
     shards = expand_shards(load_recipe(run / "recipe.yaml").data.eval)
     names = sorted(path.name for path in (run / "members").iterdir())

@@ -49,7 +49,7 @@ def machine(cores: int, precision: str) -> dict[str, float]:
 
 def write(folder: Path, videos: int) -> Path:
     """A cache of random frames."""
-    from vidfit.features.caching import write_cache
+    from vidfit.features.cache_writer import write_cache
     from vidfit.features.example import write_shard
     from vidfit.features.spec import Video
 
@@ -87,10 +87,10 @@ def measure(family: str, cores: int, cache: Path, batch_size: int, precision: st
     from torch.utils.flop_counter import FlopCounterMode
 
     import vidfit  # noqa: F401 - asks for huge pages before anything is allocated
-    from vidfit.features.batches import Batches
+    from vidfit.features.loader import Batches
     from vidfit.features.shards import expand_shards
     from vidfit.recipe import load_recipe
-    from vidfit.training.step import Learner
+    from vidfit.training.train_step import Learner
 
     torch.set_num_threads(cores)
     torch.manual_seed(0)

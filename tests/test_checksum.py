@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from vidfit.checksum import BLANK, is_intact, write_checksum
-from vidfit.packing.metadata import CHECKSUM
+from vidfit.export.metadata import CHECKSUM
 
 
 def crc32c(data: bytes) -> int:

@@ -18,7 +18,7 @@ import torch
 from tests.corpus import LABELS, VIDEOS, write_recipe
 from vidfit.cli import main
 from vidfit.features.batch import Batch
-from vidfit.training.step import Learner
+from vidfit.training.train_step import Learner
 
 
 @pytest.fixture
@@ -196,10 +196,10 @@ def test_quantize_and_pack(vidfit, finished: Path, corpus: Path, tmp_path: Path)
 
 
 def test_export_without_tensorflow_names_the_line_that_installs_it(vidfit, finished: Path, tmp_path: Path, monkeypatch):
-    """What it writes is tested in packing/test_tensorflow.py, with TensorFlow."""
+    """What it writes is tested in export/test_tensorflow.py, with TensorFlow."""
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    monkeypatch.delitem(sys.modules, "vidfit.packing.tensorflow_operators", raising=False)
-    monkeypatch.delitem(sys.modules, "vidfit.packing.tensorflow", raising=False)
+    monkeypatch.delitem(sys.modules, "vidfit.export.tensorflow_operators", raising=False)
+    monkeypatch.delitem(sys.modules, "vidfit.export.tensorflow", raising=False)
     told = vidfit("export", finished / "model.onnx", "--to", "tensorflow", tmp_path / "saved")
     assert told == (2, "", "vidfit: TensorFlow is not installed: pip install 'vidfit[tensorflow]'\n")
     assert list(tmp_path.iterdir()) == []

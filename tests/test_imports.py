@@ -10,15 +10,15 @@ import vidfit
 PACKAGE = Path(vidfit.__file__).parent
 
 # What each room may use, beside itself and the rooms of everybody.
-EVERYBODY = {"errors", "files", "checksum", "ranks"}
-PATH = ["features", "models", "training", "compression", "packing", "runtime", "report"]
+EVERYBODY = {"errors", "files", "checksum", "sizes", "distributed"}
+PATH = ["features", "kernels", "models", "training", "quantization", "export", "inference", "report"]
 BESIDE = {"evaluation": {"features"}}
 ABOVE = {
     "recipe",
-    "display",
-    "checks",
+    "progress",
+    "preflight",
     "stages",
-    "fitting",
+    "search",
     "pipeline",
     "demo",
     "summary",
@@ -66,7 +66,7 @@ def test_imports_point_down_the_path(file: Path):
 
 
 def test_the_models_know_neither_training_nor_evaluation():
-    assert allowed("models") == EVERYBODY | {"features", "models"}
+    assert allowed("models") == EVERYBODY | {"features", "kernels", "models"}
     assert {"models", "evaluation"} <= allowed("training")
 
 

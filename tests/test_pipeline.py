@@ -15,18 +15,18 @@ import torch
 from tests.corpus import LABELS, VIDEOS, write_recipe
 from tests.lives import lives
 from vidfit import load, load_recipe, run
-from vidfit.compression.member import load_member
 from vidfit.errors import BudgetError, DataError, OutputError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
-from vidfit.features.batches import Batches
 from vidfit.features.example import to_sequence_example
+from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, infer_spec, read_videos
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
 from vidfit.pipeline import Run
+from vidfit.quantization.member import load_member
 from vidfit.training.checkpoint import read_member
+from vidfit.training.checkpoint_manager import Checkpoints
 from vidfit.training.distillation import SoftLabels, label_shards
-from vidfit.training.rotation import Checkpoints
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vidfit.features.example import write_shard
     from vidfit.features.spec import Video
-    from vidfit.fitting.packer import pack
+    from vidfit.inference.predictor import Predictor, load
     from vidfit.pipeline import run
     from vidfit.recipe import Recipe, load_recipe
-    from vidfit.runtime.predictor import Predictor, load
+    from vidfit.search.packer import pack
 
 # Huge pages for large tensors. PyTorch reads it once, when it first allocates; faulting in a gradient of 1.1 GB by
 # pages of 4 kB took a third of NetVLAD's training step.
@@ -28,12 +28,12 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 __all__ = ["Predictor", "Recipe", "Video", "load", "load_recipe", "pack", "run", "write_shard"]
 
 _HOMES = {
-    "Predictor": "vidfit.runtime.predictor",
+    "Predictor": "vidfit.inference.predictor",
     "Recipe": "vidfit.recipe",
     "Video": "vidfit.features.spec",
-    "load": "vidfit.runtime.predictor",
+    "load": "vidfit.inference.predictor",
     "load_recipe": "vidfit.recipe",
-    "pack": "vidfit.fitting.packer",
+    "pack": "vidfit.search.packer",
     "run": "vidfit.pipeline",
     "write_shard": "vidfit.features.example",
 }

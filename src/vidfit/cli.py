@@ -19,9 +19,9 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from pydantic import ValidationError
 
-from vidfit.compression import Codebook
 from vidfit.errors import ModelFileError, OutputError, VidfitError, reason
 from vidfit.features.synthetic import CorpusConfig
+from vidfit.quantization import Codebook
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -132,10 +132,10 @@ def soft_label(
     One small Parquet file a shard, keyed by video id; a second call goes on where the first was stopped. Point a
     recipe's `distill.soft_labels` at the folder.
     """
-    from vidfit import display, ranks
+    from vidfit import distributed, progress
     from vidfit.features.shards import expand_shards
-    from vidfit.packing.size import format_size
-    from vidfit.runtime.jobs import soft_label as label
+    from vidfit.inference.distributed_jobs import soft_label as label
+    from vidfit.sizes import format_size
     from vidfit.training.checkpoint import member_file
     from vidfit.training.distillation import soft_labels_file
 
@@ -143,11 +143,11 @@ def soft_label(
     files = list(map(member_file, [teacher, *(more or ())]))
     if len({file.resolve() for file in files}) < len(files):
         raise VidfitError("--teacher: names a teacher twice; leave one out")
-    with display.counting_bar("labelling shards") as show:
-        labelled, skipped = ranks.together(
+    with progress.counting_bar("labelling shards") as show:
+        labelled, skipped = distributed.together(
             label, files, paths, output, top_k, skip_corrupt, overwrite, threads, here={"show": show}
         )
-    display.say_skipped("labelling", skipped)
+    progress.say_skipped("labelling", skipped)
     size = sum(soft_labels_file(output, shard).stat().st_size for shard in paths)
     share = size / sum(shard.stat().st_size for shard in paths)
     what = f"{labelled} of {len(paths)} shards labelled now"
@@ -169,8 +169,8 @@ def quantize(
     overwrite: Overwrite = False,
 ) -> None:
     """Quantise a member's big tensors (above 17,000 elements) to 8 bits."""
-    from vidfit.compression.member import QUANTIZED, quantize_member
-    from vidfit.packing.size import format_size
+    from vidfit.quantization.member import QUANTIZED, quantize_member
+    from vidfit.sizes import format_size
     from vidfit.training.checkpoint import member_file
 
     _refuse_packed(member)
@@ -219,10 +219,10 @@ def pack(
 
     Of MEMBERS, those given are packed; float ones are quantised to 8 bits on the way.
     """
-    from vidfit.compression.member import load_member
-    from vidfit.fitting.packer import open_run
-    from vidfit.packing.graph import PackedMember, write_graph
-    from vidfit.packing.size import format_size, parse_size
+    from vidfit.export.graph import PackedMember, write_graph
+    from vidfit.quantization.member import load_member
+    from vidfit.search.packer import open_run
+    from vidfit.sizes import format_size, parse_size
     from vidfit.training.checkpoint import member_file
 
     if len(sources) == 1 and (output is None or (sources[0] / "recipe.yaml").is_file()):
@@ -262,9 +262,9 @@ def frontier(
     Every point is a file, written, read again and measured. Leaves RUN/frontier.json and RUN/frontier.csv, and a plot
     in RUN/report.html; beside it stand the curves that there would be without a search.
     """
-    from vidfit.fitting.frontier import measure_frontier
-    from vidfit.fitting.packer import open_run
     from vidfit.report.page import write_report
+    from vidfit.search.frontier import measure_frontier
+    from vidfit.search.packer import open_run
     from vidfit.summary import print_frontier
 
     print_frontier(measure_frontier(open_run(directory), budget or ()))
@@ -282,21 +282,21 @@ def evaluate(
     fill_up: FillUp = 0,
 ) -> None:
     """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
-    from vidfit import display, ranks
+    from vidfit import distributed, progress
     from vidfit.features.shards import expand_shards
     from vidfit.files import replacing
-    from vidfit.runtime.jobs import measure
+    from vidfit.inference.distributed_jobs import measure
 
     if json_file:
         _refuse_other_than_json(json_file)
     paths = expand_shards(shards)
     # Entered before the evaluation, so that a bad place is known at once.
     with replacing(json_file) if json_file else nullcontext() as partial:
-        with display.videos_bar("evaluating") as show:
-            result = ranks.together(
+        with progress.videos_bar("evaluating") as show:
+            result = distributed.together(
                 measure, model, paths, skip_corrupt, threads, fill_up, batch_size, here={"show": show}
             )
-        display.say_skipped("evaluating", int(result["skipped"]))
+        progress.say_skipped("evaluating", int(result["skipped"]))
         for name, value in result.items():
             print(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value:,}")
         if partial:
@@ -321,15 +321,15 @@ def predict(
 
     Where it was stopped, a second call goes on: OUTPUT.partial keeps what is finished, shard by shard, until all are.
     """
-    from vidfit import display, ranks
+    from vidfit import distributed, progress
     from vidfit.features.shards import expand_shards
-    from vidfit.runtime.jobs import predict as write
+    from vidfit.inference.distributed_jobs import predict as write
 
     paths = expand_shards(shards)
     options = (top_k, skip_corrupt, overwrite, threads, fill_up, batch_size)
-    with display.videos_bar("predicting") as show:
-        made = ranks.together(write, model, paths, output, *options, here={"show": show})
-    display.say_skipped("predicting", made.skipped)
+    with progress.videos_bar("predicting") as show:
+        made = distributed.together(write, model, paths, output, *options, here={"show": show})
+    progress.say_skipped("predicting", made.skipped)
     before = f"; {made.resumed} of {len(paths)} shards were finished before" if made.resumed else ""
     print(f"{output}: {made.videos:,} videos{before}")
 
@@ -345,8 +345,8 @@ def export(
 
     Needs `pip install 'vidfit[tensorflow]'`; what is written needs TensorFlow alone (docs/tensorflow.md).
     """
-    from vidfit.packing.size import format_size
-    from vidfit.packing.tensorflow import write_saved_model
+    from vidfit.export.tensorflow import write_saved_model
+    from vidfit.sizes import format_size
 
     _refuse_to_overwrite(directory, overwrite, [model])
     write_saved_model(model, directory)
@@ -389,17 +389,17 @@ def cache(
     Takes as much room as the shards. Wherever shards are asked for, the folder can be given. One Arrow file a shard
     (docs/format.md); a second call goes on where the first was stopped, and compares what is there with the shards.
     """
-    from vidfit import display
-    from vidfit.features.caching import write_cache
+    from vidfit import progress
+    from vidfit.features.cache_writer import write_cache
     from vidfit.features.shards import expand_shards, infer_id_key, infer_spec
-    from vidfit.packing.size import format_size
+    from vidfit.sizes import format_size
 
     paths = expand_shards(shards)
     spec = infer_spec(paths, skip_corrupt)
-    with display.counting_bar("caching shards") as show:
+    with progress.counting_bar("caching shards") as show:
         index, added = write_cache(paths, output, infer_id_key(paths), spec, skip_corrupt, overwrite, show)
     entries = index.shards.values()
-    display.say_skipped("caching", sum(entry.skipped for entry in entries))
+    progress.say_skipped("caching", sum(entry.skipped for entry in entries))
     videos, size = sum(entry.records for entry in entries), sum(entry.bytes for entry in entries)
     print(f"{output}: {added} of {len(paths)} shards cached now; in all {videos:,} videos, {format_size(size)}")
 
@@ -411,7 +411,7 @@ def synth(
 
     Labels show as pairs of words in parts of a video; deterministic by seed.
     """
-    from vidfit import display
+    from vidfit import progress
     from vidfit.features.synthetic import write_corpus
 
     try:
@@ -419,7 +419,7 @@ def synth(
     except ValidationError as error:
         option = "".join(f"--{name}: ".replace("_", "-") for name in error.errors()[0]["loc"])
         raise VidfitError(option + error.errors()[0]["msg"].removeprefix("Value error, ")) from error
-    with display.counting_bar("generating videos") as show:
+    with progress.counting_bar("generating videos") as show:
         write_corpus(directory, config, show)
     print(f"{directory}: {config.train_videos + config.validation_videos + config.eval_videos:,} videos")
 
@@ -498,9 +498,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         if "WORLD_SIZE" in os.environ:  # torchrun's
-            from vidfit import ranks
+            from vidfit import distributed
 
-            ranks.lead(app)
+            distributed.lead(app)
         else:
             app()
     except VidfitError as error:

@@ -8,7 +8,7 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from vidfit import display
+from vidfit import progress
 from vidfit.errors import OutputError
 from vidfit.features.synthetic import CorpusConfig, write_corpus
 from vidfit.files import make_folder, replacing
@@ -33,7 +33,7 @@ def run_demo(folder: Path) -> dict[str, Any]:
     make_folder(folder)
     # A corpus has its vocabulary last.
     if not (folder / "corpus" / "vocabulary.csv").exists():
-        with display.counting_bar("generating videos") as show:
+        with progress.counting_bar("generating videos") as show:
             write_corpus(folder / "corpus", CorpusConfig(), show)
     if not recipe.exists():
         with replacing(recipe) as partial:

@@ -3,9 +3,9 @@
     VidfitError
     ├── DataError           a shard, record, field or vocabulary is not what it should be
     │   ├── CorruptRecordError (features/tfrecord.py)   a damaged record; --skip-corrupt passes over it
-    │   └── NoRecordsError (features/batches.py)   shards without a single sound record
+    │   └── NoRecordsError (features/loader.py)   shards without a single sound record
     ├── RecipeError         a recipe has an unknown key, a wrong value or a missing file
-    │   └── DivergedError (training/loop.py)   the loss is no longer a number
+    │   └── DivergedError (training/trainer.py)   the loss is no longer a number
     ├── ModelFileError      a member or a packed file cannot be read or does not fit the shards
     ├── BudgetError         the finished file is larger than the budget, or the budget is no number of bytes
     └── OutputError         an output exists already or cannot be written

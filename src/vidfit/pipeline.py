@@ -6,7 +6,7 @@ Everything lies in one run folder:
     RUN/members/NAME/                 best.safetensors, last.safetensors, quantized.safetensors, log.jsonl
     RUN/distillation/G/teachers/NAME/ the same of generation G, whose students take its place (a fold a folder)
     RUN/distillation/G/soft-labels/   what generation G says of the training videos
-    RUN/packing/NAME/                 what the search knows of a member (fitting/candidates.py)
+    RUN/packing/NAME/                 what the search knows of a member (search/candidates.py)
     RUN/frontier.json                 and of other budgets
     RUN/model.onnx                    the packed file
     RUN/labels.json                   how good the packed file is at each label, and its probabilities
@@ -30,8 +30,16 @@ from typing import Any
 
 import yaml
 
-from vidfit import display, ranks
-from vidfit.checks import (
+from vidfit import distributed, progress
+from vidfit.errors import BudgetError, OutputError, reason
+from vidfit.export.graph import PackedMember, write_graph
+from vidfit.features.loader import Batches, balanced_copies
+from vidfit.features.shards import expand_shards, infer_spec
+from vidfit.features.spec import FeatureSpec, Vocabulary
+from vidfit.files import make_folder
+from vidfit.inference.distributed_jobs import measure, measure_labels, soft_label
+from vidfit.models.classifier import ClassifierConfig
+from vidfit.preflight import (
     check_budget,
     check_disjoint,
     check_distillation,
@@ -40,23 +48,16 @@ from vidfit.checks import (
     check_soft_labels,
     count_parameters,
 )
-from vidfit.compression.member import QUANTIZED, load_member, quantize_member
-from vidfit.errors import BudgetError, OutputError, reason
-from vidfit.features.batches import Batches, balanced_copies
-from vidfit.features.shards import expand_shards, infer_spec
-from vidfit.features.spec import FeatureSpec, Vocabulary
-from vidfit.files import make_folder
-from vidfit.fitting.frontier import FRONTIER, known_frontier
-from vidfit.fitting.packer import Packer
-from vidfit.fitting.validation import BATCH_SIZE, Validation
-from vidfit.models.classifier import ClassifierConfig
-from vidfit.packing.graph import PackedMember, write_graph
-from vidfit.packing.size import format_size, parse_size
+from vidfit.quantization.member import QUANTIZED, load_member, quantize_member
 from vidfit.recipe import Recipe
 from vidfit.report.page import REPORT, write_report
-from vidfit.runtime.jobs import measure, measure_labels, soft_label
+from vidfit.search.frontier import FRONTIER, known_frontier
+from vidfit.search.packer import Packer
+from vidfit.search.validation import BATCH_SIZE, Validation
+from vidfit.sizes import format_size, parse_size
 from vidfit.stages import Stages, digest, write_text
 from vidfit.training.checkpoint import BEST, MemberInfo
+from vidfit.training.checkpoint_manager import CHECKPOINTS
 from vidfit.training.distillation import (
     SoftLabels,
     Teacher,
@@ -65,8 +66,7 @@ from vidfit.training.distillation import (
     soft_labels_files,
 )
 from vidfit.training.epochs import label_counts
-from vidfit.training.loop import train
-from vidfit.training.rotation import CHECKPOINTS
+from vidfit.training.trainer import train
 
 MODEL = "model.onnx"
 SUMMARY = "summary.json"
@@ -221,7 +221,7 @@ class Run:
 
         def fixed() -> dict[str, Any]:
             assert names
-            display.console.print(f"packing {len(names)} members under {format_size(budget)}")
+            progress.console.print(f"packing {len(names)} members under {format_size(budget)}")
             members = [
                 PackedMember(load_member(self._folder(self._member(name)) / QUANTIZED), weight)
                 for name, weight in names.items()
@@ -258,7 +258,7 @@ class Run:
             write_report(self.directory)
         except Exception as error:
             again = f"`vidfit report {self.directory}` tries again"
-            display.console.print(f"{page}: could not be written ({reason(error)}); {again}")
+            progress.console.print(f"{page}: could not be written ({reason(error)}); {again}")
 
     def _member(self, name: str) -> Trainee:
         return Trainee(name, self._generations)
@@ -331,13 +331,13 @@ class Run:
             validation = self._batches(self.shards["validation"])
 
             def say(line: str) -> None:
-                display.console.print(f"{title}: {line}")
+                progress.console.print(f"{title}: {line}")
 
             teacher = None
             if soft_labels and self._distill:
                 teacher = Teacher(SoftLabels(soft_labels, self.vocabulary.names), self._distill.share)
-            with display.training_bar(title) as show:
-                best = ranks.together(
+            with progress.training_bar(title) as show:
+                best = distributed.together(
                     train,
                     info,
                     training,
@@ -348,7 +348,7 @@ class Run:
                     teacher=teacher,
                     here={"show": show, "say": say},
                 )
-            display.console.print(f"{title}: best validation GAP {best.gap_validation:.4f} at step {best.step}")
+            progress.console.print(f"{title}: best validation GAP {best.gap_validation:.4f} at step {best.step}")
             return {"step": best.step, "gap_validation": best.gap_validation}
 
         if self._trained_otherwise(trainee):
@@ -378,12 +378,12 @@ class Run:
             for fold in dict.fromkeys(teacher.fold for teacher in teachers):
                 files = [self._folder(teacher) / BEST for teacher in teachers if teacher.fold == fold]
                 shards, skip = self._fold(fold, outside=False), self.recipe.data.skip_corrupt
-                with display.counting_bar(stage) as show:
-                    _, more = ranks.together(
+                with progress.counting_bar(stage) as show:
+                    _, more = distributed.together(
                         soft_label, files, shards, folder, distill.top_k, skip, here={"show": show}
                     )
                 skipped += more
-            display.say_skipped(stage, skipped)
+            progress.say_skipped(stage, skipped)
             return {}
 
         if folder.exists() and not self._stages.begun(stage, inputs):
@@ -445,21 +445,21 @@ class Run:
         return weights > parse_size(self.recipe.pack.budget)
 
     def _evaluate(self, model: Path, description: str) -> dict[str, Any]:
-        with display.videos_bar(f"evaluating {description}") as show:
-            result = ranks.together(
+        with progress.videos_bar(f"evaluating {description}") as show:
+            result = distributed.together(
                 measure, model, self.shards["eval"], self.recipe.data.skip_corrupt, here={"show": show}
             )
-        display.say_skipped(f"evaluating {description}", int(result["skipped"]))
+        progress.say_skipped(f"evaluating {description}", int(result["skipped"]))
         return _scores(result)
 
     def _evaluate_labels(self, packed: Path, labels: Path) -> dict[str, Any]:
         """As `_evaluate`; what else is found of labels and probabilities is left in a file."""
         labels.unlink(missing_ok=True)  # of another packed file
-        with display.videos_bar("evaluating packed") as show:
-            result, details = ranks.together(
+        with progress.videos_bar("evaluating packed") as show:
+            result, details = distributed.together(
                 measure_labels, packed, self.shards["eval"], self.recipe.data.skip_corrupt, here={"show": show}
             )
-        display.say_skipped("evaluating packed", int(result["skipped"]))
+        progress.say_skipped("evaluating packed", int(result["skipped"]))
         write_text(labels, json.dumps(details, indent=2) + "\n")
         return _scores(result)
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from vidfit.compression import Codebook
 from vidfit.errors import RecipeError, reason
 from vidfit.models.classifier import ClassifierConfig
-from vidfit.packing.size import parse_size
+from vidfit.quantization import Codebook
+from vidfit.sizes import parse_size
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import DistillConfig
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from vidfit.packing.size import format_size
 from vidfit.report.page import REPORT
+from vidfit.sizes import format_size
 
 
 def print_summary(summary: dict[str, Any], directory: Path) -> None:

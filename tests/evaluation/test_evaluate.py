@@ -10,7 +10,7 @@ import torch
 from vidfit.errors import DataError
 from vidfit.evaluation.evaluate import evaluate, evaluate_labels
 from vidfit.features.batch import Batch
-from vidfit.features.batches import Batches
+from vidfit.features.loader import Batches
 
 
 def batch(labels: list[list[int]], skipped: int = 0) -> Batch:

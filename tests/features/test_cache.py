@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from tests.corpus import write_recipe
-from tests.features.test_batches import CLASSES, SPEC, damage_data, ids_of, make_video, write_shards
+from tests.features.test_loader import CLASSES, SPEC, damage_data, ids_of, make_video, write_shards
 from vidfit.cli import app
 from vidfit.errors import DataError, OutputError, VidfitError
-from vidfit.features.batches import Batches
 from vidfit.features.cache import INDEX, CacheIndex, checksum, open_cached, read_index
-from vidfit.features.caching import write_cache
+from vidfit.features.cache_writer import write_cache
 from vidfit.features.example import to_sequence_example, write_shard
 from vidfit.features.inspect import inspect_shards
+from vidfit.features.loader import Batches
 from vidfit.features.shards import estimate_records, expand_shards, infer_id_key, infer_spec, read_videos
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import CorruptRecordError, write_records
@@ -133,7 +133,7 @@ def test_copies_are_spread_by_the_buffer(files: list[Path]):
 
 def test_a_second_call_reads_nothing_again(shards, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     before = {path.name: path.stat().st_mtime_ns for path in files}
-    monkeypatch.setattr("vidfit.features.caching.read_examples", None)
+    monkeypatch.setattr("vidfit.features.cache_writer.read_examples", None)
     index, added = write_cache(shards, tmp_path / "cache", "id", SPEC)
     assert added == 0
     assert {path.name: path.stat().st_mtime_ns for path in files} == before

@@ -8,9 +8,9 @@ import numpy as np
 from vidfit.errors import DataError
 from vidfit.features import cache
 from vidfit.features.batch import Batch
-from vidfit.features.batches import Batches, NoRecordsError
-from vidfit.features.caching import write_cache
+from vidfit.features.cache_writer import write_cache
 from vidfit.features.example import write_shard
+from vidfit.features.loader import Batches, NoRecordsError
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality, Video
 

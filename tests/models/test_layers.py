@@ -9,8 +9,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tests.export.exporting import exported
 from tests.models.test_formulas import SPEC
-from tests.packing.exporting import exported
 from vidfit.errors import RecipeError
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 from vidfit.models.layers import per_modality, summed

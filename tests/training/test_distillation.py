@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tests.corpus import LABELS, VIDEOS
 from vidfit.errors import DataError, OutputError
 from vidfit.features.batch import Batch
-from vidfit.features.batches import Batches
+from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.training.distillation import DistillConfig, SoftLabels, Teacher, check_names, label_shards
 from vidfit.training.losses import cross_entropy

@@ -10,8 +10,8 @@ from vidfit.errors import RecipeError
 from vidfit.features.batch import Batch
 from vidfit.training.averaging import AveragingConfig
 from vidfit.training.checkpoint import BEST, read_member
-from vidfit.training.rotation import BETWEEN, LAST
-from vidfit.training.step import Learner
+from vidfit.training.checkpoint_manager import BETWEEN, LAST
+from vidfit.training.train_step import Learner
 
 HALVE = CONFIG.model_copy(update={"on_nan": "halve"})
 
@@ -64,7 +64,7 @@ def test_a_checkpoint_between_validations_is_none_of_ruined_weights(
 
 def test_it_goes_back_to_the_last_validation_and_halves(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
-        patch.setattr("vidfit.training.loop.learning_rate", lambda _, step: 0.02 if step < 5 else 0.005)
+        patch.setattr("vidfit.training.trainer.learning_rate", lambda _, step: 0.02 if step < 5 else 0.005)
         go(corpus, tmp_path / "expected")
     diverge(monkeypatch, 8, above=0.009)
     told = []

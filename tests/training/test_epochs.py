@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from tests.corpus import LABELS, VIDEOS
-from vidfit.features.batches import Batches
+from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.training.epochs import in_step, label_counts, label_frequencies
 

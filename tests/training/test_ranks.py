@@ -12,13 +12,13 @@ import torch
 
 from tests.corpus import videos, write_recipe
 from tests.training.two_ranks import CLASSIFIERS, RANKS, TRAINING, over_shards, train_member
-from vidfit.features.caching import write_cache
+from vidfit.features.cache_writer import write_cache
 from vidfit.features.example import to_sequence_example
 from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.features.tfrecord import write_records
 from vidfit.training.checkpoint import BEST, read_member
+from vidfit.training.checkpoint_manager import LAST
 from vidfit.training.distillation import soft_labels_files
-from vidfit.training.rotation import LAST
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}

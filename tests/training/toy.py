@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from tests.corpus import LABELS
-from vidfit.features.batches import Batches
+from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.training.checkpoint import BEST, MemberInfo, read_member
+from vidfit.training.checkpoint_manager import LAST, Checkpoints
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import Teacher
-from vidfit.training.loop import Progress, train
-from vidfit.training.rotation import LAST, Checkpoints
+from vidfit.training.trainer import Progress, train
 
 CONFIG = TrainingConfig(
     steps=20, batch_size=16, sample_frames=5, learning_rate=0.02, validate_every=5, batch_norm_momentum=0.1

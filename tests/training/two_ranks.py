@@ -10,16 +10,16 @@ from typing import Any
 import torch
 
 from tests.corpus import LABELS
-from vidfit import ranks
+from vidfit import distributed
 from vidfit.errors import VidfitError
 from vidfit.features.batch import Batch, joined
-from vidfit.features.batches import Batches
+from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, infer_spec
+from vidfit.inference.distributed_jobs import measure, measure_labels, predict, soft_label
 from vidfit.models.classifier import ClassifierConfig
-from vidfit.runtime.jobs import measure, measure_labels, predict, soft_label
 from vidfit.training.checkpoint import BEST, MemberInfo
 from vidfit.training.config import TrainingConfig
-from vidfit.training.loop import train
+from vidfit.training.trainer import train
 
 RANKS = 2
 CLASSIFIERS = {
@@ -77,7 +77,7 @@ def train_member(family: str, shards: Path, corpus: Path, folder: Path, compose:
         gap_validation=-1,
     )
     batches = Batches(training, spec, len(LABELS), 8, shuffle_buffer=10, seed=3)
-    return ranks.together(
+    return distributed.together(
         train,
         info,
         config,
@@ -91,10 +91,10 @@ def train_member(family: str, shards: Path, corpus: Path, folder: Path, compose:
 def over_shards(member: Path, corpus: Path, folder: Path) -> dict[str, Any]:
     """Evaluate, predict and label soft; gives the figures."""
     shards = expand_shards([corpus / "train", corpus / "validation"])
-    predicted = ranks.together(predict, member, shards, folder / "predicted.csv", 3, False, False, 1, 0, 4)
-    labelled = ranks.together(soft_label, [member], shards, folder / "soft", 3)
-    figures = ranks.together(measure, member, shards)
-    _, details = ranks.together(measure_labels, member, shards)
+    predicted = distributed.together(predict, member, shards, folder / "predicted.csv", 3, False, False, 1, 0, 4)
+    labelled = distributed.together(soft_label, [member], shards, folder / "soft", 3)
+    figures = distributed.together(measure, member, shards)
+    _, details = distributed.together(measure_labels, member, shards)
     return {"predicted": vars(predicted), "labelled": labelled, **figures, "seconds": 0, **details}
 
 
@@ -109,6 +109,6 @@ def main(corpus: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        ranks.lead(lambda: main(*map(Path, sys.argv[1:])))
+        distributed.lead(lambda: main(*map(Path, sys.argv[1:])))
     except VidfitError as error:
         sys.exit(f"told: {error}")

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from vidfit import ranks
+from vidfit import distributed
 from vidfit.errors import DataError
 from vidfit.evaluation.metrics import Metrics
 from vidfit.evaluation.reliability import Reliability
-from vidfit.features.ahead import read_ahead
 from vidfit.features.batch import Batch
-from vidfit.features.batches import Batches, NoRecordsError
+from vidfit.features.loader import Batches, NoRecordsError
+from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import estimate_records
 
 Predict = Callable[[Batch], np.ndarray]
@@ -108,18 +108,18 @@ def _measure(
     def of_each_shard() -> Iterator[_Measures]:
         """Of this rank's share."""
         measures, videos = fresh(), 0
-        for read in read_ahead(batches.shard_by_shard(ranks.share(batches.shards))):
+        for read in read_ahead(batches.shard_by_shard(distributed.share(batches.shards))):
             if isinstance(read, Batch):
                 measures.update(predict(read), read)
                 videos += len(read)
-                show(min(videos * ranks.count(), total), total)
+                show(min(videos * distributed.count(), total), total)
             else:
                 measures.skipped = read
                 yield measures
                 measures = fresh()
 
     everything = fresh()
-    for of_shard in ranks.in_order(of_each_shard(), len(batches.shards)):
+    for of_shard in distributed.in_order(of_each_shard(), len(batches.shards)):
         everything.merge(of_shard)
     if not everything.metrics.videos:
         raise NoRecordsError(batches.shards, everything.skipped)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vidfit.features.memory import Memory
+from vidfit.features.buffer_pool import Memory
 from vidfit.features.spec import FeatureSpec, Video
 
 

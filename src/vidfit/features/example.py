@@ -20,9 +20,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from vidfit.errors import DataError
+from vidfit.features.fast_parse import regular_frames
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError, scan_records, write_records
-from vidfit.features.wire import regular_frames
 
 ID_KEYS = ("id", "video_id")
 _LABELS_KEY = "labels"

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidfit import ranks
+from vidfit import distributed
 
 # Elements of a tensor that a CPU works on together, 1 MB.
 _BLOCK = 1 << 18
@@ -42,7 +42,7 @@ class BatchNorm(nn.BatchNorm1d):
             scale, shift = self._affine(self.running_mean, self.running_var)
             return input * scale + shift
         values_ND, counts_N = input.flatten(0, -2), None if counts is None else counts.flatten()
-        if counts_N is None and ranks.count() == 1:
+        if counts_N is None and distributed.count() == 1:
             normalised_ND = F.batch_norm(
                 values_ND,
                 self.running_mean,
@@ -74,15 +74,15 @@ class BatchNorm(nn.BatchNorm1d):
         if not self.training:
             return self._affine(self.running_mean, self.running_var)
         values_ND = frames.flatten(0, -2)
-        if counts is None and ranks.count() == 1 and len(values_ND) > 1 and not frames.requires_grad:
+        if counts is None and distributed.count() == 1 and len(values_ND) > 1 and not frames.requires_grad:
             # One pass; `torch.var_mean` over the first axis takes 17 times as long on a CPU.
             return self._affine(
                 *torch.batch_norm_update_stats(values_ND, self.running_mean, self.running_var, self.momentum or 0.0)
             )
         values_ND, counts_N = _counted(values_ND, None if counts is None else counts.flatten(), self)
-        count = ranks.added(counts_N.sum())
-        mean_D = ranks.added(_sum(values_ND, counts_N)) / count
-        variance_D = ranks.added(_sum((values_ND - mean_D).square(), counts_N)) / count
+        count = distributed.added(counts_N.sum())
+        mean_D = distributed.added(_sum(values_ND, counts_N)) / count
+        variance_D = distributed.added(_sum((values_ND - mean_D).square(), counts_N)) / count
         return self._affine(*self.moved(mean_D, variance_D, count))
 
     def moved(self, mean_D: Tensor, variance_D: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,12 +122,12 @@ class _Counted(torch.autograd.Function):
     ) -> Tensor:
         values_ND, counts_N = _counted(values_ND, counts_N, norm)
         sums = torch.cat([_sum(values_ND, counts_N), counts_N.sum()[None]])
-        ranks.add_([sums])
+        distributed.add_([sums])
         count, mean_D = sums[-1], sums[:-1] / sums[-1]
         squares_D = torch.zeros_like(mean_D)
         for values, counts in _blocks(values_ND, counts_N):
             squares_D += _sum((values - mean_D).square_(), counts)
-        ranks.add_([squares_D])
+        distributed.add_([squares_D])
         mean_D, variance_D = norm.moved(mean_D, squares_D / count, count)
         inverse_D = torch.rsqrt(variance_D + norm.eps)
         outputs_ND = torch.empty_like(values_ND)
@@ -147,7 +147,7 @@ class _Counted(torch.autograd.Function):
             sums_2D[1] += ((values - mean_D) * gradients).sum(0)
         sums_2D[1] *= inverse_D
         of_bias_D, of_weight_D = sums_2D.clone()
-        ranks.add_([sums_2D])
+        distributed.add_([sums_2D])
         # For a value x of share c: `w / std (dy - c (sum dy + x^ sum(dy x^)))`.
         slope_D = sums_2D[1] * inverse_D
         level_D = sums_2D[0] - mean_D * slope_D

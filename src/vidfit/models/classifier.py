@@ -58,7 +58,7 @@ class FrameClassifier(nn.Module):
     def __init__(self, config: ClassifierConfig, spec: FeatureSpec, classes: int) -> None:
         super().__init__()
         self.spec = spec
-        # Replaced in a packed graph whose frames stay bytes (`packing/frames.py`).
+        # Replaced in a packed graph whose frames stay bytes (`export/frames.py`).
         self.prepare: Callable[..., Any] = prepare_frames
         self.classes = classes
         self.encoder = FrameEncoder(config.encoder, spec) if config.encoder else None

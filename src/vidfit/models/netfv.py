@@ -65,7 +65,7 @@ class FisherVector(nn.Module):
         self.assignment = Assignment(size, clusters)
         self.centres = nn.Parameter(torch.empty(size, clusters))
         self.deviations = nn.Parameter(torch.empty(size, clusters))
-        # Replaced in a packed graph (`packing/descriptor.py`).
+        # Replaced in a packed graph (`export/descriptor.py`).
         self.flatten_scaled: Callable[[Tensor, Tensor], Any] = flatten_scaled
 
     def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:

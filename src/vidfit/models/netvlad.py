@@ -66,7 +66,7 @@ class VLAD(nn.Module):
         super().__init__()
         self.assignment = Assignment(size, clusters)
         self.centres = None if light else nn.Parameter(torch.empty(size, clusters))
-        # Replaced in a packed graph (`packing/descriptor.py`).
+        # Replaced in a packed graph (`export/descriptor.py`).
         self.flatten_scaled: Callable[[Tensor, Tensor], Any] = flatten_scaled
 
     def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None, scale_D: Tensor, shift_D: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ The GRU is PyTorch's: the reset gate is applied after the candidate's matmul, wh
 There is one bias a gate. PyTorch and ONNX have two of them; the second, of the recurrent matmul, is zero.
 
 Packed sequences do not export: in an export a layer of float weights is ONNX's own LSTM or GRU node with its
-`sequence_lens` (of quantised ones: `packing/recurrent.py`).
+`sequence_lens` (of quantised ones: `export/recurrent.py`).
 
 Shapes: B videos, T frames, D features, H cells, G gates (4 in an LSTM, 3 in a GRU), R directions.
 """
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from vidfit.features.spec import FeatureSpec
-from vidfit.models.gru import gru
+from vidfit.kernels.gru import gru
 from vidfit.models.heads import ContextGating
 
 Cell = Literal["lstm", "gru"]

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from vidfit.packing.size import format_size
-from vidfit.report.elements import Child, element, folded, table
 from vidfit.report.folder import Packed, RunFolder, Tensor
-from vidfit.report.parts import Colours, colour_key, member_label, missing, shares_of_bytes
+from vidfit.report.html import Child, element, folded, table
 from vidfit.report.plots import bar, figure, stacked_bars
+from vidfit.report.widgets import Colours, colour_key, member_label, missing, shares_of_bytes
+from vidfit.sizes import format_size
 
 
 def composition(run: RunFolder, colours: Colours) -> list[Child]:

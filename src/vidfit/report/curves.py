@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from vidfit.report.axis import Axis, around
-from vidfit.report.elements import Child, element
 from vidfit.report.folder import RunFolder, Validation
-from vidfit.report.parts import Colours, missing
+from vidfit.report.html import Child, element
 from vidfit.report.plots import Series, figure, line_chart
+from vidfit.report.widgets import Colours, missing
 
 
 @dataclass(frozen=True)

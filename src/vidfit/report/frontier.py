@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
-from vidfit.packing.size import format_size
 from vidfit.report.axis import around
-from vidfit.report.elements import Child, element, table
 from vidfit.report.folder import Frontier, FrontierPoint, RunFolder
-from vidfit.report.parts import Colours, colour_key, missing, shares_of_bytes
+from vidfit.report.html import Child, element, table
 from vidfit.report.plots import Series, figure, line_chart, stacked_bars
+from vidfit.report.widgets import Colours, colour_key, missing, shares_of_bytes
+from vidfit.sizes import format_size
 
 BASELINE_LOOKS = (("var(--b0)", "5 3"), ("var(--b1)", "2 3"), ("var(--b2)", "8 3 2 3"))
 """Colour and dashes, in turn."""

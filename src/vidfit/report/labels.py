@@ -6,10 +6,10 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from vidfit.report.axis import Axis, around
-from vidfit.report.elements import Child, element, table
 from vidfit.report.folder import RunFolder
-from vidfit.report.parts import Colours, missing
+from vidfit.report.html import Child, element, table
 from vidfit.report.plots import Series, bar, figure, line_chart
+from vidfit.report.widgets import Colours, missing
 
 SHOWN = 15
 """Labels of each end; all where there are fewer than twice as many."""

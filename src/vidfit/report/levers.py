@@ -6,10 +6,10 @@ from statistics import mean
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
-from vidfit.report.elements import Child, element, table
 from vidfit.report.folder import RunFolder, Summary, Validation
-from vidfit.report.parts import Colours, member_label, missing
+from vidfit.report.html import Child, element, table
 from vidfit.report.plots import signed_bar
+from vidfit.report.widgets import Colours, member_label, missing
 
 
 class _Change(NamedTuple):

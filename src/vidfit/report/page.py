@@ -7,14 +7,14 @@ from xml.etree.ElementTree import Element
 from vidfit.files import replacing
 from vidfit.report.composition import composition
 from vidfit.report.curves import curves
-from vidfit.report.elements import Child, element, folded, to_html
 from vidfit.report.folder import RunFolder, read_run
 from vidfit.report.frontier import frontier
+from vidfit.report.html import Child, element, folded, to_html
 from vidfit.report.labels import labels
 from vidfit.report.levers import levers
-from vidfit.report.parts import Colours, colours_of
 from vidfit.report.reliability import reliability
 from vidfit.report.result import result
+from vidfit.report.widgets import Colours, colours_of
 
 REPORT = "report.html"
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from xml.etree.ElementTree import Element
 
 from vidfit.report.axis import Axis
-from vidfit.report.elements import Child, element
+from vidfit.report.html import Child, element
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 38

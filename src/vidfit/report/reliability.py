@@ -1,10 +1,10 @@
 """The section of the calibration: whether of all that is given a probability so many are true."""
 
 from vidfit.report.axis import Axis
-from vidfit.report.elements import Child, element, folded, table
 from vidfit.report.folder import RunFolder
-from vidfit.report.parts import Colours, missing
+from vidfit.report.html import Child, element, folded, table
 from vidfit.report.plots import figure, reliability_diagram
+from vidfit.report.widgets import Colours, missing
 
 
 def reliability(run: RunFolder, _: Colours) -> list[Child]:

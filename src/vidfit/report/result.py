@@ -1,9 +1,9 @@
 """The section of the packed file: its size and its scores."""
 
-from vidfit.packing.size import format_size
-from vidfit.report.elements import Child, element
 from vidfit.report.folder import RunFolder
-from vidfit.report.parts import Colours, missing
+from vidfit.report.html import Child, element
+from vidfit.report.widgets import Colours, missing
+from vidfit.sizes import format_size
 
 
 def result(run: RunFolder, _: Colours) -> list[Child]:

@@ -26,11 +26,11 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vidfit import ranks
+from vidfit import distributed
 from vidfit.errors import DataError, OutputError, reason
 from vidfit.evaluation.metrics import top_classes
 from vidfit.features.batch import Batch, sent
-from vidfit.features.batches import NoRecordsError
+from vidfit.features.loader import NoRecordsError
 from vidfit.files import file_digest, replacing
 
 _METADATA = b"vidfit"
@@ -128,9 +128,9 @@ def label_shards(
         DataError: a shard cannot be read.
     """
     # Once, for a rank that looked a moment later might find what another has made in this call.
-    digests = ranks.once(lambda: sorted(map(file_digest, teachers)))
-    missing = ranks.once(lambda: _unlabelled(shards, directory, digests, vocabulary, top_k, overwrite))
-    own = ranks.share(missing)
+    digests = distributed.once(lambda: sorted(map(file_digest, teachers)))
+    missing = distributed.once(lambda: _unlabelled(shards, directory, digests, vocabulary, top_k, overwrite))
+    own = distributed.share(missing)
 
     def label() -> Iterator[int]:
         for done, (shard, info) in enumerate(own):
@@ -138,7 +138,7 @@ def label_shards(
             yield _write(soft_labels_file(directory, shard), info, batches(shard), list(teachers.values()))
         show(len(own), len(own))
 
-    return len(missing), sum(ranks.in_order(label(), len(missing)))
+    return len(missing), sum(distributed.in_order(label(), len(missing)))
 
 
 def _unlabelled(

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import torch
 
-from vidfit import ranks
+from vidfit import distributed
 from vidfit.features.batch import Batch, no_videos
-from vidfit.features.batches import Batches, NoRecordsError
+from vidfit.features.loader import Batches, NoRecordsError
 
 _COUNTED_VIDEOS = 20_000
 
@@ -27,7 +27,7 @@ def in_step(batches: Batches, epoch: int, start: int = 0, skipped: int = 0) -> I
     own, empty = batches.epoch(epoch, start, skipped), no_videos(batches.spec)
     while True:
         batch = next(own, None)
-        told = ranks.every(batch is not None, len(batch or empty), (batch or empty).skipped)
+        told = distributed.every(batch is not None, len(batch or empty), (batch or empty).skipped)
         more, videos, skipped = (sum(column) for column in zip(*told, strict=True))
         if not more:
             return
@@ -50,8 +50,8 @@ def label_counts(batches: Batches, classes: int) -> tuple[torch.Tensor, int]:
     counts_C, videos = torch.zeros(classes), 0
     for batch in in_step(batches, 0):
         counts_C += torch.bincount(batch.labels, minlength=classes)
-        videos += ranks.total(len(batch))
+        videos += distributed.total(len(batch))
         if videos >= _COUNTED_VIDEOS:
             break
-    ranks.add_([counts_C])
+    distributed.add_([counts_C])
     return counts_C, videos

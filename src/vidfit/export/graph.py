@@ -1,0 +1,205 @@
+"""The one ONNX file: every member, its quantised weights, the weighted average, vocabulary and feature spec.
+
+The members are written by PyTorch's exporter from the very modules that were trained, so that there is one definition
+of each formula; their quantised weights are multiplied as they are stored (`weights.py`, `forms.py`).
+`docs/format.md` specifies the file.
+"""
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import onnxscript.optimizer
+import torch
+from google.protobuf.message import EncodeError
+from torch import nn
+
+from vidfit.checksum import write_checksum
+from vidfit.errors import BudgetError, ModelFileError
+from vidfit.export.metadata import CHECKSUM, properties
+from vidfit.export.recurrent import expand_placeholders
+from vidfit.export.weight_formats import OPSET
+from vidfit.export.weights import with_codes
+from vidfit.features.spec import FeatureSpec
+from vidfit.files import replacing
+from vidfit.models.classifier import FrameClassifier
+from vidfit.quantization.member import Member
+from vidfit.quantization.uniform import QuantizedTensor
+from vidfit.sizes import format_size
+
+PROTOBUF_LIMIT = 2**31 - 1
+# Elements of constants that are computed at export: shapes are, scales are not.
+_LARGEST_FOLDED = 64
+
+
+@dataclass
+class PackedMember:
+    """A member and its weight in the average."""
+
+    member: Member
+    weight: float
+
+
+def write_graph(
+    path: Path, members: Sequence[PackedMember], budget: int, *, portable: bool = False
+) -> list[dict[str, object]]:
+    """Write the ensemble as one ONNX file of at most `budget` bytes.
+
+    Arguments:
+        path: the file; written beside and renamed, so that nothing half-written is ever left.
+        members: who takes part. All must read the same features and know the same labels.
+        budget: bytes the finished file may take.
+        portable: use operators of the ONNX standard alone; hidden layers of less than 8 bits and more than 8,192 inputs
+            are expanded at each run.
+
+    Returns:
+        What the file's metadata says of each member: name, family, weight, bits, tensors.
+
+    Raises:
+        BudgetError: the finished file is larger than the budget (none is left) or than ONNX's 2 GiB.
+        ModelFileError: members differ in features or labels.
+        OutputError: the file cannot be written.
+    """
+    spec, vocabulary = members[0].member.info.spec, members[0].member.info.vocabulary
+    for packed in members:
+        if (packed.member.info.spec, packed.member.info.vocabulary) != (spec, vocabulary):
+            raise ModelFileError(
+                f"member {packed.member.info.name} was trained on other features or labels than "
+                f"{members[0].member.info.name}; pack only members of the same run or data"
+            )
+    total = sum(packed.weight for packed in members)
+    described = [_describe(packed, packed.weight / total) for packed in members]
+    ensemble = _Ensemble(
+        [with_codes(packed.member, portable=portable) for packed in members],
+        [packed.weight / total for packed in members],
+    )
+    stored = sum(tensor.nbytes for tensor in ensemble.state_dict().values())
+    # Exporting a gigabyte takes minutes: do not begin where the weights alone do not fit.
+    _check_budget(stored, budget, "the weights alone take")
+    if stored > PROTOBUF_LIMIT:
+        raise _beyond_onnx(f"the weights alone take {stored:,} bytes")
+    program = _export(ensemble, spec)
+    _name_nodes(program, [packed.member.info.name for packed in members])
+    program.model.producer_name = "vidfit"
+    program.model.producer_version = version("vidfit")
+    program.model.metadata_props.update(properties(spec, vocabulary, described))
+    # Not `program.save`: above 1.5 GiB it moves the weights to a second file.
+    try:
+        proto = program.model_proto
+        expand_placeholders(proto)
+        content = proto.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise _beyond_onnx(f"the weights take {stored:,} bytes and the graph does not fit beside them") from error
+    _check_budget(len(content), budget, "the finished file takes")
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+        write_checksum(partial, CHECKSUM)
+    return described
+
+
+class _Ensemble(nn.Module):
+    def __init__(self, members: list[FrameClassifier], weights: list[float]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.weights = weights
+
+    def forward(self, frames: dict[str, torch.Tensor], num_frames: torch.Tensor) -> torch.Tensor:
+        probabilities = [
+            weight * member(frames, num_frames) for weight, member in zip(self.weights, self.members, strict=True)
+        ]
+        return torch.stack(probabilities).sum(0)
+
+
+def _export(ensemble: nn.Module, spec: FeatureSpec) -> torch.onnx.ONNXProgram:
+    # Two videos of three frames: the exporter takes sizes of 0 and 1 for constants.
+    frames = {
+        modality.name: torch.zeros(2, 3, modality.size, dtype=getattr(torch, modality.dtype))
+        for modality in spec.modalities
+    }
+    videos, longest = torch.export.Dim("videos"), torch.export.Dim("frames")
+    with _quiet():
+        program = torch.onnx.export(
+            ensemble,
+            (frames, torch.tensor([3, 2])),
+            dynamo=True,
+            dynamic_shapes=({name: {0: videos, 1: longest} for name in frames}, {0: videos}),
+            input_names=[*frames, "num_frames"],
+            output_names=["probabilities"],
+            opset_version=OPSET,
+            verbose=False,
+            optimize=False,
+        )
+        assert program is not None
+        # What the exporter itself calls, but it would also store scales of half precision in single.
+        onnxscript.optimizer.optimize(
+            program.model, input_size_limit=_LARGEST_FOLDED, output_size_limit=_LARGEST_FOLDED
+        )
+    return program
+
+
+def _name_nodes(program: torch.onnx.ONNXProgram, members: Sequence[str]) -> None:
+    """Have a node's name begin with its member's, so that a profile tells what each member costs.
+
+    What the exporter notes of it is used for that, and then goes.
+    """
+    for node in program.model.graph.all_nodes():
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+        if within := re.search(r"'members\.(\d+)'", scopes):
+            node.name = f"{members[int(within[1])]}/{node.name}"
+        # Stack traces of this very code among them, more bytes than a small member's weights.
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on its own workings; what goes wrong it raises."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _check_budget(size: int, budget: int, what: str) -> None:
+    if size > budget:
+        raise BudgetError(
+            f"{what} {size:,} bytes, {size - budget:,} over the budget of {budget:,} ({format_size(budget)}): "
+            "leave a member out, make one smaller or raise the budget"
+        )
+
+
+def _beyond_onnx(what: str) -> BudgetError:
+    return BudgetError(f"{what}; ONNX files hold at most 2 GiB: leave a member out or make one smaller")
+
+
+def _describe(packed: PackedMember, weight: float) -> dict[str, object]:
+    return {
+        "name": packed.member.info.name,
+        "family": packed.member.info.classifier.family.type,
+        "weight": weight,
+        "bits": packed.member.bits,
+        "bytes": packed.member.nbytes,
+        "tensors": [
+            {
+                "name": name,
+                "shape": list(value.codes.shape),
+                "grid": str(value.grid) if isinstance(value, QuantizedTensor) else "codebook",
+                "bytes": value.nbytes,
+            }
+            for name, value in packed.member.state.items()
+            if not isinstance(value, torch.Tensor)
+        ],
+    }

@@ -1,0 +1,282 @@
+"""Shards to ragged batches: shuffled, seeded, split over ranks and workers without a record lost or repeated.
+
+Shuffling takes the shards in random order and draws from a buffer of videos; where neighbouring records of a shard
+resemble each other, the buffer has to be large. Of a cache it is a permutation of all videos, and needs none; so an
+epoch can be begun at any batch. Memory holds the buffer and a few batches, whatever the number of shards. Rare labels
+can be read more often and frequent ones less (`copies`).
+
+Workers are threads, each with batches of its own, so an epoch may end in one smaller batch a worker. Reading, copying
+and NumPy let others compute meanwhile, and nothing travels between processes: through their shared memory a batch costs
+three times what it costs to read (docs/performance.md). What Python does for a record, and its checksum, is one
+thread's at a time, so all workers together read about 10,000 records of 300 frames a second at most.
+
+Several ranks read as so many times the workers would (`of_rank`): the ranks' n-th batches together are the n-th of the
+whole, and a rank may have fewer of them. Of a cache, whose records can be had in any order, the whole then is the same
+with any number of ranks: they take turns in it. Of TFRecord files each worker of each rank reads some from end to end,
+because a file read whole is read ahead of time by disk and network, and parts of many files are not. The price is that
+another number of ranks, as of workers, is another order of the videos; it is as random.
+
+Legend: C classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidfit.errors import DataError
+from vidfit.features.batch import Batch, Filling, no_videos
+from vidfit.features.buffer_pool import Memory
+from vidfit.features.cache import CacheFiles, count_cached, is_cached
+from vidfit.features.example import read_examples
+from vidfit.features.prefetch import read_ahead
+from vidfit.features.shards import check_size, share_of, size_of
+from vidfit.features.spec import FeatureSpec, Video
+from vidfit.features.tfrecord import CorruptRecordError
+
+
+class NoRecordsError(DataError):
+    """Shards without a single sound record."""
+
+    def __init__(self, shards: Sequence[Path], skipped: int) -> None:
+        super().__init__(
+            f"{shards[0]} and {len(shards) - 1} more shards hold no record that can be read ({skipped} corrupt); "
+            "check the files"
+        )
+        self.skipped = skipped
+
+
+def balanced_copies(counts_C: Tensor, power: float) -> Tensor:
+    """How often to read a video for the sake of each label: `(median count / count) ** power`.
+
+    Arguments:
+        counts_C: float32, how many videos have each label; the median is that of the labels that occur.
+        power: 0 is no balancing; 1 makes labels equally frequent, as far as the limits and videos of several labels let
+            it.
+
+    Returns:
+        float32 `[C]` in [1/8, 8], for `Batches(copies=...)`. Without the limits, a label of one video would fill epochs
+        with it, and a frequent one would hardly be read.
+    """
+    median = counts_C[counts_C > 0].quantile(0.5)
+    return (median / counts_C).pow(power).clamp(1 / 8, 8)
+
+
+class Batches:
+    """The batches of a set of shards, any number of epochs of them; iterating gives epoch 0.
+
+    Arguments:
+        shards: TFRecord files or those of a cache (see `expand_shards`).
+        spec: modalities to read.
+        classes: labels must lie below; None does not check them.
+        batch_size: videos a batch; only the last of an epoch (of each worker) is smaller.
+        shuffle_buffer: videos held to draw from, divided among the workers; 0 keeps the order of files and records.
+            Where all shards are of a cache, any other number shuffles all videos, and none are held without `copies`.
+        seed: of the shuffling. Order is fixed by (`seed`, epoch, `workers`).
+        workers: threads that read; 0 reads in the thread that asks. Each is up to two batches ahead, in pinned memory
+            where there is CUDA.
+        skip_corrupt: pass over damaged records, counted in `Batch.skipped`, instead of raising.
+        copies: float32 `[C]`, how often an epoch has a video, by label (see `balanced_copies`); None is once for every
+            video. Of a video's labels the largest number r counts, 1 where it has none: it comes `floor(r)` times, and
+            once more with probability `r - floor(r)`, which is drawn anew each epoch and fixed as the order is.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        spec: FeatureSpec,
+        classes: int | None,
+        batch_size: int,
+        *,
+        shuffle_buffer: int = 0,
+        seed: int = 0,
+        workers: int = 0,
+        skip_corrupt: bool = False,
+        copies: Tensor | None = None,
+    ) -> None:
+        assert shards
+        assert batch_size >= 1
+        assert shuffle_buffer >= 0
+        assert workers >= 0
+        assert copies is None or copies.shape == (classes,)
+        self.shards, self.spec, self.classes, self.batch_size = list(shards), spec, classes, batch_size
+        self.sizes = {shard: size_of(shard) for shard in shards}
+        self.shuffle_buffer, self.seed, self.workers, self.skip_corrupt = shuffle_buffer, seed, workers, skip_corrupt
+        self.copies = None if copies is None else copies.numpy()
+        self.memory = Memory()
+        self.cached = CacheFiles(spec, classes)
+        self.rank, self.ranks = 0, 1
+
+    def of_rank(self, rank: int, ranks: int) -> "Batches":
+        """A rank's share: batches of `batch_size / ranks` videos, which must be a whole number. It may have none."""
+        assert self.ranks == 1
+        assert self.batch_size % ranks == 0
+        share = copy(self)
+        share.rank, share.ranks, share.batch_size = rank, ranks, self.batch_size // ranks
+        return share
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def epoch(self, number: int, start: int = 0, skipped: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch: every record exactly once, or as often as `copies` says.
+
+        Arguments:
+            start: how many to leave out at the beginning. They are read past; of a shuffled cache without `copies` they
+                are not read at all, unless a record was skipped among them.
+            skipped: how many corrupt records there were in these, on any rank.
+
+        Raises:
+            DataError: a record is damaged (unless `skip_corrupt`) or does not fit `spec` or `classes`, there is no
+                sound record at all (NoRecordsError), or a shard is gone or has changed since these batches were made.
+        """
+        first = start if self.direct and skipped == 0 else 0
+        return islice(self._batches(number, first), start - first, None)
+
+    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """From the `first` on, which is 0 unless they are `direct`."""
+        held = None
+        skipped = 0
+        # A batch is held back until the next is there, so that records skipped at the very end count in the last one.
+        for item in self._items(epoch, first):
+            if isinstance(item, int):
+                skipped += item
+                continue
+            if held is not None:
+                yield held
+            held = item
+        if held is None and first:
+            return
+        if held is None and self.ranks == 1:
+            raise NoRecordsError(self.shards, skipped)
+        held = held or no_videos(self.spec)
+        held.skipped += skipped
+        yield held
+
+    def shard_by_shard(self, shards: Sequence[Path]) -> "Iterator[Batch | int]":
+        """Of some of the shards in turn: the batches, and then how many corrupt records were skipped in that shard.
+
+        In their own order and read in this thread, so that a shard's batches are the same whoever reads it.
+        """
+        for shard in shards:
+            skipped = 0
+            try:
+                one = copy(self)
+                one.shards, one.workers, one.shuffle_buffer, one.copies = [shard], 0, 0, None
+                for batch in one:
+                    yield batch
+                    skipped += batch.skipped
+            except NoRecordsError as error:  # beside others such a shard is fine
+                skipped = error.skipped
+            yield skipped
+
+    @property
+    def permuted(self) -> bool:
+        """Whether the order is a permutation of all videos, which a cache alone allows."""
+        return self.shuffle_buffer > 0 and all(map(is_cached, self.shards))
+
+    @property
+    def direct(self) -> bool:
+        """Whether a batch can be read without those before. Copies of a video lie side by side, and take a buffer."""
+        return self.permuted and self.copies is None
+
+    def _items(self, epoch: int, first: int) -> "Iterator[Batch | int]":
+        workers = max(1, self.workers)
+        # They take turns: by batch `first` the worker whose turn it is and those after it have had one less.
+        turns = [(first + turn) % workers for turn in range(workers)]
+        items = [
+            _Stream(self, epoch, self.rank * workers + own, self.ranks * workers).read(-((own - first) // workers))
+            for own in turns
+        ]
+        return read_ahead(*items) if self.workers else items[0]
+
+
+@dataclass
+class _Stream:
+    """What one worker of several, on whatever ranks, reads in an epoch."""
+
+    batches: Batches
+    epoch: int
+    worker: int
+    workers: int
+
+    def read(self, first: int) -> "Iterator[Batch | int]":
+        """Batches from the `first` on, 0 unless they are `direct`; then a count of records skipped after the last."""
+        batches = self.batches
+        filling = Filling(batches.batch_size, batches.memory, pinned=batches.workers > 0 and torch.cuda.is_available())
+        skipped = 0
+        for item in self._permuted(first * batches.batch_size) if batches.direct else self._shuffled():
+            if isinstance(item, Video):
+                filling.add(item)
+            elif batches.skip_corrupt:
+                skipped += 1
+            else:
+                raise item
+            if len(filling) == batches.batch_size:
+                yield filling.take(skipped)
+                skipped = 0
+        if len(filling):
+            yield filling.take(skipped)
+        elif skipped:
+            yield skipped
+
+    def _shuffled(self) -> Iterator[Video | CorruptRecordError]:
+        """Draws from a buffer; errors pass at once."""
+        capacity = -(-self.batches.shuffle_buffer // self.workers)
+        random = np.random.default_rng((self.batches.seed, self.epoch, self.worker + 1))
+        buffer: list[Video] = []
+        for item in self._copied():
+            if not isinstance(item, Video) or capacity == 0:
+                yield item
+            elif len(buffer) < capacity:
+                buffer.append(item)
+            else:
+                drawn = random.integers(capacity)
+                yield buffer[drawn]
+                buffer[drawn] = item
+        for drawn in random.permutation(len(buffer)):
+            yield buffer[drawn]
+
+    def _copied(self) -> Iterator[Video | CorruptRecordError]:
+        """Each video as often as `copies` says, one after the other; errors once."""
+        copies = self.batches.copies
+        # The last number keeps these draws apart from those of the shuffling.
+        random = np.random.default_rng((self.batches.seed, self.epoch, self.worker + 1, 1))
+        for item in self._permuted() if self.batches.permuted else self._in_order():
+            if copies is None or not isinstance(item, Video) or len(item.labels) == 0:
+                yield item
+                continue
+            expected = copies[item.labels].max()
+            whole = int(expected)
+            for _ in range(whole + int(random.random() < expected - whole)):
+                yield item
+
+    def _in_order(self) -> Iterator[Video | CorruptRecordError]:
+        batches, shards = self.batches, self.batches.shards
+        if batches.shuffle_buffer:
+            order = np.random.default_rng((batches.seed, self.epoch, 0)).permutation(len(shards))
+            shards = [shards[index] for index in order]
+        for shard, part, parts in share_of(shards, self.worker, self.workers):
+            if is_cached(shard):
+                yield from batches.cached.file(shard).videos(part, parts)
+            else:
+                check_size(shard, batches.sizes[shard])
+                yield from read_examples(shard, batches.spec, batches.classes, part, parts)
+
+    def _permuted(self, first: int = 0) -> Iterator[Video | CorruptRecordError]:
+        """Every `workers`-th place of a permutation of all records of a cache, from its `first` on."""
+        batches, shards = self.batches, self.batches.shards
+        ends = np.cumsum([count_cached(shard) for shard in shards])
+        places = np.random.default_rng((batches.seed, self.epoch, 0)).permutation(ends[-1])
+        places = places[self.worker :: self.workers][first:]
+        for place, shard in zip(places, np.searchsorted(ends, places, side="right"), strict=True):
+            file = batches.cached.file(shards[shard])
+            try:
+                yield file.video(int(place - ends[shard]) + len(file))
+            except CorruptRecordError as error:
+                yield error

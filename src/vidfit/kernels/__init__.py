@@ -1,0 +1,1 @@
+"""The formulas of `models/` made fast: each is held to its formula by a test."""

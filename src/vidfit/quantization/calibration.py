@@ -1,0 +1,127 @@
+"""What the weight matrices of a classifier are multiplied with, sampled while it predicts.
+
+`INPUTS` says for each kind of layer what its matrices see; a hook calls that after each batch. Of frames as many are
+kept as there are videos, drawn at random, so that every matrix has a sample a video.
+
+Shapes: B videos, T frames, D features, K clusters, P descriptor, H hidden, N samples, I inputs of a matrix.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from vidfit.features.batch import Batch
+from vidfit.models.classifier import FrameClassifier
+from vidfit.models.dbof import ClusterGate
+from vidfit.models.encoder import FrameEncoder
+from vidfit.models.heads import ContextGating, Logistic, MixtureOfExperts
+from vidfit.models.layers import Assignment, Hidden, inverse_norm
+from vidfit.models.netfv import NetFV
+from vidfit.models.netvlad import NetVLAD
+from vidfit.models.recurrent import Layer
+from vidfit.quantization.gptq import Moments
+from vidfit.quantization.state import is_big
+
+_LARGEST = torch.finfo(torch.float16).max
+
+
+@torch.inference_mode()
+def collect(classifier: FrameClassifier, batches: Iterable[Batch]) -> dict[str, Moments]:
+    """The inputs of every big weight matrix, as it predicts these videos.
+
+    Arguments:
+        classifier: float32, in evaluation mode.
+        batches: some thousands of videos; memory holds a float16 a video and input of each matrix.
+
+    Returns:
+        Tensor name -> moments; tensors that are not multiplied with anything, as centres, have none.
+    """
+    big = {name for name, tensor in classifier.state_dict().items() if is_big(tensor)}
+    captured: dict[str, list[Tensor]] = defaultdict(list)
+    generator = torch.Generator().manual_seed(0)
+
+    def hook(prefix: str, layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        for attribute, inputs_NI in INPUTS[type(layer)](layer, arguments, output).items():
+            if f"{prefix}.{attribute}" in big:
+                chosen = torch.randperm(len(inputs_NI), generator=generator)[:videos]
+                captured[f"{prefix}.{attribute}"].append(inputs_NI[chosen].clamp(-_LARGEST, _LARGEST).half())
+
+    handles = [
+        module.register_forward_hook(lambda *call, prefix=prefix: hook(prefix, *call))
+        for prefix, module in classifier.named_modules()
+        if type(module) in INPUTS
+    ]
+    try:
+        for batch in batches:
+            videos = len(batch)
+            classifier(batch.padded(), batch.num_frames)
+    finally:
+        for handle in handles:
+            handle.remove()
+    moments = {}
+    while captured:
+        name, samples = captured.popitem()
+        inputs_NI = torch.cat(samples)
+        moments[name] = Moments(inputs_NI, _parts(classifier, name, inputs_NI.shape[1]))
+    return moments
+
+
+def _parts(classifier: FrameClassifier, name: str, inputs: int) -> tuple[tuple[int, int], ...]:
+    """How the inputs of a matrix are split: a long descriptor by clusters, everything else not at all."""
+    family = classifier.family
+    if name != "family.hidden.weights" or not isinstance(family, NetVLAD | NetFV):
+        return ((1, inputs),)
+    orders = 2 if isinstance(family, NetFV) else 1
+    return tuple(tuple(pool.assignment.weights.T.shape) for pool in family.pools for _ in range(orders))  # type: ignore[union-attr]
+
+
+def _real(frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
+    return frames_BTD.flatten(0, 1) if counts_BT is None else frames_BTD[counts_BT > 0]
+
+
+def _of_layer(layer: Layer, arguments: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
+    """Each frame beside the state that the direction had before it, zero at its first."""
+    inputs, batch_sizes = arguments
+    outputs = output[0]
+    if batch_sizes is None:
+        inputs_BTD, outputs_BTD = inputs, outputs
+        mask_BT = None
+    else:
+        (inputs_BTD, lengths_B), (outputs_BTD, _) = (
+            pad_packed_sequence(PackedSequence(data, batch_sizes), batch_first=True) for data in (inputs, outputs)
+        )
+        mask_BT = torch.arange(inputs_BTD.shape[1]) < lengths_B[:, None]
+    ahead_BTH, back_BTH = outputs_BTD.split([layer.cells, outputs_BTD.shape[2] - layer.cells], dim=2)
+    # After a video's end the padded outputs are zero, so there the direction back begins with zero, too.
+    seen = {"ahead.weights": (inputs_BTD, nn.functional.pad(ahead_BTH[:, :-1], (0, 0, 1, 0)))}
+    if layer.back is not None:
+        seen["back.weights"] = (inputs_BTD, nn.functional.pad(back_BTH[:, 1:], (0, 0, 0, 1)))
+    return {name: _real(torch.cat(pair, dim=2), mask_BT) for name, pair in seen.items()}
+
+
+def _of_cluster_gate(gate: ClusterGate, arguments: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
+    (largest_BK,) = arguments
+    normalised_BK = largest_BK * inverse_norm(largest_BK, dim=1)
+    return {"reduction": normalised_BK, "weights": normalised_BK @ gate.reduction}
+
+
+def _of_assignment(assignment: Assignment, arguments: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
+    frames_BTD, counts_BT, scale_D, shift_D = arguments
+    return {"weights": _real(frames_BTD, counts_BT) * scale_D + shift_D}
+
+
+# Kind of layer -> a function of the layer, its arguments and its output that gives the inputs of its matrices by name.
+INPUTS: Mapping[type[nn.Module], Callable[[Any, tuple[Any, ...], Any], dict[str, Tensor]]] = {
+    FrameEncoder: lambda layer, arguments, output: {"weights": _real(*arguments)},
+    Assignment: _of_assignment,
+    ClusterGate: _of_cluster_gate,
+    Layer: _of_layer,
+    Hidden: lambda layer, arguments, output: {"weights": arguments[0]},
+    ContextGating: lambda layer, arguments, output: {"weights": arguments[0]},
+    Logistic: lambda layer, arguments, output: {"weights": arguments[0]},
+    MixtureOfExperts: lambda layer, arguments, output: dict.fromkeys(("gate_weights", "expert_weights"), arguments[0]),
+}

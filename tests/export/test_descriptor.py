@@ -1,0 +1,107 @@
+"""Descriptors rounded part by part, run by ONNX Runtime: against normalised floats in float64."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from tests.export.exporting import exported
+from tests.models.formulas import normalise
+from vidfit.export.descriptor import StoredDescriptor
+from vidfit.export.weight_formats import FEW_INPUTS, Blocks, Bytes, Form
+from vidfit.export.weights import StoredWeight
+from vidfit.models.layers import inverse_norm, normalising
+from vidfit.quantization.uniform import Grid, QuantizedTensor, quantize
+
+# Clusters and features; of the last part all clusters have one factor, as those of a NetFV's second order.
+SHAPES, OUTPUTS = ((8, 1100), (5, 40), (3, 10)), 7
+INPUTS = sum(clusters * features for clusters, features in SHAPES)
+Run = Callable[[list[np.ndarray]], np.ndarray]
+Layer = tuple[Form, QuantizedTensor, Run]
+
+
+class HiddenLayer(nn.Module):
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        self.dropout = nn.Dropout(0.5).eval()
+
+    def forward(self, one_BKD: torch.Tensor, other_BKD: torch.Tensor, last_BKD: torch.Tensor) -> torch.Tensor:
+        parts = [StoredDescriptor.flatten_scaled(values, normalising(values)) for values in (one_BKD, other_BKD)]
+        factor_B11 = inverse_norm(last_BKD.flatten(1), dim=1)[:, :, None]
+        parts.append(StoredDescriptor.flatten_scaled(last_BKD, factor_B11))
+        return self.dropout(torch.cat(parts, dim=1)) @ StoredWeight(self.form)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=[8, 4], ids=["bytes", "blocks"])
+def layer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Layer:
+    torch.manual_seed(0)
+    tensor = quantize(torch.randn(INPUTS, OUTPUTS) + 0.3, Grid(bits=request.param, granularity="channel"))
+    form = Bytes(tensor) if request.param == 8 else Blocks(tensor)
+    path: Path = tmp_path_factory.mktemp("descriptor") / "hidden.onnx"
+    example = tuple(torch.zeros(2, *shape) for shape in SHAPES)
+    videos = ({0: torch.export.Dim("videos")},) * 3
+    onnx.save(exported(HiddenLayer(form), example, ["one", "other", "last"], videos), path)
+    session = onnxruntime.InferenceSession(path)
+
+    def run(parts: list[np.ndarray]) -> np.ndarray:
+        inputs = {name: part.astype(np.float32) for name, part in zip(("one", "other", "last"), parts, strict=True)}
+        return np.asarray(session.run(None, inputs)[0])
+
+    return form, tensor, run
+
+
+def parts() -> list[np.ndarray]:
+    """Of every sort: clusters of all sizes, of one sign, with one feature that stands out, without anything."""
+    random = np.random.default_rng(0)
+    one, other, last = (random.standard_normal((7, *shape)) for shape in SHAPES)
+    one *= 10.0 ** random.integers(-9, 5, one.shape[:2])[:, :, None]
+    one[1] = np.abs(one[1])
+    other[2, 3, 5] = 1e4
+    one[3, 2:5] = other[3, 1] = 0
+    one[4] = other[4] = 0
+    one[5] = other[5] = last[5] = 0
+    return [one, other, last]
+
+
+def descriptors(one: np.ndarray, other: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """float64 `[B, P]`."""
+    by_cluster = [normalise(one, axis=2), normalise(other, axis=2), last]
+    return np.concatenate([normalise(values.reshape(len(values), -1), axis=1) for values in by_cluster], axis=1)
+
+
+def test_products_are_those_of_normalised_descriptors_up_to_rounding(layer: Layer):
+    form, tensor, run = layer
+    assert INPUTS > FEW_INPUTS
+    values_BP, weights_PO = descriptors(*parts()), tensor.dequantize().double().numpy()
+    low_B1, high_B1 = (np.minimum(values_BP.min(1), 0), np.maximum(values_BP.max(1), 0))
+    found = run(parts())
+    assert np.isfinite(found).all()
+    if isinstance(form, Bytes):
+        step_B1 = np.maximum((high_B1 - low_B1) / 127, 1e-30)[:, None]
+        zero_B1 = np.round(-low_B1[:, None] / step_B1)
+        rounded_BP = (np.round(values_BP / step_B1 + zero_B1) - zero_B1) * step_B1
+        assert tensor.offset is not None
+        offset_O = tensor.offset.double().numpy().ravel()
+        exact = rounded_BP @ (weights_PO - offset_O) + values_BP.sum(1, keepdims=True) * offset_O
+        # Float32 may see one or two values on the other side of a half.
+        bound = 2 * step_B1 * np.abs(weights_PO - offset_O).max()
+    else:
+        exact = values_BP @ weights_PO
+        # 254 levels over at most twice the greatest of a block; errors of that many values hardly add up.
+        step_B1 = 2 * np.abs(values_BP).max(1, keepdims=True) / 254
+        bound = 6 * step_B1 / 12**0.5 * np.linalg.norm(weights_PO, axis=0)
+    assert (np.abs(found - exact) <= bound + 1e-5).all()
+
+
+def test_a_video_is_rounded_by_itself(layer: Layer):
+    *_, run = layer
+    together = run(parts())
+    for number in range(len(together)):
+        alone = run([part[number : number + 1] for part in parts()])
+        np.testing.assert_allclose(alone[0], together[number], rtol=1e-5, atol=1e-5)

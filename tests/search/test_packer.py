@@ -1,0 +1,209 @@
+"""A finished run packed for budgets: what fits, what is kept, what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vidfit import load, pack
+from vidfit.errors import BudgetError, DataError, ModelFileError, OutputError
+from vidfit.quantization.member import load_member
+from vidfit.quantization.sensitivity import divergence
+from vidfit.search import candidates
+from vidfit.search.budget import best_within
+from vidfit.search.frontier import measure_frontier
+from vidfit.search.packer import Packer, open_run
+from vidfit.training.checkpoint import read_member, save_member
+from vidfit.training.trainer import predict
+
+
+@pytest.fixture(scope="module")
+def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose candidates have been made; read only."""
+    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("searched") / "run"))
+    open_run(run).frontier()
+    return run
+
+
+@pytest.fixture
+def run(searched: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(searched, tmp_path / "run"))
+
+
+def test_files_fit_are_as_large_as_they_were_taken_for_and_tell_the_truth(run: Path):
+    packer = open_run(run)
+    frontier = packer.frontier()
+    for budget in (frontier[0].bytes, 2 * frontier[-1].bytes):
+        file = pack(run, f"{budget}")
+        told = json.loads(file.with_suffix(".json").read_text())
+        assert file.stat().st_size == told["bytes"] <= budget == told["budget"]
+        best = best_within(frontier, budget)
+        assert best.bytes * 0.93 < told["bytes"] <= best.bytes
+        predicted_VC = packer.validation.predictions(load(file).predict_batch)
+        assert {key: told[key] for key in ("gap_selection", "gap_confirmation")} == packer.validation.gaps(predicted_VC)
+        blend_VC = sum(
+            weight * packer.choices[place].predictions().astype(np.float32)
+            for place, weight in zip(best.candidates, best.weights, strict=True)
+        )
+        np.testing.assert_allclose(predicted_VC, blend_VC, atol=3e-3)
+        assert [member["name"] for member in told["members"]] == [
+            packer.choices[place].member for place in best.candidates
+        ]
+
+
+def test_given_members_are_all_packed_with_equal_weights(run: Path):
+    file = pack(run, "200kB", members=["mean", "lstm"])
+    told = json.loads(file.with_suffix(".json").read_text())
+    assert [(member["name"], member["weight"]) for member in told["members"]] == [("mean", 0.5), ("lstm", 0.5)]
+    with pytest.raises(BudgetError, match="smallest possible file takes"):
+        pack(run, "20kB", members=["mean", "lstm"])
+    with pytest.raises(ModelFileError, match="has no trained member 'gru'; it has mean, vlad, lstm"):
+        pack(run, "200kB", members=["mean", "gru"])
+
+
+def test_candidates_span_widths_and_come_nearer_to_the_float_member(run: Path):
+    packer = open_run(run)
+    own = [choice for choice in packer.choices if choice.member == "vlad"]
+    assert own[0].bits < 3
+    assert own[-1].bits > 5
+    assert [choice.bytes for choice in own] == sorted(choice.bytes for choice in own)
+    classifier = load_member(run / "members" / "vlad").classifier()
+    reference = packer.validation.predictions(lambda batch: predict(classifier, batch))
+    away = [divergence(reference, choice.predictions()) for choice in own]
+    assert away[-1] < away[0]
+    saved = json.loads((run / "packing" / "vlad" / "candidates.json").read_text())
+    assert {cost["tensor"] for cost in saved["costs"]} == set(saved["candidates"][0]["grids"])
+
+
+def test_a_second_call_measures_nothing_again(run: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(candidates, "sensitivity", fail)
+    assert open_run(run).frontier()
+
+
+def test_a_member_that_is_trained_again_is_measured_again(run: Path):
+    before = (run / "packing" / "mean" / "candidates.json").read_text()
+    info, tensors, _ = read_member(run / "members" / "mean")
+    tensors["head.classifier.biases"] += 1
+    save_member(run / "members" / "mean" / "best.safetensors", info, tensors)
+    others = (run / "packing" / "vlad" / "candidates.json").stat().st_mtime_ns
+    open_run(run).frontier()
+    assert (run / "packing" / "mean" / "candidates.json").read_text() != before
+    assert (run / "packing" / "vlad" / "candidates.json").stat().st_mtime_ns == others
+
+
+def test_a_kill_while_candidates_are_made_costs_that_member_alone(run: Path, monkeypatch: pytest.MonkeyPatch):
+    document = run / "packing" / "mean" / "candidates.json"
+    before = [(choice.member, choice.bytes) for choice in open_run(run).choices]
+    others = (run / "packing" / "vlad" / "candidates.json").stat().st_mtime_ns
+    document.write_text('{"inputs": "cut')
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(candidates, "_in_a_graph", stop)
+        with pytest.raises(KeyboardInterrupt):
+            open_run(run).frontier()
+    assert not document.exists()
+    assert [(choice.member, choice.bytes) for choice in open_run(run).choices] == before
+    assert (run / "packing" / "vlad" / "candidates.json").stat().st_mtime_ns == others
+
+
+def test_a_file_that_turns_out_too_large_gives_way_to_the_next_smaller(run: Path, monkeypatch: pytest.MonkeyPatch):
+    packer = open_run(run)
+    best, following = packer.frontier()[-1], packer.frontier()[-2]
+    write = Packer.write
+
+    def too_large(self, path, ensemble, budget):
+        if ensemble == best:
+            raise BudgetError("some bytes more than they were taken for")
+        return write(self, path, ensemble, budget)
+
+    monkeypatch.setattr(Packer, "write", too_large)
+    told = packer.pack(run / "next.onnx", best.bytes)
+    assert [member["name"] for member in told["members"]] == [
+        packer.choices[place].member for place in following.candidates
+    ]
+
+
+def test_a_budget_that_is_too_small_says_what_the_smallest_file_takes_and_leaves_nothing(run: Path):
+    smallest = open_run(run).frontier()[0].bytes
+    with pytest.raises(BudgetError, match=f"smallest possible file takes {smallest:,}"):
+        pack(run, "100")
+    assert not (run / "packed").exists()
+
+
+def test_a_file_that_exists_stays(run: Path):
+    (run / "packed").mkdir()
+    (run / "packed" / "200kB.onnx").write_bytes(b"precious")
+    with pytest.raises(OutputError, match=r"200kB\.onnx: exists already"):
+        pack(run, "200kB")
+    assert (run / "packed" / "200kB.onnx").read_bytes() == b"precious"
+
+
+def test_a_limit_of_time_that_nothing_keeps_is_refused(run: Path):
+    with pytest.raises(BudgetError, match="no member takes at most 1e-06 ms"):
+        pack(run, "200kB", max_ms=1e-6)
+
+
+def test_what_is_no_run_is_named(tmp_path: Path):
+    with pytest.raises(ModelFileError, match=r"is no run folder \(it has no recipe\.yaml\)"):
+        pack(tmp_path, "1MB")
+
+
+def test_a_run_without_trained_members_is_named(run: Path):
+    shutil.rmtree(run / "members")
+    with pytest.raises(ModelFileError, match="has no trained member"):
+        pack(run, "1MB")
+
+
+def test_a_run_without_its_validation_shards_is_named(run: Path):
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("/validation", "/nowhere"))
+    with pytest.raises(DataError, match="nowhere"):
+        pack(run, "1MB")
+
+
+def test_a_member_of_another_vocabulary_is_named(run: Path):
+    info, tensors, _ = read_member(run / "members" / "lstm")
+    other = info.model_copy(update={"vocabulary": ("other", *info.vocabulary[1:])})
+    save_member(run / "members" / "lstm" / "best.safetensors", other, tensors)
+    with pytest.raises(ModelFileError, match=r"lstm/best\.safetensors: knows other features or labels"):
+        pack(run, "1MB")
+
+
+@pytest.mark.parametrize("tensor", ["hidden", "biases"])
+def test_weights_that_are_no_numbers_are_named(run: Path, tensor: str):
+    info, tensors, _ = read_member(run / "members" / "vlad")
+    name = next(name for name in tensors if tensor in name)
+    tensors[name].view(-1)[0] = torch.nan
+    save_member(run / "members" / "vlad" / "best.safetensors", info, tensors)
+    with pytest.raises(ModelFileError, match=rf"vlad/best\.safetensors: tensor '{name}' holds NaN or infinity"):
+        pack(run, "1MB")
+    assert not (run / "packed").exists()
+
+
+def test_the_frontier_is_measured_on_the_eval_shards_beside_its_baselines(run: Path):
+    packer = open_run(run)
+    known = packer.frontier()
+    document = measure_frontier(packer, (f"{known[0].bytes}", "1GB"))
+    assert json.loads((run / "frontier.json").read_text()) == document
+    points = document["points"]
+    assert [point["bytes"] for point in points] == sorted(point["bytes"] for point in points)
+    assert len(points) == 2
+    assert not list((run / "packing").glob("*.onnx"))
+    # Three members alone, and one, two and three of them together.
+    assert {title: len(points) for title, points in document["baselines"].items()} == {
+        "best single 8-bit member": 3,
+        "equal-weight 8-bit ensemble": 3,
+        "equal-weight fp16 ensemble": 3,
+    }
+    lines = (run / "frontier.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(points) + 9
+    assert lines[0] == "curve,bytes,gap,gap_selection,gap_confirmation,members"
