@@ -42,13 +42,13 @@ def measure(folder: Path, times: int, videos: int, largest: int) -> dict[str, fl
     """Both figures for a corpus of `times * videos` training videos and a quarter as many to evaluate."""
     sizes = {"train": times * videos, "validation": 100, "eval": times * videos // 4}
     folder.mkdir()
-    synth = [part for name, count in sizes.items() for part in (f"--{name}-videos", count)]
+    synth = [part for name, count in sizes.items() for part in ("--set", f"{name}_videos={count}")]
     peak_megabytes("synth", folder / "corpus", *synth)
     (folder / "recipe.yaml").write_text(RECIPE)
     steps = f"training.steps={largest * videos // 64}"
     training = peak_megabytes("train", folder / "recipe.yaml", "-o", folder / "run", "--set", steps)
     member, model = folder / "run" / "members" / "netvlad", folder / "model.onnx"
-    peak_megabytes("pack", member, "-o", model, "--budget", "4MB")
+    peak_megabytes("pack-members", member, "-o", model, "--budget", "4MB")
     evaluating = peak_megabytes("evaluate", model, folder / "corpus" / "eval")
     return {
         "corpus": times,

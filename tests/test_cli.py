@@ -47,6 +47,8 @@ def test_help_names_every_verb(vidfit):
         "soft-label",
         "quantize",
         "pack",
+        "pack-members",
+        "recipes",
         "evaluate",
         "predict",
         "export",
@@ -184,15 +186,15 @@ def test_quantize_and_pack(vidfit, finished: Path, corpus: Path, tmp_path: Path)
     members = (finished / "members" / "vlad", target)
     model = tmp_path / "m.onnx"
     weights = ("--weight", 2, "--weight", 1)
-    code, out, _ = vidfit("pack", *members, "-o", model, "--budget", "1MB", *weights)
+    code, out, _ = vidfit("pack-members", *members, "-o", model, "--budget", "1MB", *weights)
     assert code == 0
     assert "2 members" in out
     assert vidfit("evaluate", model, corpus / "eval", "--json", tmp_path / "e.json")[0] == 0
     summary = json.loads((finished / "summary.json").read_text())
     assert json.loads((tmp_path / "e.json").read_text())["gap"] == summary["packed"]["gap"]
-    code, _, err = vidfit("pack", *members, "-o", model, "--budget", "1MB", "--overwrite", "--weight", 1)
+    code, _, err = vidfit("pack-members", *members, "-o", model, "--budget", "1MB", "--overwrite", "--weight", 1)
     assert code == 2
-    assert err == "vidfit: --weight: give 2 positive weights, one a member\n"
+    assert err == "vidfit: --weight: give 2 positive weights, one for each member\n"
 
 
 def test_export_without_tensorflow_names_the_line_that_installs_it(vidfit, finished: Path, tmp_path: Path, monkeypatch):
@@ -317,7 +319,7 @@ def test_a_member_is_not_replaced_by_its_own_quantised_form(vidfit, finished: Pa
     folder = tmp_path / "lstm"
     shutil.copytree(finished / "members" / "lstm", folder)
     weights = (folder / "best.safetensors").read_bytes()
-    for command in (("quantize", folder), ("pack", folder, "--budget", "1MB")):
+    for command in (("quantize", folder), ("pack-members", folder, "--budget", "1MB", "-o", folder / "m.onnx")):
         code, _, err = vidfit(*command, "-o", folder / ".." / "lstm" / "best.safetensors", "--overwrite")
         assert code == 2
         assert "is the member itself" in err
@@ -408,8 +410,8 @@ def mistakes(finished: Path, corpus: Path, tmp_path: Path) -> dict[str, tuple[tu
         "missing model": (("predict", tmp_path / "m.onnx", corpus / "eval", "-o", tmp_path / "o.csv"), "m.onnx"),
         "format": (("predict", model, corpus / "eval", "-o", tmp_path / "o.xls"), "o.xls"),
         "folder": (("predict", model, corpus / "eval", "-o", tmp_path / "no" / "o.csv"), "o.csv"),
-        "no size": (("pack", members / "mean", "-o", tmp_path / "m.onnx", "--budget", "big"), "big"),
-        "budget": (("pack", members / "vlad", "-o", tmp_path / "m.onnx", "--budget", "1kB"), "over the budget"),
+        "no size": (("pack-members", members / "mean", "-o", tmp_path / "m.onnx", "--budget", "big"), "big"),
+        "budget": (("pack-members", members / "vlad", "-o", tmp_path / "m.onnx", "--budget", "1kB"), "over the budget"),
         "vocabulary": ((*run, f"data.vocabulary={text}"), "notes.txt"),
         "labels": ((*run, f"data.vocabulary={short_vocabulary(tmp_path)}"), "outside the vocabulary"),
         "modality": ((*run, "members.vlad.family.clusters={rgb: 4, speech: 2}"), "members.vlad.family.clusters: names"),
@@ -417,22 +419,25 @@ def mistakes(finished: Path, corpus: Path, tmp_path: Path) -> dict[str, tuple[tu
         "not YAML": ((*run, "training.steps=[1"), "--set training.steps=[1"),
         "run folder": (("run", recipe, "-o", text), "notes.txt: cannot be made a folder"),
         "weights": (
-            ("pack", members / "mean", "-o", tmp_path / "m.onnx", "--budget", "1MB", "--weight", "nan"),
+            ("pack-members", members / "mean", "-o", tmp_path / "m.onnx", "--budget", "1MB", "--weight", "nan"),
             "--weight",
         ),
         "infinite": (
-            ("pack", members / "mean", "-o", tmp_path / "m.onnx", "--budget", "1MB", "--weight", "inf"),
+            ("pack-members", members / "mean", "-o", tmp_path / "m.onnx", "--budget", "1MB", "--weight", "inf"),
             "--weight",
         ),
         "pack a packed": (
-            ("pack", model, "-o", tmp_path / "m.onnx", "--budget", "1MB"),
+            ("pack-members", model, "-o", tmp_path / "m.onnx", "--budget", "1MB"),
             "model.onnx: is a packed file",
         ),
         "quantise a packed": (("quantize", model), "give members (RUN/members/NAME)"),
         "json folder": (("evaluate", model, corpus / "eval", "--json", tmp_path / "no" / "e.json"), "e.json"),
-        "corpus number": (("synth", tmp_path / "c", "--train-videos", "0"), "--train-videos: Input should be greater"),
+        "corpus number": (
+            ("synth", tmp_path / "c", "--set", "train_videos=0"),
+            "--set train_videos: Input should be greater",
+        ),
         "corpus": (
-            ("synth", tmp_path / "c", "--min-frames", "9", "--max-frames", "8"),
+            ("synth", tmp_path / "c", "--set", "min_frames=9", "--set", "max_frames=8"),
             "vidfit: min_frames 9 is above",
         ),
     }
@@ -507,7 +512,7 @@ def test_no_overwriting_unasked(vidfit, finished: Path, corpus: Path, tmp_path: 
     assert target.read_text() == "precious"
     assert vidfit(*predict, "--overwrite")[0] == 0
     shutil.copy(target, tmp_path / "m.onnx")
-    code, _, err = vidfit("pack", finished / "members" / "mean", "-o", tmp_path / "m.onnx", "--budget", "1MB")
+    code, _, err = vidfit("pack-members", finished / "members" / "mean", "-o", tmp_path / "m.onnx", "--budget", "1MB")
     assert code == 2
     assert "m.onnx" in err
 
@@ -537,12 +542,8 @@ def test_a_run_whose_members_are_searched_and_what_its_folder_gives_for_other_bu
     assert vidfit("evaluate", folder / "packed" / "40kB.onnx", corpus / "eval")[0] == 0
     code, _, err = vidfit("pack", folder, "--budget", "1kB")
     assert (code, "smallest possible file takes" in err) == (2, True)
-    code, _, err = vidfit("pack", folder, "--budget", "90kB", "-o", tmp_path / "m.onnx")
-    assert (code, "--output and --weight are for members" in err) == (2, True)
     code, _, err = vidfit("pack", folder / "members" / "mean", "--budget", "90kB")
-    assert (code, "is no run folder" in err, "to pack members give --output" in err) == (2, True, True)
-    code, _, err = vidfit("pack", folder / "members" / "mean", folder / "members" / "vlad", "--budget", "90kB")
-    assert (code, "give --output and one --budget" in err) == (2, True)
+    assert (code, "is no run folder" in err, "use `vidfit pack-members`" in err) == (2, True, True)
 
     code, out, err = vidfit("frontier", folder, "--budget", "40kB")
     assert code == 0, err

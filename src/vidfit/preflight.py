@@ -1,23 +1,90 @@
-"""What can be known to be wrong with a recipe and its shards before the first training step.
+"""What a recipe's data are, and whatever is wrong with them or with the recipe, before the first training step.
 
 Each check raises the error that says what is wrong: RecipeError, DataError or BudgetError.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from vidfit import distributed
 from vidfit.errors import BudgetError, DataError, RecipeError
 from vidfit.features.loader import Batches
-from vidfit.features.shards import read_videos
+from vidfit.features.shards import expand_shards, infer_spec, read_videos
 from vidfit.features.spec import FeatureSpec, Video, Vocabulary
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.models.classifier import FrameClassifier
-from vidfit.recipe import MemberConfig, PackConfig
+from vidfit.recipe import MemberConfig, PackConfig, Recipe
+from vidfit.search.validation import BATCH_SIZE, Validation
 from vidfit.sizes import format_size, parse_size
-from vidfit.training.distillation import DistillConfig, SoftLabels, Teacher, check_names
+from vidfit.training.distillation import (
+    DistillConfig,
+    SoftLabels,
+    Teacher,
+    check_names,
+    read_soft_labels_info,
+    soft_labels_files,
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a recipe's `data` holds, and what follows for its members."""
+
+    shards: dict[str, list[Path]]
+    """Of `train`, `validation` and `eval`."""
+    vocabulary: Vocabulary
+    spec: FeatureSpec
+    skip_corrupt: bool
+    parameters: dict[str, int]
+    """Weights of each member."""
+    soft_labels: list[dict[str, Any]]
+    """What each file of given soft labels was made from."""
+
+    def batches(self, shards: Sequence[Path], batch_size: int = BATCH_SIZE, **options: Any) -> Batches:
+        """Batches of some of the shards; for the options see `Batches`."""
+        return Batches(shards, self.spec, len(self.vocabulary), batch_size, skip_corrupt=self.skip_corrupt, **options)
+
+
+def check(recipe: Recipe) -> Inputs:
+    """Read what a recipe names and check all that can be checked before training.
+
+    Raises:
+        DataError: shards or the vocabulary are missing, empty, damaged or do not fit each other.
+        RecipeError: a member's options do not fit the shards.
+        BudgetError: what is to be packed cannot fit.
+    """
+    data, distill = recipe.data, recipe.distill
+    shards = {name: expand_shards(getattr(data, name)) for name in ("train", "validation", "eval")}
+    check_disjoint(shards)
+    vocabulary = Vocabulary.from_csv(Path(data.vocabulary))
+    spec = infer_spec(shards["train"], data.skip_corrupt)
+    soft_labels = []
+    if distill and distill.soft_labels:
+        folder = Path(distill.soft_labels)
+        batches = Batches(shards["train"], spec, len(vocabulary), BATCH_SIZE, skip_corrupt=data.skip_corrupt)
+        check_soft_labels(folder, batches, vocabulary)
+        soft_labels = [read_soft_labels_info(file).model_dump() for file in soft_labels_files(folder)]
+    if distill:
+        check_distillation(distill, shards["train"])
+    for which, paths in shards.items():
+        check_labelled(which, paths, spec, len(vocabulary), data.skip_corrupt)
+    parameters = {
+        name: count_parameters(name, config, spec, len(vocabulary)) for name, config in recipe.members.items()
+    }
+    check_budget(recipe.pack, parameters)
+    check_ranks(recipe.members)
+    if not recipe.pack.members or needs_narrow_weights(recipe.pack, parameters):
+        Validation(shards["validation"], spec, len(vocabulary), data.skip_corrupt)
+    return Inputs(shards, vocabulary, spec, data.skip_corrupt, parameters, soft_labels)
+
+
+def needs_narrow_weights(pack: PackConfig, parameters: Mapping[str, int]) -> bool:
+    """Whether the members to be packed are above the budget with a byte for each weight."""
+    return sum(parameters[name] for name in pack.members or ()) > parse_size(pack.budget)
 
 
 def check_disjoint(shards: Mapping[str, Sequence[Path]]) -> None:

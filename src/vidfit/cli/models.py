@@ -1,0 +1,129 @@
+"""Commands that run a model on shards: evaluate, predict, soft-label."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vidfit.cli.app import BatchSize, FillUp, Model, Overwrite, Shards, SkipCorrupt, Threads, app
+from vidfit.cli.terminal import progress_bar
+from vidfit.errors import OutputError, VidfitError
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    shards: Shards,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+    skip_corrupt: SkipCorrupt = False,
+    threads: Threads = 0,
+    batch_size: BatchSize = 16,
+    fill_up: FillUp = 0,
+) -> None:
+    """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
+    from vidfit import distributed
+    from vidfit.features.shards import expand_shards
+    from vidfit.files import replacing
+    from vidfit.inference.distributed_jobs import measure
+    from vidfit.progress import counter, log_skipped
+
+    if json_file:
+        _refuse_other_than_json(json_file)
+    paths = expand_shards(shards)
+    # Entered before the evaluation, so that a bad place is known at once.
+    with replacing(json_file) if json_file else nullcontext() as partial:
+        with progress_bar() as on_progress:
+            show = counter(on_progress, "evaluating", "videos")
+            result = distributed.together(
+                measure, model, paths, skip_corrupt, threads, fill_up, batch_size, here={"show": show}
+            )
+        log_skipped("evaluating", int(result["skipped"]))
+        for name, value in result.items():
+            print(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value:,}")
+        if partial:
+            partial.write_text(json.dumps(result, indent=2) + "\n")
+
+
+@app.command()
+def predict(
+    model: Model,
+    shards: Shards,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .csv (Kaggle's VideoId,LabelConfidencePairs), .parquet or .jsonl.")
+    ],
+    top_k: Annotated[int, typer.Option(min=1, help="Labels written for each video.")] = 20,
+    skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
+    threads: Threads = 0,
+    batch_size: BatchSize = 16,
+    fill_up: FillUp = 0,
+) -> None:
+    """Write the most probable labels of every video in some shards.
+
+    If stopped, run the same command again: it resumes. OUTPUT.partial keeps the finished shards until all are done.
+    """
+    from vidfit import distributed
+    from vidfit.features.shards import expand_shards
+    from vidfit.inference.distributed_jobs import predict as write
+    from vidfit.progress import counter, log_skipped
+
+    paths = expand_shards(shards)
+    options = (top_k, skip_corrupt, overwrite, threads, fill_up, batch_size)
+    with progress_bar() as on_progress:
+        show = counter(on_progress, "predicting", "videos")
+        made = distributed.together(write, model, paths, output, *options, here={"show": show})
+    log_skipped("predicting", made.skipped)
+    before = f"; {made.resumed} of {len(paths)} shards were finished before" if made.resumed else ""
+    print(f"{output}: {made.videos:,} videos{before}")
+
+
+@app.command()
+def soft_label(
+    teacher: Model,
+    shards: Shards,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the soft labels; created if missing.")],
+    more: Annotated[
+        list[Path] | None, typer.Option("--teacher", help="One more teacher; they are averaged. May be repeated.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Probabilities kept for each video.")] = 100,
+    skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
+    threads: Threads = 0,
+) -> None:
+    """Write the probabilities that teachers give the videos in some shards, for students to learn from.
+
+    One small Parquet file for each shard, keyed by video id. A second call resumes. Point a recipe's
+    `distill.soft_labels` at the folder.
+    """
+    from vidfit import distributed
+    from vidfit.features.shards import expand_shards
+    from vidfit.inference.distributed_jobs import soft_label as label
+    from vidfit.progress import counter, log_skipped
+    from vidfit.sizes import format_size
+    from vidfit.training.checkpoint import member_file
+    from vidfit.training.distillation import soft_labels_file
+
+    paths = expand_shards(shards)
+    files = list(map(member_file, [teacher, *(more or ())]))
+    if len({file.resolve() for file in files}) < len(files):
+        raise VidfitError("--teacher: names a teacher twice; leave one out")
+    with progress_bar() as on_progress:
+        show = counter(on_progress, "labelling", "shards")
+        labelled, skipped = distributed.together(
+            label, files, paths, output, top_k, skip_corrupt, overwrite, threads, here={"show": show}
+        )
+    log_skipped("labelling", skipped)
+    size = sum(soft_labels_file(output, shard).stat().st_size for shard in paths)
+    share = size / sum(shard.stat().st_size for shard in paths)
+    what = f"{labelled} of {len(paths)} shards labelled now"
+    print(f"{output}: {what}; in all {format_size(size)}, {share:.1%} of the shards")
+
+
+def _refuse_other_than_json(path: Path) -> None:
+    """Raises OutputError for a file that is not JSON: `--json` taken for a flag would replace the first shard."""
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(1) not in (b"", b"{"):
+                raise OutputError(f"--json {path}: holds something else than JSON; choose another name")

@@ -1,0 +1,146 @@
+"""Commands that make files to ship: pack, pack-members, frontier, quantize, export."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from vidfit.cli.app import Overwrite, app, refuse_packed, refuse_to_overwrite
+from vidfit.cli.terminal import progress_bar
+from vidfit.errors import VidfitError
+
+Portable = Annotated[
+    bool,
+    typer.Option("--portable", help="Use standard ONNX operators only. Slower for weights of less than 8 bits."),
+]
+
+
+@app.command()
+def pack(
+    run: Annotated[Path, typer.Argument(help="A run folder: what `vidfit run` wrote to.")],
+    budget: Annotated[
+        list[str], typer.Option(help="Bytes the file may take: 1GB (10^9), 1GiB (2^30), 20MB, ... May be repeated.")
+    ],
+    max_ms: Annotated[
+        float | None, typer.Option(min=0, help="Milliseconds that a video may take on this machine.")
+    ] = None,
+    member: Annotated[
+        list[str] | None,
+        typer.Option(help="Pack these members with equal weights; only bit widths are chosen. May be repeated."),
+    ] = None,
+    portable: Portable = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pack the best ensemble of a run that fits a budget: RUN/packed/BUDGET.onnx for each budget.
+
+    vidfit chooses the members, the bit width of each of their tensors (2, 4, 6 or 8) and their weights in the average,
+    for the best GAP on the validation shards. The first call takes minutes; later ones take seconds.
+    """
+    from vidfit.search.packer import open_run
+
+    if run.suffix in (".onnx", ".safetensors") or (run.parent.name == "members" and not (run / "recipe.yaml").exists()):
+        raise VidfitError(f"{run}: is no run folder; to pack members you name, use `vidfit pack-members`")
+    if member and max_ms is not None:
+        raise VidfitError("--max-ms limits the choice of members; leave --member out, or --max-ms")
+    with progress_bar() as on_progress:
+        packer = open_run(run, portable=portable, members=member, on_progress=on_progress)
+        paths = packer.pack_named(budget, max_ms, overwrite)
+    for path in paths:
+        print(path)
+
+
+@app.command()
+def pack_members(
+    members: Annotated[list[Path], typer.Argument(help="Members: folders in a run or .safetensors files.")],
+    budget: Annotated[str, typer.Option(help="Bytes the file may take: 1GB (10^9), 1GiB (2^30), 20MB, ...")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="A member's weight in the average. Give one for each member, or none for equal weights."),
+    ] = None,
+    portable: Portable = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pack the members you name into one ONNX file. Float members are quantised to 8 bits first."""
+    from vidfit.export.graph import PackedMember, write_graph
+    from vidfit.quantization.member import load_member
+    from vidfit.sizes import format_size, parse_size
+    from vidfit.training.checkpoint import member_file
+
+    limit = parse_size(budget)
+    weights = weight or [1.0] * len(members)
+    if len(weights) != len(members) or not all(0 < weight < math.inf for weight in weights):
+        raise VidfitError(f"--weight: give {len(members)} positive weights, one for each member")
+    refuse_packed(*members)
+    refuse_to_overwrite(output, overwrite, map(member_file, members))
+    loaded = [load_member(path).quantized() for path in members]
+    packed = [PackedMember(*pair) for pair in zip(loaded, weights, strict=True)]
+    write_graph(output, packed, limit, portable=portable)
+    print(f"{output}: {len(members)} members, {format_size(output.stat().st_size)} of {format_size(limit)}")
+
+
+@app.command()
+def frontier(
+    directory: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="A point of the curve, such as 10MB. May be repeated; by default twelve from end to end."),
+    ] = None,
+) -> None:
+    """Measure GAP over bytes on the eval shards, from the smallest file to the unconstrained ensemble.
+
+    Every point is a file that is written, read again and measured. Writes RUN/frontier.json and RUN/frontier.csv, and
+    plots the curve in RUN/report.html beside those of simpler ways to save bytes.
+    """
+    from vidfit.report.page import write_report
+    from vidfit.search.frontier import measure_frontier
+    from vidfit.search.packer import open_run
+    from vidfit.summary import print_frontier
+
+    with progress_bar() as on_progress:
+        document = measure_frontier(open_run(directory, on_progress=on_progress), budget or ())
+    print_frontier(document)
+    print(write_report(directory))
+
+
+@app.command()
+def quantize(
+    member: Annotated[Path, typer.Argument(help="A member: its folder in a run or its .safetensors file.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="By default quantized.safetensors beside the member.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Quantise a member's big tensors (above 17,000 elements) to 8 bits."""
+    from vidfit.quantization.member import QUANTIZED, quantize_member
+    from vidfit.sizes import format_size
+    from vidfit.training.checkpoint import member_file
+
+    refuse_packed(member)
+    source = member_file(member)
+    target = output or source.with_name(QUANTIZED)
+    refuse_to_overwrite(target, overwrite, [source])
+    quantize_member(source, target)
+    before, after = source.stat().st_size, target.stat().st_size
+    print(f"{target}: {format_size(after)}, from {format_size(before)}")
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A packed .onnx file.")],
+    directory: Annotated[Path, typer.Argument(help="Folder to write.")],
+    to: Annotated[Literal["tensorflow"], typer.Option(help="What will run it.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a packed file as a TensorFlow SavedModel: same inputs and output, same bits per weight.
+
+    Needs `pip install 'vidfit[tensorflow]'`. Running the result needs TensorFlow only.
+    """
+    from vidfit.export.tensorflow import write_saved_model
+    from vidfit.sizes import format_size
+
+    refuse_to_overwrite(directory, overwrite, [model])
+    write_saved_model(model, directory)
+    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    print(f"{directory}: {format_size(size)}, from {format_size(model.stat().st_size)}")

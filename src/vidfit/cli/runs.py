@@ -1,0 +1,100 @@
+"""Commands that take a recipe or a run folder: run, train, demo, recipes, report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vidfit.cli.app import Overrides, Overwrite, RecipeFile, RunFolder, SkipCorrupt, app
+from vidfit.cli.terminal import progress_bar
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    output: RunFolder,
+    overrides: Overrides = None,
+    skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run a whole recipe: train, quantise, pack, evaluate. A second call skips what is done.
+
+    Writes OUTPUT/model.onnx, OUTPUT/report.html, OUTPUT/summary.json and each member's checkpoints and log.
+    """
+    from vidfit.pipeline import run as run_recipe
+    from vidfit.summary import print_summary
+
+    with progress_bar() as on_progress:
+        summary = run_recipe(_recipe(recipe, overrides, skip_corrupt), output, overwrite, on_progress)
+    print_summary(summary, output)
+
+
+@app.command()
+def train(
+    recipe: RecipeFile,
+    output: RunFolder,
+    member: Annotated[list[str] | None, typer.Option(help="Only this member. May be repeated.")] = None,
+    overrides: Overrides = None,
+    skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train the members of a recipe, or some of them. Resumes from the last checkpoint."""
+    from vidfit.errors import RecipeError
+    from vidfit.pipeline import Run
+
+    parsed = _recipe(recipe, overrides, skip_corrupt)
+    for name in member or ():
+        if name not in parsed.members:
+            raise RecipeError(f"--member {name}: {recipe} has the members {', '.join(parsed.members)}")
+    with progress_bar() as on_progress:
+        stages = Run(parsed, output, overwrite, member, on_progress)
+        for name in member or parsed.members:
+            stages.train(name)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for corpus and run.")] = Path("demo-run"),
+) -> None:
+    """The whole path on a generated corpus, in minutes: four families and a baseline in one file under 2 MB."""
+    from vidfit.demo import run_demo
+    from vidfit.summary import print_summary
+
+    with progress_bar() as on_progress:
+        summary = run_demo(output, on_progress)
+    print_summary(summary, output / "run")
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="The recipe to copy. Without one, all are listed.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; by default NAME.yaml.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """List the recipes that come with vidfit, or copy one to start your own from."""
+    from vidfit.bundled_recipes import copy_recipe, first_lines
+
+    if name is None:
+        for recipe, line in first_lines().items():
+            print(f"{recipe:<18} {line}")
+        return
+    target = output or Path(f"{name}.yaml")
+    copy_recipe(name, target, overwrite)
+    print(f"{target}: point `data` at your shards, then: vidfit run {target} -o RUN")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder: what `vidfit run` wrote to.")],
+) -> None:
+    """Write RUN/report.html again: curves, levers, frontier, bytes, labels and calibration of a run on one page."""
+    from vidfit.report.page import write_report
+
+    print(write_report(run))
+
+
+def _recipe(path: Path, overrides: list[str] | None, skip_corrupt: bool):
+    from vidfit.recipe import load_recipe
+
+    extra = ("data.skip_corrupt=true",) if skip_corrupt else ()
+    return load_recipe(path, (*(overrides or ()), *extra))

@@ -1,0 +1,55 @@
+"""What a person sees while vidfit works, on standard error: a bar on a terminal, log lines everywhere."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from vidfit.progress import OnProgress, Progress
+
+# Names are the user's: brackets in them are not markup.
+console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+class _Lines(logging.Handler):
+    """Prints the library's log lines above the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(record.getMessage())
+
+
+def show_log() -> None:
+    """Print what the library logs. Without a terminal also what the bar would show, validation by validation."""
+    log = logging.getLogger("vidfit")
+    log.handlers = [_Lines()]
+    log.propagate = False
+    log.setLevel(logging.INFO if console.is_terminal else logging.DEBUG)
+
+
+@contextmanager
+def progress_bar() -> Iterator[OnProgress]:
+    """Yields a callback that shows one bar: that of the stage which reported last."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+
+        def show(now: Progress) -> None:
+            if not bars.tasks or bars.tasks[0].description != now.stage:
+                for task in bars.task_ids:
+                    bars.remove_task(task)
+                bars.add_task(now.stage, total=None, unit=now.unit, note="")
+            task = bars.tasks[0]
+            speed = f"{task.speed:,.0f} {now.unit}/s" if task.speed else ""
+            bars.update(task.id, completed=now.done, total=now.total, note=now.note or speed)
+
+        yield show

@@ -1,0 +1,197 @@
+"""Training a member of a run, after its teachers.
+
+What is trained and recorded already is not trained again (stages.py), so a second call resumes.
+"""
+
+import logging
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vidfit import distributed
+from vidfit.errors import OutputError
+from vidfit.features.loader import Batches, balanced_copies
+from vidfit.files import make_folder
+from vidfit.inference.distributed_jobs import soft_label
+from vidfit.lineage import Lineage, TrainingJob
+from vidfit.models.classifier import ClassifierConfig
+from vidfit.preflight import Inputs
+from vidfit.progress import OnProgress, Progress, counter, log_skipped
+from vidfit.recipe import Recipe
+from vidfit.stages import Stages
+from vidfit.training import trainer
+from vidfit.training.checkpoint import BEST, MemberInfo
+from vidfit.training.checkpoint_manager import CHECKPOINTS
+from vidfit.training.config import TrainingConfig
+from vidfit.training.distillation import SoftLabels, Teacher, soft_labels_file
+from vidfit.training.epochs import label_counts
+
+log = logging.getLogger(__name__)
+
+
+class Trainings:
+    """The trainings of a run, each in its folder.
+
+    Arguments:
+        recipe: what to do.
+        inputs: its data, checked.
+        lineage: which trainings there are.
+        directory: the run folder.
+        stages: what is done in it.
+        on_progress: called a few times a second.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        inputs: Inputs,
+        lineage: Lineage,
+        directory: Path,
+        stages: Stages,
+        on_progress: OnProgress,
+    ) -> None:
+        self._recipe, self._inputs, self._lineage = recipe, inputs, lineage
+        self._directory, self._stages, self._on_progress = directory, stages, on_progress
+
+    def refuse_others(self) -> None:
+        """Raises OutputError if a folder holds a training with another lineage, which would be lost."""
+        for job in self._lineage.jobs():
+            if self._is_other(job):
+                raise OutputError(
+                    f"{self._folder(job)}: was trained with different settings or shards, or by another version of "
+                    "vidfit. Use a new run folder, or --overwrite to retrain"
+                )
+
+    def train(self, job: TrainingJob) -> dict[str, Any]:
+        """Train a member or a teacher, after its own teachers.
+
+        Returns:
+            Its best validation GAP, `gap_validation`, and the `step` it was reached at.
+        """
+        title, folder = self._lineage.title(job), self._folder(job)
+        # Checked before the teachers, which may be deleted once their student is trained.
+        if (done := self.recorded(job)) and (folder / BEST).exists():
+            return done
+        soft_labels = self._soft_labels(job)
+        if self._is_other(job):
+            shutil.rmtree(folder)
+        make_folder(folder)
+        return self._stages.do(
+            f"train {title}",
+            self._lineage.of(job),
+            [folder / BEST],
+            lambda: self._fit(job, title, folder, soft_labels),
+        )
+
+    def recorded(self, job: TrainingJob) -> dict[str, Any] | None:
+        """What a training led to; None where it is not done."""
+        return self._stages.recorded(f"train {self._lineage.title(job)}", self._lineage.of(job))
+
+    def _fit(self, job: TrainingJob, title: str, folder: Path, soft_labels: Path | None) -> dict[str, Any]:
+        member, inputs = self._recipe.members[job.name], self._inputs
+        info = MemberInfo(
+            name=job.name,
+            classifier=ClassifierConfig(encoder=member.encoder, family=member.family, head=member.head),
+            spec=inputs.spec,
+            vocabulary=inputs.vocabulary.names,
+            step=0,
+            gap_validation=-1.0,
+        )
+        # Members of the same architecture must not start from the same weights.
+        seed = self._recipe.seed * 65_537 + zlib.crc32(title.encode()) % 65_537
+        teacher = None
+        if soft_labels and self._recipe.distill:
+            teacher = Teacher(SoftLabels(soft_labels, inputs.vocabulary.names), self._recipe.distill.share)
+        best = distributed.together(
+            trainer.train,
+            info,
+            member.training,
+            self._training_batches(member.training, self._lineage.shards(job.fold, outside=True), seed),
+            inputs.batches(inputs.shards["validation"]),
+            folder,
+            seed,
+            teacher=teacher,
+            here={"show": self._training_progress(title), "say": lambda line: log.info("%s: %s", title, line)},
+        )
+        log.info("%s: best validation GAP %.4f at step %d", title, best.gap_validation, best.step)
+        return {"step": best.step, "gap_validation": best.gap_validation}
+
+    def _training_batches(self, training: TrainingConfig, shards: list[Path], seed: int) -> Batches:
+        reading = {
+            "batch_size": training.batch_size,
+            "shuffle_buffer": training.shuffle_buffer,
+            "seed": seed,
+            "workers": training.workers,
+        }
+        batches = self._inputs.batches(shards, **reading)
+        if not training.balance:
+            return batches
+        counts_C, _ = label_counts(batches, len(self._inputs.vocabulary))
+        return self._inputs.batches(shards, **reading, copies=balanced_copies(counts_C, training.balance))
+
+    def _training_progress(self, title: str) -> Callable[[trainer.Progress], None]:
+        """Passes a training's progress on, and logs each validation."""
+        logged: float | None = None
+
+        def on_progress(now: trainer.Progress) -> None:
+            nonlocal logged
+            gap = "" if now.gap is None else f"GAP {now.gap:.4f}  "
+            note = f"loss {now.loss:.3f}  {gap}{now.videos_per_second:,.0f} videos/s"
+            self._on_progress(Progress(title, now.step, now.steps, "steps", note))
+            if now.gap != logged:
+                logged = now.gap
+                log.debug("%s: step %d%s  %s", title, now.step, f"/{now.steps}" if now.steps else "", note)
+
+        return on_progress
+
+    def _soft_labels(self, student: TrainingJob) -> Path | None:
+        """Where a student's soft labels are; trains its teachers and has them label the training videos."""
+        distill = self._recipe.distill
+        if distill and distill.soft_labels:
+            return Path(distill.soft_labels)
+        teachers = self._lineage.teachers(student)
+        if distill is None or not teachers:
+            return None
+        for teacher in teachers:
+            self.train(teacher)
+        generation = student.generation - 1
+        folder = self._directory / "distillation" / str(generation) / "soft-labels"
+        stage = f"soft-label generation {generation}"
+        if distill.teachers == "own":
+            folder, stage = folder / student.name, f"{stage} {student.name}"
+        inputs = {"teachers": self._lineage.of_teachers(student), "top_k": distill.top_k}
+        if folder.exists() and not self._stages.begun(stage, inputs):
+            shutil.rmtree(folder)
+        make_folder(folder)
+        outputs = [soft_labels_file(folder, shard) for shard in self._inputs.shards["train"]]
+        self._stages.do(stage, inputs, outputs, lambda: self._label(stage, teachers, folder, distill.top_k))
+        return folder
+
+    def _label(self, stage: str, teachers: list[TrainingJob], folder: Path, top_k: int) -> dict[str, Any]:
+        """Each fold is labelled by the teachers that have not seen it."""
+        skipped = 0
+        for fold in dict.fromkeys(teacher.fold for teacher in teachers):
+            files = [self._folder(teacher) / BEST for teacher in teachers if teacher.fold == fold]
+            shards = self._lineage.shards(fold, outside=False)
+            _, more = distributed.together(
+                soft_label,
+                files,
+                shards,
+                folder,
+                top_k,
+                self._inputs.skip_corrupt,
+                here={"show": counter(self._on_progress, stage, "shards")},
+            )
+            skipped += more
+        log_skipped(stage, skipped)
+        return {}
+
+    def _folder(self, job: TrainingJob) -> Path:
+        return self._directory / self._lineage.folder(job)
+
+    def _is_other(self, job: TrainingJob) -> bool:
+        """Whether the job's folder has checkpoints that are not known to be of this lineage."""
+        has_checkpoints = any((self._folder(job) / file).exists() for file in (BEST, *CHECKPOINTS))
+        return has_checkpoints and not self._stages.begun(f"train {self._lineage.title(job)}", self._lineage.of(job))
