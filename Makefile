@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-tensorflow lint bench
+.PHONY: setup demo test test-tensorflow test-wheel lint bench dist
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -32,6 +32,15 @@ test-tensorflow: .venv-tensorflow/.ready
 	test -x .venv-tensorflow/bin/python || $(PYTHON) -m venv .venv-tensorflow
 	.venv-tensorflow/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,tensorflow]'
 	touch $@
+
+# The sdist and the wheel, in dist/.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+
+# The wheel in an environment of its own, outside the checkout: what is in the checkout only is missing there.
+test-wheel: dist
+	$(BIN)/python tests/try_wheel.py dist/*.whl
 
 lint: $(READY)
 	$(BIN)/ruff check .

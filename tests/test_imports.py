@@ -1,6 +1,9 @@
 """Imports point only down the path of the data; public names are what `__all__` says."""
 
 import ast
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -10,17 +13,19 @@ import vidfit
 PACKAGE = Path(vidfit.__file__).parent
 
 # What each room may use, beside itself and the rooms of everybody.
-EVERYBODY = {"errors", "files", "checksum", "sizes", "distributed"}
+EVERYBODY = {"errors", "files", "checksum", "sizes", "progress", "distributed"}
 PATH = ["features", "kernels", "models", "training", "quantization", "export", "inference", "report"]
 BESIDE = {"evaluation": {"features"}}
 ABOVE = {
     "recipe",
-    "progress",
     "preflight",
     "stages",
     "search",
     "pipeline",
     "demo",
+    "trainings",
+    "lineage",
+    "bundled_recipes",
     "summary",
     "cli",
     "__init__",
@@ -79,3 +84,22 @@ def test_every_public_name_is_there():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = vidfit.nothing
+
+
+def test_every_imported_package_is_declared():
+    """What is only installed by chance would be missing for a user of the wheel."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    requirements = [*project["dependencies"], *(line for name in extras if name != "dev" for line in extras[name])]
+    declared = {line.split(">")[0].split("=")[0].split("[")[0].strip().lower() for line in requirements}
+    distributions = packages_distributions()
+    missing = set()
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in {name.split(".")[0] for name in names} - {"vidfit", *sys.stdlib_module_names}:
+                if not {it.lower() for it in distributions.get(name, [name])} & declared:
+                    missing.add(f"{file.name}: {name}")
+    assert not missing
