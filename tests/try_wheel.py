@@ -1,7 +1,7 @@
 """Installs a wheel into a fresh environment outside the checkout and runs a small recipe with it: `make test-wheel`.
 
-The environment borrows the dependencies of the one that runs this script, so nothing is downloaded. That each of them is
-declared is checked by test_imports.py.
+The environment borrows the dependencies of the one that runs this script, so nothing is downloaded. test_imports.py
+checks that each of them is declared.
 """
 
 import subprocess
@@ -40,7 +40,7 @@ def main(wheel: Path) -> None:
             "pack.members=[netvlad, dbof]",
             "pack.budget=4MB",
         )
-        call("vidfit", "run", "demo.yaml", "-o", "run", *(part for key in short for part in ("--set", key)))
+        call("vidfit", "run", "demo.yaml", "-o", "run", *(part for key in (*short, *named) for part in ("--set", key)))
         print(call("vidfit", "evaluate", "run/model.onnx", "corpus/eval"))
         assert (folder / "run" / "report.html").exists()
 
