@@ -14,6 +14,7 @@ EVERYBODY = {"errors", "files", "checksum", "sizes", "distributed"}
 PATH = ["features", "kernels", "models", "training", "quantization", "export", "inference", "report"]
 BESIDE = {"evaluation": {"features"}}
 ABOVE = {
+    "strict_yaml",
     "recipe",
     "progress",
     "preflight",

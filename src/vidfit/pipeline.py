@@ -43,6 +43,7 @@ from vidfit.preflight import (
     check_budget,
     check_disjoint,
     check_distillation,
+    check_ids_of_shards,
     check_labelled,
     check_ranks,
     check_soft_labels,
@@ -363,6 +364,7 @@ class Run:
             return Path(distill.soft_labels)
         if distill is None or student.generation == 0:
             return None
+        self._compare_ids()
         generation = student.generation - 1
         teachers = list(self._teachers(generation, [student.name]))
         for teacher in teachers:
@@ -391,6 +393,16 @@ class Run:
         make_folder(folder)
         self._stages.do(stage, inputs, [soft_labels_file(folder, shard) for shard in self.shards["train"]], work)
         return folder
+
+    def _compare_ids(self) -> None:
+        """Before the teachers are trained, and once: it reads all training shards."""
+        shards = self.shards["train"]
+
+        def work() -> dict[str, Any]:
+            check_ids_of_shards(shards)
+            return {}
+
+        self._stages.do("compare ids", {"train": _names_and_sizes(shards)}, [], work)
 
     def _fold(self, fold: int | None, outside: bool) -> list[Path]:
         """Training shards of a fold, or all others; every shard where there are no folds."""

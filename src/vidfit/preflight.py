@@ -6,6 +6,7 @@ Each check raises the error that says what is wrong: RecipeError, DataError or B
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vidfit import distributed
@@ -17,7 +18,7 @@ from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.models.classifier import FrameClassifier
 from vidfit.recipe import MemberConfig, PackConfig
 from vidfit.sizes import format_size, parse_size
-from vidfit.training.distillation import DistillConfig, SoftLabels, Teacher, check_names
+from vidfit.training.distillation import DistillConfig, SoftLabels, Teacher, check_ids, check_names
 
 
 def check_disjoint(shards: Mapping[str, Sequence[Path]]) -> None:
@@ -48,6 +49,12 @@ def check_distillation(distill: DistillConfig, shards: Sequence[Path]) -> None:
             f"distill.folds: a fold is a part of the shards, and of {len(shards)} training shards "
             f"there are not {folds} parts"
         )
+
+
+def check_ids_of_shards(shards: Sequence[Path]) -> None:
+    """Each training video has an id of its own; reads all shards, so it is done once, before the teachers' training."""
+    read = ((shard, [video.id for video in read_videos(shard) if isinstance(video, Video)]) for shard in shards)
+    check_ids([(shard, np.array([id.encode() for id in ids], bytes)) for shard, ids in read])
 
 
 def check_labelled(which: str, shards: Sequence[Path], spec: FeatureSpec, classes: int, skip_corrupt: bool) -> None:
