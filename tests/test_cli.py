@@ -1,6 +1,8 @@
 """What the user types: every verb, and one line with exit code 2 for every mistake."""
 
 import json
+import os
+import pty
 import re
 import resource
 import shutil
@@ -136,7 +138,7 @@ def test_trouble_in_a_training_is_told_in_one_line_and_the_next_call_goes_on(
         ),
         "shard": (2, r".*/train1\.tfrecord: cannot be read \(No such file or directory\); check .*"),
         "divergence": (2, "member vlad: the loss is nan at step 11; .* try a lower learning_rate or on_nan: halve"),
-        "signal": (143, "stopped; run, train, predict and demo go on from here when called again"),
+        "signal": (143, "stopped; call the same command again to resume"),
     }[trouble]
     assert code == expected
     assert re.fullmatch(f"vidfit: {line}", err.splitlines()[-1])
@@ -346,7 +348,7 @@ def test_json_replaces_json_and_nothing_else(vidfit, finished: Path, corpus: Pat
         (RuntimeError("CUDA out of memory.\nTried to"), 1, "vidfit: out of memory; take smaller batches"),
         (OSError(5, "Input/output error", "a.tfrecord"), 1, "vidfit: a.tfrecord: Input/output error"),
         (OSError("odd"), 1, "vidfit: odd"),
-        (KeyboardInterrupt(), 130, "vidfit: stopped; run, train, predict and demo go on from here"),
+        (KeyboardInterrupt(), 130, "vidfit: stopped; call the same command again"),
     ],
 )
 def test_what_no_user_can_help_is_one_line_too(vidfit, corpus: Path, monkeypatch, error, code: int, line: str):
@@ -549,3 +551,85 @@ def test_a_run_whose_members_are_searched_and_what_its_folder_gives_for_other_bu
     assert code == 0, err
     assert "best single 8-bit member" in out
     assert (folder / "frontier.csv").exists()
+
+
+def command(*arguments: object, **options) -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own, for what Python does at its start and its end."""
+    line = [sys.executable, "-m", "vidfit", *map(str, arguments)]
+    return subprocess.run(line, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options})
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_cannot_be_printed_is_escaped(corpus: Path, tmp_path: Path, encoding: str):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    for name, told in (("日本", rb"\u65e5\u672c"), ("caf\udce9", rb"caf\udce9")):
+        output = tmp_path / name
+        made = command("cache", corpus / "eval", "-o", output, env=environment)
+        assert (made.returncode, made.stderr) == (0, b"")
+        assert made.stdout.startswith(bytes(tmp_path) + b"/" + told + b": 2 of 2 shards cached now")
+        missing = command("inspect", output / "none", env=environment)
+        assert (missing.returncode, missing.stderr.count(b"\n")) == (2, 1)
+        assert told in missing.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("inspect",), ("inspect", "--json")])
+def test_output_that_cannot_be_written_is_one_line(corpus: Path, arguments: tuple[str, ...], unbuffered: str):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("wb") as full:
+        told = command(*arguments, corpus / "eval", stdout=full, env=environment)
+    assert (told.returncode, told.stderr) == (1, b"vidfit: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_is_no_error(corpus: Path, unbuffered: str):
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    told = command("inspect", corpus / "eval", stdout=write, env=environment)
+    os.close(write)
+    assert (told.returncode, told.stderr) == (1, b"")
+
+
+def test_a_run_in_a_folder_of_an_odd_name(vidfit, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not UTF-8, a pattern's brackets, and what pyarrow takes for the scheme of a URL."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("lr:0.01 [1] caf\udce9")
+    shutil.copytree(corpus, folder / "corpus")
+    recipe = write_recipe(folder, Path("corpus"))
+    train = folder / "corpus" / "train"
+    (train / "train0.tfrecord").rename(train / "a:\udce9.tfrecord")
+    options = ("--set", "pack={budget: 60kB}", "--set", "distill={generations: 1}")
+    only = ("--set", "members={mean: {family: {type: mean}, head: {type: logistic}}}", "--set", "training.steps=4")
+    for _ in range(2):
+        code, out, err = vidfit("run", recipe, "-o", folder / "run", *options, *only)
+        assert code == 0, err
+        assert "run/report.html: all of it on one page" in out
+    model = folder / "run" / "model.onnx"
+    assert vidfit("pack", folder / "run", "--budget", "50kB")[0] == 0
+    assert vidfit("evaluate", model, folder / "corpus" / "eval", "--json", folder / "e.json")[0] == 0
+    for suffix in ("csv", "jsonl", "parquet"):
+        code, _, err = vidfit(
+            "predict", model, folder / "corpus" / "*" / "*.tfrecord", "-o", folder / f"12:30.{suffix}"
+        )
+        assert code == 0, err
+    assert len((folder / "12:30.csv").read_text().splitlines()) == sum(VIDEOS.values()) + 1
+    for added in (2, 0):
+        told = vidfit("cache", train, "-o", folder / "cache")
+        assert f"{added} of 2 shards cached now; in all {VIDEOS['train']} videos" in told[1]
+
+
+def test_a_closed_terminal_leaves_a_checkpoint(corpus: Path, tmp_path: Path):
+    recipe = write_recipe(tmp_path, corpus)
+    long = ("--member", "mean", "--set", "training.steps=1000000", "--set", "training.validate_every=20")
+    line = [sys.executable, "-m", "vidfit", "train", recipe, "-o", tmp_path / "run", *long]
+    terminal, other = pty.openpty()
+    with subprocess.Popen(line, stdin=other, stdout=other, stderr=other, start_new_session=True) as process:
+        os.close(other)
+        while not (log := tmp_path / "run" / "members" / "mean" / "log.jsonl").exists():
+            os.read(terminal, 1024)
+        os.close(terminal)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 129
+    assert log.exists()
+    assert (log.parent / "between.safetensors").exists() or (log.parent / "last.safetensors").exists()

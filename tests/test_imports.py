@@ -17,6 +17,7 @@ EVERYBODY = {"errors", "files", "checksum", "sizes", "progress", "distributed"}
 PATH = ["features", "kernels", "models", "training", "quantization", "export", "inference", "report"]
 BESIDE = {"evaluation": {"features"}}
 ABOVE = {
+    "strict_yaml",
     "recipe",
     "preflight",
     "stages",

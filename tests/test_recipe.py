@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vidfit.errors import RecipeError
+from vidfit.errors import DataError, RecipeError
+from vidfit.features.shards import expand_shards
 from vidfit.recipe import load_recipe
 from vidfit.training.averaging import AveragingConfig
 
@@ -70,26 +71,36 @@ def test_overrides(tmp_path: Path):
         (["dada=5"], "unknown key dada; the keys here are seed, data, .*pack$"),
         (["dada=5", "pack.budgets=1", "training.stepz=5"], r"\(and 2 more mistakes\)$"),
         (["members.vlad.family.type=transformer"], "members.vlad.family: .*transformer"),
-        (["members.vlad.family.clusters=0"], "members.vlad.family.clusters: .*greater than 0$"),
-        (["members.vlad.family.clusters={rgb: 0}"], "members.vlad.family.clusters.rgb: .*greater than 0$"),
-        (["training.steps=0"], "yaml: training.steps: .*greater than 0$"),
-        (["members.vlad.training.steps=0"], "members.vlad.training.steps: .*greater than 0$"),
-        (["training.steps=many"], "yaml: training.steps: .*integer"),
+        (["members.vlad.family.clusters=0"], "members.vlad.family.clusters: .*greater than 0, not 0$"),
+        (["members.vlad.family.clusters={rgb: 0}"], "members.vlad.family.clusters.rgb: .*greater than 0, not 0$"),
+        (["training.steps=0"], "yaml: training.steps: .*greater than 0, not 0$"),
+        (["members.vlad.training.steps=0"], "members.vlad.training.steps: .*greater than 0, not 0$"),
+        (["training.steps=many"], "yaml: training.steps: give a whole number, not 'many'$"),
         (["training.steps=[1"], r"^--set training\.steps=\[1: not YAML: "),
         (["data.train=2020-13-45"], "^--set data.train=2020-13-45: not YAML: month"),
-        (["training=5"], "yaml: training: .*dictionary"),
-        (["members.mean.training=3"], "members.mean.training: .*dictionary"),
+        (["training=5"], "yaml: training: give a mapping of keys to values, not 5"),
+        (["members.mean.training=3"], "members.mean.training: give a mapping of keys to values, not 3$"),
         (["training.epochs=3"], "training: .*either steps or epochs"),
-        (["seed=-1"], "seed: .*greater than or equal to 0"),
-        (["seed=2147483648"], "seed: .*less than or equal to 2147483647"),
+        (["seed=-1"], "seed: give a number of at least 0, not -1$"),
+        (["seed=2147483648"], "seed: give a number of at most 2147483647, not 2147483648$"),
         (["pack.budget=lots"], "pack.budget: .*1GiB"),
         (["pack.members=[vladimir]"], "'vladimir', which is not among members: mean, vlad"),
         (["pack.members={vlad: 0}"], r"pack\.members\.vlad: .*greater than 0"),
         (["pack.members={vlad: .nan}"], r"pack\.members\.vlad: .*finite"),
         (["pack.members={vlad: .inf}"], r"pack\.members\.vlad: .*finite"),
-        (["pack.members=[[vlad]]"], r"pack\.members: .*dictionary"),
+        (["pack.members=[[vlad]]"], r"pack\.members: give a mapping of keys to values, not \[\["),
         (["pack.members=[]"], r"pack\.members: .*at least 1"),
         (["members={}"], "members"),
+        (["members.mean.family=mean"], r"mean\.family: give a mapping such as \{type: mean\}, not 'mean'$"),
+        (["members.mean.head=5"], r"members\.mean\.head: give a mapping such as \{type: \.\.\.\}, not 5$"),
+        (["members.mean.family={}"], r"members\.mean\.family: missing key type$"),
+        (["members.mean=null"], r"members\.mean: give a mapping of keys to values, not null$"),
+        (["pack.budget=2.5GBB"], r"pack\.budget: budget '2\.5GBB': write a number of bytes such as 1GB"),
+        (["pack.budget=0.5"], r"pack\.budget: budget '0\.5': write a number of bytes such as 1GB"),
+        (["pack.budget=[1GB]"], r"pack\.budget: give text, not \[\"1GB\"\]$"),
+        (["pack.portable=2"], r"pack\.portable: give true or false, not 2$"),
+        (["training={steps: 5, steps: 6}"], r"^--set training=.*: lines 1 and 1: the key steps stands twice"),
+        (["pack.members={no: 1}"], r"^--set .*: line 1: the key no is not text in YAML; write 'no' in quotes"),
         (["=1"], "--set =1: write key.key=value"),
         (["training"], "--set training: write key.key=value"),
         (["seed.x=1"], "--set seed.x=1: seed is not a mapping"),
@@ -154,6 +165,76 @@ def test_a_missing_key_is_named(tmp_path: Path):
         load(tmp_path, data={"train": "a", "validation": "b", "eval": "c"})
     with pytest.raises(RecipeError, match=r"missing key members\.vlad\.family\.hidden$"):
         load(tmp_path, "members.vlad.family={type: netvlad, clusters: 2}")
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {steps: 1}\nseed: 1\ntraining: {steps: 2}\n", "lines 1 and 3: the key training stands twice"),
+        ("members:\n  a:\n    head: 1\n  b: 2\n  a: 3\n", "lines 2 and 5: the key a stands twice"),
+        ("a: [{b: 1, c: 2,\n 'b': 3}]\n", "lines 1 and 2: the key b stands twice"),
+        ("members:\n  no: 1\n", "line 2: the key no is not text in YAML; write 'no' in quotes"),
+        ("members:\n  1: 1\n", "line 2: the key 1 is not text in YAML; write '1' in quotes"),
+        ("members:\n  2024-01-01: 1\n", "line 2: the key 2024-01-01 is not text"),
+        ("members:\n  ? [a, b]\n  : 1\n", "line 2: a key is not text in YAML"),
+    ],
+)
+def test_keys_are_text_and_stand_once(tmp_path: Path, text: str, message: str):
+    path = written(tmp_path, text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_merge_keys_are_no_repetition(tmp_path: Path):
+    text = yaml.safe_dump({key: RECIPE[key] for key in ("data", "pack")}) + (
+        "training: &base {steps: 5, batch_size: 2}\n"
+        "members:\n"
+        "  vlad: {family: {type: mean}, head: {type: logistic}, training: {<<: *base, steps: 7}}\n"
+    )
+    training = load_recipe(written(tmp_path, text)).members["vlad"].training
+    assert (training.steps, training.batch_size) == (7, 2)
+
+
+def test_quoted_names_that_yaml_would_not_read_as_text(tmp_path: Path):
+    members = {"no": RECIPE["members"]["mean"], "1": RECIPE["members"]["mean"]}
+    recipe = load(tmp_path, members=members, pack={"budget": "1MB"})
+    assert set(recipe.members) == {"no", "1"}
+
+
+def test_a_tilde_is_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    recipe = load(tmp_path, "data.train=~/a*", "data.vocabulary=~/names.csv", "distill={soft_labels: ~/soft}")
+    assert (recipe.data.train, recipe.data.vocabulary) == (["/home/ada/a*"], "/home/ada/names.csv")
+    assert recipe.distill is not None
+    assert recipe.distill.soft_labels == "/home/ada/soft"
+
+
+@pytest.mark.parametrize("folder", ["[2024] clips", "run[1]", "a*b?"])
+def test_a_recipes_folder_is_taken_literally(tmp_path: Path, folder: str):
+    for place in (tmp_path / folder, tmp_path / "run1", tmp_path / "aXbY"):
+        (place / "train").mkdir(parents=True)
+        (place / "train" / "a.tfrecord").write_bytes(b"")
+    recipe = load(tmp_path / folder, "data.validation=train/*.tfrecord", "data.eval=train/b.tfrecord")
+    for patterns in (recipe.data.train, recipe.data.validation):
+        assert expand_shards(patterns) == [tmp_path / folder / "train" / "a.tfrecord"]
+    with pytest.raises(DataError, match="no file matches"):
+        expand_shards(recipe.data.eval)
+
+
+def test_a_folder_that_is_not_utf_8_survives_a_copy(tmp_path: Path):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    recipe = load(folder, "data.eval=x\udcff")
+    assert recipe.data.eval == [f"{folder}/x\udcff"]
+    (folder / "copy.yaml").write_text(yaml.safe_dump(recipe.model_dump(by_alias=True)))
+    assert load_recipe(folder / "copy.yaml") == recipe
 
 
 @pytest.mark.parametrize("text", ["- a list", "key: [unclosed", "\x00", "just words"])

@@ -40,7 +40,7 @@ def main(wheel: Path) -> None:
             "pack.members=[netvlad, dbof]",
             "pack.budget=4MB",
         )
-        call("vidfit", "run", "demo.yaml", "-o", "run", *(part for key in (*short, *named) for part in ("--set", key)))
+        call("vidfit", "run", "demo.yaml", "-o", "run", *(part for key in short for part in ("--set", key)))
         print(call("vidfit", "evaluate", "run/model.onnx", "corpus/eval"))
         assert (folder / "run" / "report.html").exists()
 

@@ -16,7 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pydantic import InstanceOf
+
 from vidfit.errors import OutputError
+
+PathText = InstanceOf[str]
+"""A path in a pydantic model, whose own `str` refuses the surrogates that stand for bytes that are not UTF-8."""
 
 
 @contextmanager
@@ -90,6 +95,22 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be made a folder ({error.strerror}); choose another") from error
+
+
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """Yields a name of a file for libraries that take no path but UTF-8; it holds within the block.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    try:
+        name = os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        with path.open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield name
 
 
 def file_digest(path: Path) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vidfit import distributed
@@ -24,6 +25,7 @@ from vidfit.training.distillation import (
     DistillConfig,
     SoftLabels,
     Teacher,
+    check_ids,
     check_names,
     read_soft_labels_info,
     soft_labels_files,
@@ -115,6 +117,12 @@ def check_distillation(distill: DistillConfig, shards: Sequence[Path]) -> None:
             f"distill.folds: a fold is a part of the shards, and of {len(shards)} training shards "
             f"there are not {folds} parts"
         )
+
+
+def check_ids_of_shards(shards: Sequence[Path]) -> None:
+    """Each training video has an id of its own. Reads all shards, so do it once, before the teachers are trained."""
+    read = ((shard, [video.id for video in read_videos(shard) if isinstance(video, Video)]) for shard in shards)
+    check_ids([(shard, np.array([id.encode() for id in ids], bytes)) for shard, ids in read])
 
 
 def check_labelled(which: str, shards: Sequence[Path], spec: FeatureSpec, classes: int, skip_corrupt: bool) -> None:

@@ -1,21 +1,24 @@
 """A recipe: one YAML document that says everything a run does, checked before anything starts.
 
 Unknown keys, missing keys and wrong values are errors that name the key. Paths are relative to the recipe's own
-folder, so a recipe works from any working directory. `docs/recipe.md` describes every key.
+folder, so a recipe works from any working directory; `~` is your home. `docs/recipe.md` describes every key.
 """
 
+import json
+import os
 import re
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from vidfit.errors import RecipeError, reason
+from vidfit.files import PathText
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.quantization import Codebook
 from vidfit.sizes import parse_size
+from vidfit.strict_yaml import parse_yaml
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import DistillConfig
 
@@ -29,10 +32,10 @@ class Strict(BaseModel):
 class DataConfig(Strict):
     """Where the videos are. Each of the three sets is one pattern or a list: a file, a folder or a glob."""
 
-    train: list[str]
-    validation: list[str] = Field(description="selects: best checkpoint, early stop; never trained on")
-    eval: list[str] = Field(description="measured once, at the end")
-    vocabulary: str = Field(description="a CSV of label names")
+    train: list[PathText]
+    validation: list[PathText] = Field(description="selects: best checkpoint, early stop; never trained on")
+    eval: list[PathText] = Field(description="measured once, at the end")
+    vocabulary: PathText = Field(description="a CSV of label names")
     skip_corrupt: bool = Field(default=False, description="pass over corrupt records instead of stopping")
 
     @field_validator("train", "validation", "eval", mode="before")
@@ -80,7 +83,7 @@ class PackConfig(Strict):
     @field_validator("budget", mode="before")
     @classmethod
     def _a_number_is_bytes(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) else value
+        return str(value) if isinstance(value, int | float) else value
 
     @field_validator("budget")
     @classmethod
@@ -173,11 +176,15 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
     folder = path.resolve().parent
     data = recipe.data
     for patterns in (data.train, data.validation, data.eval):
-        patterns[:] = [str(folder / pattern) for pattern in patterns]
-    data.vocabulary = str(folder / data.vocabulary)
+        patterns[:] = [_absolute(folder, pattern) for pattern in patterns]
+    data.vocabulary = _absolute(folder, data.vocabulary)
     if recipe.distill and recipe.distill.soft_labels:
-        recipe.distill.soft_labels = str(folder / recipe.distill.soft_labels)
+        recipe.distill.soft_labels = _absolute(folder, recipe.distill.soft_labels)
     return recipe
+
+
+def _absolute(folder: Path, path: str) -> str:
+    return str(folder / os.path.expanduser(path))
 
 
 def _inherit(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -192,9 +199,9 @@ def _inherit(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 def _parse(text: bytes | str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError is of an impossible date
-        raise RecipeError(f"{where}: not YAML: {reason(error)}") from error
+        return parse_yaml(text)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {reason(error)}") from error
 
 
 def _set(document: dict[str, Any], override: str) -> None:
@@ -223,8 +230,48 @@ def _describe(error: ValidationError, document: dict[str, Any]) -> str:
         return f"unknown key {where}; the keys here are {', '.join(_known_keys(problem['loc'][:-1]))}{more}"
     if problem["type"] == "missing":
         return f"missing key {where}{more}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _plain(problem)
     return f"{where}: {message}{more}" if where else f"{message}{more}"
+
+
+def _plain(problem: Any) -> str:
+    """What is wrong with a value, in the words of a recipe."""
+    value, kind, context = problem["input"], problem["type"], problem.get("ctx", {})
+    shown = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    if kind == "model_attributes_type":  # of a family or a head
+        return f"give a mapping such as {{type: {value if isinstance(value, str) else '...'}}}, not {shown}"
+    if kind == "union_tag_invalid":
+        return f"there is no type {context['tag']!r}; the types are {context['expected_tags']}"
+    if kind == "union_tag_not_found":
+        return "missing key type"
+    if kind in _WANTED:
+        return f"give {_WANTED[kind].format(**context)}, not {shown}"
+    return problem["msg"].removeprefix("Value error, ")
+
+
+# What pydantic asked for, by the type of its complaint.
+_WANTED = {
+    "model_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+    "list_type": "a list",
+    "string_type": "text",
+    "is_instance_of": "text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "greater_than": "a number greater than {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number less than {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "literal_error": "{expected}",
+    "too_short": "at least {min_length} of them",
+}
 
 
 def _place(problem: Any, document: dict[str, Any]) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ class Stages:
         self._path, self._dependent = path, dependent
         self._stages: dict[str, _Stage] = {}
         try:
-            self._stages = TypeAdapter(dict[str, _Stage]).validate_json(self._path.read_bytes())
+            self._stages = TypeAdapter(dict[str, _Stage]).validate_python(json.loads(self._path.read_bytes()))
         except (FileNotFoundError, NotADirectoryError):
             pass  # whether a run folder can be made is told when it is made
         except (OSError, ValueError) as error:

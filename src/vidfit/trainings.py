@@ -15,9 +15,9 @@ from vidfit.errors import OutputError
 from vidfit.features.loader import Batches, balanced_copies
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import soft_label
-from vidfit.lineage import Lineage, TrainingJob
+from vidfit.lineage import Lineage, TrainingJob, names_and_sizes
 from vidfit.models.classifier import ClassifierConfig
-from vidfit.preflight import Inputs
+from vidfit.preflight import Inputs, check_ids_of_shards
 from vidfit.progress import OnProgress, Progress, counter, log_skipped
 from vidfit.recipe import Recipe
 from vidfit.stages import Stages
@@ -154,6 +154,7 @@ class Trainings:
         teachers = self._lineage.teachers(student)
         if distill is None or not teachers:
             return None
+        self._compare_ids()
         for teacher in teachers:
             self.train(teacher)
         generation = student.generation - 1
@@ -168,6 +169,16 @@ class Trainings:
         outputs = [soft_labels_file(folder, shard) for shard in self._inputs.shards["train"]]
         self._stages.do(stage, inputs, outputs, lambda: self._label(stage, teachers, folder, distill.top_k))
         return folder
+
+    def _compare_ids(self) -> None:
+        """Before the teachers are trained, and once: it reads all training shards."""
+        shards = self._inputs.shards["train"]
+
+        def work() -> dict[str, Any]:
+            check_ids_of_shards(shards)
+            return {}
+
+        self._stages.do("compare ids", {"train": names_and_sizes(shards)}, [], work)
 
     def _label(self, stage: str, teachers: list[TrainingJob], folder: Path, top_k: int) -> dict[str, Any]:
         """Each fold is labelled by the teachers that have not seen it."""

@@ -88,3 +88,19 @@ def test_the_records_of_several_files_are_estimated_by_the_largest(tmp_path: Pat
     for name, count in (("empty", 0), ("small", 10), ("large", 20)):
         write_records(tmp_path / name, [bytes(84)] * count)
     assert estimate_records([tmp_path / "empty", tmp_path / "small", tmp_path / "large"]) == 30
+
+
+@pytest.mark.parametrize("folder", ["run[1]", "[2024] clips"])
+def test_folders_that_exist_are_no_patterns(tmp_path: Path, folder: str):
+    for name in (folder, "run1", "2 clips"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a[0].tfrecord").write_bytes(b"")
+    for pattern in (f"{folder}/*.tfrecord", f"{folder}/**", folder, f"{folder}/a[0].tfrecord"):
+        assert expand_shards([tmp_path / pattern]) == [tmp_path / folder / "a[0].tfrecord"]
+    assert len(expand_shards([tmp_path / "*" / "*.tfrecord"])) == 3
+
+
+def test_a_quoted_tilde_is_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.tfrecord").write_bytes(b"")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand_shards(["~/*.tfrecord"]) == [tmp_path / "a.tfrecord"]

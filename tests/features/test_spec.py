@@ -67,6 +67,13 @@ def test_rows_are_joined_on_the_index_not_on_their_order(tmp_path: Path, text: s
         ("label_id,label_name\n0,a\nx,b\n", "line 3: index 'x' is no whole number"),
         ("label_id,label_name\n-1,a\n", "line 2: index '-1' is no whole number"),
         ("label_id,label_name\n,a\n", "line 2: index '' is no whole number"),
+        ("index,mid,display_name\n0,/m/0\n", "line 2: has 2 columns, but the header has 3"),
+        ("Index,Name,Vertical\n0,a,v\n1,b, c,v\n", "line 3: has 4 columns, but the header has 3"),
+        ('label_id,label_name\n0,a\n1, "b, c"\n', "line 3: has 3 columns, but the header has 2"),
+        ('label_id,label_name\n0,a\n\n1,"b\n2,c\n', "line 4: cannot be read (unexpected end of data); close"),
+        ('label_id,label_name\n0,"a\n1,"b"\n', "line 2: cannot be read (',' expected after '\"'); close its quotes"),
+        ('label_id,label_name\n0,"a\n1,b"\n', "line 2: the name does not end on this line; close its quote"),
+        ("label_id,label_name,label_name\n0,a,b\n", "line 1: has two columns label_name"),
     ],
 )
 def test_bad_vocabularies_name_file_and_line(tmp_path: Path, text: str, problem: str):
@@ -76,6 +83,13 @@ def test_bad_vocabularies_name_file_and_line(tmp_path: Path, text: str, problem:
         Vocabulary.from_csv(path)
     assert str(path) in str(caught.value)
     assert problem in str(caught.value)
+
+
+def test_unquoted_commas_in_the_last_column_are_the_names(tmp_path: Path):
+    """As in YouTube-8M's own label_names.csv."""
+    path = tmp_path / "names.csv"
+    path.write_text("label_id,label_name\n0,Nike, Inc.\n1,Warhammer 40,000: Dawn\n")
+    assert Vocabulary.from_csv(path).names == ("Nike, Inc.", "Warhammer 40,000: Dawn")
 
 
 def test_missing_or_binary_vocabularies_name_the_file(tmp_path: Path):
@@ -92,3 +106,4 @@ def test_real_vocabularies(data_dir: Path):
     youtube = Vocabulary.from_csv(data_dir / "yt8m-video-level" / "label_names.csv")
     assert len(youtube) == 3862
     assert youtube.names[:2] == ("Game", "Video game")
+    assert youtube.names[271] == "Nike, Inc."

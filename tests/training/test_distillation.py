@@ -1,5 +1,6 @@
 """Soft labels: what is written, read back and refused; the mixed loss against the reference vectors."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from pydantic import ValidationError
 from tests.corpus import LABELS, VIDEOS
 from vidfit.errors import DataError, OutputError
 from vidfit.features.batch import Batch
+from vidfit.features.example import write_shard
 from vidfit.features.loader import Batches
-from vidfit.features.shards import expand_shards, infer_spec
+from vidfit.features.shards import expand_shards, infer_spec, read_videos
+from vidfit.features.spec import Video
+from vidfit.preflight import check_ids_of_shards
 from vidfit.training.distillation import DistillConfig, SoftLabels, Teacher, check_names, label_shards
 from vidfit.training.losses import cross_entropy
 
@@ -210,6 +214,42 @@ def test_soft_labels_of_other_classes_or_widths(corpus: Path, tmp_path: Path):
 def test_two_shards_of_one_name_are_refused():
     with pytest.raises(DataError, match=r"2 shards are called a\.tfrecord"):
         check_names([Path("x/a.tfrecord"), Path("y/a.tfrecord"), Path("b.tfrecord")])
+
+
+def test_clips_that_share_an_id_are_refused(corpus: Path, tmp_path: Path):
+    shards = [tmp_path / "a.tfrecord", tmp_path / "b.tfrecord"]
+    video = next(iter(read_videos(expand_shards([corpus / "train"])[0])))
+    assert isinstance(video, Video)
+    first, second = ([replace(video, id=id) for id in ids] for ids in (("é", "x", "x"), ("y", "é")))
+    for folder, contents, message in (
+        ("one", [first], r"a\.tfrecord.*: has two videos with the id 'x'; give each video its own id"),
+        ("two", [first[:2], second], r"a\.tfrecord.* and .*b\.tfrecord.*: both have a video with the id 'é'; give"),
+        ("both", [first, second], r"\(1 more videos share ids\)"),
+    ):
+        used = shards[: len(contents)]
+        for shard, videos in zip(used, contents, strict=True):
+            write_shard(shard, videos)
+        with pytest.raises(DataError, match=message):
+            check_ids_of_shards(used)
+        (tmp_path / folder).mkdir()
+        label_shards(
+            used,
+            tmp_path / folder,
+            {used[0]: says},
+            NAMES,
+            3,
+            lambda shard: Batches([shard], infer_spec([shard]), None, 7),
+        )
+        with pytest.raises(DataError, match=message):
+            SoftLabels(tmp_path / folder, NAMES)
+
+
+@pytest.mark.parametrize("name", ["lr:0.01", "s3:", "caf\udce9"])
+def test_folders_whose_names_are_no_urls(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    assert label(corpus, Path(name)) == 2
+    assert label(corpus, Path(name)) == 0
+    assert not SoftLabels(Path(name), NAMES).missing(videos(corpus).ids)
 
 
 class Fixed(SoftLabels):

@@ -25,7 +25,7 @@ def not_ignored() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize(
     ("moment", "call", "step"),
     # In the eighth step; in the second validation, at its second batch; as the second epoch begins, after six steps.
@@ -56,10 +56,10 @@ def test_a_signal_leaves_a_checkpoint_of_the_step(
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:
         patch.setattr(*moment, signalled)
-        with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt) as caught:
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as caught:
             go(corpus, tmp_path, say=told.append)
-    if number == signal.SIGTERM:
-        assert caught.value.args == (143,)
+    if number != signal.SIGINT:
+        assert caught.value.args == (128 + number,)
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
     assert read_member(tmp_path / BETWEEN)[0].step == step
     assert told == [f"stopped after step {step}, which is kept"]
@@ -67,13 +67,14 @@ def test_a_signal_leaves_a_checkpoint_of_the_step(
     assert alike(tmp_path, whole)
 
 
-def test_what_is_to_be_ignored_is():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_is_to_be_ignored_is(number: int):
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with Stopping() as stopping, stopping.held():
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_a_thread_may_train():

@@ -43,7 +43,7 @@ def evaluate(
         for name, value in result.items():
             print(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value:,}")
         if partial:
-            partial.write_text(json.dumps(result, indent=2) + "\n")
+            partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 @app.command()

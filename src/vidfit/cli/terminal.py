@@ -1,8 +1,10 @@
 """What a person sees while vidfit works, on standard error: a bar on a terminal, log lines everywhere."""
 
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -10,8 +12,34 @@ from rich.progress import Progress as Bars
 
 from vidfit.progress import OnProgress, Progress
 
+
+class _StandardError:
+    """Standard error as long as it can be written: a closed terminal or pipe ends no training."""
+
+    @property
+    def _stream(self) -> TextIO | None:
+        # While a bar is shown, rich has put something in its place that writes to this console.
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            if self._stream:
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            if self._stream:
+                self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "rich_proxied_file":
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+
 # Names are the user's: brackets in them are not markup.
-console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+console = Console(file=cast(TextIO, _StandardError()), highlight=False, markup=False, soft_wrap=True)
 
 
 class _Lines(logging.Handler):

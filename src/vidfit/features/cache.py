@@ -14,6 +14,7 @@ process.
 Source: the Arrow IPC file format, https://arrow.apache.org/docs/format/Columnar.html
 """
 
+import json
 import os
 from bisect import bisect
 from collections.abc import Iterable, Iterator
@@ -25,12 +26,13 @@ from typing import Final, Literal
 import google_crc32c
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from vidfit.errors import DataError, reason
 from vidfit.features.example import check_labels
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
+from vidfit.files import PathText
 
 INDEX: Final = "cache.json"
 SUFFIX: Final = ".arrow"
@@ -60,9 +62,9 @@ class CacheIndex(BaseModel):
     version: Literal[1] = 1
     id_key: Literal["id", "video_id"]
     spec: FeatureSpec
-    shards: dict[str, CachedShard] = {}
+    shards: dict[PathText, CachedShard] = {}
     """By the shard's name; the file's has `.arrow` at its end besides."""
-    missing: tuple[str, ...] = ()
+    missing: tuple[PathText, ...] = ()
     """Names of the shards that are still to be read; with some, a cache is not finished."""
 
 
@@ -106,8 +108,8 @@ def read_index(directory: Path) -> CacheIndex:
 def _parsed(path: Path, changed: int, inode: int) -> CacheIndex:
     """Kept, for each of a cache's files asks for it."""
     try:
-        return CacheIndex.model_validate_json(path.read_bytes())
-    except ValidationError as error:
+        return CacheIndex.model_validate(json.loads(path.read_bytes()))
+    except ValueError as error:
         raise DataError(f"{path}: is damaged ({reason(error)}); remove it and make the cache again") from error
 
 
@@ -163,7 +165,7 @@ class CacheFile:
             if size != entry.bytes:
                 raise ValueError(f"it has {size:,} bytes, and {entry.bytes:,} in {INDEX}")
             # Closing it lets go of the descriptor; the map stays as long as one of its arrays.
-            with pa.memory_map(str(path)) as file:
+            with pa.memory_map(os.fsencode(path)) as file:
                 reader = pa.ipc.open_file(file)
                 if not reader.schema.equals(columns_of(index)):
                     raise ValueError(f"its columns are not those of {INDEX}")

@@ -3,6 +3,8 @@
 A call that was stopped leaves whole files and an index that says which are missing; the next call goes on from there.
 """
 
+import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -76,7 +78,7 @@ def write_cache(
         finished = {name: done[name] for name in sorted(done) if name not in missing}
         now = index.model_copy(update={"shards": finished, "missing": tuple(sorted(missing))})
         with replacing(directory / INDEX) as partial:
-            partial.write_text(now.model_dump_json(indent=1) + "\n")
+            partial.write_text(json.dumps(now.model_dump(), indent=1) + "\n", encoding="utf-8")
         return now
 
     now = save()
@@ -148,7 +150,7 @@ def _write_file(shard: Path, directory: Path, index: CacheIndex, skip_corrupt: b
                 raise video
 
     with replacing(file_of(directory, shard.name)) as partial:
-        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        with pa.OSFile(os.fsencode(partial), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             for videos in _groups(sound()):
                 writer.write_batch(_record_batch(schema, index.spec, videos, records))
                 records += len(videos)

@@ -4,6 +4,7 @@ A shard is a TFRecord file or a file of a cache. Both are read by the same funct
 """
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,14 +22,18 @@ from vidfit.features.tfrecord import CorruptRecordError, count_records, scan_rec
 def expand_shards(patterns: Sequence[str | Path]) -> list[Path]:
     """Files that the patterns name, sorted and each once.
 
+    What exists is taken literally, whatever brackets its name has. That holds for a whole pattern and for the folders
+    that it begins with: only what follows them is a pattern.
+
     Arguments:
-        patterns: files, globs (`**` crosses folders), or folders: of a cache, or every `*.tfrecord` of another.
+        patterns: files, globs (`**` crosses folders), or folders: of a cache, or every `*.tfrecord` of another. `~` is
+            the user's home.
 
     Raises:
         DataError: a pattern names no file, or a cache is not finished.
     """
     shards: set[Path] = set()
-    for pattern in patterns:
+    for pattern in map(os.path.expanduser, patterns):
         if (Path(pattern) / INDEX).is_file():
             found, what = cached_files(Path(pattern)), "the cache is empty"
         elif Path(pattern).is_dir():
@@ -37,14 +42,20 @@ def expand_shards(patterns: Sequence[str | Path]) -> list[Path]:
         elif Path(pattern).is_file():
             found, what = [Path(pattern)], ""
         else:
-            found = [Path(match) for match in glob.glob(str(pattern), recursive=True) if Path(match).is_file()]
-            what = "no file matches"
+            found, what = _matches(Path(pattern)), "no file matches"
         if not found:
-            raise DataError(f"shards {str(pattern)!r}: {what}; give TFRecord files, a folder of them or a quoted glob")
+            raise DataError(f"shards {pattern!r}: {what}; give TFRecord files, a folder of them or a quoted glob")
         shards.update(found)
     if not shards:
         raise DataError("shards: the list is empty; give TFRecord files, a folder of them or a quoted glob")
     return sorted(shards)
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """Files that a glob matches below the deepest of its folders that exists."""
+    folder = next(parent for parent in pattern.parents if os.path.exists(parent))
+    found = glob.glob(str(pattern.relative_to(folder)), root_dir=folder, recursive=True)
+    return [folder / match for match in found if (folder / match).is_file()]
 
 
 def size_of(shard: Path) -> int:

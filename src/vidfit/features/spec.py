@@ -5,7 +5,7 @@ Bytes stay bytes in this folder: the models turn them into floats.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -93,21 +93,29 @@ class Vocabulary:
         Rows are joined on the index column: their order means nothing.
 
         Raises:
-            DataError: the file is missing or its header unknown, or an index is missing, double or no number.
+            DataError: the file is missing or its header unknown, a row has more or fewer columns than the header, a
+                quote is not closed, or an index is missing, double or no number.
         """
         path = Path(path)
         names: dict[int, str] = {}
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                index_column, name_column = _columns(path, reader.fieldnames or ())
-                for row in reader:
-                    index = _index(path, reader.line_num, row[index_column])
-                    if index in names:
-                        raise DataError(f"{path}, line {reader.line_num}: index {index} occurs twice; remove one row")
-                    names[index] = row[name_column] or ""
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path}: cannot be read as a vocabulary ({error}); give a CSV file in UTF-8") from error
+        rows = _rows(path)
+        _, header, _ = next(rows, (1, [], ""))
+        index_column, name_column = _columns(path, header)
+        for line, row, text in rows:
+            if len(row) > len(header) == name_column + 1 and '"' not in text:
+                # YouTube-8M's own label_names.csv has names with commas and no quotes: `271,Nike, Inc.`
+                row[name_column:] = [",".join(row[name_column:])]
+            if len(row) != len(header):
+                raise DataError(
+                    f"{path}, line {line}: has {len(row)} columns, but the header has {len(header)}; "
+                    'put a value that has a comma in quotes, right after the comma before it: ,"a, b",'
+                )
+            index, name = _index(path, line, row[index_column]), row[name_column]
+            if index in names:
+                raise DataError(f"{path}, line {line}: index {index} occurs twice; remove one row")
+            if "\n" in name or "\r" in name:
+                raise DataError(f"{path}, line {line}: the name does not end on this line; close its quote")
+            names[index] = name
         missing = next((index for index in range(len(names)) if index not in names), None)
         if missing is not None:
             raise DataError(f"{path}: no line has index {missing} though indices go up to {max(names)}; add its row")
@@ -116,17 +124,46 @@ class Vocabulary:
         return cls(tuple(names[index] for index in range(len(names))))
 
 
-def _columns(path: Path, header: Sequence[str]) -> tuple[str, str]:
-    for columns in _VOCABULARY_COLUMNS:
-        if set(columns) <= set(header):
-            return columns
+def _rows(path: Path) -> Iterator[tuple[int, list[str], str]]:
+    """The rows of a CSV file but empty ones: the number of the first line, the columns, the text of the last line."""
+    line, text = 1, ""
+
+    def lines(file: Iterable[str]) -> Iterator[str]:
+        nonlocal text
+        for text in file:  # noqa: UP028 - kept for the row that ends with it
+            yield text
+
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(lines(file), strict=True)
+            for row in reader:
+                if row:
+                    yield line, row, text
+                line = reader.line_num + 1
+    except csv.Error as error:
+        # A quote that is not closed goes on to the next quote, or to the end of the file.
+        raise DataError(
+            f"{path}, line {line}: cannot be read ({error}); close its quotes, and double those inside a quoted value"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a vocabulary ({error}); give a CSV file in UTF-8") from error
+
+
+def _columns(path: Path, header: Sequence[str]) -> tuple[int, int]:
+    """Where the header has the index and the name."""
+    for index, name in _VOCABULARY_COLUMNS:
+        if index in header and name in header:
+            for column in (index, name):
+                if header.count(column) > 1:
+                    raise DataError(f"{path}, line 1: has two columns {column}; remove one")
+            return header.index(index), header.index(name)
     known = " or ".join(",".join(columns) for columns in _VOCABULARY_COLUMNS)
     raise DataError(f"{path}, line 1: header {','.join(header)[:80]!r} is unknown; name the columns {known}")
 
 
-def _index(path: Path, line: int, text: str | None) -> int:
+def _index(path: Path, line: int, text: str) -> int:
     try:
-        index = int(text or "")
+        index = int(text)
     except ValueError:
         index = -1
     if index < 0:

@@ -101,7 +101,8 @@ def _write(path: Path, groups: Iterable[_Best], vocabulary: Sequence[str], overw
 
 def _read_parquet(path: Path) -> Iterator[_Best]:
     try:
-        with pq.ParquetFile(path) as file:
+        # An open file, because pyarrow takes a path such as run:1/x for a URI.
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
             for batch in file.iter_batches(_SELECTED_TOGETHER, columns=["id", "indices", "probabilities"]):
                 shape = len(batch), -1
                 yield _Best(
@@ -161,7 +162,7 @@ def _write_parquet(path: Path, groups: Iterable[_Best], vocabulary: Sequence[str
     names = pa.array(vocabulary, pa.string())
     videos = 0
     groups = iter(groups)
-    with pq.ParquetWriter(path, schema) as writer:
+    with path.open("wb") as file, pq.ParquetWriter(file, schema) as writer:
         while row_group := list(islice(groups, _VIDEOS_A_ROW_GROUP // _SELECTED_TOGETHER)):
             ids = [id for group in row_group for id in group.ids]
             indices = np.concatenate([group.indices for group in row_group])

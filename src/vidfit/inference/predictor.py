@@ -35,6 +35,7 @@ from vidfit.features.loader import Batches
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec
+from vidfit.files import utf8_name
 from vidfit.models.frames import fill_up as fill_up_frames
 from vidfit.quantization.member import load_member
 
@@ -255,7 +256,8 @@ def _load_packed(path: Path, threads: int, fill_up: int, batch_size: int, at_onc
 
 def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession | Exception:
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with utf8_name(path) as name:
+            session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         return error
     # Memory that unpacking narrow codes took, several times the file: glibc would keep it.

@@ -28,7 +28,8 @@ def write_report(run: Path) -> Path:
     page = run / REPORT
     html = to_html(_page(read_run(run)))
     with replacing(page) as partial:
-        partial.write_text(f"<!DOCTYPE html>\n{html}\n", encoding="utf-8")
+        # A folder's name need not be text.
+        partial.write_text(f"<!DOCTYPE html>\n{html}\n", encoding="utf-8", errors="backslashreplace")
     return page
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from vidfit.checksum import BLANK, Mark, is_intact, write_checksum
 from vidfit.errors import ModelFileError, reason
 from vidfit.features.spec import FeatureSpec
-from vidfit.files import replacing
+from vidfit.files import replacing, utf8_name
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 
 BEST = "best.safetensors"
@@ -102,7 +102,7 @@ def _opened(path: Path | str, checked: bool) -> Iterator[tuple[Any, MemberInfo, 
     if not path.is_file():
         raise ModelFileError(f"{path}: no such member; give a packed .onnx file, a member's folder or its .safetensors")
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_name(path) as name, safe_open(name, framework="pt") as file:
             document = _OBJECT.validate_json((file.metadata() or {})["vidfit"])
             if (found := document.pop("format", 1)) != _FORMAT:
                 raise ModelFileError(

@@ -14,6 +14,7 @@ Source: Hinton et al. 2015 (arXiv 1503.02531) for distillation; Skalic & Austin 
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +25,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vidfit import distributed
 from vidfit.errors import DataError, OutputError, reason
 from vidfit.evaluation.metrics import top_classes
 from vidfit.features.batch import Batch, sent
 from vidfit.features.loader import NoRecordsError
-from vidfit.files import file_digest, replacing
+from vidfit.files import PathText, file_digest, replacing
 
 _METADATA = b"vidfit"
 
@@ -47,7 +48,7 @@ class DistillConfig(BaseModel):
     generations: int | None = Field(
         default=None, gt=0, description="how often students take their teachers' place; or ..."
     )
-    soft_labels: str | None = Field(
+    soft_labels: PathText | None = Field(
         default=None, min_length=1, description="... a folder that `vidfit soft-label` wrote"
     )
     teachers: Annotated[list[str], Field(min_length=1)] | Literal["own"] | None = Field(
@@ -75,7 +76,7 @@ class DistillConfig(BaseModel):
 class SoftLabelsInfo(BaseModel):
     """What a file of soft labels was made from; in its Parquet metadata, as JSON."""
 
-    shard: str
+    shard: PathText
     shard_bytes: int
     teachers: list[str]
     """SHA-256 of each teacher's file, in order of the alphabet."""
@@ -96,6 +97,30 @@ def check_names(shards: Sequence[Path]) -> None:
     name, times = names.most_common(1)[0]
     if times > 1:
         raise DataError(f"{times} shards are called {name}, and so would be their soft labels; rename all but one")
+
+
+def check_ids(files: Sequence[tuple[Path, np.ndarray]]) -> None:
+    """Every video has an id of its own: soft labels are found by id, so one video would learn another's.
+
+    Arguments:
+        files: shards or files of soft labels, each with the ids of its videos, `[V]` bytes (`S`).
+
+    Raises:
+        DataError: an id occurs twice.
+    """
+    ids = np.concatenate([ids for _, ids in files])
+    rows = np.argsort(ids, kind="stable")
+    (again,) = np.nonzero(ids[rows[1:]] == ids[rows[:-1]])
+    if len(again):
+        ends = np.cumsum([len(ids) for _, ids in files])
+        row, other = rows[again[0] : again[0] + 2]
+        first, second = (files[np.searchsorted(ends, it, side="right")][0] for it in (row, other))
+        where = f"{first}: has two videos" if first == second else f"{first} and {second}: both have a video"
+        more = f" ({len(again) - 1:,} more videos share ids)" if len(again) > 1 else ""
+        raise DataError(
+            f"{where} with the id {bytes(ids[row]).decode()!r}{more}; "
+            "give each video its own id, because soft labels are found by id"
+        )
 
 
 def label_shards(
@@ -176,14 +201,12 @@ def _unlabelled(
 class SoftLabels:
     """Soft labels in memory: 4 bytes a probability and the ids, 1.6 GB for YouTube-8M's 3.9 M videos and 100 each.
 
-    Where an id comes twice, as with a video in two shards, the first shard's counts.
-
     Arguments:
         directory: what `vidfit soft-label` wrote.
         vocabulary: C label names, the student's.
 
     Raises:
-        DataError: there are none, or a file is damaged or of other labels.
+        DataError: there are none, a file is damaged or of other labels, or several videos have the same id.
     """
 
     def __init__(self, directory: Path, vocabulary: Sequence[str]) -> None:
@@ -198,9 +221,10 @@ class SoftLabels:
             raise DataError(
                 f"{directory}: its files hold {sorted(widths)} probabilities a video; label all shards alike"
             )
+        check_ids([(path, ids) for path, (ids, _, _) in zip(paths, parts, strict=True)])
         ids, labels, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
-        self._ids, rows = np.unique(ids, return_index=True)
-        self._labels, self._probabilities = labels[rows], probabilities[rows]
+        rows = np.argsort(ids)
+        self._ids, self._labels, self._probabilities = ids[rows], labels[rows], probabilities[rows]
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path, Sequence[str]]]:
         # Another rank reads them for itself.
@@ -292,11 +316,13 @@ def _write(path: Path, info: SoftLabelsInfo, batches: Iterable[Batch], teachers:
             offsets, pa.array(np.concatenate(probabilities).astype(np.float16).ravel())
         ),
     }
-    table = pa.table(columns).replace_schema_metadata({_METADATA: info.model_dump_json()})
+    table = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(info.model_dump())})
     with replacing(path) as partial:
         # High and low bytes apart compress to two thirds; measured on AudioSet (docs/ablation.md).
         split = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in ("labels", "probabilities")}
-        pq.write_table(table, partial, compression="zstd", use_dictionary=False, column_encoding=split)
+        # An open file, because pyarrow takes a path such as run:1/x for a URI.
+        with partial.open("wb") as file:
+            pq.write_table(table, file, compression="zstd", use_dictionary=False, column_encoding=split)
     return skipped
 
 
@@ -312,8 +338,9 @@ def read_soft_labels_info(path: Path) -> SoftLabelsInfo:
         DataError: it is none.
     """
     try:
-        return SoftLabelsInfo.model_validate_json((pq.read_schema(path).metadata or {})[_METADATA])
-    except (pa.ArrowException, OSError, KeyError, ValidationError) as error:
+        with path.open("rb") as file:
+            return SoftLabelsInfo.model_validate(json.loads((pq.read_schema(file).metadata or {})[_METADATA]))
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _unreadable(path, error) from error
 
 
@@ -323,7 +350,8 @@ def _read(path: Path, vocabulary: Sequence[str]) -> tuple[np.ndarray, np.ndarray
     if info.vocabulary != _digest_names(vocabulary):
         raise DataError(f"{path}: its teachers know other labels than this vocabulary; label with another teacher")
     try:
-        table = pq.read_table(path)
+        with path.open("rb") as file:
+            table = pq.read_table(file)
         width = min(info.top_k, len(vocabulary))
         labels = _column(table["labels"], np.integer, width)
         probabilities = _column(table["probabilities"], np.floating, width)

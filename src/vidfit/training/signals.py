@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM, which schedulers send before they take a machine away, never interrupt half a step.
+"""Ctrl-C, SIGTERM and SIGHUP never interrupt half a step.
+
+Schedulers send SIGTERM before they take a machine away; a terminal that is closed sends SIGHUP.
 
 What changes a training's state is done within `held`; a signal that comes meanwhile is obeyed at its end. Any other
 moment (reading, validating) it interrupts at once, and what there is can be saved. Ranks stop together: where there are
@@ -15,11 +17,11 @@ from typing import NoReturn
 from vidfit import distributed
 
 STOPS = (KeyboardInterrupt, SystemExit)
-"""What a signal becomes: SIGINT the first, SIGTERM the second with the shell's exit code for it, 143."""
+"""What a signal becomes: SIGINT the first, the others the second with the shell's exit code: 143 for SIGTERM."""
 
 
 def leave(number: int) -> NoReturn:
-    """What obeying one of both signals is."""
+    """What obeying one of these signals is."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
@@ -34,8 +36,8 @@ class Stopping:
 
     def __enter__(self) -> "Stopping":
         self._before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # What is to be ignored, as in a shell's background jobs, still is.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # What is to be ignored, as in a shell's background jobs or under nohup, still is.
             if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
         return self

@@ -77,8 +77,8 @@ def train(
 ) -> MemberInfo:
     """Train a member and leave `best.safetensors`, `last.safetensors` and `log.jsonl` in `directory`.
 
-    Goes on from the newest checkpoint where there is one. A stop, by Ctrl-C or SIGTERM, waits for the end of a step and
-    leaves a checkpoint of it.
+    Goes on from the newest checkpoint where there is one. A stop, by Ctrl-C, SIGTERM or SIGHUP, waits for the end of a
+    step and leaves a checkpoint of it.
 
     Arguments:
         info: what to train; its step and GAP are the start's.
@@ -432,7 +432,7 @@ class _Training:
 
 def _log(path: Path, line: dict[str, float]) -> None:
     """Add a line for a validation; lines of its step or later are from before a kill and come again."""
-    lines = [json.loads(old) for old in path.read_text().splitlines()] if path.exists() else []
+    lines = [json.loads(old) for old in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     with replacing(path) as partial:
         kept = [old for old in lines if old["step"] < line["step"]]
-        partial.write_text("".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
+        partial.write_text("".join(json.dumps(entry) + "\n" for entry in [*kept, line]), encoding="utf-8")
