@@ -1,6 +1,6 @@
 """What widths cost: GAP and KL divergence from float32, rounding to nearest beside error-compensated.
 
-Every big tensor of a member has the same grid. Moments are those of training videos; nothing is chosen by the scores.
+Every big tensor of a member has the same grid. LayerInputs are those of training videos; nothing is chosen by the scores.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards
 from vidfit.quantization.calibration import collect
-from vidfit.quantization.gptq import Moments
+from vidfit.quantization.gptq import LayerInputs
 from vidfit.quantization.member import Member, load_member
 from vidfit.quantization.sensitivity import divergence
-from vidfit.quantization.uniform import Grid, QuantizedTensor
+from vidfit.quantization.uniform import QuantScheme, QuantizedTensor
 from vidfit.recipe import load_recipe
 from vidfit.training.trainer import predict
 
@@ -49,7 +49,7 @@ def bits_a_weight(members: list[Member]) -> float:
     return 8 * sum(tensor.nbytes for tensor in tensors) / sum(tensor.codes.numel() for tensor in tensors)
 
 
-def partitions(moments: Mapping[str, Moments]) -> dict[str, Mapping[str, Moments]]:
+def partitions(moments: Mapping[str, LayerInputs]) -> dict[str, Mapping[str, LayerInputs]]:
     """Other ways to split the inputs than by cluster: not at all (small descriptors only), and one by one."""
     whole = {name: replace(own, parts=((1, own.inputs.shape[1]),)) for name, own in moments.items()}
     single = {name: replace(own, parts=((own.inputs.shape[1], 1),)) for name, own in moments.items()}
@@ -81,7 +81,7 @@ def main() -> None:
     original[together] = np.mean([original[name] for name in members], axis=0)
     best = {name: gap(predicted, batches) for name, predicted in original.items()}
     rows: list[dict[str, Any]] = []
-    for grid in track(list(map(Grid.parse, arguments.grids)), "widths"):
+    for grid in track(list(map(QuantScheme.parse, arguments.grids)), "widths"):
         roundings: dict[str, dict[str, Any]] = {"nearest": dict.fromkeys(members), "compensated": moments}
         if arguments.partitions:
             splits = {name: partitions(own) for name, own in moments.items()}

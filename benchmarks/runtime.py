@@ -73,15 +73,15 @@ def write(family: str, form: str, path: Path) -> None:
     from vidfit.export.graph import PROTOBUF_LIMIT, PackedMember, write_graph
     from vidfit.quantization.codebook import CodebookTensor
     from vidfit.quantization.member import Member
-    from vidfit.quantization.uniform import Grid, QuantizedTensor
+    from vidfit.quantization.uniform import QuantScheme, QuantizedTensor
 
     torch.manual_seed(0)
     about = info(FAMILIES[family])
     member = Member(about, dict(about.build().state_dict()))
     if form in ("8 bits", "Gather"):
-        member = member.quantized(Grid(bits=8))
+        member = member.quantized(QuantScheme(bits=8))
     elif form == "4 bits":
-        member = member.quantized(Grid(bits=4, granularity="channel"))
+        member = member.quantized(QuantScheme(bits=4, granularity="channel"))
     if form == "Gather":
         for name, tensor in member.state.items():
             if isinstance(tensor, QuantizedTensor):
@@ -99,7 +99,7 @@ def write_ensemble(path: Path) -> None:
     from vidfit.export.graph import PackedMember, write_graph
     from vidfit.quantization.member import Member
     from vidfit.quantization.state import is_big
-    from vidfit.quantization.uniform import Grid
+    from vidfit.quantization.uniform import QuantScheme
     from vidfit.recipe import load_recipe
 
     torch.manual_seed(0)
@@ -107,9 +107,9 @@ def write_ensemble(path: Path) -> None:
     for name in load_recipe(RECIPE).members:
         about = info(name)
         state = dict(about.build().state_dict())
-        grids = {key: Grid(bits=8) for key, tensor in state.items() if is_big(tensor)}
+        grids = {key: QuantScheme(bits=8) for key, tensor in state.items() if is_big(tensor)}
         if about.classifier.family.type == "netvlad":
-            grids["family.hidden.weights"] = Grid(bits=6, granularity="channel")
+            grids["family.hidden.weights"] = QuantScheme(bits=6, granularity="channel")
         members.append(PackedMember(Member(about, state).quantized(grids), 1.0))
     write_graph(path, members, 10**9)
 
@@ -326,14 +326,14 @@ def gap_changes(run: Path, work: Path) -> list[dict[str, Any]]:
     from vidfit.features.shards import expand_shards
     from vidfit.inference.predictor import load
     from vidfit.quantization.member import load_member
-    from vidfit.quantization.uniform import Grid
+    from vidfit.quantization.uniform import QuantScheme
     from vidfit.recipe import load_recipe
     from vidfit.training.checkpoint import BEST, read_info
     from vidfit.training.trainer import predict
 
     shards = expand_shards(load_recipe(run / "recipe.yaml").data.eval)
     names = sorted(path.name for path in (run / "members").iterdir())
-    grids = {"8 bits": Grid(bits=8), "4 bits": Grid(bits=4, granularity="channel")}
+    grids = {"8 bits": QuantScheme(bits=8), "4 bits": QuantScheme(bits=4, granularity="channel")}
     about = read_info(run / "members" / names[0] / BEST)
     classes = len(about.vocabulary)
     rows = []

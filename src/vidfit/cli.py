@@ -21,7 +21,6 @@ from pydantic import ValidationError
 
 from vidfit.errors import ModelFileError, OutputError, VidfitError, reason
 from vidfit.features.synthetic import CorpusConfig
-from vidfit.quantization import Codebook
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -160,12 +159,6 @@ def quantize(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="By default quantized.safetensors beside the member.")
     ] = None,
-    codebook: Annotated[
-        Codebook,
-        typer.Option(
-            help="Where the 256 levels lie. Uniform ones can run on integer kernels; the others are for comparison."
-        ),
-    ] = "uniform",
     overwrite: Overwrite = False,
 ) -> None:
     """Quantise a member's big tensors (above 17,000 elements) to 8 bits."""
@@ -177,7 +170,7 @@ def quantize(
     source = member_file(member)
     target = output or source.with_name(QUANTIZED)
     _refuse_to_overwrite(target, overwrite, [source])
-    quantize_member(source, target, codebook)
+    quantize_member(source, target)
     before, after = source.stat().st_size, target.stat().st_size
     print(f"{target}: {format_size(after)}, from {format_size(before)}")
 
@@ -219,6 +212,7 @@ def pack(
 
     Of MEMBERS, those given are packed; float ones are quantised to 8 bits on the way.
     """
+    from vidfit import progress
     from vidfit.export.graph import PackedMember, write_graph
     from vidfit.quantization.member import load_member
     from vidfit.search.packer import open_run
@@ -230,8 +224,11 @@ def pack(
             raise VidfitError("--output and --weight are for members; of a run the files are RUN/packed/BUDGET.onnx")
         if member and max_ms is not None:
             raise VidfitError("--max-ms limits the choice of members; leave --member out, or --max-ms")
-        for path in open_run(sources[0], portable=portable, members=member).pack_named(budget, max_ms, overwrite):
-            print(path)
+        progress.show_log()
+        with progress.tasks_bar() as on_progress:
+            packer = open_run(sources[0], portable=portable, members=member, on_progress=on_progress)
+            paths = packer.pack_named(budget, max_ms, overwrite)
+        print(*paths, sep="\n")
         return
     if output is None or len(budget) > 1 or max_ms is not None or member:
         raise VidfitError(
@@ -262,12 +259,16 @@ def frontier(
     Every point is a file, written, read again and measured. Leaves RUN/frontier.json and RUN/frontier.csv, and a plot
     in RUN/report.html; beside it stand the curves that there would be without a search.
     """
+    from vidfit import progress
     from vidfit.report.page import write_report
     from vidfit.search.frontier import measure_frontier
     from vidfit.search.packer import open_run
     from vidfit.summary import print_frontier
 
-    print_frontier(measure_frontier(open_run(directory), budget or ()))
+    progress.show_log()
+    with progress.tasks_bar() as on_progress:
+        document = measure_frontier(open_run(directory, on_progress=on_progress), budget or ())
+    print_frontier(document)
     print(write_report(directory))
 
 

@@ -177,17 +177,12 @@ class Run:
         trained = self.train(name)
         folder = self._folder(self._member(name))
         lineage = self._stages.inputs(f"train {name}")
-        codebook = self.recipe.quantize.codebook
         self._stages.do(
-            f"quantize {name}",
-            self._quantized(name),
-            [folder / QUANTIZED],
-            lambda: {"path": str(quantize_member(folder, codebook=codebook))},
+            f"quantize {name}", lineage, [folder / QUANTIZED], lambda: {"path": str(quantize_member(folder))}
         )
         scores = {}
         for form, file in (("float32", folder / BEST), ("quantized", folder / QUANTIZED)):
-            member = lineage if form == "float32" else self._quantized(name)
-            inputs = {"member": member, "eval": _names_and_sizes(self.shards["eval"])}
+            inputs = {"member": lineage, "eval": _names_and_sizes(self.shards["eval"])}
             scores[form] = self._stages.do(
                 f"evaluate {name} {form}",
                 inputs,
@@ -216,7 +211,7 @@ class Run:
         budget = parse_size(self.recipe.pack.budget)
         inputs = {
             "pack": self.recipe.pack.model_dump(exclude_defaults=True),
-            "members": [self._quantized(name) for name in names or self.recipe.members],
+            "members": [self._stages.inputs(f"train {name}") for name in names or self.recipe.members],
         }
 
         def fixed() -> dict[str, Any]:
@@ -229,9 +224,10 @@ class Run:
             return {"members": write_graph(path, members, budget, portable=self.recipe.pack.portable)}
 
         def searched() -> dict[str, Any]:
-            packer = Packer(self.directory, self.recipe, names)
-            packed = packer.pack(path, budget, self.recipe.pack.max_ms)
-            write_text(self.directory / FRONTIER, json.dumps(known_frontier(packer), indent=2) + "\n")
+            with progress.tasks_bar() as on_progress:
+                packer = Packer(self.directory, self.recipe, names, on_progress)
+                packed = packer.pack(path, budget, self.recipe.pack.max_ms)
+                write_text(self.directory / FRONTIER, json.dumps(known_frontier(packer.search), indent=2) + "\n")
             return packed
 
         def work() -> dict[str, Any]:
@@ -279,11 +275,6 @@ class Run:
             for name in [student] if named == "own" else named:
                 for fold in folds:
                     yield Trainee(name, generation, fold)
-
-    def _quantized(self, name: str) -> Any:
-        """What a member's 8-bit form follows from."""
-        lineage, codebook = self._stages.inputs(f"train {name}"), self.recipe.quantize.codebook
-        return lineage if codebook == "uniform" else [lineage, codebook]
 
     def _folder(self, trainee: Trainee) -> Path:
         if trainee.generation == self._generations:

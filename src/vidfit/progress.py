@@ -1,12 +1,12 @@
 """What a person sees while vidfit works: bars on a terminal, lines where there is none. All of it on standard error."""
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from vidfit.features.batch import Batch
 from vidfit.training.trainer import Progress as Training
 
 # Names are the user's: brackets in them are no markup.
@@ -73,16 +73,32 @@ def videos_bar(description: str) -> Iterator[Callable[[int, int], None]]:
         yield show
 
 
-def counted(batches: Iterable[Batch], description: str, total: int) -> Iterator[Batch]:
-    """The same batches, with `videos_bar` while they pass; then, if any, what was skipped."""
-    videos = skipped = 0
-    with videos_bar(description) as show:
-        for batch in batches:
-            yield batch
-            videos += len(batch)
-            skipped += batch.skipped
-            show(videos, total)
-    say_skipped(description, skipped)
+@contextmanager
+def tasks_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for tasks that follow one another; yields a function to call with (task, steps done, total steps)."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def on_progress(description: str, done: int, total: int) -> None:
+            if bar.tasks[task].description != description:
+                bar.reset(task, description=description)
+            bar.update(task, completed=done, total=total)
+
+        yield on_progress
+
+
+class _ConsoleHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(self.format(record))
+
+
+def show_log() -> None:
+    """Print what the library logs (`logging.getLogger("vidfit")`) on the console."""
+    logger = logging.getLogger("vidfit")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
+        logger.addHandler(_ConsoleHandler())
 
 
 def say_skipped(what: str, records: int) -> None:

@@ -19,12 +19,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.corpus import LABELS
-from tests.export.test_graph import CLASSIFIERS, GRIDS, SPEC, VIDEO_LEVEL, arrays, float_member, member
+from tests.export.test_graph import CLASSIFIERS, SCHEMES, SPEC, VIDEO_LEVEL, arrays, float_member, member
 from vidfit.errors import ModelFileError
 from vidfit.export.graph import PackedMember, write_graph
 from vidfit.export.metadata import properties
 from vidfit.quantization.state import is_big
-from vidfit.quantization.uniform import Grid
+from vidfit.quantization.uniform import QuantScheme
 
 pytestmark = pytest.mark.skipif(find_spec("tensorflow") is None, reason="no TensorFlow here; make test-tensorflow")
 
@@ -71,13 +71,13 @@ def assert_agree(model: Path, saved: Path, scratch: Path, inputs: list[dict[str,
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All families, every tensor with another grid, and two members with codebooks."""
-    grids = cycle(GRIDS[::-2])
-    members = [member(name, form="kmeans") for name in ("netvlad", "lstm")]
+    """All families, every tensor with another scheme."""
+    schemes = cycle(SCHEMES[::-2])
+    members = []
     for name in CLASSIFIERS:
         original = float_member(name)
-        form = {key: next(grids) for key, tensor in original.state.items() if is_big(tensor)}
-        members.append(original.quantized(form))
+        own = {key: next(schemes) for key, tensor in original.state.items() if is_big(tensor)}
+        members.append(original.quantized(own))
     path = tmp_path_factory.mktemp("packed") / "model.onnx"
     write_graph(
         path,
@@ -118,7 +118,9 @@ def test_a_video_level_model(tmp_path: Path):
 def test_a_descriptor_that_is_rounded_in_parts(tmp_path: Path):
     """To 1e-4, as a rounding may be to the other side of a half."""
     model, folder = tmp_path / "model.onnx", tmp_path / "saved"
-    write_graph(model, [PackedMember(member("wide", form=Grid(bits=8, granularity="channel")), 1.0)], 10_000_000)
+    write_graph(
+        model, [PackedMember(member("wide", schemes=QuantScheme(bits=8, granularity="channel")), 1.0)], 10_000_000
+    )
     done = vidfit("export", model, "--to", "tensorflow", folder)
     assert done.returncode == 0, done.stderr
     assert_agree(model, folder, tmp_path, [arrays(3, 7)], atol=1e-4)
