@@ -16,7 +16,7 @@ from vidfit.export.descriptor import StoredDescriptor
 from vidfit.export.weight_formats import FEW_INPUTS, Int8Weight, NBitsWeight, WeightFormat
 from vidfit.export.weights import StoredWeight
 from vidfit.models.layers import inverse_norm, normalising
-from vidfit.quantization.uniform import QuantScheme, QuantizedTensor, quantize
+from vidfit.quantization.uniform import QuantizedTensor, QuantScheme, quantize
 
 # Clusters and features; of the last part all clusters have one factor, as those of a NetFV's second order.
 SHAPES, OUTPUTS = ((8, 1100), (5, 40), (3, 10)), 7
