@@ -96,7 +96,7 @@ def look_up_weights(path: Path) -> None:
     from vidfit.quantization.uniform import INT8, quantize
 
     model = onnx.load(path)
-    weights, nodes = [numpy_helper.from_array(np.float32(1), "one")], []
+    weights, nodes = [numpy_helper.from_array(np.array(1, np.float32), "one")], []
     for tensor in model.graph.initializer:
         values, name = numpy_helper.to_array(tensor), tensor.name
         if values.dtype != np.float32 or values.size <= MIN_ELEMENTS:

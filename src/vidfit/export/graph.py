@@ -64,13 +64,8 @@ def write_graph(
         ModelFileError: members have different features or labels.
         OutputError: the file cannot be written.
     """
+    _check_same_data(members)
     spec, vocabulary = members[0].member.info.spec, members[0].member.info.vocabulary
-    for packed in members:
-        if (packed.member.info.spec, packed.member.info.vocabulary) != (spec, vocabulary):
-            raise ModelFileError(
-                f"member {packed.member.info.name} was trained on other features or labels than "
-                f"{members[0].member.info.name}; pack members of the same run or data"
-            )
     total = sum(packed.weight for packed in members)
     described = [_describe(packed, packed.weight / total) for packed in members]
     ensemble = _Ensemble(
@@ -99,6 +94,16 @@ def write_graph(
         partial.write_bytes(content)
         write_checksum(partial, CHECKSUM)
     return described
+
+
+def _check_same_data(members: Sequence[PackedMember]) -> None:
+    first, *others = (packed.member.info for packed in members)
+    for info in others:
+        if (info.spec, info.vocabulary) != (first.spec, first.vocabulary):
+            raise ModelFileError(
+                f"member {info.name} was trained on other features or labels than {first.name}; "
+                "pack members of the same run or data"
+            )
 
 
 class _Ensemble(nn.Module):

@@ -36,20 +36,7 @@ def write_saved_model(source: Path, folder: Path) -> None:
             TensorFlow does not accept.
         OutputError: `folder` holds something else, or cannot be written.
     """
-    try:
-        model = onnx.load(source)
-        info = PackedInfo.model_validate({entry.key: entry.value for entry in model.metadata_props})
-    except Exception as error:  # errors of protobuf, the system and pydantic share no base class
-        raise ModelFileError(
-            f"{source}: not a readable packed file ({reason(error)}); pack it again or copy it anew"
-        ) from error
-    for put in model.graph.input:
-        # TensorFlow silently renames other names, or refuses them with a traceback.
-        if not re.fullmatch(r"[A-Za-z]\w*", put.name, re.ASCII):
-            raise ModelFileError(
-                f"{source}: TensorFlow takes no input of the name {put.name!r}; train on shards whose names have only "
-                "letters, digits and _"
-            )
+    model, info = _read(source)
     module = tf.Module()
     module.weights, constants = {}, {}
     for tensor in (tensor for graph in _graphs(model.graph) for tensor in graph.initializer):
@@ -82,6 +69,24 @@ def write_saved_model(source: Path, folder: Path) -> None:
         except tf.errors.OpError as error:
             raise OutputError(f"{folder}: cannot be written ({error.message})") from error
         (partial / METADATA).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _read(source: Path) -> tuple[onnx.ModelProto, PackedInfo]:
+    try:
+        model = onnx.load(source)
+        info = PackedInfo.model_validate({entry.key: entry.value for entry in model.metadata_props})
+    except Exception as error:  # errors of protobuf, the system and pydantic share no base class
+        raise ModelFileError(
+            f"{source}: not a readable packed file ({reason(error)}); pack it again or copy it anew"
+        ) from error
+    for put in model.graph.input:
+        # TensorFlow silently renames other names, or refuses them with a traceback.
+        if not re.fullmatch(r"[A-Za-z]\w*", put.name, re.ASCII):
+            raise ModelFileError(
+                f"{source}: TensorFlow takes no input of the name {put.name!r}; train on shards whose names have only "
+                "letters, digits and _"
+            )
+    return model, info
 
 
 class _UnmappedError(Exception):
