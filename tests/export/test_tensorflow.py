@@ -71,9 +71,9 @@ def assert_agree(model: Path, saved: Path, scratch: Path, inputs: list[dict[str,
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All families, every tensor with another scheme."""
-    schemes = cycle(SCHEMES[::-2])
-    members = []
+    """All families with another scheme for every tensor, and recurrent members of floats."""
+    schemes = cycle(SCHEMES[::-1])
+    members = [float_member(name) for name in ("lstm", "gru")]
     for name in CLASSIFIERS:
         original = float_member(name)
         own = {key: next(schemes) for key, tensor in original.state.items() if is_big(tensor)}
@@ -260,7 +260,7 @@ def test_what_is_no_packed_file_is_refused(tmp_path: Path):
     assert refusal(model).startswith(f"{model}: not a readable packed file (")
 
 
-def int8_forms(random: np.random.Generator) -> tuple[list[onnx.NodeProto], dict[str, int], dict[str, Any]]:
+def integer_operators(random: np.random.Generator) -> tuple[list[onnx.NodeProto], dict[str, int], dict[str, Any]]:
     """Integer matmuls, 4-bit matmuls, a scan over the frames both ways, and what stands around them."""
     weights: dict[str, Any] = {
         # Seven bits: without VNNI, ONNX Runtime's sums of two products saturate in 16 bits.
@@ -385,7 +385,7 @@ def int8_forms(random: np.random.Generator) -> tuple[list[onnx.NodeProto], dict[
 
 def test_integer_forms_and_scans(tmp_path: Path):
     model, folder = tmp_path / "model.onnx", tmp_path / "saved"
-    nodes, outputs, weights = int8_forms(np.random.default_rng(0))
+    nodes, outputs, weights = integer_operators(np.random.default_rng(0))
     write_by_hand(model, nodes, outputs, weights)
     done = vidfit("export", model, "--to", "tensorflow", folder)
     assert done.returncode == 0, done.stderr
@@ -395,6 +395,6 @@ def test_integer_forms_and_scans(tmp_path: Path):
 def test_no_operator_is_mapped_that_is_not_tested(everything: Path):
     told = "import sys, vidfit.export.tensorflow_operators as module; print(*module.OPERATORS)"
     mapped = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True).stdout.split()
-    by_hand = int8_forms(np.random.default_rng(0))[0]
+    by_hand = integer_operators(np.random.default_rng(0))[0]
     tested = {f"{node.domain}.{node.op_type}".lstrip(".") for node in [*onnx.load(everything).graph.node, *by_hand]}
     assert sorted(mapped) == sorted(tested)

@@ -117,7 +117,7 @@ def load_member(path: Path | str) -> Member:
 
 
 def quantize_member(path: Path | str, output: Path | None = None) -> Path:
-    """Write a member with its big tensors at 8 bits, by default as `quantized.safetensors` beside it.
+    """Write a member with its big tensors at 8 bits, by default as `quantized.safetensors` in its folder.
 
     Raises:
         ModelFileError: the member cannot be read, or a weight is NaN or infinite.

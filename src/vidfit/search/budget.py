@@ -14,7 +14,7 @@ If members and weights are given, only bit widths are searched. The search then 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -100,41 +100,36 @@ def explore(
     return _frontier(tried.found.values())
 
 
+@dataclass
 class _Tried:
-    """The ensembles tried so far. For the arguments see `explore`."""
+    """The ensembles tried so far. For the fields see `explore`."""
 
-    def __init__(
-        self,
-        candidates: Sequence[Candidate],
-        held_out: HeldOut,
-        common_bytes: int,
-        max_ms: float | None,
-        on_progress: Callable[[int], None],
-        weights: Mapping[str, float] | None,
-    ) -> None:
-        self._candidates, self._held_out = candidates, held_out
-        self._common_bytes, self._max_ms = common_bytes, max_ms
-        self._on_progress, self._weights = on_progress, weights
-        self._seen: set[tuple[int, ...]] = set()
-        self.found: dict[tuple[int, ...], Ensemble] = {}
+    candidates: Sequence[Candidate]
+    held_out: HeldOut
+    common_bytes: int
+    max_ms: float | None
+    on_progress: Callable[[int], None]
+    weights: Mapping[str, float] | None
+    seen: set[tuple[int, ...]] = field(default_factory=set)
+    found: dict[tuple[int, ...], Ensemble] = field(default_factory=dict)
 
     def add(self, chosen: tuple[int, ...]) -> None:
         """Score an ensemble, unless it was tried before or is too slow."""
-        if not chosen or chosen in self._seen:
+        if not chosen or chosen in self.seen:
             return
-        self._seen.add(chosen)
-        members = [self._candidates[place] for place in chosen]
+        self.seen.add(chosen)
+        members = [self.candidates[place] for place in chosen]
         ms = sum(member.ms for member in members)
-        if self._max_ms is not None and ms > self._max_ms:
+        if self.max_ms is not None and ms > self.max_ms:
             return
-        given = [self._weights[member.member] for member in members] if self._weights else ()
-        weights, gap = self._held_out.expected(chosen, given)
+        given = [self.weights[member.member] for member in members] if self.weights else ()
+        weights, gap = self.held_out.expected(chosen, given)
         if weights.min() == 0:  # a member with weight 0 only costs bytes
             self.add(tuple(place for place, weight in zip(chosen, weights, strict=True) if weight > 0))
             return
-        size = self._common_bytes + sum(member.bytes for member in members)
+        size = self.common_bytes + sum(member.bytes for member in members)
         self.found[chosen] = Ensemble(chosen, tuple(weights.tolist()), size, ms, gap)
-        self._on_progress(len(self.found))
+        self.on_progress(len(self.found))
 
 
 def best_within(frontier: Sequence[Ensemble], budget: int) -> Ensemble:

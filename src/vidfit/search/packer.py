@@ -45,7 +45,7 @@ def pack(
         on_progress: called with (what is being done, steps done, total steps).
 
     Returns:
-        The file, `RUN/packed/BUDGET.onnx`. `BUDGET.json` beside it has its members and scores.
+        The file, `RUN/packed/BUDGET.onnx`. `BUDGET.json` in the same folder has its members and scores.
 
     Raises:
         BudgetError: nothing fits. The message has the size of the smallest possible file.
