@@ -94,7 +94,7 @@ def test_run_train_and_summary(vidfit, corpus: Path, tmp_path: Path):
     assert report.exists()
     code, _, err = vidfit("report", tmp_path)
     assert code == 2
-    assert "is no run folder" in err
+    assert "is not a run folder" in err
 
 
 @pytest.mark.parametrize("trouble", ["disk", "shard", "divergence", "signal"])
@@ -540,7 +540,7 @@ def test_a_run_whose_members_are_searched_and_what_its_folder_gives_for_other_bu
     code, _, err = vidfit("pack", folder, "--budget", "90kB", "-o", tmp_path / "m.onnx")
     assert (code, "--output and --weight are for members" in err) == (2, True)
     code, _, err = vidfit("pack", folder / "members" / "mean", "--budget", "90kB")
-    assert (code, "is no run folder" in err, "to pack members give --output" in err) == (2, True, True)
+    assert (code, "is not a run folder" in err, "To pack member files, add --output" in err) == (2, True, True)
     code, _, err = vidfit("pack", folder / "members" / "mean", folder / "members" / "vlad", "--budget", "90kB")
     assert (code, "give --output and one --budget" in err) == (2, True)
 

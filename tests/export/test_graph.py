@@ -437,7 +437,7 @@ def test_weights_beyond_the_format_are_told_from_those_beyond_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(graph, "PROTOBUF_LIMIT", 1000)
-    with pytest.raises(BudgetError, match=r"the weights alone take [\d,]+ bytes; ONNX files hold at most 2 GiB"):
+    with pytest.raises(BudgetError, match=r"the weights alone take [\d,]+ bytes; an ONNX file holds at most 2 GiB"):
         write_graph(tmp_path / "model.onnx", [PackedMember(member("netvlad"), 1.0)], 10_000_000)
 
 
@@ -447,7 +447,7 @@ def test_what_protobuf_cannot_write_is_one_line(error: Exception, tmp_path: Path
         raise error
 
     monkeypatch.setattr(torch.onnx.ONNXProgram, "model_proto", property(fail))
-    with pytest.raises(BudgetError, match="ONNX files hold at most 2 GiB"):
+    with pytest.raises(BudgetError, match="an ONNX file holds at most 2 GiB"):
         write_graph(tmp_path / "model.onnx", [PackedMember(member("mean"), 1.0)], 10_000_000)
     assert list(tmp_path.iterdir()) == []
 
