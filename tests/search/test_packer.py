@@ -1,6 +1,7 @@
 """A finished run packed for budgets: what fits, what is kept, what is refused."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def test_files_fit_are_as_large_as_they_were_taken_for_and_tell_the_truth(run: P
         assert [member["name"] for member in told["members"]] == [
             packer.search.candidates[place].member for place in best.candidates
         ]
+
+
+def test_a_packed_file_is_logged_and_nothing_is_printed(run: Path, monkeypatch: pytest.MonkeyPatch, capsys, caplog):
+    monkeypatch.setattr(logging.getLogger("vidfit"), "handlers", [])  # a command may have run in this process
+    seen = []
+    with caplog.at_level(logging.INFO, logger="vidfit"):
+        file = pack(run, "200kB", on_progress=lambda *step: seen.append(step))
+    assert capsys.readouterr() == ("", "")
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [str(file)]
+    assert {what for what, _, _ in seen} == {"searching ensembles"}
+    assert [done for _, done, _ in seen] == list(range(1, len(seen) + 1))
 
 
 def test_given_members_are_all_packed_with_equal_weights(run: Path):
