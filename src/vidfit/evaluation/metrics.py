@@ -2,7 +2,7 @@
 
 Each video keeps only its 20 best classes, as (class, score, hit). All labels count in the denominators, kept or not.
 Scores are rounded to float32; sums are in float64. Memory is 7 bytes per kept class: the 1.1 M evaluation videos of
-YouTube-8M take 0.15 GB, and 1 GB for the seconds that sorting takes.
+YouTube-8M take 0.2 GB, and 0.8 GB while they are sorted.
 
 Among equal scores the earlier video comes first, and within a video the lower class.
 """
