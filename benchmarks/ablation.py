@@ -47,8 +47,8 @@ class Arm:
     """The teachers have not seen the videos that they label."""
     after: str | None = None
     """The arm whose trained members it starts from."""
-    codebook: str | None = None
-    """Nothing is trained; the weights of `after` are quantised."""
+    quantize: bool = False
+    """Nothing is trained; the weights of `after` are quantised to 8 bits."""
     against: str = REFERENCE
     """The arm that it is compared to."""
     published: str = ""
@@ -76,9 +76,7 @@ ARMS = {
     ),
     "mixup 0.4": Arm({"mixup": 0.4}, published="no gain"),
     "over- and under-sampling 0.5": Arm({"balance": 0.5}, published="no gain"),
-    "8 bits, uniform": Arm(after=REFERENCE, codebook="uniform", published="no visible loss"),
-    "8 bits, quantile": Arm(after=REFERENCE, codebook="quantile", published="no gain over uniform"),
-    "8 bits, k-means": Arm(after=REFERENCE, codebook="kmeans", published="-"),
+    "8 bits": Arm(after=REFERENCE, quantize=True, published="no visible loss"),
 }
 
 
@@ -128,10 +126,10 @@ def work_on(job: Job, work: Path, steps: int) -> None:
     classes = len(vocabulary)
     source = Job(arm.after, job.family, job.seed).folder(work) if arm.after else None
     file = folder / BEST
-    if arm.codebook:
+    if arm.quantize:
         assert source
         folder.mkdir(parents=True, exist_ok=True)
-        file = quantize_member(source, folder / "quantized.safetensors", arm.codebook)  # type: ignore[arg-type]
+        file = quantize_member(source, folder / "quantized.safetensors")
     else:
         if source and not folder.exists():
             shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.npy"))
@@ -219,7 +217,7 @@ def phases(seeds: int, steps: int, families: list[str], arms: list[str]) -> list
         ("labels alone", learn, jobs([REFERENCE])),
         ("soft labels", teach, labelled(first)),
         ("students", learn, jobs(first)),
-        ("averages, codebooks", learn, jobs(after)),
+        ("averages, 8 bits", learn, jobs(after)),
         ("sampling, mixing", learn, jobs(alone)),
         ("soft labels", teach, labelled(second)),
         ("students of students", learn, jobs(second)),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from table import options, publish
 
-from vidfit.quantization.uniform import REFERENCE, quantize
+from vidfit.quantization.uniform import INT8, quantize
 
 
 def seconds(work: Callable[[], object], runs: int = 3) -> float:
@@ -24,13 +24,13 @@ def main() -> None:
     parser.add_argument("--millions", type=float, default=300, help="elements of the matrix")
     arguments = parser.parse_args()
     matrix = torch.randn(int(arguments.millions * 1e6))
-    quantised = quantize(matrix, REFERENCE)
+    quantised = quantize(matrix, INT8)
     copy = seconds(matrix.clone)
     rows = [
         {"what": name, "seconds": taken, "ratio to a copy": taken / copy}
         for name, taken in (
             ("copy", copy),
-            ("quantise", seconds(lambda: quantize(matrix, REFERENCE))),
+            ("quantise", seconds(lambda: quantize(matrix, INT8))),
             ("dequantise", seconds(quantised.dequantize)),
         )
     ]

@@ -99,7 +99,7 @@ def main() -> None:
     note("training", begun)
     begun = time.perf_counter()
     packer = Packer(run, whole)
-    packer.frontier()
+    packer.search.frontier()
     note("candidates and search", begun)
     folder = arguments.work / "packed"
     shutil.rmtree(folder, ignore_errors=True)

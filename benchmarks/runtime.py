@@ -71,25 +71,51 @@ def write(family: str, form: str, path: Path) -> None:
     import torch
 
     from vidfit.export.graph import PROTOBUF_LIMIT, PackedMember, write_graph
-    from vidfit.quantization.codebook import CodebookTensor
     from vidfit.quantization.member import Member
-    from vidfit.quantization.uniform import Grid, QuantizedTensor
+    from vidfit.quantization.uniform import QuantScheme
 
     torch.manual_seed(0)
     about = info(FAMILIES[family])
     member = Member(about, dict(about.build().state_dict()))
-    if form in ("8 bits", "Gather"):
-        member = member.quantized(Grid(bits=8))
+    if form == "8 bits":
+        member = member.quantized(QuantScheme(bits=8))
     elif form == "4 bits":
-        member = member.quantized(Grid(bits=4, granularity="channel"))
-    if form == "Gather":
-        for name, tensor in member.state.items():
-            if isinstance(tensor, QuantizedTensor):
-                assert tensor.offset is not None
-                codes = (tensor.codes.int() + 128).to(torch.uint8)
-                levels = (torch.arange(256) - 128) * tensor.scale + tensor.offset
-                member.state[name] = CodebookTensor(codes, levels.float())
+        member = member.quantized(QuantScheme(bits=4, granularity="channel"))
     write_graph(path, [PackedMember(member, 1.0)], PROTOBUF_LIMIT)
+    if form == "Gather":
+        look_up_weights(path)
+
+
+def look_up_weights(path: Path) -> None:
+    """Replace each big float weight of a file by 8-bit codes that a codebook is looked up with at each run."""
+    import onnx
+    import torch
+    from onnx import TensorProto, helper, numpy_helper
+
+    from vidfit.quantization.state import MIN_ELEMENTS
+    from vidfit.quantization.uniform import INT8, quantize
+
+    model = onnx.load(path)
+    weights, nodes = [numpy_helper.from_array(np.array(1, np.float32), "one")], []
+    for tensor in model.graph.initializer:
+        values, name = numpy_helper.to_array(tensor), tensor.name
+        if values.dtype != np.float32 or values.size <= MIN_ELEMENTS:
+            weights.append(tensor)
+            continue
+        quantized = quantize(torch.from_numpy(values.copy()), INT8)
+        codes = (quantized.codes.int() + 128).to(torch.uint8)
+        levels = (torch.arange(256) - 128) * quantized.scale + quantized.offset
+        weights.append(numpy_helper.from_array(codes.numpy(), f"{name}.codes"))
+        weights.append(numpy_helper.from_array(levels.float().numpy(), f"{name}.codebook"))
+        # DequantizeLinear comes first: without it, ONNX Runtime looks up once and keeps the floats.
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}.codes", "one"], [f"{name}.floats"]))
+        nodes.append(helper.make_node("Cast", [f"{name}.floats"], [f"{name}.places"], to=TensorProto.INT32))
+        nodes.append(helper.make_node("Gather", [f"{name}.codebook", f"{name}.places"], [name]))
+    graph = helper.make_graph(
+        [*nodes, *model.graph.node], "looked_up", model.graph.input, model.graph.output, initializer=weights
+    )
+    model.graph.CopyFrom(graph)
+    onnx.save(model, path)
 
 
 def write_ensemble(path: Path) -> None:
@@ -99,7 +125,7 @@ def write_ensemble(path: Path) -> None:
     from vidfit.export.graph import PackedMember, write_graph
     from vidfit.quantization.member import Member
     from vidfit.quantization.state import is_big
-    from vidfit.quantization.uniform import Grid
+    from vidfit.quantization.uniform import QuantScheme
     from vidfit.recipe import load_recipe
 
     torch.manual_seed(0)
@@ -107,10 +133,10 @@ def write_ensemble(path: Path) -> None:
     for name in load_recipe(RECIPE).members:
         about = info(name)
         state = dict(about.build().state_dict())
-        grids = {key: Grid(bits=8) for key, tensor in state.items() if is_big(tensor)}
+        schemes = {key: QuantScheme(bits=8) for key, tensor in state.items() if is_big(tensor)}
         if about.classifier.family.type == "netvlad":
-            grids["family.hidden.weights"] = Grid(bits=6, granularity="channel")
-        members.append(PackedMember(Member(about, state).quantized(grids), 1.0))
+            schemes["family.hidden.weights"] = QuantScheme(bits=6, granularity="channel")
+        members.append(PackedMember(Member(about, state).quantized(schemes), 1.0))
     write_graph(path, members, 10**9)
 
 
@@ -326,21 +352,21 @@ def gap_changes(run: Path, work: Path) -> list[dict[str, Any]]:
     from vidfit.features.shards import expand_shards
     from vidfit.inference.predictor import load
     from vidfit.quantization.member import load_member
-    from vidfit.quantization.uniform import Grid
+    from vidfit.quantization.uniform import QuantScheme
     from vidfit.recipe import load_recipe
     from vidfit.training.checkpoint import BEST, read_info
     from vidfit.training.trainer import predict
 
     shards = expand_shards(load_recipe(run / "recipe.yaml").data.eval)
     names = sorted(path.name for path in (run / "members").iterdir())
-    grids = {"8 bits": Grid(bits=8), "4 bits": Grid(bits=4, granularity="channel")}
+    schemes = {"8 bits": QuantScheme(bits=8), "4 bits": QuantScheme(bits=4, granularity="channel")}
     about = read_info(run / "members" / names[0] / BEST)
     classes = len(about.vocabulary)
     rows = []
-    for bits, grid in grids.items():
+    for bits, scheme in schemes.items():
         pairs = []
         for name in names:
-            member = load_member(run / "members" / name).quantized(grid)
+            member = load_member(run / "members" / name).quantized(scheme)
             path = work / f"{name}.onnx"
             write_graph(path, [PackedMember(member, 1.0)], PROTOBUF_LIMIT)
             pairs.append((member.classifier(), load(path)))

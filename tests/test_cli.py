@@ -98,7 +98,7 @@ def test_run_train_and_summary(vidfit, corpus: Path, tmp_path: Path):
     assert report.exists()
     code, _, err = vidfit("report", tmp_path)
     assert code == 2
-    assert "is no run folder" in err
+    assert "is not a run folder" in err
 
 
 @pytest.mark.parametrize("trouble", ["disk", "shard", "divergence", "signal"])
@@ -545,7 +545,7 @@ def test_a_run_whose_members_are_searched_and_what_its_folder_gives_for_other_bu
     code, _, err = vidfit("pack", folder, "--budget", "1kB")
     assert (code, "smallest possible file takes" in err) == (2, True)
     code, _, err = vidfit("pack", folder / "members" / "mean", "--budget", "90kB")
-    assert (code, "is no run folder" in err, "use `vidfit pack-members`" in err) == (2, True, True)
+    assert (code, "is not a run folder" in err, "use `vidfit pack-members`" in err) == (2, True, True)
 
     code, out, err = vidfit("frontier", folder, "--budget", "40kB")
     assert code == 0, err

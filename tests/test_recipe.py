@@ -248,3 +248,12 @@ def test_what_is_no_recipe(tmp_path: Path, text: str):
 def test_a_missing_recipe(tmp_path: Path):
     with pytest.raises(RecipeError, match=r"nowhere\.yaml: cannot read the recipe"):
         load_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_a_codebook_is_told_that_it_was_removed(tmp_path: Path):
+    with pytest.raises(RecipeError, match=r"quantize\.codebook was removed, levels are always evenly spaced; remove"):
+        load(tmp_path, "quantize={codebook: kmeans}")
+
+
+def test_the_default_codebook_of_older_run_folders_is_ignored(tmp_path: Path):
+    assert load(tmp_path, "quantize={codebook: uniform}") == load(tmp_path)

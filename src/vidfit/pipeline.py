@@ -172,9 +172,9 @@ class Run:
         if names and not needs_narrow_weights(self.recipe.pack, self.inputs.parameters):
             with suppress(BudgetError):  # what a graph takes beside weights is known once it is written
                 return self._pack_named(path, names, budget)
-        packer = Packer(self.directory, self.recipe, names)
+        packer = Packer(self.directory, self.recipe, names, self._on_progress)
         packed = packer.pack(path, budget, self.recipe.pack.max_ms)
-        write_text(self.directory / FRONTIER, json.dumps(known_frontier(packer), indent=2) + "\n")
+        write_text(self.directory / FRONTIER, json.dumps(known_frontier(packer.search), indent=2) + "\n")
         return packed
 
     def _pack_named(self, path: Path, weights: dict[str, float], budget: int) -> dict[str, Any]:

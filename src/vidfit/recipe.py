@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from vidfit.errors import RecipeError, reason
 from vidfit.files import PathText
 from vidfit.models.classifier import ClassifierConfig
-from vidfit.quantization import Codebook
 from vidfit.sizes import parse_size
 from vidfit.strict_yaml import parse_yaml
 from vidfit.training.config import TrainingConfig
@@ -48,14 +47,6 @@ class MemberConfig(ClassifierConfig):
     """One model of the run: its family, its head, and how it is trained."""
 
     training: TrainingConfig
-
-
-class QuantizeConfig(Strict):
-    """How the members' big tensors become 8 bits a weight."""
-
-    codebook: Codebook = Field(
-        default="uniform", description="levels: evenly spaced, at quantiles, or by k-means; the last two to compare"
-    )
 
 
 class PackConfig(Strict):
@@ -106,8 +97,17 @@ class Recipe(Strict):
     training: dict[str, Any] = Field(default={}, description="what every member's `training` starts from")
     members: dict[str, MemberConfig] = Field(min_length=1)
     distill: DistillConfig | None = Field(default=None, description="what members learn from beside the labels")
-    quantize: QuantizeConfig = QuantizeConfig()
     pack: PackConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _codebooks_are_gone(cls, value: Any) -> Any:
+        """vidfit 0.1 wrote `quantize: {codebook: uniform}` into every run folder. That is what is done now."""
+        if not isinstance(value, dict) or "quantize" not in value:
+            return value
+        if value["quantize"] != {"codebook": "uniform"}:
+            raise ValueError("quantize.codebook was removed, levels are always evenly spaced; remove `quantize`")
+        return {key: part for key, part in value.items() if key != "quantize"}
 
     @model_validator(mode="before")
     @classmethod

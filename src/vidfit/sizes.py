@@ -11,8 +11,9 @@ def parse_size(text: str) -> int:
     """Bytes of a size such as `1GB`, `1GiB`, `20MB`, `1.5 MB` or `4096`.
 
     Raises:
-        BudgetError: the text is no positive number of bytes.
+        BudgetError: the text is not a positive number of bytes.
     """
+    # Not pydantic's ByteSize: it reads "1,5MB" and "1.2.3GB" as 1 byte, and "20MB!" as 20 MB.
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     unit = _UNITS.get(match[2].upper()) if match else None
     size = int(float(match[1]) * unit) if match and unit else 0
@@ -22,7 +23,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: float) -> str:
-    """A size for people: `3.9 MB`, decimal units."""
+    """A size for people, in decimal units: `3.9 MB`."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"

@@ -13,47 +13,47 @@ from torch import nn
 from tests.export.exporting import exported
 from tests.models.formulas import normalise
 from vidfit.export.descriptor import StoredDescriptor
-from vidfit.export.weight_formats import FEW_INPUTS, Blocks, Bytes, Form
+from vidfit.export.weight_formats import FEW_INPUTS, Int8Weight, NBitsWeight, WeightFormat
 from vidfit.export.weights import StoredWeight
 from vidfit.models.layers import inverse_norm, normalising
-from vidfit.quantization.uniform import Grid, QuantizedTensor, quantize
+from vidfit.quantization.uniform import QuantizedTensor, QuantScheme, quantize
 
 # Clusters and features; of the last part all clusters have one factor, as those of a NetFV's second order.
 SHAPES, OUTPUTS = ((8, 1100), (5, 40), (3, 10)), 7
 INPUTS = sum(clusters * features for clusters, features in SHAPES)
 Run = Callable[[list[np.ndarray]], np.ndarray]
-Layer = tuple[Form, QuantizedTensor, Run]
+Layer = tuple[WeightFormat, QuantizedTensor, Run]
 
 
 class HiddenLayer(nn.Module):
-    def __init__(self, form: Form) -> None:
+    def __init__(self, stored: WeightFormat) -> None:
         super().__init__()
-        self.form = form
+        self.stored = stored
         self.dropout = nn.Dropout(0.5).eval()
 
     def forward(self, one_BKD: torch.Tensor, other_BKD: torch.Tensor, last_BKD: torch.Tensor) -> torch.Tensor:
         parts = [StoredDescriptor.flatten_scaled(values, normalising(values)) for values in (one_BKD, other_BKD)]
         factor_B11 = inverse_norm(last_BKD.flatten(1), dim=1)[:, :, None]
         parts.append(StoredDescriptor.flatten_scaled(last_BKD, factor_B11))
-        return self.dropout(torch.cat(parts, dim=1)) @ StoredWeight(self.form)  # type: ignore[arg-type]
+        return self.dropout(torch.cat(parts, dim=1)) @ StoredWeight(self.stored)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=[8, 4], ids=["bytes", "blocks"])
+@pytest.fixture(scope="module", params=[8, 4], ids=["int8", "nbits"])
 def layer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Layer:
     torch.manual_seed(0)
-    tensor = quantize(torch.randn(INPUTS, OUTPUTS) + 0.3, Grid(bits=request.param, granularity="channel"))
-    form = Bytes(tensor) if request.param == 8 else Blocks(tensor)
+    tensor = quantize(torch.randn(INPUTS, OUTPUTS) + 0.3, QuantScheme(bits=request.param, granularity="channel"))
+    stored = Int8Weight(tensor) if request.param == 8 else NBitsWeight(tensor)
     path: Path = tmp_path_factory.mktemp("descriptor") / "hidden.onnx"
     example = tuple(torch.zeros(2, *shape) for shape in SHAPES)
     videos = ({0: torch.export.Dim("videos")},) * 3
-    onnx.save(exported(HiddenLayer(form), example, ["one", "other", "last"], videos), path)
+    onnx.save(exported(HiddenLayer(stored), example, ["one", "other", "last"], videos), path)
     session = onnxruntime.InferenceSession(path)
 
     def run(parts: list[np.ndarray]) -> np.ndarray:
         inputs = {name: part.astype(np.float32) for name, part in zip(("one", "other", "last"), parts, strict=True)}
         return np.asarray(session.run(None, inputs)[0])
 
-    return form, tensor, run
+    return stored, tensor, run
 
 
 def parts() -> list[np.ndarray]:
@@ -76,17 +76,16 @@ def descriptors(one: np.ndarray, other: np.ndarray, last: np.ndarray) -> np.ndar
 
 
 def test_products_are_those_of_normalised_descriptors_up_to_rounding(layer: Layer):
-    form, tensor, run = layer
+    stored, tensor, run = layer
     assert INPUTS > FEW_INPUTS
     values_BP, weights_PO = descriptors(*parts()), tensor.dequantize().double().numpy()
     low_B1, high_B1 = (np.minimum(values_BP.min(1), 0), np.maximum(values_BP.max(1), 0))
     found = run(parts())
     assert np.isfinite(found).all()
-    if isinstance(form, Bytes):
+    if isinstance(stored, Int8Weight):
         step_B1 = np.maximum((high_B1 - low_B1) / 127, 1e-30)[:, None]
         zero_B1 = np.round(-low_B1[:, None] / step_B1)
         rounded_BP = (np.round(values_BP / step_B1 + zero_B1) - zero_B1) * step_B1
-        assert tensor.offset is not None
         offset_O = tensor.offset.double().numpy().ravel()
         exact = rounded_BP @ (weights_PO - offset_O) + values_BP.sum(1, keepdims=True) * offset_O
         # Float32 may see one or two values on the other side of a half.

@@ -13,11 +13,11 @@ from torch import nn
 
 from tests.export.exporting import exported
 from vidfit.export.frames import StoredFrames
-from vidfit.export.weight_formats import Bytes
+from vidfit.export.weight_formats import Int8Weight
 from vidfit.export.weights import StoredWeight
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.frames import prepare_frames
-from vidfit.quantization.uniform import Grid, quantize
+from vidfit.quantization.uniform import QuantScheme, quantize
 
 SPEC = FeatureSpec(modalities=(Modality(name="rgb", size=20), Modality(name="audio", size=12)))
 CLUSTERS = 6
@@ -32,8 +32,8 @@ class Products(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         weights = torch.randn(20, CLUSTERS) * torch.tensor([1, 1e3, 1e-3, 1, 0, 1])
-        self.weights = quantize(weights, Grid(bits=8, granularity="channel"))
-        self.form = Bytes(self.weights)
+        self.weights = quantize(weights, QuantScheme(bits=8, granularity="channel"))
+        self.stored = Int8Weight(self.weights)
         self.floats = self.weights.dequantize()
         self.biases = torch.arange(float(CLUSTERS))
         self.scale = torch.from_numpy(SCALE.astype(np.float32))
@@ -44,7 +44,7 @@ class Products(nn.Module):
         frames = StoredFrames.prepare({"rgb": rgb, "audio": audio}, SPEC, mask_BT)
         one, assign_BKT = frames[..., SPEC.slices()["rgb"]], assign_BTK.transpose(1, 2)
         frames_ND = one.flatten(0, 1)
-        logits_NK = torch.addmm(self.biases, frames_ND, StoredWeight(self.form))  # type: ignore[arg-type]
+        logits_NK = torch.addmm(self.biases, frames_ND, StoredWeight(self.stored))  # type: ignore[arg-type]
         same_NK = torch.addmm(self.biases, frames_ND, self.floats)  # type: ignore[arg-type]
         sums_BKD = torch.matmul(assign_BKT, one) * self.scale  # type: ignore[arg-type]
         return logits_NK, same_NK, sums_BKD, assign_BKT @ one.square(), frames.values()
@@ -87,7 +87,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[np.ndarray, ...]:
-    """Bytes of every sort, extremes and frames of no signal among them; assignments from flat to one-hot."""
+    """Int8Weight of every sort, extremes and frames of no signal among them; assignments from flat to one-hot."""
     videos, frames = draw(st.integers(1, 3)), draw(st.integers(1, 40))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     low, high = draw(st.sampled_from([(0, 256), (0, 1), (255, 256), (127, 128), (127, 129), (100, 150)]))

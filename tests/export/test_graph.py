@@ -20,12 +20,12 @@ from tests.corpus import LABELS, SIZES
 from vidfit.errors import BudgetError, ModelFileError
 from vidfit.export import graph
 from vidfit.export.graph import PackedMember, write_graph
-from vidfit.export.weight_formats import Bytes, form_of
+from vidfit.export.weight_formats import Int8Weight, weight_format
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.quantization.member import Member
-from vidfit.quantization.state import Form, flatten_state, is_big, stored_codes
-from vidfit.quantization.uniform import REFERENCE, Grid, QuantizedTensor
+from vidfit.quantization.state import Schemes, flatten_state, is_big, stored_codes
+from vidfit.quantization.uniform import INT8, QuantizedTensor, QuantScheme
 from vidfit.training.checkpoint import MemberInfo, save_member
 
 SPEC = FeatureSpec(modalities=(Modality(name="rgb", size=24), Modality(name="audio", size=8)))
@@ -58,9 +58,9 @@ CLASSIFIERS |= {
 }
 
 
-def member(name: str, spec: FeatureSpec = SPEC, form: Form = REFERENCE) -> Member:
-    """A member of random weights, batch-norm statistics included, quantised where large."""
-    return float_member(name, spec).quantized(form)
+def member(name: str, spec: FeatureSpec = SPEC, schemes: Schemes = INT8) -> Member:
+    """A member with random weights and batch-norm statistics; its big tensors are quantised."""
+    return float_member(name, spec).quantized(schemes)
 
 
 def float_member(name: str, spec: FeatureSpec = SPEC) -> Member:
@@ -119,21 +119,31 @@ def packed(tmp_path_factory: pytest.TempPathFactory, everything: list[PackedMemb
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The file of a member by itself: its name; its grid, `kmeans` or None for floats; whether it is at video level.
+    """The file of one member: its name, its scheme or None for floats, and whether it is at video level.
 
     An export takes seconds, so there is one of each.
     """
 
     @cache
-    def write(name: str, form: str | None, video_level: bool) -> Path:
+    def write(name: str, scheme: str | None, video_level: bool) -> Path:
         spec = VIDEO_LEVEL if video_level else SPEC
         path, original = tmp_path_factory.mktemp("alone") / "model.onnx", float_member(name, spec)
-        if form is not None:
-            original = original.quantized("kmeans" if form == "kmeans" else Grid.parse(form))
+        if scheme is not None:
+            original = original.quantized(QuantScheme.parse(scheme))
         write_graph(path, [PackedMember(original, 1.0)], 10_000_000)
         return path
 
-    return lambda name, form, video_level=False: write(name, form, video_level)
+    return lambda name, scheme, video_level=False: write(name, scheme, video_level)
+
+
+def test_float_members_give_what_pytorch_gives(tmp_path: Path):
+    members = [PackedMember(float_member(name), 1.0) for name in CLASSIFIERS]
+    write_graph(tmp_path / "model.onnx", members, 10_000_000)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for videos, longest in ((1, 1), (1, 6), (2, 3), (5, 7)):
+        inputs = arrays(videos, longest)
+        (found,) = session.run(["probabilities"], inputs)
+        np.testing.assert_allclose(np.asarray(found), torch_average(members, inputs), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("videos", "longest"), [(1, 1), (1, 9), (2, 3), (7, 5), (3, 40)])
@@ -145,18 +155,18 @@ def test_the_file_gives_what_the_members_give(packed: Path, everything: list[Pac
 
 
 @pytest.mark.parametrize(
-    ("name", "form"),
+    ("name", "scheme"),
     [(name, "8") for name in FAMILIES]
     + [(name, "4/channel") for name in ("gated", "gru", "wide")]
     + [("wide", "6/channel")],
 )
 def test_a_member_with_integer_activations_is_near_the_one_with_float_ones(
-    name: str, form: str, alone: Callable[..., Path]
+    name: str, scheme: str, alone: Callable[..., Path]
 ):
     original = float_member(name)
-    quantised = PackedMember(original.quantized(Grid.parse(form)), 1.0)
+    quantised = PackedMember(original.quantized(QuantScheme.parse(scheme)), 1.0)
     inputs = arrays(9, 12)
-    (found,) = onnxruntime.InferenceSession(alone(name, form)).run(["probabilities"], inputs)
+    (found,) = onnxruntime.InferenceSession(alone(name, scheme)).run(["probabilities"], inputs)
     exact, floats = torch_average([quantised], inputs), torch_average([PackedMember(original, 1.0)], inputs)
     # No more than the rounding of weights costs, or a few thousandths.
     assert np.abs(np.asarray(found) - exact).max() < max(3e-3, np.abs(exact - floats).max())
@@ -164,8 +174,8 @@ def test_a_member_with_integer_activations_is_near_the_one_with_float_ones(
 
 
 def test_a_video_does_not_depend_on_its_batch(packed: Path, tmp_path: Path):
-    narrow, forms = tmp_path / "model.onnx", {"netvlad": "6/channel", "gated": "4/channel", "gru": "8/channel"}
-    members = [PackedMember(member(name, form=Grid.parse(form)), 1.0) for name, form in forms.items()]
+    narrow, schemes = tmp_path / "model.onnx", {"netvlad": "6/channel", "gated": "4/channel", "gru": "8/channel"}
+    members = [PackedMember(member(name, schemes=QuantScheme.parse(scheme)), 1.0) for name, scheme in schemes.items()]
     write_graph(narrow, members, 10_000_000)
     for path in (packed, narrow):
         assert_videos_do_not_depend_on_their_batch(path)
@@ -181,10 +191,10 @@ def assert_videos_do_not_depend_on_their_batch(path: Path) -> None:
 
 
 def test_portable_files_have_standard_operators_alone(alone: Callable[..., Path], tmp_path: Path):
-    portable, form = tmp_path / "model.onnx", "4/channel"
-    members = [PackedMember(member(name, form=Grid.parse(form)), 1.0) for name in ("gru", "wide")]
+    portable, scheme = tmp_path / "model.onnx", "4/channel"
+    members = [PackedMember(member(name, schemes=QuantScheme.parse(scheme)), 1.0) for name in ("gru", "wide")]
     write_graph(portable, members, 10_000_000, portable=True)
-    for path, domains in ((portable, {""}), (alone("wide", form), {"", "com.microsoft"})):
+    for path, domains in ((portable, {""}), (alone("wide", scheme), {"", "com.microsoft"})):
         assert {node.domain for node in onnx.load(path).graph.node} == domains
 
 
@@ -218,27 +228,10 @@ def test_quantised_weights_stay_int8_after_loading(packed: Path, tmp_path: Path)
     assert_loading_keeps_codes(packed, onnx.TensorProto.INT8, tmp_path / "optimised.onnx", centres - rounded)
 
 
-def test_a_codebook_is_looked_up_and_its_codes_stay_uint8(tmp_path: Path):
-    path, uniform_path = tmp_path / "model.onnx", tmp_path / "uniform.onnx"
-    members = [
-        PackedMember(member("netvlad", form="kmeans"), 2.0),
-        PackedMember(member("lstm", form="quantile"), 1.0),
-    ]
-    write_graph(path, members, 10_000_000)
-    for videos, longest in ((1, 1), (3, 7)):
-        inputs = arrays(videos, longest)
-        (found,) = onnxruntime.InferenceSession(path).run(["probabilities"], inputs)
-        np.testing.assert_allclose(np.asarray(found), torch_average(members, inputs), atol=1e-5, rtol=0)
-    assert_loading_keeps_codes(path, onnx.TensorProto.UINT8, tmp_path / "optimised.onnx")
-    write_graph(uniform_path, [PackedMember(member(name), 1.0) for name in ("netvlad", "lstm")], 10_000_000)
-    # A kilobyte a codebook, some names and nodes.
-    assert path.stat().st_size < uniform_path.stat().st_size + 20_000
-
-
 def assert_loading_keeps_codes(path: Path, kind: int, optimised: Path, unpacked: int = 0) -> None:
     """ONNX Runtime must not fold codes into float matrices: they would take four times the memory.
 
-    So many bytes of codes may become one a code.
+    `unpacked` bytes of packed codes may become one byte per code.
     """
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(optimised)
@@ -263,20 +256,16 @@ def assert_nothing_large_is_float(initializers: Iterable[onnx.TensorProto]) -> N
         assert in_8_bits or int(np.prod(tensor.dims)) <= 17_280, tensor.name
 
 
-# Every width with some granularities and every granularity with some widths, in turn with and without offsets.
-GRIDS = [
-    Grid(bits=bits, granularity=granularity, symmetric=bits % 3 == 0)
-    for bits in range(2, 9)
-    for place, granularity in enumerate(("tensor", "channel", 32, 64, 128))
-    if (bits + place) % 2 == 0
+SCHEMES = [
+    QuantScheme(bits=bits, granularity=granularity) for bits in range(2, 9) for granularity in ("tensor", "channel")
 ]
 
 
-def test_every_grid_is_computed_as_pytorch_does(tmp_path: Path):
-    """One matrix each, of 150 inputs, which no group divides."""
+def test_every_scheme_is_computed_as_pytorch_does(tmp_path: Path):
+    """One matrix of 150 inputs each."""
     spec = FeatureSpec(modalities=(Modality(name="rgb", size=118), Modality(name="audio", size=32)))
     info = float_member("mean").info.model_copy(update={"spec": spec, "vocabulary": tuple(map(str, range(120)))})
-    members = [PackedMember(Member(info, dict(info.build().state_dict())).quantized(grid), 1.0) for grid in GRIDS]
+    members = [PackedMember(Member(info, dict(info.build().state_dict())).quantized(scheme), 1.0) for scheme in SCHEMES]
     path = tmp_path / "model.onnx"
     described = write_graph(path, members, 10_000_000, portable=True)
     session = onnxruntime.InferenceSession(path)
@@ -285,32 +274,32 @@ def test_every_grid_is_computed_as_pytorch_does(tmp_path: Path):
     inputs["num_frames"] = np.array([6, 1, 3, 5])
     (found,) = session.run(["probabilities"], inputs)
     np.testing.assert_allclose(np.asarray(found), torch_average(members, inputs), atol=1e-5, rtol=0)
-    for grid, row, packed in zip(GRIDS, described, members, strict=True):
+    for scheme, row, packed in zip(SCHEMES, described, members, strict=True):
         tensor = packed.member.state["head.classifier.weights"]
         assert isinstance(tensor, QuantizedTensor)
-        assert row["bits"] == grid.bits
-        own = {"name": "head.classifier.weights", "shape": list(tensor.codes.shape), "grid": str(grid)}
+        assert row["bits"] == scheme.bits
+        own = {"name": "head.classifier.weights", "shape": list(tensor.codes.shape), "scheme": str(scheme)}
         assert row["tensors"] == [{**own, "bytes": tensor.nbytes}]
     # Nodes and names, and the biases; were scales stored in single precision, there would be 100 kB more.
     stored = sum(tensor.nbytes for packed in members for tensor in packed.member.state.values())
     assert stored < path.stat().st_size < stored + 8_000 * len(members)
 
 
-def test_members_with_a_grid_a_tensor_are_packed_in_the_file_and_after_loading(tmp_path: Path):
+def test_members_with_mixed_schemes_stay_packed_after_loading(tmp_path: Path):
     path = tmp_path / "model.onnx"
-    grids = cycle(grid for grid in GRIDS if grid.bits < 8)
+    schemes = cycle(scheme for scheme in SCHEMES if scheme.bits < 8)
     members = []
     for name in ("netvlad", "netfv", "gated", "wide"):
         original = float_member(name)
-        form = {key: next(grids) for key, tensor in original.state.items() if is_big(tensor)}
-        members.append(PackedMember(original.quantized(form), 1.0))
+        own = {key: next(schemes) for key, tensor in original.state.items() if is_big(tensor)}
+        members.append(PackedMember(original.quantized(own), 1.0))
     write_graph(path, members, 10_000_000, portable=True)
     inputs = arrays(5, 7)
     (found,) = onnxruntime.InferenceSession(path).run(["probabilities"], inputs)
     # Not nearer, because assignments are rounded.
     np.testing.assert_allclose(np.asarray(found), torch_average(members, inputs), atol=1e-4, rtol=0)
     tensors = [it for packed in members for it in packed.member.state.values() if isinstance(it, QuantizedTensor)]
-    unpacked = sum(stored_codes(it).numel() for it in tensors if isinstance(form_of(it, blocks=False), Bytes))
+    unpacked = sum(stored_codes(it).numel() for it in tensors if weight_format(it, nbits=False) is Int8Weight)
     assert 0 < unpacked < sum(stored_codes(it).numel() for it in tensors)
     assert_loading_keeps_codes(path, onnx.TensorProto.UINT8, tmp_path / "optimised.onnx", unpacked)
 
@@ -324,12 +313,11 @@ def test_operators_bear_their_members_name(packed: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "spec", "bytes_stay"),
+    ("name", "scheme", "spec", "bytes_stay"),
     [
         ("netvlad", "8", SPEC, True),
         ("wide", "4/channel", SPEC, True),
         ("netfv", "8", SPEC, True),
-        ("netvlad", "kmeans", SPEC, False),
         ("netvlad", None, SPEC, False),
         ("encoded netvlad", "8", SPEC, False),
         ("netvlad", "8", VIDEO_LEVEL, False),
@@ -337,11 +325,11 @@ def test_operators_bear_their_members_name(packed: Path):
     ],
 )
 def test_which_members_have_frames_of_bytes(
-    name: str, form: str | None, spec: FeatureSpec, bytes_stay: bool, alone: Callable[..., Path]
+    name: str, scheme: str | None, spec: FeatureSpec, bytes_stay: bool, alone: Callable[..., Path]
 ):
     # As they are read, or one after another.
     frames, multiplied = set(SIZES), set()
-    for node in onnx.load(alone(name, form, spec is VIDEO_LEVEL)).graph.node:
+    for node in onnx.load(alone(name, scheme, spec is VIDEO_LEVEL)).graph.node:
         if node.op_type == "Reshape" and node.input[0] in frames:
             frames.add(node.output[0])
         if node.op_type == "MatMulInteger":
@@ -350,13 +338,13 @@ def test_which_members_have_frames_of_bytes(
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "rows"), [("wide", "8/channel", [24, 8]), ("wide", "4/channel", []), ("netvlad", "8", [])]
+    ("name", "scheme", "rows"), [("wide", "8/channel", [24, 8]), ("wide", "4/channel", []), ("netvlad", "8", [])]
 )
 def test_which_descriptors_are_rounded_cluster_by_cluster(
-    name: str, form: str, rows: list[int], alone: Callable[..., Path]
+    name: str, scheme: str, rows: list[int], alone: Callable[..., Path]
 ):
     """Long ones that are multiplied as bytes; a cluster has as many values as its modality features."""
-    nodes = onnx.load(alone(name, form)).graph.node
+    nodes = onnx.load(alone(name, scheme)).graph.node
     flattened = {node.input[0] for node in nodes if node.op_type == "Reshape"}
     rounded = [node for node in nodes if node.op_type == "QuantizeLinear" and node.output[0] in flattened]
     assert [it.i for node in rounded for it in node.attribute if it.name == "block_size"] == rows
@@ -377,7 +365,7 @@ def test_metadata_is_what_the_format_says(packed: Path):
     assert [row["name"] for row in members] == list(CLASSIFIERS)
     assert [row["bits"] for row in members] == [32 if row["name"].endswith("mean") else 8 for row in members]
     (tensor,) = members[2]["tensors"]
-    assert tensor == {"name": "family.hidden.weights", "shape": tensor["shape"], "grid": "8", "bytes": 65_552}
+    assert tensor == {"name": "family.hidden.weights", "shape": tensor["shape"], "scheme": "8", "bytes": 65_552}
     assert math.prod(tensor["shape"]) == 65_536
     assert sum(row["weight"] for row in members) == pytest.approx(1)
     assert members[1]["family"] == "netvlad"
@@ -449,7 +437,7 @@ def test_weights_beyond_the_format_are_told_from_those_beyond_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(graph, "PROTOBUF_LIMIT", 1000)
-    with pytest.raises(BudgetError, match=r"the weights alone take [\d,]+ bytes; ONNX files hold at most 2 GiB"):
+    with pytest.raises(BudgetError, match=r"the weights alone take [\d,]+ bytes; an ONNX file holds at most 2 GiB"):
         write_graph(tmp_path / "model.onnx", [PackedMember(member("netvlad"), 1.0)], 10_000_000)
 
 
@@ -459,7 +447,7 @@ def test_what_protobuf_cannot_write_is_one_line(error: Exception, tmp_path: Path
         raise error
 
     monkeypatch.setattr(torch.onnx.ONNXProgram, "model_proto", property(fail))
-    with pytest.raises(BudgetError, match="ONNX files hold at most 2 GiB"):
+    with pytest.raises(BudgetError, match="an ONNX file holds at most 2 GiB"):
         write_graph(tmp_path / "model.onnx", [PackedMember(member("mean"), 1.0)], 10_000_000)
     assert list(tmp_path.iterdir()) == []
 

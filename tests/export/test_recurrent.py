@@ -13,7 +13,7 @@ from torch import nn
 from tests.export.exporting import exported
 from vidfit.export.recurrent import StoredLayer, expand_placeholders
 from vidfit.models.recurrent import Cell, Layer, reset_parameters
-from vidfit.quantization.uniform import Grid, QuantizedTensor, quantize
+from vidfit.quantization.uniform import QuantizedTensor, QuantScheme, quantize
 
 INPUTS, CELLS = 48, 64
 
@@ -27,11 +27,11 @@ class Exported(nn.Module):
         return self.layer.onnx(inputs_TBD, lengths_B)
 
 
-def quantised_layer(cell: Cell, grid: Grid, *, bidirectional: bool) -> tuple[Layer, list[QuantizedTensor]]:
+def quantised_layer(cell: Cell, scheme: QuantScheme, *, bidirectional: bool) -> tuple[Layer, list[QuantizedTensor]]:
     torch.manual_seed(1)
     layer = Layer(cell, INPUTS, CELLS, bidirectional=bidirectional)
     reset_parameters(layer)
-    return layer, [quantize(direction.weights.detach(), grid) for direction in layer.directions]
+    return layer, [quantize(direction.weights.detach(), scheme) for direction in layer.directions]
 
 
 def session(stored: StoredLayer, path: Path) -> onnxruntime.InferenceSession:
@@ -68,9 +68,9 @@ def reference(cell: Cell, weights: np.ndarray, biases: np.ndarray, frames_TD: np
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-@pytest.mark.parametrize("grid", ["8", "8/channel", "4/channel/symmetric", "7"])
-def test_a_layer_is_the_recurrence_up_to_rounding(cell: Cell, grid: str, tmp_path: Path):
-    layer, weights = quantised_layer(cell, Grid.parse(grid), bidirectional=True)
+@pytest.mark.parametrize("scheme", ["8", "8/channel", "4/channel", "7"])
+def test_a_layer_is_the_recurrence_up_to_rounding(cell: Cell, scheme: str, tmp_path: Path):
+    layer, weights = quantised_layer(cell, QuantScheme.parse(scheme), bidirectional=True)
     stored = StoredLayer.of(layer, weights)
     assert stored is not None
     random = np.random.default_rng(0)
@@ -95,7 +95,7 @@ def test_a_layer_is_the_recurrence_up_to_rounding(cell: Cell, grid: str, tmp_pat
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_neither_padding_nor_other_videos_change_a_state(cell: Cell, tmp_path: Path):
-    layer, weights = quantised_layer(cell, Grid(bits=8), bidirectional=False)
+    layer, weights = quantised_layer(cell, QuantScheme(bits=8), bidirectional=False)
     stored = StoredLayer.of(layer, weights)
     assert stored is not None
     run = session(stored, tmp_path / "layer.onnx").run
@@ -107,7 +107,6 @@ def test_neither_padding_nor_other_videos_change_a_state(cell: Cell, tmp_path: P
         np.testing.assert_array_equal(np.asarray(run(None, own)[1])[0, 0], np.asarray(together)[0, video])
 
 
-def test_weights_that_are_only_expanded_have_no_scan():
-    layer, weights = quantised_layer("gru", Grid.parse("8/64"), bidirectional=False)
-    assert StoredLayer.of(layer, weights) is None
+def test_float_weights_have_no_scan():
+    layer, _ = quantised_layer("gru", QuantScheme(bits=8), bidirectional=False)
     assert StoredLayer.of(layer, [None]) is None

@@ -19,12 +19,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.corpus import LABELS
-from tests.export.test_graph import CLASSIFIERS, GRIDS, SPEC, VIDEO_LEVEL, arrays, float_member, member
+from tests.export.test_graph import CLASSIFIERS, SCHEMES, SPEC, VIDEO_LEVEL, arrays, float_member, member
 from vidfit.errors import ModelFileError
 from vidfit.export.graph import PackedMember, write_graph
 from vidfit.export.metadata import properties
 from vidfit.quantization.state import is_big
-from vidfit.quantization.uniform import Grid
+from vidfit.quantization.uniform import QuantScheme
 
 pytestmark = pytest.mark.skipif(find_spec("tensorflow") is None, reason="no TensorFlow here; make test-tensorflow")
 
@@ -71,13 +71,13 @@ def assert_agree(model: Path, saved: Path, scratch: Path, inputs: list[dict[str,
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All families, every tensor with another grid, and two members with codebooks."""
-    grids = cycle(GRIDS[::-2])
-    members = [member(name, form="kmeans") for name in ("netvlad", "lstm")]
+    """All families with another scheme for every tensor, and recurrent members of floats."""
+    schemes = cycle(SCHEMES[::-1])
+    members = [float_member(name) for name in ("lstm", "gru")]
     for name in CLASSIFIERS:
         original = float_member(name)
-        form = {key: next(grids) for key, tensor in original.state.items() if is_big(tensor)}
-        members.append(original.quantized(form))
+        own = {key: next(schemes) for key, tensor in original.state.items() if is_big(tensor)}
+        members.append(original.quantized(own))
     path = tmp_path_factory.mktemp("packed") / "model.onnx"
     write_graph(
         path,
@@ -118,7 +118,9 @@ def test_a_video_level_model(tmp_path: Path):
 def test_a_descriptor_that_is_rounded_in_parts(tmp_path: Path):
     """To 1e-4, as a rounding may be to the other side of a half."""
     model, folder = tmp_path / "model.onnx", tmp_path / "saved"
-    write_graph(model, [PackedMember(member("wide", form=Grid(bits=8, granularity="channel")), 1.0)], 10_000_000)
+    write_graph(
+        model, [PackedMember(member("wide", schemes=QuantScheme(bits=8, granularity="channel")), 1.0)], 10_000_000
+    )
     done = vidfit("export", model, "--to", "tensorflow", folder)
     assert done.returncode == 0, done.stderr
     assert_agree(model, folder, tmp_path, [arrays(3, 7)], atol=1e-4)
@@ -258,7 +260,7 @@ def test_what_is_no_packed_file_is_refused(tmp_path: Path):
     assert refusal(model).startswith(f"{model}: not a readable packed file (")
 
 
-def int8_forms(random: np.random.Generator) -> tuple[list[onnx.NodeProto], dict[str, int], dict[str, Any]]:
+def integer_operators(random: np.random.Generator) -> tuple[list[onnx.NodeProto], dict[str, int], dict[str, Any]]:
     """Integer matmuls, 4-bit matmuls, a scan over the frames both ways, and what stands around them."""
     weights: dict[str, Any] = {
         # Seven bits: without VNNI, ONNX Runtime's sums of two products saturate in 16 bits.
@@ -383,7 +385,7 @@ def int8_forms(random: np.random.Generator) -> tuple[list[onnx.NodeProto], dict[
 
 def test_integer_forms_and_scans(tmp_path: Path):
     model, folder = tmp_path / "model.onnx", tmp_path / "saved"
-    nodes, outputs, weights = int8_forms(np.random.default_rng(0))
+    nodes, outputs, weights = integer_operators(np.random.default_rng(0))
     write_by_hand(model, nodes, outputs, weights)
     done = vidfit("export", model, "--to", "tensorflow", folder)
     assert done.returncode == 0, done.stderr
@@ -393,6 +395,6 @@ def test_integer_forms_and_scans(tmp_path: Path):
 def test_no_operator_is_mapped_that_is_not_tested(everything: Path):
     told = "import sys, vidfit.export.tensorflow_operators as module; print(*module.OPERATORS)"
     mapped = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True).stdout.split()
-    by_hand = int8_forms(np.random.default_rng(0))[0]
+    by_hand = integer_operators(np.random.default_rng(0))[0]
     tested = {f"{node.domain}.{node.op_type}".lstrip(".") for node in [*onnx.load(everything).graph.node, *by_hand]}
     assert sorted(mapped) == sorted(tested)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from vidfit.quantization.bit_allocation import Allocation, allocate, lower_hull, spread
 from vidfit.quantization.sensitivity import Cost
-from vidfit.quantization.uniform import Grid
+from vidfit.quantization.uniform import QuantScheme
 
-GRIDS = [Grid(bits=bits) for bits in (2, 3, 4, 6, 8)]
+SCHEMES = [QuantScheme(bits=bits) for bits in (2, 3, 4, 6, 8)]
 
 
 @st.composite
@@ -19,11 +19,11 @@ def costs_of_tensors(draw: st.DrawFn) -> list[list[Cost]]:
     tensors = []
     for tensor in range(draw(st.integers(1, 4))):
         size = draw(st.integers(100, 10_000))
-        numbers = draw(st.lists(st.floats(0, 1), min_size=len(GRIDS), max_size=len(GRIDS)))
+        numbers = draw(st.lists(st.floats(0, 1), min_size=len(SCHEMES), max_size=len(SCHEMES)))
         tensors.append(
             [
-                Cost(str(tensor), grid, size * grid.bits, number / 4**grid.bits, 0.0)
-                for grid, number in zip(GRIDS, numbers, strict=True)
+                Cost(str(tensor), scheme, size * scheme.bits, number / 4**scheme.bits, 0.0)
+                for scheme, number in zip(SCHEMES, numbers, strict=True)
             ]
         )
     return tensors
@@ -50,12 +50,13 @@ def test_the_frontier_goes_from_the_fewest_bytes_to_the_least_divergence(tensors
     sizes = [allocation.bytes for allocation in allocations]
     assert sizes == sorted(set(sizes))
     for allocation in allocations:
-        assert set(allocation.grids) == {own[0].tensor for own in tensors}
+        assert set(allocation.schemes) == {own[0].tensor for own in tensors}
 
 
-def test_a_width_above_the_line_between_its_neighbours_is_not_on_the_hull():
+def test_a_cost_above_the_line_between_neighbours_is_not_on_the_hull():
     costs = [
-        Cost("w", grid, size, away, 0.0) for grid, size, away in zip(GRIDS, (2, 3, 4), (1.0, 0.9, 0.0), strict=False)
+        Cost("w", scheme, size, away, 0.0)
+        for scheme, size, away in zip(SCHEMES, (2, 3, 4), (1.0, 0.9, 0.0), strict=False)
     ]
     assert [cost.bytes for cost in lower_hull(costs)] == [2, 4]
 

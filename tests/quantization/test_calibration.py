@@ -25,14 +25,14 @@ def batches() -> list[Batch]:
 @every_classifier
 def test_every_big_matrix_has_its_inputs(name: str):
     member = float_member(name)
-    moments = collect(member.classifier(), batches())
+    inputs = collect(member.classifier(), batches())
     big = {key: value for key, value in member.state.items() if is_big(value)}
-    assert moments.keys() == {key for key in big if not key.endswith(("centres", "deviations"))}
-    for key, found in moments.items():
+    assert inputs.keys() == {key for key in big if not key.endswith(("centres", "deviations"))}
+    for key, found in inputs.items():
         matrix = big[key]
         assert isinstance(matrix, torch.Tensor)
-        assert found.inputs.dtype == torch.float16
-        assert found.inputs.shape == (120, len(matrix))
+        assert found.samples.dtype == torch.float16
+        assert found.samples.shape == (120, len(matrix))
         assert sum(blocks * features for blocks, features in found.parts) == len(matrix)
 
 

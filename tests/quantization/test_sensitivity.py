@@ -1,4 +1,4 @@
-"""What a width costs: against the member quantised by hand, and the divergence against its formula."""
+"""Costs of bit widths against a member quantised by hand, and the divergence against its formula."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards
 from vidfit.quantization.member import Member, load_member
 from vidfit.quantization.sensitivity import divergence, sensitivity
-from vidfit.quantization.uniform import REFERENCE, Grid
+from vidfit.quantization.uniform import INT8, QuantScheme
 from vidfit.training.trainer import predict
 
-GRIDS = [Grid(bits=2), REFERENCE]
+SCHEMES = [QuantScheme(bits=2), INT8]
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +26,20 @@ def test_each_tensor_is_measured_alone_and_the_member_is_left_as_it_was(member: 
     shards = expand_shards([str(corpus / "validation")])
     batches = list(Batches(shards, member.info.spec, len(LABELS), 16))
     original = {name: tensor.clone() for name, tensor in member.state.items() if isinstance(tensor, torch.Tensor)}
-    found = [cost for cost, _ in sensitivity(member, batches, GRIDS, {})]
+    found = [cost for cost, _ in sensitivity(member, batches, SCHEMES, {})]
     big = [name for name, tensor in original.items() if tensor.numel() > 17_000]
-    assert [(cost.tensor, cost.grid) for cost in found] == [(name, grid) for name in big for grid in GRIDS]
+    assert [(cost.tensor, cost.scheme) for cost in found] == [(name, scheme) for name in big for scheme in SCHEMES]
 
     def predictions(changed: Member) -> np.ndarray:
         classifier = changed.classifier()
         return np.concatenate([predict(classifier, batch) for batch in batches])
 
     for cost in found:
-        alone = member.quantized({cost.tensor: cost.grid})
+        alone = member.quantized({cost.tensor: cost.scheme})
         assert cost.divergence == pytest.approx(divergence(predictions(member), predictions(alone)), abs=1e-9)
     for name, tensor in original.items():
         assert torch.equal(member.state[name], tensor)  # type: ignore[arg-type]
-    coarse, fine = (sum(cost.divergence for cost in found if cost.grid == grid) for grid in GRIDS)
+    coarse, fine = (sum(cost.divergence for cost in found if cost.scheme == scheme) for scheme in SCHEMES)
     assert coarse > 100 * fine > 0
 
 

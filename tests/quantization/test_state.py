@@ -7,34 +7,30 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vidfit.errors import ModelFileError
-from vidfit.quantization.codebook import CodebookTensor
 from vidfit.quantization.state import (
     MIN_ELEMENTS,
-    Quantized,
     dequantize_state,
     flatten_state,
-    grids_of,
     quantize_state,
+    schemes_of,
     unflatten_state,
 )
-from vidfit.quantization.uniform import REFERENCE, Grid, QuantizedTensor
+from vidfit.quantization.uniform import INT8, QuantizedTensor, QuantScheme
 
-every_form = pytest.mark.parametrize(
-    "form", [Grid(bits=8), Grid(bits=3, granularity=64), "quantile", "kmeans"], ids=str
-)
+every_scheme = pytest.mark.parametrize("scheme", [INT8, QuantScheme(bits=3, granularity="channel")], ids=str)
 
 
-def restore(plain: dict[str, torch.Tensor], state: Mapping[str, torch.Tensor | Quantized]):
-    return unflatten_state(plain, grids_of(state), {name: tensor.shape for name, tensor in mixed_state().items()})
+def restore(plain: dict[str, torch.Tensor], state: Mapping[str, torch.Tensor | QuantizedTensor]):
+    return unflatten_state(plain, schemes_of(state), {name: tensor.shape for name, tensor in mixed_state().items()})
 
 
-@every_form
+@every_scheme
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_a_weight_that_is_no_number_is_an_error_naming_its_tensor(bad, form):
+def test_a_weight_that_is_no_number_is_an_error_naming_its_tensor(bad, scheme):
     weights = torch.zeros(MIN_ELEMENTS + 1)
     weights[70] = bad
     with pytest.raises(ModelFileError, match=r"'head\.weights' holds NaN or infinity"):
-        quantize_state({"head.weights": weights}, form)
+        quantize_state({"head.weights": weights}, scheme)
 
 
 def mixed_state() -> dict[str, torch.Tensor]:
@@ -47,43 +43,37 @@ def mixed_state() -> dict[str, torch.Tensor]:
     }
 
 
-@every_form
-def test_only_big_float32_tensors_are_quantised(form):
+@every_scheme
+def test_only_big_float32_tensors_are_quantised(scheme):
     state = mixed_state()
-    quantized = quantize_state(state, form)
-    kind = QuantizedTensor if isinstance(form, Grid) else CodebookTensor
-    assert {name for name, value in quantized.items() if isinstance(value, kind)} == {"big", "constant"}
+    quantized = quantize_state(state, scheme)
+    assert {name for name, value in quantized.items() if isinstance(value, QuantizedTensor)} == {"big", "constant"}
     assert quantized["limit"] is state["limit"]
     dequantized = dequantize_state(quantized)
-    torch.testing.assert_close(
-        dequantized["constant"], state["constant"], rtol=0.0 if form == REFERENCE else 1e-3, atol=0
-    )
+    torch.testing.assert_close(dequantized["constant"], state["constant"], rtol=0.0 if scheme == INT8 else 1e-3, atol=0)
     assert torch.equal(dequantized["counts"], state["counts"])
 
 
-@pytest.mark.parametrize("form", [REFERENCE, "kmeans"])
-def test_quantised_values_survive_a_second_quantisation(form):
-    once = dequantize_state(quantize_state(mixed_state(), form))
-    twice = dequantize_state(quantize_state(once, form))
+def test_quantised_values_survive_a_second_quantisation():
+    once = dequantize_state(quantize_state(mixed_state()))
+    twice = dequantize_state(quantize_state(once))
     assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
-@every_form
-def test_a_quantised_state_is_a_plain_safetensors_file(form, tmp_path):
-    quantized = quantize_state(mixed_state(), form)
+@every_scheme
+def test_a_quantised_state_is_a_plain_safetensors_file(scheme, tmp_path):
+    quantized = quantize_state(mixed_state(), scheme)
     save_file(flatten_state(quantized), tmp_path / "member.safetensors")
     plain = load_file(tmp_path / "member.safetensors")
     found = {name: (plain[name].dtype, tuple(plain[name].shape)) for name in plain if name.startswith("big.")}
-    if form == REFERENCE:
+    if scheme == INT8:
         scalar = (torch.float64, ())
         assert found == {"big.codes": (torch.int8, (130, 140)), "big.scale": scalar, "big.offset": scalar}
-    elif isinstance(form, Grid):
-        numbers = (torch.float16, (3, 140))
-        # A plane of two bits, four values a byte, and one of a bit.
+    else:
+        numbers = (torch.float16, (1, 140))
+        # A plane of two bits, four values per byte, and a plane of one bit.
         codes = (torch.uint8, (130 * 140 // 4 + 130 * 140 // 8,))
         assert found == {"big.codes": codes, "big.scale": numbers, "big.offset": numbers}
-    else:
-        assert found == {"big.codes": (torch.uint8, (130, 140)), "big.codebook": (torch.float32, (256,))}
 
     restored = restore(plain, quantized)
     assert restored.keys() == quantized.keys()
@@ -98,30 +88,3 @@ def test_codes_without_scale_or_offset_are_an_error(lost):
     del plain[lost]
     with pytest.raises(ModelFileError, match=f"'big.codes' lacks.*{lost}"):
         restore(plain, state)
-
-
-def test_codes_without_their_codebook_are_an_error():
-    state = quantize_state(mixed_state(), "quantile")
-    plain = flatten_state(state)
-    del plain["big.codebook"]
-    with pytest.raises(ModelFileError, match=r"'big.codes' lacks.*big\.codebook"):
-        restore(plain, state)
-
-
-@pytest.mark.parametrize(
-    "codebook",
-    [
-        torch.zeros(255),
-        torch.zeros(1, 256),
-        torch.tensor(0.0),
-        torch.zeros(256, dtype=torch.float64),
-        torch.arange(256.0).flip(0),
-        torch.full((256,), torch.nan),
-        torch.tensor([0.0] * 255 + [torch.inf]),
-    ],
-)
-def test_what_is_no_codebook_is_an_error(codebook):
-    state = quantize_state(mixed_state(), "kmeans")
-    plain = flatten_state(state)
-    with pytest.raises(ModelFileError, match=r"'big\.codebook' is not 256 ascending float32 numbers"):
-        restore({**plain, "big.codebook": codebook}, state)

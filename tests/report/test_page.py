@@ -147,7 +147,7 @@ def test_names_are_text(full: Path):
 
 
 def test_a_folder_that_is_none(tmp_path: Path):
-    with pytest.raises(OutputError, match=r"is no run folder .*recipe\.yaml"):
+    with pytest.raises(OutputError, match=r"is not a run folder .*recipe\.yaml"):
         write_report(tmp_path)
 
 

@@ -65,8 +65,8 @@ def test_fitted_weights_have_the_least_squared_error_of_the_simplex():
         return float((np.tensordot(w, stacked, 1) - labels).ravel() @ (np.tensordot(w, stacked, 1) - labels).ravel())
 
     steps = np.linspace(0, 1, 41)
-    grid = [np.array([a, b, 1 - a - b]) for a in steps for b in steps if a + b <= 1]
-    assert error(weights) <= min(map(error, grid)) + 1e-3
+    simplex = [np.array([a, b, 1 - a - b]) for a in steps for b in steps if a + b <= 1]
+    assert error(weights) <= min(map(error, simplex)) + 1e-3
 
 
 def test_members_that_say_the_same_share_the_weight():

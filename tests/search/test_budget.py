@@ -35,7 +35,7 @@ def problem(seed: int, members: int = MEMBERS, widths: int = WIDTHS) -> tuple[li
 
 
 def everything(candidates: list[Candidate], held_out: HeldOut) -> list[tuple[int, float]]:
-    """Bytes and GAP of every ensemble there is."""
+    """Int8Weight and GAP of every ensemble there is."""
     places = [[*range(m * WIDTHS, (m + 1) * WIDTHS), None] for m in range(MEMBERS)]
     found = []
     for choice in product(*places):
@@ -45,34 +45,34 @@ def everything(candidates: list[Candidate], held_out: HeldOut) -> list[tuple[int
     return found
 
 
-@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.05, 1))
+@given(seed=st.integers(0, 2**32 - 1), fraction=st.floats(0.05, 1))
 @settings(max_examples=200)
-def test_the_search_finds_the_optimum_within_the_budget(seed: int, share: float):
+def test_the_search_finds_the_optimum_within_the_budget(seed: int, fraction: float):
     candidates, held_out = problem(seed)
     ensembles = everything(candidates, held_out)
     smallest, largest = min(size for size, _ in ensembles), max(size for size, _ in ensembles)
-    budget = int(smallest + share * (largest - smallest))
+    budget = int(smallest + fraction * (largest - smallest))
     best = best_within(explore(candidates, held_out), budget)
     assert best.bytes <= budget
     assert best.bytes == sum(candidates[place].bytes for place in best.candidates)
     assert best.gap >= max(gap for size, gap in ensembles if size <= budget) - 0.0002
 
 
-@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.05, 1))
+@given(seed=st.integers(0, 2**32 - 1), fraction=st.floats(0.05, 1))
 @settings(max_examples=50)
-def test_given_members_are_all_packed_at_the_best_widths_that_fit(seed: int, share: float):
+def test_given_members_are_all_packed_at_the_best_widths_that_fit(seed: int, fraction: float):
     candidates, held_out = problem(seed)
-    shares = {"member-0": 0.5, "member-2": 0.2, "member-3": 0.3}
+    weights = {"member-0": 0.5, "member-2": 0.2, "member-3": 0.3}
     places = [range(member * WIDTHS, (member + 1) * WIDTHS) for member in (0, 2, 3)]
     every = [
-        (sum(candidates[place].bytes for place in chosen), held_out.expected(chosen, tuple(shares.values()))[1])
+        (sum(candidates[place].bytes for place in chosen), held_out.expected(chosen, tuple(weights.values()))[1])
         for chosen in product(*places)
     ]
     smallest, largest = min(size for size, _ in every), max(size for size, _ in every)
-    budget = int(smallest + share * (largest - smallest))
-    best = best_within(explore(candidates, held_out, shares=shares), budget)
-    assert [candidates[place].member for place in best.candidates] == list(shares)
-    assert best.weights == tuple(shares.values())
+    budget = int(smallest + fraction * (largest - smallest))
+    best = best_within(explore(candidates, held_out, weights=weights), budget)
+    assert [candidates[place].member for place in best.candidates] == list(weights)
+    assert best.weights == tuple(weights.values())
     assert best.bytes <= budget
     assert best.gap >= max(gap for size, gap in every if size <= budget) - 0.0002
 

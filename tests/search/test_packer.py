@@ -1,6 +1,7 @@
 """A finished run packed for budgets: what fits, what is kept, what is refused."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from vidfit.training.trainer import predict
 def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose candidates have been made; read only."""
     run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("searched") / "run"))
-    open_run(run).frontier()
+    open_run(run).search.frontier()
     return run
 
 
@@ -35,23 +36,36 @@ def run(searched: Path, tmp_path: Path) -> Path:
 
 def test_files_fit_are_as_large_as_they_were_taken_for_and_tell_the_truth(run: Path):
     packer = open_run(run)
-    frontier = packer.frontier()
+    frontier = packer.search.frontier()
     for budget in (frontier[0].bytes, 2 * frontier[-1].bytes):
         file = pack(run, f"{budget}")
         told = json.loads(file.with_suffix(".json").read_text())
         assert file.stat().st_size == told["bytes"] <= budget == told["budget"]
         best = best_within(frontier, budget)
         assert best.bytes * 0.93 < told["bytes"] <= best.bytes
-        predicted_VC = packer.validation.predictions(load(file).predict_batch)
-        assert {key: told[key] for key in ("gap_selection", "gap_confirmation")} == packer.validation.gaps(predicted_VC)
+        predicted_VC = packer.search.validation.predictions(load(file).predict_batch)
+        assert {key: told[key] for key in ("gap_selection", "gap_confirmation")} == packer.search.validation.gaps(
+            predicted_VC
+        )
         blend_VC = sum(
-            weight * packer.choices[place].predictions().astype(np.float32)
+            weight * packer.search.candidates[place].predictions().astype(np.float32)
             for place, weight in zip(best.candidates, best.weights, strict=True)
         )
         np.testing.assert_allclose(predicted_VC, blend_VC, atol=3e-3)
         assert [member["name"] for member in told["members"]] == [
-            packer.choices[place].member for place in best.candidates
+            packer.search.candidates[place].member for place in best.candidates
         ]
+
+
+def test_a_packed_file_is_logged_and_nothing_is_printed(run: Path, monkeypatch: pytest.MonkeyPatch, capsys, caplog):
+    monkeypatch.setattr(logging.getLogger("vidfit"), "handlers", [])  # a command may have run in this process
+    seen = []
+    with caplog.at_level(logging.INFO, logger="vidfit"):
+        file = pack(run, "200kB", on_progress=lambda *step: seen.append(step))
+    assert capsys.readouterr() == ("", "")
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [str(file)]
+    assert {what for what, _, _ in seen} == {"searching ensembles"}
+    assert [done for _, done, _ in seen] == list(range(1, len(seen) + 1))
 
 
 def test_given_members_are_all_packed_with_equal_weights(run: Path):
@@ -66,16 +80,16 @@ def test_given_members_are_all_packed_with_equal_weights(run: Path):
 
 def test_candidates_span_widths_and_come_nearer_to_the_float_member(run: Path):
     packer = open_run(run)
-    own = [choice for choice in packer.choices if choice.member == "vlad"]
+    own = [candidate for candidate in packer.search.candidates if candidate.member == "vlad"]
     assert own[0].bits < 3
     assert own[-1].bits > 5
-    assert [choice.bytes for choice in own] == sorted(choice.bytes for choice in own)
+    assert [candidate.bytes for candidate in own] == sorted(candidate.bytes for candidate in own)
     classifier = load_member(run / "members" / "vlad").classifier()
-    reference = packer.validation.predictions(lambda batch: predict(classifier, batch))
-    away = [divergence(reference, choice.predictions()) for choice in own]
+    reference = packer.search.validation.predictions(lambda batch: predict(classifier, batch))
+    away = [divergence(reference, candidate.predictions()) for candidate in own]
     assert away[-1] < away[0]
     saved = json.loads((run / "packing" / "vlad" / "candidates.json").read_text())
-    assert {cost["tensor"] for cost in saved["costs"]} == set(saved["candidates"][0]["grids"])
+    assert {cost["tensor"] for cost in saved["costs"]} == set(saved["candidates"][0]["schemes"])
 
 
 def test_a_second_call_measures_nothing_again(run: Path, monkeypatch: pytest.MonkeyPatch):
@@ -83,7 +97,7 @@ def test_a_second_call_measures_nothing_again(run: Path, monkeypatch: pytest.Mon
         raise AssertionError("measured again")
 
     monkeypatch.setattr(candidates, "sensitivity", fail)
-    assert open_run(run).frontier()
+    assert open_run(run).search.frontier()
 
 
 def test_a_member_that_is_trained_again_is_measured_again(run: Path):
@@ -92,14 +106,14 @@ def test_a_member_that_is_trained_again_is_measured_again(run: Path):
     tensors["head.classifier.biases"] += 1
     save_member(run / "members" / "mean" / "best.safetensors", info, tensors)
     others = (run / "packing" / "vlad" / "candidates.json").stat().st_mtime_ns
-    open_run(run).frontier()
+    open_run(run).search.frontier()
     assert (run / "packing" / "mean" / "candidates.json").read_text() != before
     assert (run / "packing" / "vlad" / "candidates.json").stat().st_mtime_ns == others
 
 
 def test_a_kill_while_candidates_are_made_costs_that_member_alone(run: Path, monkeypatch: pytest.MonkeyPatch):
     document = run / "packing" / "mean" / "candidates.json"
-    before = [(choice.member, choice.bytes) for choice in open_run(run).choices]
+    before = [(candidate.member, candidate.bytes) for candidate in open_run(run).search.candidates]
     others = (run / "packing" / "vlad" / "candidates.json").stat().st_mtime_ns
     document.write_text('{"inputs": "cut')
 
@@ -107,17 +121,17 @@ def test_a_kill_while_candidates_are_made_costs_that_member_alone(run: Path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(candidates, "_in_a_graph", stop)
+        patch.setattr(candidates, "_measure_graph", stop)
         with pytest.raises(KeyboardInterrupt):
-            open_run(run).frontier()
+            open_run(run).search.frontier()
     assert not document.exists()
-    assert [(choice.member, choice.bytes) for choice in open_run(run).choices] == before
+    assert [(candidate.member, candidate.bytes) for candidate in open_run(run).search.candidates] == before
     assert (run / "packing" / "vlad" / "candidates.json").stat().st_mtime_ns == others
 
 
 def test_a_file_that_turns_out_too_large_gives_way_to_the_next_smaller(run: Path, monkeypatch: pytest.MonkeyPatch):
     packer = open_run(run)
-    best, following = packer.frontier()[-1], packer.frontier()[-2]
+    best, following = packer.search.frontier()[-1], packer.search.frontier()[-2]
     write = Packer.write
 
     def too_large(self, path, ensemble, budget):
@@ -128,12 +142,12 @@ def test_a_file_that_turns_out_too_large_gives_way_to_the_next_smaller(run: Path
     monkeypatch.setattr(Packer, "write", too_large)
     told = packer.pack(run / "next.onnx", best.bytes)
     assert [member["name"] for member in told["members"]] == [
-        packer.choices[place].member for place in following.candidates
+        packer.search.candidates[place].member for place in following.candidates
     ]
 
 
 def test_a_budget_that_is_too_small_says_what_the_smallest_file_takes_and_leaves_nothing(run: Path):
-    smallest = open_run(run).frontier()[0].bytes
+    smallest = open_run(run).search.frontier()[0].bytes
     with pytest.raises(BudgetError, match=f"smallest possible file takes {smallest:,}"):
         pack(run, "100")
     assert not (run / "packed").exists()
@@ -148,12 +162,12 @@ def test_a_file_that_exists_stays(run: Path):
 
 
 def test_a_limit_of_time_that_nothing_keeps_is_refused(run: Path):
-    with pytest.raises(BudgetError, match="no member takes at most 1e-06 ms"):
+    with pytest.raises(BudgetError, match="no member takes at most 1e-06 ms per video"):
         pack(run, "200kB", max_ms=1e-6)
 
 
 def test_what_is_no_run_is_named(tmp_path: Path):
-    with pytest.raises(ModelFileError, match=r"is no run folder \(it has no recipe\.yaml\)"):
+    with pytest.raises(ModelFileError, match=r"is not a run folder \(it has no recipe\.yaml\)"):
         pack(tmp_path, "1MB")
 
 
@@ -174,7 +188,7 @@ def test_a_member_of_another_vocabulary_is_named(run: Path):
     info, tensors, _ = read_member(run / "members" / "lstm")
     other = info.model_copy(update={"vocabulary": ("other", *info.vocabulary[1:])})
     save_member(run / "members" / "lstm" / "best.safetensors", other, tensors)
-    with pytest.raises(ModelFileError, match=r"lstm/best\.safetensors: knows other features or labels"):
+    with pytest.raises(ModelFileError, match=r"lstm/best\.safetensors: has other features or labels"):
         pack(run, "1MB")
 
 
@@ -191,7 +205,7 @@ def test_weights_that_are_no_numbers_are_named(run: Path, tensor: str):
 
 def test_the_frontier_is_measured_on_the_eval_shards_beside_its_baselines(run: Path):
     packer = open_run(run)
-    known = packer.frontier()
+    known = packer.search.frontier()
     document = measure_frontier(packer, (f"{known[0].bytes}", "1GB"))
     assert json.loads((run / "frontier.json").read_text()) == document
     points = document["points"]

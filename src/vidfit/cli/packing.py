@@ -40,7 +40,7 @@ def pack(
     from vidfit.search.packer import open_run
 
     if run.suffix in (".onnx", ".safetensors") or (run.parent.name == "members" and not (run / "recipe.yaml").exists()):
-        raise VidfitError(f"{run}: is no run folder; to pack members you name, use `vidfit pack-members`")
+        raise VidfitError(f"{run}: is not a run folder; to pack members you name, use `vidfit pack-members`")
     if member and max_ms is not None:
         raise VidfitError("--max-ms limits the choice of members; leave --member out, or --max-ms")
     with progress_bar() as on_progress:

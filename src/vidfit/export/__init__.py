@@ -1,1 +1,1 @@
-"""Members into one graph file under a budget of bytes."""
+"""Members as one graph file: ONNX, or from that a TensorFlow SavedModel."""

@@ -1,8 +1,7 @@
-"""The one ONNX file: every member, its quantised weights, the weighted average, vocabulary and feature spec.
+"""One ONNX file: all members with their quantised weights, the weighted average, vocabulary and feature spec.
 
-The members are written by PyTorch's exporter from the very modules that were trained, so that there is one definition
-of each formula; their quantised weights are multiplied as they are stored (`weights.py`, `forms.py`).
-`docs/format.md` specifies the file.
+PyTorch's exporter writes the members from the trained modules, so each formula has one definition. Quantised weights
+are multiplied as they are stored (`weights.py`, `weight_formats.py`). `docs/format.md` specifies the file.
 """
 
 import logging
@@ -24,7 +23,7 @@ from vidfit.errors import BudgetError, ModelFileError
 from vidfit.export.metadata import CHECKSUM, properties
 from vidfit.export.recurrent import expand_placeholders
 from vidfit.export.weight_formats import OPSET
-from vidfit.export.weights import with_codes
+from vidfit.export.weights import with_stored_weights
 from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
@@ -33,7 +32,7 @@ from vidfit.quantization.uniform import QuantizedTensor
 from vidfit.sizes import format_size
 
 PROTOBUF_LIMIT = 2**31 - 1
-# Elements of constants that are computed at export: shapes are, scales are not.
+# The exporter computes constants up to this many elements: shapes yes, scales no.
 _LARGEST_FOLDED = 64
 
 
@@ -51,35 +50,30 @@ def write_graph(
     """Write the ensemble as one ONNX file of at most `budget` bytes.
 
     Arguments:
-        path: the file; written beside and renamed, so that nothing half-written is ever left.
-        members: who takes part. All must read the same features and know the same labels.
-        budget: bytes the finished file may take.
-        portable: use operators of the ONNX standard alone; hidden layers of less than 8 bits and more than 8,192 inputs
-            are expanded at each run.
+        path: the file. It appears under this name when it is complete.
+        members: the members and their weights. All must have the same features and labels.
+        budget: most bytes the finished file may take.
+        portable: use only standard ONNX operators. Each run then expands hidden layers that have less than 8 bits and
+            more than 8,192 inputs.
 
     Returns:
-        What the file's metadata says of each member: name, family, weight, bits, tensors.
+        The file's metadata of each member: name, family, weight, bits, bytes, tensors.
 
     Raises:
-        BudgetError: the finished file is larger than the budget (none is left) or than ONNX's 2 GiB.
-        ModelFileError: members differ in features or labels.
+        BudgetError: the file would be larger than the budget or than ONNX's 2 GiB. No file is left.
+        ModelFileError: members have different features or labels.
         OutputError: the file cannot be written.
     """
+    _check_same_data(members)
     spec, vocabulary = members[0].member.info.spec, members[0].member.info.vocabulary
-    for packed in members:
-        if (packed.member.info.spec, packed.member.info.vocabulary) != (spec, vocabulary):
-            raise ModelFileError(
-                f"member {packed.member.info.name} was trained on other features or labels than "
-                f"{members[0].member.info.name}; pack only members of the same run or data"
-            )
     total = sum(packed.weight for packed in members)
     described = [_describe(packed, packed.weight / total) for packed in members]
     ensemble = _Ensemble(
-        [with_codes(packed.member, portable=portable) for packed in members],
+        [with_stored_weights(packed.member, portable=portable) for packed in members],
         [packed.weight / total for packed in members],
     )
     stored = sum(tensor.nbytes for tensor in ensemble.state_dict().values())
-    # Exporting a gigabyte takes minutes: do not begin where the weights alone do not fit.
+    # Exporting a gigabyte takes minutes, so check first whether the weights fit.
     _check_budget(stored, budget, "the weights alone take")
     if stored > PROTOBUF_LIMIT:
         raise _beyond_onnx(f"the weights alone take {stored:,} bytes")
@@ -88,18 +82,28 @@ def write_graph(
     program.model.producer_name = "vidfit"
     program.model.producer_version = version("vidfit")
     program.model.metadata_props.update(properties(spec, vocabulary, described))
-    # Not `program.save`: above 1.5 GiB it moves the weights to a second file.
+    # Not `program.save`: above 1.5 GiB it moves weights to a second file.
     try:
         proto = program.model_proto
         expand_placeholders(proto)
         content = proto.SerializeToString()
     except (EncodeError, ValueError) as error:
-        raise _beyond_onnx(f"the weights take {stored:,} bytes and the graph does not fit beside them") from error
+        raise _beyond_onnx(f"the weights take {stored:,} bytes and there is no room for the graph") from error
     _check_budget(len(content), budget, "the finished file takes")
     with replacing(path) as partial:
         partial.write_bytes(content)
         write_checksum(partial, CHECKSUM)
     return described
+
+
+def _check_same_data(members: Sequence[PackedMember]) -> None:
+    first, *others = (packed.member.info for packed in members)
+    for info in others:
+        if (info.spec, info.vocabulary) != (first.spec, first.vocabulary):
+            raise ModelFileError(
+                f"member {info.name} was trained on other features or labels than {first.name}; "
+                "pack members of the same run or data"
+            )
 
 
 class _Ensemble(nn.Module):
@@ -116,7 +120,7 @@ class _Ensemble(nn.Module):
 
 
 def _export(ensemble: nn.Module, spec: FeatureSpec) -> torch.onnx.ONNXProgram:
-    # Two videos of three frames: the exporter takes sizes of 0 and 1 for constants.
+    # Two videos of three frames: the exporter treats sizes of 0 and 1 as constants.
     frames = {
         modality.name: torch.zeros(2, 3, modality.size, dtype=getattr(torch, modality.dtype))
         for modality in spec.modalities
@@ -135,7 +139,7 @@ def _export(ensemble: nn.Module, spec: FeatureSpec) -> torch.onnx.ONNXProgram:
             optimize=False,
         )
         assert program is not None
-        # What the exporter itself calls, but it would also store scales of half precision in single.
+        # The exporter would call this itself, but store half-precision scales in single precision.
         onnxscript.optimizer.optimize(
             program.model, input_size_limit=_LARGEST_FOLDED, output_size_limit=_LARGEST_FOLDED
         )
@@ -143,15 +147,15 @@ def _export(ensemble: nn.Module, spec: FeatureSpec) -> torch.onnx.ONNXProgram:
 
 
 def _name_nodes(program: torch.onnx.ONNXProgram, members: Sequence[str]) -> None:
-    """Have a node's name begin with its member's, so that a profile tells what each member costs.
+    """Begin each node's name with its member's name, so that a profile shows what each member costs.
 
-    What the exporter notes of it is used for that, and then goes.
+    The exporter's notes on a node name the member. They are removed afterwards.
     """
     for node in program.model.graph.all_nodes():
         scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
         if within := re.search(r"'members\.(\d+)'", scopes):
             node.name = f"{members[int(within[1])]}/{node.name}"
-        # Stack traces of this very code among them, more bytes than a small member's weights.
+        # They hold stack traces, which take more bytes than a small member's weights.
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
@@ -159,7 +163,7 @@ def _name_nodes(program: torch.onnx.ONNXProgram, members: Sequence[str]) -> None
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on its own workings; what goes wrong it raises."""
+    """Silence the exporter's warnings and log. Its errors are exceptions."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -182,7 +186,7 @@ def _check_budget(size: int, budget: int, what: str) -> None:
 
 
 def _beyond_onnx(what: str) -> BudgetError:
-    return BudgetError(f"{what}; ONNX files hold at most 2 GiB: leave a member out or make one smaller")
+    return BudgetError(f"{what}; an ONNX file holds at most 2 GiB: leave a member out or make one smaller")
 
 
 def _describe(packed: PackedMember, weight: float) -> dict[str, object]:
@@ -196,10 +200,10 @@ def _describe(packed: PackedMember, weight: float) -> dict[str, object]:
             {
                 "name": name,
                 "shape": list(value.codes.shape),
-                "grid": str(value.grid) if isinstance(value, QuantizedTensor) else "codebook",
+                "scheme": str(value.scheme),
                 "bytes": value.nbytes,
             }
             for name, value in packed.member.state.items()
-            if not isinstance(value, torch.Tensor)
+            if isinstance(value, QuantizedTensor)
         ],
     }

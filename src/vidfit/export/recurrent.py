@@ -1,15 +1,17 @@
-"""Recurrent layers on stored codes: ONNX's LSTM and GRU take floats only, so a layer is a matmul and a `Scan`.
+"""Recurrent layers on stored codes: a matmul and a `Scan`, because ONNX's LSTM and GRU take only floats.
 
-The matmul is that of all frames with the input weights. Each step of the scan multiplies the state, in bytes, with the
-state weights: `MatMulInteger`, whose rows do not disturb each other as those of ONNX Runtime's DynamicQuantizeLSTM do.
-A state lies in (-1, 1), so its levels are the same for all videos and steps. Padded frames leave a cell as it was; what
-an LSTM puts out there is not looked at, and before a backward pass's first frame it is zero, as the cell is.
+The matmul multiplies all frames with the input weights. Each step of the scan multiplies the state, in bytes, with the
+state weights. It uses `MatMulInteger`: its rows do not disturb each other, as they do in ONNX Runtime's
+DynamicQuantizeLSTM. A state lies in (-1, 1), so its levels are the same for all videos and steps.
 
-Corrections and biases are added step by step, where a frame is in the cache, and not to all frames before. Codes of
-less than 8 bits are bytes from when a file is loaded: the matrices are small, and MatMulNBits is slower.
+Padded frames leave a cell unchanged. Ignore an LSTM's outputs there. A backward pass outputs zeros before its first
+frame, like the cell.
 
-PyTorch's exporter knows no Scan: it writes a placeholder, `vidfit::Recurrent`, for which `expand_placeholders` puts the
-scan. Gates stay in PyTorch's order (LSTM i, f, g, o; GRU r, z, n).
+Corrections and biases are added step by step, while a frame is in the cache. Codes of less than 8 bits become bytes
+when a file is loaded: the matrices are small, and MatMulNBits is slower.
+
+PyTorch's exporter has no Scan. It writes a placeholder, `vidfit::Recurrent`, and `expand_placeholders` replaces it.
+Gates stay in PyTorch's order (LSTM i, f, g, o; GRU r, z, n).
 
 Shapes: B videos, T frames, D input features, H cells, G gates times cells, R directions.
 """
@@ -23,13 +25,12 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-from vidfit.export.weight_formats import Bytes, side_by_side
+from vidfit.export.weight_formats import Int8Weight, side_by_side
 from vidfit.models.recurrent import Cell, Layer
-from vidfit.quantization.state import Quantized
 from vidfit.quantization.uniform import QuantizedTensor
 
 _DOMAIN = "vidfit"
-# 127 levels over [-1, 1]: 7 bits, as in `forms.py`.
+# 127 levels over [-1, 1]: 7 bits, as in `weight_formats.py`.
 _STEPS = 63
 
 _PRODUCTS = f"""
@@ -84,17 +85,17 @@ _STEP = {
 
 
 class StoredDirection(nn.Module):
-    """One direction of a layer, the weights of inputs and of the state apart.
+    """One direction of a layer, with separate weights for inputs and state.
 
     Arguments:
-        biases_G: of the gates.
+        biases_G: biases of the gates.
         inputs: `[D, G]`.
         state: `[H, G]`.
     """
 
     biases_G: Tensor
 
-    def __init__(self, biases_G: Tensor, inputs: Bytes, state: Bytes) -> None:
+    def __init__(self, biases_G: Tensor, inputs: Int8Weight, state: Int8Weight) -> None:
         super().__init__()
         self.register_buffer("biases_G", biases_G.detach())
         self.inputs, self.state = inputs, state
@@ -108,7 +109,7 @@ class StoredDirection(nn.Module):
         frames_TBG, left_TB3 = (values.unflatten(0, (max_frames, batch)) for values in (frames_NG, left_N3))
         scale, offset_G = self.state.affine()
         offset_1G = offset_G[None]
-        # An LSTM's step adds up all at once; a GRU's reset gate comes between.
+        # An LSTM's step adds everything in one matmul. A GRU cannot: its reset gate scales the state's part.
         right = torch.cat([offset_1G, right_3G]) if cell == "lstm" else right_3G
         outputs_TBH, state_BH = torch.onnx.ops.symbolic_multi_out(
             f"{_DOMAIN}::Recurrent",
@@ -125,7 +126,7 @@ class StoredDirection(nn.Module):
 
 
 class StoredLayer(nn.Module):
-    """What stands for a `Layer` in a graph."""
+    """A `Layer` with stored weights, for export."""
 
     def __init__(self, cell: Cell, directions: Sequence[StoredDirection]) -> None:
         super().__init__()
@@ -133,19 +134,19 @@ class StoredLayer(nn.Module):
         self.directions = nn.ModuleList(directions)
 
     @classmethod
-    def of(cls, layer: Layer, weights: Sequence[Quantized | None]) -> "StoredLayer | None":
-        """The layer with these weights of its directions; None where they can only be expanded."""
+    def of(cls, layer: Layer, weights: Sequence[QuantizedTensor | None]) -> "StoredLayer | None":
+        """The layer with these weights, one per direction. None if one is not quantised."""
         directions = []
         for direction, tensor in zip(layer.directions, weights, strict=True):
-            if not isinstance(tensor, QuantizedTensor) or (tensor.scale.dim() == 2 and len(tensor.scale) > 1):
+            if tensor is None:
                 return None
             sizes = (direction.input_size, direction.cells)
-            inputs, state = (Bytes(replace(tensor, codes=codes)) for codes in tensor.codes.split(sizes))
+            inputs, state = (Int8Weight(replace(tensor, codes=codes)) for codes in tensor.codes.split(sizes))
             directions.append(StoredDirection(direction.biases, inputs, state))
         return cls(layer.cell, directions)
 
     def onnx(self, inputs_TBD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Layer.onnx`: outputs `[T, B, R * H]` and the final state `[R, B, H]`."""
+        """As `Layer.onnx`: outputs `[T, B, R * H]` and final states `[R, B, H]`."""
         live_TB1 = (torch.arange(inputs_TBD.shape[0])[:, None] < lengths_B)[:, :, None]
         pairs = [
             direction(inputs_TBD, live_TB1, self.cell, reverse=bool(number))
@@ -155,7 +156,7 @@ class StoredLayer(nn.Module):
 
 
 def expand_placeholders(model: onnx.ModelProto) -> None:
-    """Put scans in the place of recurrent placeholders."""
+    """Replace recurrent placeholders by scans."""
     for node in model.graph.node:
         if node.domain == _DOMAIN:
             _expand(node)
@@ -171,13 +172,13 @@ def _expand(node: onnx.NodeProto) -> None:
     outputs, state = node.output
     body = onnx.parser.parse_graph(_STEP[cell].replace("PRODUCTS", _PRODUCTS))
     outer: dict[str, str] = dict(zip(("codes", "scale", "offset", "right"), weights, strict=True))
-    # Names of an inner graph must not be those of the outer one.
+    # Names in an inner graph must differ from those of the outer one.
     for inner in body.node:
         inner.input[:] = [outer.get(name, f"{state}/{name}") for name in inner.input]
         inner.output[:] = [f"{state}/{name}" for name in inner.output]
     for value in (*body.input, *body.output):
         value.name = f"{state}/{value.name}"
-    # An LSTM carries its output and its cell, which is what the head sees.
+    # An LSTM carries its output and its cell; the head sees the cell.
     unseen = [f"{state}/state"] if cell == "lstm" else []
     scan = helper.make_node(
         "Scan",

@@ -1,9 +1,8 @@
-"""A packed file as a TensorFlow SavedModel of the same inputs, output and size.
+"""A packed file as a TensorFlow SavedModel with the same inputs, output and size.
 
-The ONNX graph is walked node by node, each becomes its counterpart of `tensorflow_operators.py`. Weights become
-variables of their stored type: TensorFlow folds constants but never variables, so 8 bits and less stay as they are on
-disk and in memory. What this trades away is speed: each run expands each matrix to floats for a moment.
-`docs/tensorflow.md` says how to load it.
+Each node of the ONNX graph becomes its counterpart in `tensorflow_operators.py`. Weights become variables of their
+stored type. TensorFlow never folds variables, so codes of 8 bits and less keep their size on disk and in memory. The
+price is speed: each run expands each matrix to floats. `docs/tensorflow.md` shows how to load it.
 """
 
 import re
@@ -21,36 +20,23 @@ from vidfit.export.tensorflow_operators import OPERATORS, tf
 from vidfit.files import replacing_folder
 
 METADATA = "vidfit.json"
-# Elements up to which an initializer is a constant in the graph: a variable takes 2 kB beside its values.
+# An initializer of at most this many elements becomes a constant: a variable takes 2 kB more than its values.
 _LARGEST_CONSTANT = 4096
 
 
 def write_saved_model(source: Path, folder: Path) -> None:
-    """Write a packed file as a SavedModel with the signature `serving_default`, and `vidfit.json` beside it.
+    """Write a packed file as a SavedModel with the signature `serving_default`, and `vidfit.json` in its folder.
 
     Arguments:
         source: the packed `.onnx` file.
-        folder: the SavedModel's; written beside and renamed. A SavedModel of that name is replaced.
+        folder: folder of the SavedModel. It appears when complete, and replaces an older SavedModel.
 
     Raises:
-        ModelFileError: `source` is not a packed file, has an operator that is not mapped, or an input of a name that
-            TensorFlow does not take.
+        ModelFileError: `source` is not a packed file, has an operator without a counterpart, or an input name that
+            TensorFlow does not accept.
         OutputError: `folder` holds something else, or cannot be written.
     """
-    try:
-        model = onnx.load(source)
-        info = PackedInfo.model_validate({entry.key: entry.value for entry in model.metadata_props})
-    except Exception as error:  # protobuf's, the system's and pydantic's have nothing in common
-        raise ModelFileError(
-            f"{source}: not a readable packed file ({reason(error)}); pack it again or copy it anew"
-        ) from error
-    for put in model.graph.input:
-        # Others TensorFlow renames or refuses, in its own words.
-        if not re.fullmatch(r"[A-Za-z]\w*", put.name, re.ASCII):
-            raise ModelFileError(
-                f"{source}: TensorFlow takes no input of the name {put.name!r}; train on shards that name it with "
-                "letters, digits and _ alone"
-            )
+    model, info = _read(source)
     module = tf.Module()
     module.weights, constants = {}, {}
     for tensor in (tensor for graph in _graphs(model.graph) for tensor in graph.initializer):
@@ -67,7 +53,7 @@ def write_saved_model(source: Path, folder: Path) -> None:
 
     @tf.function(input_signature=inputs, autograph=False)
     def predict(*inputs):
-        # One node each, however often it is used; integers may be sizes and axes, which must be known.
+        # Floats become one node each. Integers stay NumPy: sizes and axes must be known when the graph is built.
         floats = {name: tf.constant(value) for name, value in constants.items() if value.dtype.kind == "f"}
         weights = {name: variable.value() for name, variable in module.weights.items()}
         outputs = _Body(model.graph, {**constants, **floats, **weights})(*inputs)
@@ -85,8 +71,26 @@ def write_saved_model(source: Path, folder: Path) -> None:
         (partial / METADATA).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def _read(source: Path) -> tuple[onnx.ModelProto, PackedInfo]:
+    try:
+        model = onnx.load(source)
+        info = PackedInfo.model_validate({entry.key: entry.value for entry in model.metadata_props})
+    except Exception as error:  # errors of protobuf, the system and pydantic share no base class
+        raise ModelFileError(
+            f"{source}: not a readable packed file ({reason(error)}); pack it again or copy it anew"
+        ) from error
+    for put in model.graph.input:
+        # TensorFlow silently renames other names, or refuses them with a traceback.
+        if not re.fullmatch(r"[A-Za-z]\w*", put.name, re.ASCII):
+            raise ModelFileError(
+                f"{source}: TensorFlow takes no input of the name {put.name!r}; train on shards whose names have only "
+                "letters, digits and _"
+            )
+    return model, info
+
+
 class _UnmappedError(Exception):
-    """Names an operator that TensorFlow cannot be told."""
+    """Names an operator without a counterpart in TensorFlow."""
 
 
 @dataclass
@@ -94,8 +98,8 @@ class _Body:
     """A graph as a function of its inputs, within a `tf.function`.
 
     Attributes:
-        graph: the whole model's, or the body of a Scan.
-        outside: what its nodes may read beside its inputs, by name: initializers, and values of the graph around it.
+        graph: of the whole model, or the body of a Scan.
+        outside: values by name that its nodes read besides its inputs: initializers and values of the outer graph.
     """
 
     graph: onnx.GraphProto
@@ -103,7 +107,7 @@ class _Body:
 
     @property
     def dtypes(self) -> list[Any]:
-        """Of its outputs."""
+        """Types of its outputs."""
         return [_dtype(put.type.tensor_type.elem_type) for put in self.graph.output]
 
     def __call__(self, *inputs) -> list[Any]:
@@ -137,7 +141,7 @@ def _attribute(attribute: onnx.AttributeProto, values: Mapping[str, Any]) -> Any
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and those within it; no two of them give a value the same name."""
+    """The graph and all graphs within it. Names of values are unique over all of them."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:

@@ -1,8 +1,8 @@
-"""What each ONNX operator of a packed file is in TensorFlow: a plain dict from its name to a function.
+"""The TensorFlow counterpart of each ONNX operator in a packed file: a dict from name to function.
 
-A function takes the node's inputs and, by their ONNX names, the attributes that it knows. Whatever else a node may have
-is a TypeError or ValueError, and `tensorflow.py` refuses the file. Integer constants arrive as NumPy arrays, others as
-tensors. Only what vidfit's own files hold is here.
+A function takes the node's inputs, and the attributes that it supports under their ONNX names. Any other attribute is a
+TypeError or ValueError, and `tensorflow.py` refuses the file. Integer constants arrive as NumPy arrays, everything else
+as tensors. Only operators that occur in vidfit's files are here.
 
 Source: the ONNX operator schemas (opset 23) and, for `com.microsoft`, ONNX Runtime's ContribOperators.
 
@@ -20,7 +20,7 @@ import onnx
 from vidfit.errors import VidfitError
 
 try:
-    # Not an import statement: the type checker's stubs know only a part of TensorFlow.
+    # Not an import statement: the type checker's stubs cover only a part of TensorFlow.
     tf: Any = import_module("tensorflow")
 except ModuleNotFoundError as error:
     raise VidfitError("TensorFlow is not installed: pip install 'vidfit[tensorflow]'") from error
@@ -54,17 +54,17 @@ def _dequantize_linear(codes, scale, zero=None, *, axis: int = 1):
 
 
 def _quantize_linear(values, scale, zero, *, axis: int = 1, block_size: int = 0):
-    if block_size and scale.shape[axis] not in (1, None):  # None is not known before a run
+    if block_size and scale.shape[axis] not in (1, None):  # None: unknown before a run
         raise ValueError(f"QuantizeLinear with several blocks of {block_size}")
     if not block_size:
         scale, zero = _along(axis, scale, values), _along(axis, zero, values)
     levels = tf.round(values / scale) + tf.cast(zero, values.dtype)
-    dtype = tf.as_dtype(zero.dtype)  # of NumPy where it is a constant
+    dtype = tf.as_dtype(zero.dtype)  # a constant has a NumPy dtype
     return tf.cast(tf.clip_by_value(levels, dtype.min, dtype.max), dtype)
 
 
 def _along(axis: int, numbers, values):
-    """Numbers of an axis, or one for all, as they broadcast to the values."""
+    """Numbers along an axis (or a single one), reshaped to broadcast with the values."""
     if not len(numbers.shape):
         return numbers
     return tf.reshape(numbers, [-1 if place == axis else 1 for place in range(len(values.shape))])
@@ -125,7 +125,7 @@ def _bit_shift(values, by, *, direction: str):
 
 
 def _matmul_integer(a, b, a_zero=None, b_zero=None):
-    """In float32, which TensorFlow's kernels are made for; sums beyond 2^24 lose what follows their 24th bit."""
+    """In float32, for which TensorFlow has kernels. Sums beyond 2^24 are rounded to 24 bits."""
     a, b = tf.cast(a, tf.float32), tf.cast(b, tf.float32)
     if a_zero is not None:
         a -= tf.cast(a_zero, tf.float32)
@@ -135,7 +135,7 @@ def _matmul_integer(a, b, a_zero=None, b_zero=None):
 
 
 def _matmul_nbits(a, codes, scales, zeros=None, *, K: int, N: int, bits: int, block_size: int, accuracy_level: int = 0):
-    """Codes are `[N, K / block_size, block_size * bits / 8]`, low bits first; any `accuracy_level` is reached."""
+    """Codes are `[N, K / block_size, block_size * bits / 8]`, low bits first. Floats satisfy any `accuracy_level`."""
 
     def apart(packed):
         places = np.arange(0, 8, bits, dtype=np.uint8)
@@ -149,7 +149,7 @@ def _matmul_nbits(a, codes, scales, zeros=None, *, K: int, N: int, bits: int, bl
 
 
 def _loop(step: Callable, states: Sequence[Any], sequences: Sequence[Any], dtypes: Sequence[Any]):
-    """Runs `step(t, states, slices) -> states, outputs` over the first axis of sequences; outputs come back stacked."""
+    """Run `step(t, states, slices) -> states, outputs` over the first axis of sequences. Outputs are stacked."""
     length = tf.shape(sequences[0])[0]
     states = [tf.convert_to_tensor(state) for state in states]
 
@@ -158,7 +158,7 @@ def _loop(step: Callable, states: Sequence[Any], sequences: Sequence[Any], dtype
         return t + 1, states, [array.write(t, output) for array, output in zip(written, outputs, strict=True)]
 
     arrays = [tf.TensorArray(dtype, length) for dtype in dtypes]
-    # A first state may know its sizes where later ones do not.
+    # The first state may have known sizes, and later states not.
     shapes = [tf.TensorShape([None] * state.shape.rank) for state in states]
     _, states, written = tf.while_loop(
         lambda t, *_: t < length,
@@ -220,7 +220,7 @@ def _gru(
 
 
 def _recurrent(cell, states: int, inputs_TBD, weights, state_weights, biases, lengths_B, cells: int, direction: str):
-    """Outputs `[T, R, B, H]`, zero after a video's end, and `states` final states `[R, B, H]`, the output first."""
+    """Outputs `[T, R, B, H]`, zero after a video's end, and final states `[R, B, H]`: the output, an LSTM's cell."""
     if direction == "reverse":
         raise ValueError("backwards alone")
     zeros_BH = tf.zeros((tf.shape(inputs_TBD)[1], cells))
@@ -260,7 +260,7 @@ OPERATORS: dict[str, Callable] = {
     "Constant": _constant,
     "ConstantOfShape": lambda shape, *, value=(0.0,): tf.fill(shape, value[0]),
     "DequantizeLinear": _dequantize_linear,
-    "Div": lambda a, b: tf.raw_ops.Div(x=a, y=b),  # of integers it truncates, as ONNX's does
+    "Div": lambda a, b: tf.raw_ops.Div(x=a, y=b),  # truncates integers, as ONNX does
     "Exp": tf.exp,
     "Expand": _expand,
     "Floor": tf.floor,

@@ -1,7 +1,7 @@
-"""A member's module with its stored weights in the place of float ones, ready to be exported.
+"""A member's module with its stored weights in place of float ones, ready for export.
 
-The formulas stay those of `models/`: a weight is replaced by a `StoredWeight`, which answers `x @ W` and
-`addmm` by its form's multiplication (`forms.py`) and anything else by its values.
+The formulas stay those of `models/`. A `StoredWeight` replaces each quantised weight. It answers `x @ W` and `addmm` by
+its format's multiplication (`weight_formats.py`), and everything else with its float values.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,17 @@ from torch import Tensor, nn
 from vidfit.export.descriptor import StoredDescriptor
 from vidfit.export.frames import StoredFrames
 from vidfit.export.recurrent import StoredLayer
-from vidfit.export.weight_formats import FEW_INPUTS, Blocks, Bytes, Form, form_of
+from vidfit.export.weight_formats import FEW_INPUTS, Int8Weight, NBitsWeight, WeightFormat, weight_format
 from vidfit.models.classifier import FrameClassifier
 from vidfit.models.layers import Hidden
 from vidfit.models.netfv import FisherVector, NetFV
 from vidfit.models.netvlad import VLAD, NetVLAD
 from vidfit.models.recurrent import Layer
 from vidfit.quantization.member import Member
-from vidfit.quantization.uniform import QuantizedTensor
 
 
-def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
-    """The member's module with codes where its weights are quantised; on the meta device but for its tensors."""
+def with_stored_weights(member: Member, *, portable: bool) -> FrameClassifier:
+    """The member's module with stored weights where it is quantised. Parameters without a tensor stay on `meta`."""
     with torch.device("meta"):
         module = member.info.build()
     module.eval()
@@ -40,9 +39,8 @@ def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
             setattr(owner, attribute, stored)
             for name in names:
                 del quantized[name]
-    # Members of floats or codebooks alone keep float activations.
-    has_grid = any(isinstance(tensor, QuantizedTensor) for tensor in quantized.values())
-    if has_grid and isinstance(module.family, NetVLAD | NetFV):
+    # Members of floats alone keep float activations.
+    if quantized and isinstance(module.family, NetVLAD | NetFV):
         for pool in module.family.pools:
             assert isinstance(pool, VLAD | FisherVector)
             pool.flatten_scaled = StoredDescriptor.flatten_scaled
@@ -50,10 +48,10 @@ def with_codes(member: Member, *, portable: bool) -> FrameClassifier:
             module.prepare = StoredFrames.prepare
     for name, tensor in quantized.items():
         owner, attribute = _owner(module, name)
-        form = form_of(tensor, blocks=isinstance(owner, Hidden) and not portable)
+        stored = weight_format(tensor, nbits=isinstance(owner, Hidden) and not portable)(tensor)
         delattr(owner, attribute)
-        owner.add_module(f"stored_{attribute}", form)
-        setattr(owner, attribute, StoredWeight(form))
+        owner.add_module(f"stored_{attribute}", stored)
+        setattr(owner, attribute, StoredWeight(stored))
     return module
 
 
@@ -63,39 +61,43 @@ def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 class StoredWeight:
-    """A weight of a module that is exported.
+    """A weight in a module that is exported: `column * stored * row`.
 
     Arguments:
-        form: how it is stored.
-        column_I1: what its rows are multiplied with.
-        row_O: what its columns are multiplied with.
+        stored: the weight in its format.
+        column_I1: factors of its rows; None means ones.
+        row_O: factors of its columns; None means ones.
     """
 
-    def __init__(self, form: Form, column_I1: Tensor | None = None, row_O: Tensor | None = None) -> None:
-        self.form, self.column_I1, self.row_O = form, column_I1, row_O
+    def __init__(self, stored: WeightFormat, column_I1: Tensor | None = None, row_O: Tensor | None = None) -> None:
+        self.stored, self.column_I1, self.row_O = stored, column_I1, row_O
 
     @classmethod
     def __torch_function__(
         cls, function: Any, types: Sequence[type], arguments: Sequence[Any], options: dict[str, Any] | None = None
     ) -> Any:
         match function.__name__.strip("_").removeprefix("r"), arguments:
-            case "matmul", (Tensor() as values, StoredWeight(form=Bytes() | Blocks()) as weight):
+            case "matmul", (Tensor() as values, StoredWeight(stored=Int8Weight() | NBitsWeight()) as weight):
                 rows_MI, frames = values.reshape(-1, values.shape[-1]), values.dim() == 3
                 return weight.multiplied(rows_MI, frames).view(*values.shape[:-1], -1)
-            case "addmm", (Tensor() as biases_O, Tensor() as frames, StoredWeight(form=Bytes() | Blocks()) as weight):
+            case "addmm", (
+                Tensor() as biases_O,
+                Tensor() as frames,
+                StoredWeight(stored=Int8Weight() | NBitsWeight()) as weight,
+            ):
                 return weight.multiplied(frames, True, biases_O)
             case "mul", (Tensor(shape=(_, 1)) as column_I1, StoredWeight(column_I1=None, row_O=None) as weight):
-                return cls(weight.form, column_I1)
+                return cls(weight.stored, column_I1)
             case "mul", (Tensor(shape=(_,)) as row_O, StoredWeight(row_O=None) as weight):
-                return cls(weight.form, weight.column_I1, row_O)
+                return cls(weight.stored, weight.column_I1, row_O)
         expanded = [it.values() if isinstance(it, cls) else it for it in arguments]
         return function(*expanded, **(options or {}))
 
     def __rmatmul__(self, descriptor: StoredDescriptor) -> Tensor:
-        """A descriptor in its parts where these are rounded with one term, else of its values."""
+        """A long descriptor is multiplied part by part, in 8-bit weights; others by their values."""
         assert self.column_I1 is None
-        if isinstance(self.form, Bytes) and descriptor.shape[1] > FEW_INPUTS:
-            return self.form.multiply(descriptor, 1, self.row_O)
+        if isinstance(self.stored, Int8Weight) and descriptor.shape[1] > FEW_INPUTS:
+            return self.stored.multiply(descriptor, 1, self.row_O)
         return descriptor.values() @ self  # type: ignore[operator]
 
     def __getattr__(self, name: str) -> Any:
@@ -103,19 +105,19 @@ class StoredWeight:
 
     def values(self) -> Tensor:
         """float32, the weight's shape."""
-        assert not isinstance(self.form, Blocks)
-        weights = self.form.expand()
+        assert not isinstance(self.stored, NBitsWeight)
+        weights = self.stored.expand()
         if self.column_I1 is not None:
             weights = self.column_I1 * weights
         return weights if self.row_O is None else weights * self.row_O
 
     def multiplied(self, values_MI: Tensor, frames: bool, biases_O: Tensor | None = None) -> Tensor:
-        """float32 `[M, I]` -> `values @ W + biases`, `[M, O]`; rows are frames, or videos."""
-        assert isinstance(self.form, Bytes | Blocks)
+        """float32 `[M, I]` -> `values @ W + biases`, `[M, O]`. Rows are frames or, without `frames`, videos."""
+        assert isinstance(self.stored, Int8Weight | NBitsWeight)
         if self.column_I1 is not None:
             values_MI = values_MI * self.column_I1[:, 0]
-        if frames and isinstance(self.form, Bytes):
-            return self.form.multiply_frames(values_MI, self.row_O, biases_O)
-        # Frames come straight from bytes, and a pooling follows: one term is enough.
+        if frames and isinstance(self.stored, Int8Weight):
+            return self.stored.multiply_frames(values_MI, self.row_O, biases_O)
+        # One term is enough for frames: they come from bytes, and pooling follows.
         few = not frames and values_MI.shape[1] <= FEW_INPUTS
-        return self.form.multiply(values_MI, 2 if few else 1, self.row_O, biases_O)
+        return self.stored.multiply(values_MI, 2 if few else 1, self.row_O, biases_O)

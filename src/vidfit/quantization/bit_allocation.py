@@ -1,8 +1,8 @@
-"""Which width for which tensor of a member, for any number of bytes: the bits go where they save most.
+"""Which bit width for which tensor of a member, for any number of bytes: bits go where they save most.
 
-Each tensor's costs are cut down to their lower convex hull over bytes. A Lagrangian multiplier, so much divergence a
-byte, then picks one point of every hull; as it falls from infinity to zero the tensors take their steps one after
-another, the steepest first. That is the whole frontier of the member under the assumption that costs add up.
+First, each tensor's costs are cut down to their lower convex hull over bytes. A Lagrangian multiplier (divergence per
+byte) then picks one point of every hull. As the multiplier falls, tensors step to more bits, the steepest step first.
+These steps are the member's whole frontier, as long as costs of tensors add up.
 
 Source: Shoham & Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers".
 """
@@ -14,20 +14,20 @@ from itertools import pairwise
 import numpy as np
 
 from vidfit.quantization.sensitivity import Cost
-from vidfit.quantization.uniform import Grid
+from vidfit.quantization.uniform import QuantScheme
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """A grid for every big tensor of a member.
+    """A quantisation scheme for every big tensor of a member.
 
     Attributes:
-        grids: by tensor.
-        bytes: of these tensors.
-        divergence: the sum of the tensors' own, nats a video.
+        schemes: by tensor name.
+        bytes: bytes of these tensors.
+        divergence: sum of the tensors' own divergences, nats per video.
     """
 
-    grids: dict[str, Grid]
+    schemes: dict[str, QuantScheme]
     bytes: int
     divergence: float
 
@@ -36,12 +36,12 @@ def allocate(costs: Iterable[Cost]) -> list[Allocation]:
     """The frontier of a member, from the fewest bytes to the least divergence.
 
     Arguments:
-        costs: of every tensor at least one.
+        costs: at least one per tensor.
     """
-    of_tensor: dict[str, list[Cost]] = {}
+    by_tensor: dict[str, list[Cost]] = {}
     for cost in costs:
-        of_tensor.setdefault(cost.tensor, []).append(cost)
-    hulls = {name: lower_hull(own) for name, own in of_tensor.items()}
+        by_tensor.setdefault(cost.tensor, []).append(cost)
+    hulls = {name: lower_hull(own) for name, own in by_tensor.items()}
     chosen = {name: hull[0] for name, hull in hulls.items()}
     steps = [step for hull in hulls.values() for step in pairwise(hull)]
     steps.sort(key=lambda step: _slope(*step))
@@ -53,7 +53,7 @@ def allocate(costs: Iterable[Cost]) -> list[Allocation]:
 
 
 def lower_hull(costs: Sequence[Cost]) -> list[Cost]:
-    """The costs of one tensor that some multiplier would pick, from the fewest bytes to the least divergence."""
+    """The costs of one tensor on its lower convex hull, from the fewest bytes to the least divergence."""
     hull: list[Cost] = []
     for cost in sorted(costs, key=lambda cost: (cost.bytes, cost.divergence)):
         if hull and cost.divergence >= hull[-1].divergence:
@@ -65,7 +65,7 @@ def lower_hull(costs: Sequence[Cost]) -> list[Cost]:
 
 
 def spread(allocations: Sequence[Allocation], count: int) -> list[Allocation]:
-    """At most `count` of a frontier, the first and the last among them, evenly in the logarithm of bytes."""
+    """At most `count` allocations of a frontier, with both ends, evenly in the logarithm of bytes."""
     if len(allocations) <= count:
         return list(allocations)
     sizes = np.log([allocation.bytes for allocation in allocations])
@@ -79,7 +79,7 @@ def _slope(fewer: Cost, more: Cost) -> float:
 
 def _allocation(chosen: dict[str, Cost]) -> Allocation:
     return Allocation(
-        {name: cost.grid for name, cost in chosen.items()},
+        {name: cost.scheme for name, cost in chosen.items()},
         sum(cost.bytes for cost in chosen.values()),
         sum(cost.divergence for cost in chosen.values()),
     )

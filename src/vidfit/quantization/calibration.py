@@ -1,7 +1,7 @@
-"""What the weight matrices of a classifier are multiplied with, sampled while it predicts.
+"""Calibration: sample what each weight matrix of a classifier is multiplied with, while it predicts.
 
-`INPUTS` says for each kind of layer what its matrices see; a hook calls that after each batch. Of frames as many are
-kept as there are videos, drawn at random, so that every matrix has a sample a video.
+`INPUTS` has a function for each kind of layer that returns the inputs of its matrices. A forward hook calls it after
+each batch. Layers that see frames keep as many random frames as there are videos: one sample per video and matrix.
 
 Shapes: B videos, T frames, D features, K clusters, P descriptor, H hidden, N samples, I inputs of a matrix.
 """
@@ -23,22 +23,22 @@ from vidfit.models.layers import Assignment, Hidden, inverse_norm
 from vidfit.models.netfv import NetFV
 from vidfit.models.netvlad import NetVLAD
 from vidfit.models.recurrent import Layer
-from vidfit.quantization.gptq import Moments
+from vidfit.quantization.gptq import LayerInputs
 from vidfit.quantization.state import is_big
 
 _LARGEST = torch.finfo(torch.float16).max
 
 
 @torch.inference_mode()
-def collect(classifier: FrameClassifier, batches: Iterable[Batch]) -> dict[str, Moments]:
-    """The inputs of every big weight matrix, as it predicts these videos.
+def collect(classifier: FrameClassifier, batches: Iterable[Batch]) -> dict[str, LayerInputs]:
+    """Samples of the inputs of every big weight matrix while the classifier predicts these videos.
 
     Arguments:
         classifier: float32, in evaluation mode.
-        batches: some thousands of videos; memory holds a float16 a video and input of each matrix.
+        batches: some thousand videos. Memory holds one float16 per video and input of each matrix.
 
     Returns:
-        Tensor name -> moments; tensors that are not multiplied with anything, as centres, have none.
+        Tensor name -> inputs. Tensors that nothing is multiplied with, such as centres, have none.
     """
     big = {name for name, tensor in classifier.state_dict().items() if is_big(tensor)}
     captured: dict[str, list[Tensor]] = defaultdict(list)
@@ -62,16 +62,16 @@ def collect(classifier: FrameClassifier, batches: Iterable[Batch]) -> dict[str, 
     finally:
         for handle in handles:
             handle.remove()
-    moments = {}
+    inputs = {}
     while captured:
         name, samples = captured.popitem()
-        inputs_NI = torch.cat(samples)
-        moments[name] = Moments(inputs_NI, _parts(classifier, name, inputs_NI.shape[1]))
-    return moments
+        samples_NI = torch.cat(samples)
+        inputs[name] = LayerInputs(samples_NI, _parts(classifier, name, samples_NI.shape[1]))
+    return inputs
 
 
 def _parts(classifier: FrameClassifier, name: str, inputs: int) -> tuple[tuple[int, int], ...]:
-    """How the inputs of a matrix are split: a long descriptor by clusters, everything else not at all."""
+    """How the inputs of a matrix split into blocks: a long descriptor by cluster, everything else not at all."""
     family = classifier.family
     if name != "family.hidden.weights" or not isinstance(family, NetVLAD | NetFV):
         return ((1, inputs),)
@@ -84,7 +84,7 @@ def _real(frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
 
 
 def _of_layer(layer: Layer, arguments: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
-    """Each frame beside the state that the direction had before it, zero at its first."""
+    """Each frame, concatenated with the state before it; that state is zero at the first frame."""
     inputs, batch_sizes = arguments
     outputs = output[0]
     if batch_sizes is None:
@@ -96,7 +96,7 @@ def _of_layer(layer: Layer, arguments: tuple[Any, ...], output: Any) -> dict[str
         )
         mask_BT = torch.arange(inputs_BTD.shape[1]) < lengths_B[:, None]
     ahead_BTH, back_BTH = outputs_BTD.split([layer.cells, outputs_BTD.shape[2] - layer.cells], dim=2)
-    # After a video's end the padded outputs are zero, so there the direction back begins with zero, too.
+    # Padded outputs are zero after a video's end, so the backward direction starts from zero as well.
     seen = {"ahead.weights": (inputs_BTD, nn.functional.pad(ahead_BTH[:, :-1], (0, 0, 1, 0)))}
     if layer.back is not None:
         seen["back.weights"] = (inputs_BTD, nn.functional.pad(back_BTH[:, 1:], (0, 0, 0, 1)))
@@ -114,7 +114,7 @@ def _of_assignment(assignment: Assignment, arguments: tuple[Any, ...], output: A
     return {"weights": _real(frames_BTD, counts_BT) * scale_D + shift_D}
 
 
-# Kind of layer -> a function of the layer, its arguments and its output that gives the inputs of its matrices by name.
+# Kind of layer -> function of the layer, its arguments and its output. It returns the inputs of its matrices by name.
 INPUTS: Mapping[type[nn.Module], Callable[[Any, tuple[Any, ...], Any], dict[str, Tensor]]] = {
     FrameEncoder: lambda layer, arguments, output: {"weights": _real(*arguments)},
     Assignment: _of_assignment,

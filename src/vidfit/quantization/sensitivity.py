@@ -1,9 +1,10 @@
-"""What each big tensor's width costs: one tensor at a time is quantised, the rest of the member stays float.
+"""What each bit width of each big tensor costs: one tensor at a time is quantised, the rest of the member stays float.
 
-The cost that the search goes by is the divergence from the float member's probabilities. GAP, which is told beside it,
-moves by less than a few hundred videos can tell where there are more than four bits. What measuring tensor by tensor
-trades away is what they do together: for whole members both the sum of their tensors' divergences and the measured one
-are kept (`search/candidates.py`).
+The cost is the divergence from the float member's probabilities; the search goes by it. The change in GAP is recorded
+too, but a few hundred videos are too few to measure it above four bits.
+
+Measuring tensor by tensor ignores what tensors do together. So for whole members, `search/candidates.py` records both
+the sum of these divergences and the measured divergence.
 
 Shapes: V videos, C classes.
 """
@@ -16,48 +17,48 @@ from torch import Tensor
 
 from vidfit.evaluation.metrics import Metrics
 from vidfit.features.batch import Batch
-from vidfit.quantization.calibration import Moments
+from vidfit.quantization.gptq import LayerInputs
 from vidfit.quantization.member import Member
 from vidfit.quantization.state import is_big
-from vidfit.quantization.uniform import Grid, QuantizedTensor, quantize
+from vidfit.quantization.uniform import QuantizedTensor, QuantScheme, quantize
 from vidfit.training.trainer import predict
 
-# Above it, rounding to nearest costs nothing that GAP would tell (docs/architecture.md).
-COMPENSATED_BITS = 4
+# Up to this bit width GPTQ rounds. Above it, rounding to nearest costs no GAP (docs/architecture.md).
+GPTQ_BITS = 4
 _SMALLEST = 1e-7
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One tensor on one grid, all others float."""
+    """One quantised tensor in a member that is float otherwise."""
 
     tensor: str
-    grid: Grid
+    scheme: QuantScheme
     bytes: int
     divergence: float
-    """From the float member, nats a video."""
+    """From the float member, nats per video."""
     gap_change: float
-    """GAP less that of the float member."""
+    """GAP minus the float member's GAP."""
 
 
 def sensitivity(
     member: Member,
     batches: Sequence[Batch],
-    grids: Sequence[Grid],
-    moments: Mapping[str, Moments],
-    show: Callable[[int, int], None] = lambda *_: None,
+    schemes: Sequence[QuantScheme],
+    inputs: Mapping[str, LayerInputs],
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[tuple[Cost, QuantizedTensor]]:
-    """The cost of each of a float member's big tensors on each grid, with the quantised tensor itself.
+    """Quantise each big tensor of a float member with each scheme; yield its cost and the quantised tensor.
+
+    Tensors whose values do not fit a scheme are skipped for that scheme. All values must be finite.
 
     Arguments:
-        member: its tensors float32.
-        batches: labelled videos to measure on, that the member was not trained on.
-        grids: to try.
-        moments: of the tensors' inputs, by name (`calibration.collect`); up to `COMPENSATED_BITS` rounding is
-            compensated by them. Tensors without are rounded to nearest.
-        show: called with (done, in all).
-
-    Tensors whose values a grid cannot hold are left out for it. All values must be finite.
+        member: its tensors are float32.
+        batches: labelled videos to measure on, not used in training.
+        schemes: the schemes to try.
+        inputs: samples of the tensors' inputs, by name (`calibration.collect`). Up to `GPTQ_BITS` bits, GPTQ rounds the
+            tensors that have them. All others are rounded to nearest.
+        on_progress: called with (done, total).
     """
     classifier = member.classifier()
     parameters = {**dict(classifier.named_parameters()), **dict(classifier.named_buffers())}
@@ -71,25 +72,25 @@ def sensitivity(
         return np.concatenate(predictions), metrics.result()["gap"]
 
     reference_VC, reference_gap = measure()
-    for done, (name, grid) in enumerate((name, grid) for name in big for grid in grids):
+    for done, (name, scheme) in enumerate((name, scheme) for name in big for scheme in schemes):
         value = member.state[name]
         assert isinstance(value, Tensor)
         try:
-            quantized = quantize(value, grid, moments.get(name) if grid.bits <= COMPENSATED_BITS else None)
-        except ValueError:  # too close to constant, or too large, for scales in half precision: other grids have others
+            quantized = quantize(value, scheme, inputs.get(name) if scheme.bits <= GPTQ_BITS else None)
+        except ValueError:  # too large or too close to constant for half precision; another scheme may fit
             continue
         parameters[name].data = quantized.dequantize()
         predicted_VC, gap = measure()
         away = divergence(reference_VC, predicted_VC)
-        yield Cost(name, grid, quantized.nbytes, away, gap - reference_gap), quantized
+        yield Cost(name, scheme, quantized.nbytes, away, gap - reference_gap), quantized
         parameters[name].data = value
-        show(done + 1, len(big) * len(grids))
+        on_progress(done + 1, len(big) * len(schemes))
 
 
 def divergence(reference_VC: np.ndarray, probabilities_VC: np.ndarray) -> float:
-    """Mean over videos of the Kullback-Leibler divergence from `reference`, summed over the classes; in nats.
+    """Kullback-Leibler divergence from `reference` in nats: summed over classes, mean over videos.
 
-    Each class is a Bernoulli variable: `p log(p / q) + (1 - p) log((1 - p) / (1 - q))`.
+    Each class counts as a Bernoulli variable: `p log(p / q) + (1 - p) log((1 - p) / (1 - q))`.
     """
     p, q = (values.astype(np.float64).clip(_SMALLEST, 1 - _SMALLEST) for values in (reference_VC, probabilities_VC))
     return float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum(axis=1).mean())

@@ -1,158 +1,145 @@
 """A state dict whose big tensors are quantised, in memory and as the plain tensors of a safetensors file.
 
-Tensors of at most 17,000 elements stay as they are; together they are a thousandth of a member's bytes.
+Tensors of at most 17,000 elements stay float32. Together they are a thousandth of a member's bytes.
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vidfit.errors import ModelFileError, reason
 from vidfit.quantization.bit_packing import pack, packed_bytes, unpack
-from vidfit.quantization.codebook import LEVELS, CodebookTensor, quantize_codebook
-from vidfit.quantization.gptq import Moments
-from vidfit.quantization.uniform import REFERENCE, Grid, QuantizedTensor, quantize
+from vidfit.quantization.gptq import LayerInputs
+from vidfit.quantization.uniform import INT8, QuantizedTensor, QuantScheme, quantize
 
 MIN_ELEMENTS = 17_000
 
-Quantized = QuantizedTensor | CodebookTensor
-
-# A grid for all big float32 tensors, grids by name for some of them (the others stay so), or the method of a codebook.
-Form = Grid | Mapping[str, Grid] | Literal["quantile", "kmeans"]
+# One scheme for all big tensors, or schemes by name; big tensors without a name stay float32.
+Schemes = QuantScheme | Mapping[str, QuantScheme]
 
 
-def is_big(tensor: Tensor | Quantized) -> bool:
-    """Whether a tensor of a state is one that is quantised: float32 still, and large enough."""
+def is_big(tensor: Tensor | QuantizedTensor) -> bool:
+    """Whether `quantize_state` quantises this tensor: it is float32 and has more than `MIN_ELEMENTS` elements."""
     return isinstance(tensor, Tensor) and tensor.dtype == torch.float32 and tensor.numel() > MIN_ELEMENTS
 
 
 def quantize_state(
-    state: Mapping[str, Tensor | Quantized], form: Form = REFERENCE, moments: Mapping[str, Moments] | None = None
-) -> dict[str, Tensor | Quantized]:
-    """A state with its float32 tensors of more than `MIN_ELEMENTS` elements quantised, the rest the same objects.
+    state: Mapping[str, Tensor | QuantizedTensor],
+    schemes: Schemes = INT8,
+    inputs: Mapping[str, LayerInputs] | None = None,
+) -> dict[str, Tensor | QuantizedTensor]:
+    """A state with its big tensors quantised. All other tensors are the same objects as before.
 
     Arguments:
-        state: tensors by name; those that are quantised already stay as they are.
-        form: what to make of them.
-        moments: of the inputs of matrices by name; those that have them are rounded with compensation.
+        state: tensors by name. Quantised ones stay as they are.
+        schemes: one for all, or schemes by name.
+        inputs: samples of the inputs of matrices, by name. GPTQ rounds the matrices that have them.
 
     Raises:
-        ModelFileError: such a tensor holds NaN or infinity or does not fit its grid; the message names it.
+        ModelFileError: a big tensor holds NaN or infinity or does not fit its scheme. The message names it.
     """
-    assert not isinstance(form, Mapping) or all(name in state and is_big(state[name]) for name in form)
+    assert isinstance(schemes, QuantScheme) or all(name in state and is_big(state[name]) for name in schemes)
     quantized = dict(state)
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor) or not is_big(tensor):
             continue
-        try:
-            if isinstance(form, str):
-                quantized[name] = quantize_codebook(tensor, form)
-            elif grid := form if isinstance(form, Grid) else form.get(name):
-                quantized[name] = quantize(tensor, grid, (moments or {}).get(name))
-        except ValueError as error:
-            raise ModelFileError(f"tensor {name!r} {error}") from error
+        if scheme := schemes if isinstance(schemes, QuantScheme) else schemes.get(name):
+            try:
+                quantized[name] = quantize(tensor, scheme, (inputs or {}).get(name))
+            except ValueError as error:
+                raise ModelFileError(f"tensor {name!r} {error}") from error
     return quantized
 
 
-def dequantize_state(state: Mapping[str, Tensor | Quantized]) -> dict[str, Tensor]:
-    """The float32 state dict that `quantize_state`'s result stands for."""
+def dequantize_state(state: Mapping[str, Tensor | QuantizedTensor]) -> dict[str, Tensor]:
+    """The inverse of `quantize_state`, up to rounding: all tensors as float32."""
     return {name: value if isinstance(value, Tensor) else value.dequantize() for name, value in state.items()}
 
 
-def flatten_state(state: Mapping[str, Tensor | Quantized]) -> dict[str, Tensor]:
-    """The same state as plain tensors, for a safetensors file; `grids_of` is what a reader needs beside them.
+def flatten_state(state: Mapping[str, Tensor | QuantizedTensor]) -> dict[str, Tensor]:
+    """The state as plain tensors for a safetensors file. A reader also needs `schemes_of` the state.
 
-    A tensor `name` with a grid becomes `name.codes` (int8; with less than 8 bits packed, uint8 `[bytes]`), `name.scale`
-    and, unless it is symmetric, `name.offset`; one with a codebook becomes `name.codes` (uint8) and `name.codebook`
-    (float32 `[256]`).
+    A quantised tensor `name` becomes three: `name.codes` (int8, or packed uint8 `[bytes]` below 8 bits), `name.scale`
+    and `name.offset`.
     """
     plain: dict[str, Tensor] = {}
     for name, value in state.items():
-        match value:
-            case QuantizedTensor(scale=scale, offset=offset):
-                plain[f"{name}.codes"] = stored_codes(value)
-                plain[f"{name}.scale"] = scale
-                if offset is not None:
-                    plain[f"{name}.offset"] = offset
-            case CodebookTensor(codes, codebook):
-                plain[f"{name}.codes"] = codes
-                plain[f"{name}.codebook"] = codebook
-            case _:
-                plain[name] = value
+        if isinstance(value, QuantizedTensor):
+            plain |= {
+                f"{name}.codes": stored_codes(value),
+                f"{name}.scale": value.scale,
+                f"{name}.offset": value.offset,
+            }
+        else:
+            plain[name] = value
     return plain
 
 
-def stored_codes(tensor: Quantized) -> Tensor:
-    """Codes as they are stored: one byte each as they are, less as levels counted from the lowest, packed."""
-    if isinstance(tensor, CodebookTensor) or tensor.grid.bits == 8:
+def stored_codes(tensor: QuantizedTensor) -> Tensor:
+    """Codes as a file stores them: 8-bit codes unchanged, narrower ones as packed levels that count from 0."""
+    if tensor.scheme.bits == 8:
         return tensor.codes
-    return pack((tensor.codes - tensor.grid.lowest).view(torch.uint8), tensor.grid.bits)
+    return pack((tensor.codes - tensor.scheme.lowest).view(torch.uint8), tensor.scheme.bits)
 
 
-def grids_of(state: Mapping[str, Tensor | Quantized]) -> dict[str, str]:
-    """The grids by name that a file has to tell: all but the reference's 8 bits a tensor."""
+def schemes_of(state: Mapping[str, Tensor | QuantizedTensor]) -> dict[str, str]:
+    """Schemes by tensor name, for a file's metadata. `INT8`, the default, is left out."""
     return {
-        name: str(value.grid)
+        name: str(value.scheme)
         for name, value in state.items()
-        if isinstance(value, QuantizedTensor) and value.grid != REFERENCE
+        if isinstance(value, QuantizedTensor) and value.scheme != INT8
     }
 
 
 def unflatten_state(
-    plain: Mapping[str, Tensor], grids: Mapping[str, str], shapes: Mapping[str, torch.Size]
-) -> dict[str, Tensor | Quantized]:
-    """The inverse of `flatten_state`; tensors called `*.codes` are quantised ones.
+    plain: Mapping[str, Tensor], schemes: Mapping[str, str], shapes: Mapping[str, torch.Size]
+) -> dict[str, Tensor | QuantizedTensor]:
+    """The inverse of `flatten_state`.
 
     Arguments:
         plain: what `flatten_state` returned.
-        grids: what `grids_of` returned.
-        shapes: of all tensors of the architecture.
+        schemes: what `schemes_of` returned.
+        shapes: shapes of all tensors of the architecture.
 
     Raises:
-        ModelFileError: codes without their scale, offset or codebook, or with one that is none, or of another size than
-            grid and shape ask for; the message names them.
+        ModelFileError: a quantised tensor lacks a part, or a part does not fit its scheme. The message names it.
     """
-    state: dict[str, Tensor | Quantized] = dict(plain)
-    for key, codes in plain.items():
+    state: dict[str, Tensor | QuantizedTensor] = dict(plain)
+    for key in plain:
         name = key.removesuffix(".codes")
         if name == key:
             continue
-        uniform = name in grids or codes.dtype == torch.int8
-        parts = ("scale", "offset") if uniform else ("codebook",)
+        if f"{name}.codebook" in plain:
+            raise ModelFileError(f"tensor {name!r} has a codebook, which this version of vidfit does not read")
+        missing = [part for part in ("scale", "offset") if f"{name}.{part}" not in plain]
+        if missing:
+            raise ModelFileError(f"tensor {key!r} lacks its {missing[0]}, {name}.{missing[0]}")
+        if name not in shapes:
+            raise ModelFileError(f"tensor {key!r} is not in its architecture")
         try:
-            if uniform:
-                grid = Grid.parse(grids.get(name, str(REFERENCE)))
-                parts = parts[:1] if grid.symmetric else parts
-                state[name] = _uniform(name, plain, grid, shapes[name])
-            else:
-                state[name] = CodebookTensor(codes, _checked_codebook(name, plain[f"{name}.codebook"]))
-        except (KeyError, ValueError) as error:
-            lacking = " or ".join(parts)
-            raise ModelFileError(f"tensor {key!r} lacks its {lacking} ({reason(error)}); quantise again") from error
-        for part in ("codes", *parts):
+            scheme = QuantScheme.parse(schemes.get(name, str(INT8)))
+        except ValueError as error:
+            raise ModelFileError(
+                f"tensor {name!r} has the quantisation scheme {schemes[name]!r}, which this version of vidfit does not "
+                f"read ({reason(error)})"
+            ) from error
+        state[name] = _checked(name, plain, scheme, shapes[name])
+        for part in ("codes", "scale", "offset"):
             del state[f"{name}.{part}"]
     return state
 
 
-def _uniform(name: str, plain: Mapping[str, Tensor], grid: Grid, shape: torch.Size) -> QuantizedTensor:
-    """The parts of a tensor with a grid, checked."""
-    stored = (torch.int8, shape) if grid.bits == 8 else (torch.uint8, (packed_bytes(shape.numel(), grid.bits),))
-    numbers = (grid.scale_dtype, grid.scale_shape(shape))
-    expected = {"codes": stored, "scale": numbers} | ({} if grid.symmetric else {"offset": numbers})
+def _checked(name: str, plain: Mapping[str, Tensor], scheme: QuantScheme, shape: torch.Size) -> QuantizedTensor:
+    """A quantised tensor from its parts, after checking their dtypes, shapes and values."""
+    packed = (torch.uint8, (packed_bytes(shape.numel(), scheme.bits),))
+    numbers = (scheme.scale_dtype, scheme.scale_shape(shape))
+    expected = {"codes": (torch.int8, shape) if scheme.bits == 8 else packed, "scale": numbers, "offset": numbers}
     found = {part: plain[f"{name}.{part}"] for part in expected}
     for part, tensor in found.items():
         if (tensor.dtype, tensor.shape) != expected[part] or not tensor.isfinite().all():
-            raise ModelFileError(f"tensor '{name}.{part}' is not what {grid} asks for; quantise again")
+            raise ModelFileError(f"tensor '{name}.{part}' does not fit the scheme {scheme}")
     codes = found["codes"]
-    if grid.bits < 8:
-        codes = unpack(codes, shape.numel(), grid.bits).view(torch.int8).add_(grid.lowest).view(shape)
-    return QuantizedTensor(codes, grid, found["scale"], found.get("offset"))
-
-
-def _checked_codebook(name: str, tensor: Tensor) -> Tensor:
-    sound = tensor.dtype == torch.float32 and tensor.shape == (LEVELS,) and tensor.isfinite().all()
-    if not sound or (tensor.diff() < 0).any():
-        raise ModelFileError(f"tensor '{name}.codebook' is not {LEVELS} ascending float32 numbers; quantise again")
-    return tensor
+    if scheme.bits < 8:
+        codes = unpack(codes, shape.numel(), scheme.bits).view(torch.int8).add_(scheme.lowest).view(shape)
+    return QuantizedTensor(codes, scheme, found["scale"], found["offset"])

@@ -1,1 +1,1 @@
-"""A run on one page, from the files of its folder."""
+"""A run on one HTML page, from the files of its folder."""

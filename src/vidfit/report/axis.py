@@ -1,4 +1,4 @@
-"""An axis of a plot: which value stands where, and which values are written beside it."""
+"""An axis of a plot: positions of values, and ticks."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,15 +14,15 @@ class Axis:
     high: float
     log: bool = False
     write: Callable[[float], str] = "{:g}".format
-    """What a tick says."""
+    """Formats a tick."""
 
     def place(self, value: float) -> float:
-        """0 at `low`, 1 at `high`."""
+        """Position of a value: 0 at `low`, 1 at `high`."""
         low, high, value = map(math.log, (self.low, self.high, value)) if self.log else (self.low, self.high, value)
         return (value - low) / (high - low)
 
     def ticks(self, most: int = 6) -> list[float]:
-        """At most so many round values, ascending; within a power of ten those of a linear axis."""
+        """At most `most` round values, ascending. A log axis within one power of ten has linear ticks."""
         candidates = self._log_steps() if self.log and self.high >= 10 * self.low else self._linear_steps()
         return next(ticks for ticks in candidates if len(ticks) <= most)
 
@@ -46,7 +46,7 @@ class Axis:
 def around(
     label: str, values: Iterable[float], log: bool = False, write: Callable[[float], str] = "{:g}".format
 ) -> Axis:
-    """An axis that holds all values, with a little room on both sides."""
+    """An axis that holds all values, with some room on both sides."""
     values = list(values)
     low, high = min(values), max(values)
     if log:

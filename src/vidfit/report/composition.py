@@ -1,11 +1,11 @@
-"""The section of the packed file's bytes: whose they are, member by member and tensor by tensor."""
+"""Section "Composition": the packed file's bytes by member and by tensor."""
 
 from collections.abc import Sequence
 
-from vidfit.report.folder import Packed, RunFolder, Tensor
+from vidfit.report.folder import PackedSummary, RunFolder, TensorSummary
 from vidfit.report.html import Child, element, folded, table
 from vidfit.report.plots import bar, figure, stacked_bars
-from vidfit.report.widgets import Colours, colour_key, member_label, missing, shares_of_bytes
+from vidfit.report.widgets import Colours, colour_key, fractions_of_bytes, member_label, missing
 from vidfit.sizes import format_size
 
 
@@ -24,9 +24,9 @@ def composition(run: RunFolder, colours: Colours) -> list[Child]:
         )
         for member in packed.members
     )
-    members = table(("member", "family", "share", "bits", "bytes", "of the file"), rows, words=("member", "family"))
+    members = table(("member", "family", "weight", "bits", "bytes", "of the file"), rows, words=("member", "family"))
     if any(member.tensors is None for member in packed.members):
-        note = missing("This run's summary has no sizes by tensor", "vidfit run", "writes them when it packs anew")
+        note = missing("This run's summary has no sizes by tensor", "vidfit run", "writes them when it packs again")
         return [members, *note]
     largest = max((tensor.bytes for member in packed.members for tensor in member.tensors or ()), default=0)
     tensors = [
@@ -37,9 +37,9 @@ def composition(run: RunFolder, colours: Colours) -> list[Child]:
     return [_whole(packed, colours), members, *tensors]
 
 
-def _whole(packed: Packed, colours: Colours) -> Child:
+def _whole(packed: PackedSummary, colours: Colours) -> Child:
     rest = packed.bytes - sum(member.bytes or 0 for member in packed.members)
-    parts = shares_of_bytes(packed.members, colours, packed.bytes)
+    parts = fractions_of_bytes(packed.members, colours, packed.bytes)
     parts.append(("graph and metadata", rest / packed.bytes, "var(--muted)"))
     return figure(
         stacked_bars("Bytes of the file by member", [(format_size(packed.bytes), parts)]),
@@ -48,16 +48,16 @@ def _whole(packed: Packed, colours: Colours) -> Child:
     )
 
 
-def _tensors(member: str, tensors: Sequence[Tensor], colour: str, largest: int) -> Child:
+def _tensors(member: str, tensors: Sequence[TensorSummary], colour: str, largest: int) -> Child:
     rows = (
         (
             element("code", tensor.name),
             "\u00a0x\u00a0".join(map(str, tensor.shape)),
-            tensor.grid or "",
+            tensor.scheme or "",
             format_size(tensor.bytes),
             bar(tensor.bytes, largest, colour),
         )
         for tensor in sorted(tensors, key=lambda tensor: -tensor.bytes)
     )
-    head = ("tensor", "shape", "grid", "bytes", "")
-    return folded(f"{member}: {len(tensors)} tensors", table(head, rows, words=("tensor", "shape", "grid")))
+    head = ("tensor", "shape", "scheme", "bytes", "")
+    return folded(f"{member}: {len(tensors)} tensors", table(head, rows, words=("tensor", "shape", "scheme")))

@@ -1,11 +1,11 @@
-"""The section of the training curves: GAP and loss of every member and its teachers over steps."""
+"""Section "Training curves": GAP and loss of every member and its teachers over steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from vidfit.report.axis import Axis, around
-from vidfit.report.folder import RunFolder, Validation
+from vidfit.report.folder import LogLine, RunFolder
 from vidfit.report.html import Child, element
 from vidfit.report.plots import Series, figure, line_chart
 from vidfit.report.widgets import Colours, missing
@@ -15,11 +15,11 @@ from vidfit.report.widgets import Colours, missing
 class _Training:
     title: str
     colour: str
-    log: list[Validation]
+    log: list[LogLine]
     of_teacher: bool
 
-    def series(self, value: Callable[[Validation], float]) -> list[Series]:
-        """All validations as a line, those of averaged weights as dots on it."""
+    def series(self, value: Callable[[LogLine], float]) -> list[Series]:
+        """All validations as a line; dots on it are averaged weights."""
         points = [(float(line.step), value(line)) for line in self.log]
         averaged = [point for point, line in zip(points, self.log, strict=True) if line.averaged]
         dashes, width = ("4 3", 1.2) if self.of_teacher else ("none", 2.0)
@@ -38,22 +38,22 @@ def curves(run: RunFolder, colours: Colours) -> list[Child]:
             trainings.append(_Training(name, colours[name], run.logs[name], of_teacher=False))
     if not trainings:
         return missing("No member has been validated yet", "vidfit run", "trains them")
-    said = ["After each validation; the best checkpoint is kept."]
+    caption = ["After each validation; the best checkpoint is kept."]
     if run.teacher_logs:
-        said.append("Dashed: the generations that taught a member.")
+        caption.append("Dashed: the generations that taught a member.")
     if any(line.averaged for training in trainings for line in training.log):
-        said.append("Dots: weights averaged over steps.")
+        caption.append("Dots: weights averaged over steps.")
     loss = "Of the last batch before each validation, summed over labels; a student's is against soft labels, too."
     keys = [Series(name, colours[name], []) for name in run.names if name in run.logs or name in run.teacher_logs]
     figures = [
-        _figure("GAP on the validation shards", trainings, lambda line: line.gap, " ".join(said), keys),
+        _figure("GAP on the validation shards", trainings, lambda line: line.gap, " ".join(caption), keys),
         _figure("training loss", trainings, lambda line: line.loss, loss, keys),
     ]
     return [element("div", *figures, class_="pair")]
 
 
 def _figure(
-    label: str, trainings: list[_Training], value: Callable[[Validation], float], caption: str, keys: list[Series]
+    label: str, trainings: list[_Training], value: Callable[[LogLine], float], caption: str, keys: list[Series]
 ) -> Element:
     series = [series for training in trainings for series in training.series(value)]
     points = [point for each in series for point in each.points]

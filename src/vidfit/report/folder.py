@@ -1,30 +1,30 @@
-"""What a run folder says of its run: the JSON files that the page is made from, read and checked.
+"""The JSON files of a run folder that the page is made from, read and checked.
 
-Every file but `recipe.yaml` and `stages.json` may be missing, and so may the fields that older runs did not write.
+Only `recipe.yaml` and `stages.json` must exist. Fields that older runs did not write may be missing.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 
 from vidfit.errors import OutputError, reason
 
 Document = TypeVar("Document", bound=BaseModel)
 
 
-class Tensor(BaseModel):
-    """A tensor of the packed file."""
+class TensorSummary(BaseModel):
+    """A quantised tensor of the packed file."""
 
     name: str
     shape: list[int]
-    grid: str | None = None
-    """How its levels lie: bits, and what shares a scale."""
+    scheme: str | None = Field(default=None, validation_alias=AliasChoices("scheme", "grid"))
+    """Bit width and granularity, such as `4/channel`. vidfit 0.1 called it grid."""
     bytes: int
 
 
-class PackedMember(BaseModel):
+class PackedMemberSummary(BaseModel):
     """A member of the packed file, or of a point of the frontier."""
 
     name: str
@@ -32,25 +32,25 @@ class PackedMember(BaseModel):
     weight: float
     bits: float
     bytes: int | None = None
-    tensors: list[Tensor] | None = None
-    """The quantised ones; None where an older vidfit did not tell."""
+    tensors: list[TensorSummary] | None = None
+    """Quantised tensors; None in runs of older versions."""
 
 
-class Packed(BaseModel):
+class PackedSummary(BaseModel):
     """The packed file, measured on the eval shards."""
 
     path: str
     bytes: int
     budget: int | None = None
-    members: list[PackedMember]
+    members: list[PackedMemberSummary]
     gap: float
     map: float
     hit_at_1: float
     perr: float
 
 
-class Member(BaseModel):
-    """A member: validation chose its checkpoint, the other scores are of the eval shards."""
+class MemberSummary(BaseModel):
+    """A member. Validation chose its checkpoint; the other scores are on the eval shards."""
 
     name: str
     family: str
@@ -64,8 +64,8 @@ class Member(BaseModel):
     bytes_quantized: int
 
 
-class Teacher(BaseModel):
-    """A training of a generation before the last."""
+class TeacherSummary(BaseModel):
+    """A training of an earlier generation."""
 
     name: str
     generation: int
@@ -76,25 +76,25 @@ class Teacher(BaseModel):
 class Summary(BaseModel):
     """`summary.json`."""
 
-    members: list[Member]
-    teachers: list[Teacher] = []
-    packed: Packed
+    members: list[MemberSummary]
+    teachers: list[TeacherSummary] = []
+    packed: PackedSummary
 
 
 class FrontierPoint(BaseModel):
-    """The best ensemble of so many bytes."""
+    """The best ensemble for a number of bytes."""
 
     bytes: int
     gap: float | None = None
-    """On the eval shards, from a written file; None where none was written."""
+    """On the eval shards, from a written file; None if none was written."""
     gap_selection: float | None = None
     gap_confirmation: float | None = None
-    """On the half of the validation shards that did not choose it."""
-    members: list[PackedMember]
+    """On the half of the validation videos that did not select it."""
+    members: list[PackedMemberSummary]
 
 
 class BaselinePoint(BaseModel):
-    """What a simpler choice reaches with so many bytes."""
+    """What a simpler choice reaches with a number of bytes."""
 
     bytes: int
     gap: float | None
@@ -108,7 +108,7 @@ class Frontier(BaseModel):
 
 
 class Label(BaseModel):
-    """A label on the eval shards; its average precision is None where no video has it."""
+    """A label on the eval shards. Its average precision is None if no video has it."""
 
     name: str
     positives: int
@@ -116,7 +116,7 @@ class Label(BaseModel):
 
 
 class Bin(BaseModel):
-    """The (video, label) pairs whose probability lies between two edges."""
+    """The (video, label) pairs with a probability between `low` and `high`."""
 
     low: float
     high: float
@@ -133,8 +133,8 @@ class Labels(BaseModel):
     ece: float
 
 
-class Validation(BaseModel):
-    """A line of a `log.jsonl`."""
+class LogLine(BaseModel):
+    """A line of a `log.jsonl`: one validation."""
 
     step: int
     loss: float
@@ -144,21 +144,21 @@ class Validation(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """All that the page tells of."""
+    """All that the page shows."""
 
     path: Path
     recipe: str
     summary: Summary | None
     labels: Labels | None
     frontier: Frontier | None
-    logs: dict[str, list[Validation]]
-    """Of each member."""
-    teacher_logs: dict[str, dict[str, list[Validation]]]
-    """Of each member of earlier generations, by which it is: `generation 0`, `generation 0 fold 1`."""
+    logs: dict[str, list[LogLine]]
+    """By member."""
+    teacher_logs: dict[str, dict[str, list[LogLine]]]
+    """By member and earlier generation: `generation 0`, `generation 0 fold 1`."""
 
     @property
     def names(self) -> list[str]:
-        """All members, in the recipe's order where the run is finished."""
+        """All members, in the recipe's order if the run is finished."""
         in_summary = [member.name for member in self.summary.members] if self.summary else []
         points = self.frontier.points if self.frontier else []
         on_frontier = [member.name for point in points for member in point.members]
@@ -169,12 +169,12 @@ def read_run(path: Path) -> RunFolder:
     """Read a run folder.
 
     Raises:
-        OutputError: it is no run folder, or one of its files cannot be read.
+        OutputError: it is not a run folder, or one of its files cannot be read.
     """
     for name in ("recipe.yaml", "stages.json"):
         if not (path / name).is_file():
-            raise OutputError(f"{path}: is no run folder (it has no {name}); give one that `vidfit run` wrote to")
-    teachers: dict[str, dict[str, list[Validation]]] = {}
+            raise OutputError(f"{path}: is not a run folder (it has no {name}); give one that `vidfit run` wrote")
+    teachers: dict[str, dict[str, list[LogLine]]] = {}
     for log in sorted(path.glob("distillation/*/teachers/**/log.jsonl")):
         generation, _, name, *fold = log.relative_to(path / "distillation").parts[:-1]
         title = " ".join([f"generation {generation}", *(part.replace("-", " ") for part in fold)])
@@ -190,21 +190,21 @@ def read_run(path: Path) -> RunFolder:
     )
 
 
-def _document(path: Path, kind: type[Document]) -> Document | None:
+def _document(path: Path, schema: type[Document]) -> Document | None:
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return schema.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise _unreadable(path, error) from error
 
 
-def _log(path: Path) -> list[Validation]:
+def _log(path: Path) -> list[LogLine]:
     try:
-        return [TypeAdapter(Validation).validate_json(line) for line in path.read_bytes().splitlines()]
+        return [TypeAdapter(LogLine).validate_json(line) for line in path.read_bytes().splitlines()]
     except ValueError as error:
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: ValueError) -> OutputError:
-    return OutputError(f"{path}: cannot be read ({reason(error)}); remove it and run what wrote it again")
+    return OutputError(f"{path}: cannot be read ({reason(error)}); remove it, and repeat the command that wrote it")

@@ -1,4 +1,4 @@
-"""The section of the frontier: the best GAP of every size, beside simpler choices, and what each point consists of."""
+"""Section "Frontier": the best GAP for every size, next to simpler choices, and what each point consists of."""
 
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
@@ -7,7 +7,7 @@ from vidfit.report.axis import around
 from vidfit.report.folder import Frontier, FrontierPoint, RunFolder
 from vidfit.report.html import Child, element, table
 from vidfit.report.plots import Series, figure, line_chart, stacked_bars
-from vidfit.report.widgets import Colours, colour_key, missing, shares_of_bytes
+from vidfit.report.widgets import Colours, colour_key, fractions_of_bytes, missing
 from vidfit.sizes import format_size
 
 BASELINE_LOOKS = (("var(--b0)", "5 3"), ("var(--b1)", "2 3"), ("var(--b2)", "8 3 2 3"))
@@ -16,16 +16,16 @@ BASELINE_LOOKS = (("var(--b0)", "5 3"), ("var(--b1)", "2 3"), ("var(--b2)", "8 3
 
 def frontier(run: RunFolder, colours: Colours) -> list[Child]:
     if run.frontier is None or not run.frontier.points:
-        return missing("It has not been searched", f"vidfit frontier {run.path}", "finds the best file of every size")
+        return missing("It has not been searched", f"vidfit frontier {run.path}", "finds the best file for every size")
     points = sorted(run.frontier.points, key=lambda point: point.bytes)
     names = list(dict.fromkeys(member.name for point in points for member in point.members))
     lines = [line for line in _lines(run.frontier, points) if line.points]
     composition = figure(
         stacked_bars(
             "Composition of each point by member",
-            [(_short_size(point.bytes), shares_of_bytes(point.members, colours)) for point in points],
+            [(_short_size(point.bytes), fractions_of_bytes(point.members, colours)) for point in points],
         ),
-        "What the bytes of each point are spent on.",
+        "Bytes of each point by member.",
         [colour_key(name, colours[name]) for name in names],
     )
     figures = [_plot(lines), composition] if lines else [composition]
@@ -34,13 +34,13 @@ def frontier(run: RunFolder, colours: Colours) -> list[Child]:
             format_size(point.bytes),
             _gap(point.gap),
             _gap(point.gap_confirmation),
-            *(_bits_and_share(point, name) for name in names),
+            *(_bits_and_weight(point, name) for name in names),
         )
         for point in points
     )
     explained = (
-        "Of each member: bits a weight, and its share of the average. “Confirmed” is the GAP on the half of the "
-        "validation shards that did not choose the point."
+        "For each member: its bits per weight, and its weight in the average. “Confirmed” is the GAP on the half of "
+        "the validation videos that did not select the point."
     )
     return [
         element("div", *figures, class_="pair"),
@@ -50,7 +50,7 @@ def frontier(run: RunFolder, colours: Colours) -> list[Child]:
 
 
 def _lines(frontier: Frontier, points: Sequence[FrontierPoint]) -> list[Series]:
-    """vidfit's last, so that it is drawn on top."""
+    """The lines of the plot. vidfit's is last, so it is drawn on top."""
     lines = []
     for index, (name, baseline) in enumerate(frontier.baselines.items()):
         colour, dashes = BASELINE_LOOKS[index % len(BASELINE_LOOKS)]
@@ -70,7 +70,7 @@ def _lines(frontier: Frontier, points: Sequence[FrontierPoint]) -> list[Series]:
 
 
 def _plot(lines: list[Series]) -> Element:
-    """What lies below vidfit's own lines is left out: a weak member would press all others together."""
+    """The plot. Points below vidfit's own lines are left out: a weak member would squeeze all others together."""
     own = [gap for line in lines if line.name.startswith("vidfit") for _, gap in line.points]
     lowest = min(own, default=0.0)
     gaps = [gap for line in lines for _, gap in line.points if gap >= lowest]
@@ -80,13 +80,13 @@ def _plot(lines: list[Series]) -> Element:
     caption = "The best GAP that fits, on the eval shards."
     if any(line.name == "vidfit, on validation" for line in lines):
         caption += (
-            " Points that were not measured on them (“on validation”) show the GAP of the half of the validation "
-            "shards that did not choose them, which is not comparable with the rest."
+            " Points “on validation” were not measured on the eval shards. They show the GAP on the half of the "
+            "validation videos that did not select them. Do not compare it with the rest."
         )
     return figure(line_chart("GAP over bytes", x, y, shown), caption, lines[::-1])
 
 
-def _bits_and_share(point: FrontierPoint, name: str) -> str:
+def _bits_and_weight(point: FrontierPoint, name: str) -> str:
     member = next((member for member in point.members if member.name == name), None)
     return f"{member.bits:.3g} b · {member.weight:.0%}" if member else ""
 
@@ -96,5 +96,5 @@ def _gap(gap: float | None) -> str:
 
 
 def _short_size(size: float) -> str:
-    """As `format_size`, without a zero after the point."""
+    """As `format_size`, without a zero after the decimal point."""
     return format_size(size).replace(".0 ", " ")

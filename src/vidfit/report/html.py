@@ -1,4 +1,4 @@
-"""HTML and SVG as trees: text and attributes are escaped when the tree is written, so no name can break the page."""
+"""HTML and SVG as trees. Writing a tree escapes all text and attributes, so no name can break the page."""
 
 from collections.abc import Collection, Iterable, Sequence
 from xml.etree import ElementTree
@@ -10,7 +10,7 @@ Child = Element | str
 def element(tag: str, *children: Child, **attributes: object) -> Element:
     """An element with its children in order.
 
-    Attributes are named as in HTML or SVG, with `_` for `-` and `class_` for `class`; floats get two decimals.
+    Attributes have their HTML or SVG names, with `_` for `-` and `class_` for `class`. Floats get two decimals.
     """
     parent = Element(tag, {_name(key): _value(value) for key, value in attributes.items()})
     last: Element | None = None
@@ -26,23 +26,24 @@ def element(tag: str, *children: Child, **attributes: object) -> Element:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Child]], words: Collection[str] = ()) -> Element:
-    """A table that scrolls by itself where the screen is narrow; the columns named in `words` are no numbers."""
+    """A table that scrolls on narrow screens. `words` names the columns with text; all others are numbers."""
     classes = [{"class_": "word" if title in words else "number"} for title in head]
 
     def row(tag: str, cells: Sequence[Child]) -> Element:
         return element("tr", *(element(tag, cell, **look) for cell, look in zip(cells, classes, strict=True)))
 
     content = element("table", element("thead", row("th", head)), element("tbody", *(row("td", each) for each in rows)))
-    # What scrolls has to be reachable with the keyboard, and what is reachable needs a name.
+    # Accessibility: a scrolling area must be reachable with the keyboard, and then needs a name.
     return element("div", content, class_="scroll", tabindex="0", role="region", aria_label="table")
 
 
 def folded(summary: str, *children: Child) -> Element:
-    """Details that the reader may open."""
+    """Details that you can open."""
     return element("details", element("summary", summary), *children)
 
 
 def to_html(tree: Element) -> str:
+    """The tree as HTML text."""
     return ElementTree.tostring(tree, encoding="unicode", method="html")
 
 

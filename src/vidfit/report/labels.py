@@ -1,4 +1,4 @@
-"""The section of the labels: which are learnt best and worst, and whether that follows from how frequent they are."""
+"""Section "Labels": the best and worst labels, and average precision over frequency."""
 
 from collections.abc import Sequence
 from statistics import mean
@@ -12,7 +12,7 @@ from vidfit.report.plots import Series, bar, figure, line_chart
 from vidfit.report.widgets import Colours, missing
 
 SHOWN = 15
-"""Labels of each end; all where there are fewer than twice as many."""
+"""Labels shown at each end."""
 
 
 class _Scored(NamedTuple):
@@ -23,7 +23,7 @@ class _Scored(NamedTuple):
 
 def labels(run: RunFolder, _: Colours) -> list[Child]:
     if run.labels is None:
-        return missing("The packed file was not measured label by label", "vidfit run", "measures it")
+        return missing("The packed file was not measured by label", "vidfit run", "measures it")
     ranked = sorted(
         (
             _Scored(label.average_precision, label.positives, label.name)
@@ -35,9 +35,9 @@ def labels(run: RunFolder, _: Colours) -> list[Child]:
     best = ranked[: min(SHOWN, (len(ranked) + 1) // 2)]
     worst = ranked[len(best) :][-SHOWN:][::-1]
     average = mean(row.average_precision for row in ranked)
-    said = f"{len(ranked)} labels, a point each; their mean is the mAP, {average:.4f}."
+    caption = f"Each point is one of {len(ranked)} labels. Their mean is the mAP, {average:.4f}."
     if unseen := len(run.labels.labels) - len(ranked):
-        said += f" {unseen} more have no video among the eval shards."
+        caption += f" {unseen} more labels have no video in the eval shards."
     x = around("videos with the label (eval)", (row.positives for row in ranked), log=True, write="{:,.0f}".format)
     points = [(float(row.positives), row.average_precision) for row in ranked]
     cloud = Series("a label", "var(--accent)", points, line="none", markers=True)
@@ -46,7 +46,7 @@ def labels(run: RunFolder, _: Colours) -> list[Child]:
         element("div", element("h3", f"{which} {len(rows)}"), _table(rows))
         for which, rows in (("Best", best), ("Worst", worst))
     ]
-    return [figure(chart, said), element("div", *ends, class_="pair")]
+    return [figure(chart, caption), element("div", *ends, class_="pair")]
 
 
 def _table(rows: Sequence[_Scored]) -> Element:

@@ -1,4 +1,4 @@
-"""The section of the levers: what distillation, averaging, 8 bits and the ensemble changed in GAP."""
+"""Section "Levers": how distillation, averaging, 8 bits and the ensemble changed GAP."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -6,7 +6,7 @@ from statistics import mean
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
-from vidfit.report.folder import RunFolder, Summary, Validation
+from vidfit.report.folder import LogLine, RunFolder, Summary
 from vidfit.report.html import Child, element, table
 from vidfit.report.plots import signed_bar
 from vidfit.report.widgets import Colours, member_label, missing
@@ -24,9 +24,9 @@ class _Change(NamedTuple):
 
 def levers(run: RunFolder, colours: Colours) -> list[Child]:
     if run.summary is None:
-        return missing("They are known when the run is finished", "vidfit run", "goes on where it was stopped")
+        return missing("They are known when the run is finished", "vidfit run", "resumes it")
     changes = {
-        ("Distillation", "validation GAP, a generation and the next"): list(_distillation(run.summary)),
+        ("Distillation", "validation GAP, one generation and the next"): list(_distillation(run.summary)),
         ("Averaging of weights", "validation GAP, before and after"): list(_averaging(run.summary, run.logs)),
         ("Weights in 8 bits", "eval GAP, float32 and 8 bits"): [
             _Change(member.name, member.gap, member.gap_quantized) for member in run.summary.members
@@ -38,8 +38,8 @@ def levers(run: RunFolder, colours: Colours) -> list[Child]:
     for (lever, compared), rows in changes.items():
         title = element("h3", lever, element("small", f" {compared}"))
         blocks.append(element("div", title, _table(rows, largest, colours) if rows else _unused()))
-    said = "Differences of GAP. All bars have one scale: green is a gain, red a loss."
-    return [element("p", said), element("div", *blocks, class_="pair")]
+    note = "Differences of GAP. All bars have one scale: green is a gain, red a loss."
+    return [element("p", note), element("div", *blocks, class_="pair")]
 
 
 def _table(changes: list[_Change], largest: float, colours: Colours) -> Element:
@@ -61,7 +61,7 @@ def _unused() -> Element:
 
 
 def _distillation(summary: Summary) -> Iterator[_Change]:
-    """Each generation of a member beside the one before it; folds are averaged."""
+    """Each generation of a member and the one before it. Folds are averaged."""
     for member in summary.members:
         gaps: dict[int, list[float]] = {}
         for teacher in summary.teachers:
@@ -72,8 +72,8 @@ def _distillation(summary: Summary) -> Iterator[_Change]:
             yield _Change(member.name, before, after)
 
 
-def _averaging(summary: Summary, logs: dict[str, list[Validation]]) -> Iterator[_Change]:
-    """The best checkpoint of the first phase beside the one that was kept in the end."""
+def _averaging(summary: Summary, logs: dict[str, list[LogLine]]) -> Iterator[_Change]:
+    """The best checkpoint before averaging, and the one that was kept in the end."""
     for member in summary.members:
         log = logs.get(member.name, [])
         first_phase = [line.gap for line in log if not line.averaged]

@@ -1,4 +1,4 @@
-"""`RUN/report.html`: one page without scripts, fonts or anything else from elsewhere, for a phone and for a desk."""
+"""`RUN/report.html`: one page for phones and desktops, without scripts, fonts or any other outside resource."""
 
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -20,10 +20,10 @@ REPORT = "report.html"
 
 
 def write_report(run: Path) -> Path:
-    """Write a run's page from the files of its folder; returns the page's path.
+    """Write a run's page from the files of its folder; returns its path.
 
     Raises:
-        OutputError: it is no run folder, one of its files cannot be read, or the page cannot be written.
+        OutputError: it is not a run folder, one of its files cannot be read, or the page cannot be written.
     """
     page = run / REPORT
     html = to_html(_page(read_run(run)))
@@ -40,7 +40,7 @@ def _page(run: RunFolder) -> Element:
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", title),
-        # Without one a browser asks the server for /favicon.ico.
+        # Without an icon, a browser asks the server for /favicon.ico.
         element("link", rel="icon", href="data:,"),
         element("style", (package_files("vidfit.report") / "style.css").read_text(encoding="utf-8")),
     )
@@ -61,4 +61,4 @@ def _page(run: RunFolder) -> Element:
 
 
 def _recipe(run: RunFolder, _: Colours) -> list[Child]:
-    return [folded("As it was understood", element("pre", run.recipe))]
+    return [folded("With all defaults", element("pre", run.recipe))]

@@ -1,7 +1,7 @@
-"""Plots as small inline SVG: lines, bars in a row, bars from zero, reliability.
+"""Plots as small inline SVG: lines, stacked bars, bars in tables, reliability diagrams.
 
-Drawn 400 units wide, about a phone's width, so that text keeps its size there; colours are the style sheet's. Legends
-are HTML beneath the picture, where they can wrap.
+Plots are 400 units wide, about the width of a phone, so text keeps its size there. Colours come from the style sheet.
+Legends are HTML below the picture, where they can wrap.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from vidfit.report.html import Child, element
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 38
-"""Margins of a plot, for its ticks and labels."""
+"""Margins of a plot, for ticks and labels."""
 
 Point = tuple[float, float]
 
@@ -28,7 +28,7 @@ class Series:
     """A CSS colour."""
     points: Sequence[Point]
     line: str = "straight"
-    """`straight`, `step` (each value holds until the next point), or `none`."""
+    """`straight`, `step` (a value holds until the next point) or `none`."""
     dashes: str = "none"
     """SVG's stroke-dasharray."""
     markers: bool = False
@@ -40,7 +40,7 @@ class Series:
 
 
 def figure(picture: Element, caption: str, legend: Sequence[Series] = ()) -> Element:
-    """A picture with its legend and what it shows in words."""
+    """A picture with its legend and caption."""
     keys = [element("span", _swatch(series), series.name, class_="key") for series in legend]
     below = [element("div", *keys, class_="legend")] if keys else []
     return element("figure", picture, *below, element("figcaption", caption))
@@ -53,22 +53,22 @@ def line_chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Elemen
 
 
 def reliability_diagram(title: str, x: Axis, y: Axis, points: Sequence[Point]) -> Element:
-    """Points (probability, share that is true) beside the diagonal on which they are equal."""
-    diagonal = Series("as it should be", "var(--muted)", [(x.low, x.low), (x.high, x.high)], dashes="2 4", width=1.4)
+    """Points (probability, fraction that is true), and the diagonal of perfect calibration."""
+    diagonal = Series("perfect", "var(--muted)", [(x.low, x.low), (x.high, x.high)], dashes="2 4", width=1.4)
     return line_chart(title, x, y, [diagonal, Series("measured", "var(--accent)", points, markers=True)])
 
 
 def stacked_bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]]]]) -> Element:
-    """A bar a row, each of (name, share of 1, colour) parts; the rows' labels stand to the left."""
+    """One bar per row, made of (name, fraction of 1, colour) parts. Row labels are on the left."""
     thickness, left = 14, 62
     step = thickness + 5
     marks: list[Element] = []
     for index, (label, parts) in enumerate(rows):
         top, start = 4 + index * step, float(left)
         marks.append(_text(label, left - 6, top + thickness - 3, "end"))
-        for name, share, colour in parts:
-            length = share * (WIDTH - left - 4)
-            hint = element("title", f"{label}: {name} {share:.0%}")
+        for name, fraction, colour in parts:
+            length = fraction * (WIDTH - left - 4)
+            hint = element("title", f"{label}: {name} {fraction:.0%}")
             style = f"fill:{colour}"
             marks.append(
                 element("rect", hint, x=start, y=top, width=length, height=thickness, style=style, class_="part")
@@ -83,7 +83,7 @@ def bar(value: float, largest: float, colour: str = "var(--accent)") -> Element:
 
 
 def signed_bar(value: float, largest: float) -> Element:
-    """A bar for a table's cell that goes right from the middle for a gain, left for a loss."""
+    """A bar for a table's cell: from the middle to the right for a gain, to the left for a loss."""
     length = abs(value) / (largest or 1.0) * 45
     return _cell_bar(45, length, "var(--gain)") if value >= 0 else _cell_bar(45, -length, "var(--loss)")
 
@@ -121,7 +121,7 @@ def _down(y: Axis, value: float) -> float:
 
 
 def _frame(x: Axis, y: Axis) -> list[Element]:
-    """Grid, ticks and the axes' labels: y's above its ticks, where it needs no turning."""
+    """Grid, ticks and axis labels. The y label is above its ticks, so it needs no rotation."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     marks = []
     for value in y.ticks():
@@ -159,7 +159,7 @@ def _text(text: str, x: float, y: float, anchor: str, class_: str = "tick") -> E
 
 
 def _swatch(series: Series) -> Element:
-    """The series' look, as a key of the legend."""
+    """The line and marker of a series, for the legend."""
     style = f"stroke:{series.colour};stroke-width:2.5;stroke-dasharray:{series.dashes}"
     marks: list[Child] = [] if series.line == "none" else [element("line", x1=0, x2=22, y1=6, y2=6, style=style)]
     if series.markers:

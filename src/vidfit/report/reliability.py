@@ -1,4 +1,4 @@
-"""The section of the calibration: whether of all that is given a probability so many are true."""
+"""Section "Calibration": whether labels with probability p are true in a fraction p of cases."""
 
 from vidfit.report.axis import Axis
 from vidfit.report.folder import RunFolder
@@ -12,35 +12,35 @@ def reliability(run: RunFolder, _: Colours) -> list[Child]:
         return missing("The probabilities were not compared with the labels", "vidfit run", "compares them")
     bins = run.labels.reliability
     points = [(each.mean, each.hits / each.count) for each in bins]
-    title, x, y = "Reliability of the probabilities", "probability", "share that is true"
-    said = (
-        "All (video, label) pairs by their probability. On the dotted line three in ten of those that are given 0.3 "
-        "are true; below it the file is too sure of itself, above it too careful."
+    title, x, y = "Reliability of the probabilities", "probability", "fraction that is true"
+    caption = (
+        "All (video, label) pairs by their probability. On the dotted line, three in ten pairs with probability 0.3 "
+        "are true. Below it the file is too confident, above it too careful."
     )
-    figures = [figure(reliability_diagram(title, Axis(x, 0, 1), Axis(y, 0, 1), points), said)]
+    figures = [figure(reliability_diagram(title, Axis(x, 0, 1), Axis(y, 0, 1), points), caption)]
     if drawable := [point for point in points if min(point) > 0]:
         low = min(map(min, drawable)) / 1.5
         diagram = reliability_diagram(f"{title}, small ones", Axis(x, low, 1, True), Axis(y, low, 1, True), drawable)
-        figures.append(figure(diagram, "The same on logarithmic axes: nearly all probabilities are small."))
+        figures.append(figure(diagram, "The same on logarithmic axes, because nearly all probabilities are small."))
     rows = (
         (
             f"{each.low:g}\u00a0to\u00a0{each.high:g}",
             f"{each.mean:.4f}",
-            f"{share:.4f}",
+            f"{fraction:.4f}",
             f"{each.hits:,}",
             f"{each.count:,}",
         )
-        for each, (_, share) in zip(bins, points, strict=True)
+        for each, (_, fraction) in zip(bins, points, strict=True)
     )
     head = ("probability", "mean", "true", "hits", "pairs")
     error = element(
         "p",
         "Expected calibration error: ",
         element("strong", f"{run.labels.ece:.5f}"),
-        ", the mean distance between probability and share over all pairs.",
+        ", the mean distance between probability and fraction over all pairs.",
     )
     return [
         error,
         element("div", *figures, class_="pair"),
-        folded("The bins in numbers", table(head, rows, words=("probability",))),
+        folded("Bins", table(head, rows, words=("probability",))),
     ]

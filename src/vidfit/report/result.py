@@ -1,4 +1,4 @@
-"""The section of the packed file: its size and its scores."""
+"""Section "The packed file": its size and scores."""
 
 from vidfit.report.folder import RunFolder
 from vidfit.report.html import Child, element
@@ -8,7 +8,7 @@ from vidfit.sizes import format_size
 
 def result(run: RunFolder, _: Colours) -> list[Child]:
     if run.summary is None:
-        return missing("The run is not finished", "vidfit run", "goes on where it was stopped")
+        return missing("The run is not finished", "vidfit run", "resumes it")
     packed = run.summary.packed
     figures = [
         ("GAP@20", f"{packed.gap:.4f}", "global average precision"),

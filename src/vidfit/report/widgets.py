@@ -1,17 +1,17 @@
-"""What several sections say in the same way: that something is missing, who a member is, what its bytes are."""
+"""Pieces that several sections use: missing data, labels and colours of members, their fractions of bytes."""
 
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
-from vidfit.report.folder import PackedMember
+from vidfit.report.folder import PackedMemberSummary
 from vidfit.report.html import Child, element
 from vidfit.report.plots import Series
 
 Colours = dict[str, str]
-"""The CSS colour of each member, the same in all sections."""
+"""CSS colour by member, the same in all sections."""
 
 COLOURS = 10
-"""Of members, in the style sheet."""
+"""Number of member colours in the style sheet."""
 
 
 def colours_of(names: Sequence[str]) -> Colours:
@@ -19,7 +19,7 @@ def colours_of(names: Sequence[str]) -> Colours:
 
 
 def missing(what: str, command: str, does: str) -> list[Child]:
-    """In place of a section's content: what is not there, and the command that makes it."""
+    """Content of a section without data: what is missing, and the command that creates it."""
     return [element("p", f"{what}: ", element("code", command), f" {does}.", class_="missing")]
 
 
@@ -28,13 +28,13 @@ def member_label(name: str, colour: str) -> Element:
 
 
 def colour_key(name: str, colour: str) -> Series:
-    """A legend's entry for something that is drawn as an area."""
+    """A legend entry for something that is drawn as an area."""
     return Series(name, colour, [], line="none", markers=True)
 
 
-def shares_of_bytes(
-    members: Sequence[PackedMember], colours: Colours, whole: int | None = None
+def fractions_of_bytes(
+    members: Sequence[PackedMemberSummary], colours: Colours, whole: int | None = None
 ) -> list[tuple[str, float, str]]:
-    """Name, share and colour of each member's bytes, of `whole` or of their sum."""
+    """Name, fraction and colour of each member's bytes. Fractions are of `whole`, or of the members' sum."""
     total = whole or sum(member.bytes or 0 for member in members) or 1
     return [(member.name, (member.bytes or 0) / total, colours[member.name]) for member in members]

@@ -1,1 +1,1 @@
-"""A trained run, fitted to any number of bytes: candidates, the search over them, the frontier."""
+"""Fit a trained run to any number of bytes: candidates, the search over them, the frontier."""

@@ -1,13 +1,14 @@
-"""Held-out predictions of members, float and at narrower widths, and what a weighted average of some of them reaches.
+"""Predictions of members for held-out videos, and the GAP that a weighted average of some of them reaches.
 
-A search asks this thousands of times, and a few hundred videos cannot tell two good answers apart: whoever takes the
-highest GAP among thousands takes the luckiest. So the search goes by something steadier, in two parts. What the float
-members' blend reaches is measured, as GAP, with weights fitted to squared error: there are few sets of members. What
-their widths cost is expected from the blend's divergence from the float one, at the GAP that divergence costs the
-candidates on average: `c nats^p`, with c and p fitted to them all. That way fewer bits never look better by chance.
+The search asks for thousands of GAPs. A few hundred videos are too few for that: the highest of thousands is the
+luckiest. So the search uses a steadier estimate, in two parts.
 
-Of each video only the classes that can come among its best are kept: those that any member finds likeliest. A blend is
-then a small matrix, its GAP a sort, and weights follow from inner products that are taken once.
+1. The blend of the float members. Its GAP is measured, with weights fitted to squared error. There are few such blends.
+2. The loss by fewer bits. It is estimated as `c * nats^p` from the divergence between blend and float blend, with c and
+   p fitted to all candidates. So fewer bits never look better by chance.
+
+Each video keeps only the classes that any member finds likely. A blend is then a small matrix, and its GAP a sort.
+Weights come from inner products that are computed once.
 
 Shapes: R members, N candidates, V videos, C classes, U kept classes of a video, M members of a blend.
 """
@@ -18,10 +19,10 @@ import numpy as np
 
 KEPT_CLASSES = 64
 TOP_K = 20
-# Of the inner products' mean: enough for members that say the same, whose weights would be anything otherwise.
+# Fraction of the mean inner product. It makes the weights of equal members equal; they would be arbitrary otherwise.
 _RIDGE = 1e-4
 _SMALLEST = 1e-6
-# GAP a nat at least: where no loss can be measured, bits still count for something.
+# Least GAP per nat: more bits count for something even if no loss can be measured.
 _LEAST_COST = 1e-4
 _POWERS = np.linspace(0.5, 1, 11)
 
@@ -30,10 +31,10 @@ class HeldOut:
     """Predictions for V labelled videos that no member was trained on.
 
     Arguments:
-        members: of each float member, `[V, C]`; like all predictions here, float and maybe memory-mapped.
-        candidates: of each member at some narrower widths, `[V, C]`.
-        member_of: of each candidate, its member's place.
-        labels: bool `[V, C]`, where a video has the label.
+        members: predictions of each float member, float `[V, C]`, memory-mapped or not.
+        candidates: predictions of each candidate, in the same form.
+        member_of: index of each candidate's member.
+        labels: bool `[V, C]`, true if the video has the label.
     """
 
     def __init__(
@@ -61,18 +62,18 @@ class HeldOut:
         self._products_R = (flat @ self._hits_VU.ravel().astype(np.float32)).astype(np.float64)
         self._blends: dict[tuple[tuple[int, ...], tuple[float, ...]], tuple[np.ndarray, float]] = {}
         self.cost = self._fitted_cost()
-        """c and p."""
+        """c and p of the loss `c * nats^p`."""
 
     def expected(self, candidates: Sequence[int], weights: Sequence[float] = ()) -> tuple[np.ndarray, float]:
-        """Weights and expected GAP of a blend of these candidates, of a different member each.
+        """Weights and expected GAP of a blend of candidates of different members.
 
         Arguments:
-            candidates: their places.
-            weights: of each, their sum 1; fitted where absent.
+            candidates: their indices.
+            weights: their weights, with sum 1. Fitted if empty.
 
         Returns:
-            Weights float64 `[M]`, none below 0 and their sum 1; and the float members' GAP with them, less what the
-            divergence of the candidates' blend from theirs is expected to cost.
+            Weights, float64 `[M]`, at least 0 and with sum 1. Then the GAP of the float members with these weights,
+            minus the expected loss by the candidates' divergence from them.
         """
         chosen = np.array(candidates)
         members = tuple(self._member_of[chosen].tolist())
@@ -85,14 +86,14 @@ class HeldOut:
         return own, gap - cost * self._divergence(candidates, own) ** power
 
     def gap(self, candidates: Sequence[int], weights: Sequence[float] | np.ndarray) -> float:
-        """GAP@20 of the weighted average of these candidates, as it is measured."""
+        """Measured GAP@20 of the weighted average of these candidates."""
         return self._gap(_blend(self._candidates_NVU, candidates, weights))
 
     def _gap(self, blend_VU: np.ndarray) -> float:
         return global_average_precision(blend_VU, self._hits_VU, self._positives)
 
     def _weights(self, members: Sequence[int]) -> np.ndarray:
-        """Of the least squared error.
+        """Weights with the least squared error.
 
         Source: stacked regressions, Breiman 1996, with non-negative weights that sum to 1.
         """
@@ -104,14 +105,14 @@ class HeldOut:
         )
 
     def _divergence(self, candidates: Sequence[int], weights: np.ndarray) -> float:
-        """Of the candidates' blend from that of their members, nats a video, over the kept classes."""
+        """Divergence of the candidates' blend from the float members' blend: nats per video, over the kept classes."""
         members = self._member_of[np.array(candidates)]
         p = _blend(self._members_RVU, members, weights).clip(_SMALLEST, 1 - _SMALLEST)
         q = _blend(self._candidates_NVU, candidates, weights).clip(_SMALLEST, 1 - _SMALLEST)
         return max(0.0, float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum() / len(p)))
 
     def _fitted_cost(self) -> tuple[float, float]:
-        """By least squares over all candidates alone."""
+        """c and p, by least squares over all single candidates."""
         one = np.ones(1)
         away = np.array([self._divergence([place], one) for place in range(len(self._candidates_NVU))])
         of_member = [self._gap(scores_VU) for scores_VU in self._members_RVU]
@@ -133,13 +134,13 @@ def _blend(scores: np.ndarray, places: Sequence[int] | np.ndarray, weights: Sequ
 
 
 def global_average_precision(scores_VU: np.ndarray, hits_VU: np.ndarray, positives: int, top_k: int = TOP_K) -> float:
-    """GAP@20: average precision of all videos' best classes in one list.
+    """GAP@20: average precision of one list with every video's best classes.
 
     Arguments:
         scores_VU: float.
-        hits_VU: bool, where the class is a label of the video.
-        positives: labels of all videos, those that are not among the U classes included.
-        top_k: classes taken of each video.
+        hits_VU: bool, true if the class is a label of the video.
+        positives: number of labels of all videos, including those outside the U classes.
+        top_k: classes taken from each video.
 
     Source: YouTube-8M (Abu-El-Haija et al. 2016), section 5.
     """
@@ -153,8 +154,8 @@ def global_average_precision(scores_VU: np.ndarray, hits_VU: np.ndarray, positiv
 def least_squares_on_simplex(products_MM: np.ndarray, products_M: np.ndarray) -> np.ndarray:
     """`argmin_w w'Aw - 2b'w` with `w >= 0` and `sum(w) = 1`, float64 `[M]`; A is positive definite.
 
-    An active-set method: weights that would be negative are set to 0 and come back where the error would fall by it
-    (the conditions of Karush, Kuhn and Tucker).
+    An active-set method. Weights that would be negative are set to 0. They are freed again if that lowers the error
+    (the Karush-Kuhn-Tucker conditions).
     """
     size = len(products_M)
     free = np.ones(size, bool)

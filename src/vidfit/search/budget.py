@@ -1,20 +1,20 @@
-"""The best ensemble for any number of bytes: which members, at which widths, with which weights.
+"""The best ensemble for any number of bytes: which members, at which bit widths, with which weights.
 
-The candidates are members at a few choices of widths each (`quantization/bit_allocation.py`). An ensemble takes at
-most one candidate of each member; its score is the GAP that its blend is expected to reach (`blend.py`). That is not
-additive, so every ensemble that is looked at is really blended: a beam search, which keeps the best few ensembles in
-each band of sizes and tries all their neighbours (a member more, a member less, a member at other widths) until no
-band gets any better.
+A candidate is a member at one choice of bit widths (`quantization/bit_allocation.py`). An ensemble has at most one
+candidate per member. Its score is the GAP that its blend is expected to reach (`blend.py`).
 
-One exploration answers for every budget, as the best ensemble found that fits. More bytes can therefore never give a
-lower score. What it trades away is certainty: `tests/export/test_budget.py` compares it with exhaustive search.
+Scores do not add up, so every ensemble that is tried is really blended. The search is a beam search. It keeps the best
+few ensembles in each band of sizes and tries their neighbours: one member more, one less, or one at other bit widths.
+It stops when no band improves.
 
-Where members and their weights are given, only widths are left to choose: the same search, which neither takes nor
-leaves a member.
+One search answers for every budget, as the best ensemble found that fits. So more bytes never give a lower score. There
+is no proof that it finds the optimum; `tests/search/test_budget.py` compares it with exhaustive search.
+
+If members and weights are given, only bit widths are searched. The search then neither adds nor removes members.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,13 +28,13 @@ _BEAM = 3
 
 @dataclass(frozen=True)
 class Candidate:
-    """A member at one choice of widths."""
+    """A member at one choice of bit widths."""
 
     member: str
     bytes: int
-    """That it adds to a file."""
+    """Bytes that it adds to a file."""
     ms: float
-    """That it adds to the time for a video."""
+    """Milliseconds that it adds per video."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Ensemble:
     """Candidates in one file.
 
     Attributes:
-        candidates: their places among all, ascending.
-        weights: of each in the average; they sum to 1.
-        bytes: of the whole file.
-        ms: milliseconds a video.
-        gap: expected, on the videos that select.
+        candidates: indices of its candidates, ascending.
+        weights: weight of each in the average; they sum to 1.
+        bytes: bytes of the whole file.
+        ms: milliseconds per video.
+        gap: expected GAP on the videos that select.
     """
 
     candidates: tuple[int, ...]
@@ -61,68 +61,82 @@ def explore(
     held_out: HeldOut,
     common_bytes: int = 0,
     max_ms: float | None = None,
-    show: Callable[[int], None] = lambda _: None,
-    shares: Mapping[str, float] | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
+    weights: Mapping[str, float] | None = None,
 ) -> list[Ensemble]:
-    """The frontier: ensembles by rising bytes and rising GAP, none better in both than another.
+    """The frontier: ensembles by rising bytes and rising GAP.
 
     Arguments:
-        candidates: what there is to choose from, at least one; `held_out` has their predictions in this order.
-        held_out: of the videos to select by.
-        common_bytes: of a file without members.
-        max_ms: ensembles that take more for a video are left out.
-        show: called with the number of ensembles looked at.
-        shares: member -> weight, their sum 1, where these members and no others are to be in the ensemble; without
-            `max_ms`, for widths hardly change what a member takes.
+        candidates: what to choose from, at least one. `held_out` has their predictions in this order.
+        held_out: the videos to select by.
+        common_bytes: bytes of a file without members.
+        max_ms: ensembles that take more milliseconds per video are left out.
+        on_progress: called with the number of ensembles tried.
+        weights: member -> weight, with sum 1, to put exactly these members into the ensemble. Not with `max_ms`: bit
+            widths hardly change a member's time.
 
     Raises:
         BudgetError: every candidate alone takes longer than `max_ms`.
     """
-    found: dict[tuple[int, ...], Ensemble] = {}
-    seen: set[tuple[int, ...]] = set()
-    expanded: set[tuple[int, ...]] = set()
-
-    def look_at(chosen: tuple[int, ...]) -> None:
-        if chosen in seen:
-            return
-        seen.add(chosen)
-        ms = sum(candidates[place].ms for place in chosen)
-        if not chosen or (max_ms is not None and ms > max_ms):
-            return
-        given = [shares[candidates[place].member] for place in chosen] if shares else ()
-        weights, gap = held_out.expected(chosen, given)
-        if weights.min() == 0:  # bytes for nothing
-            look_at(tuple(place for place, weight in zip(chosen, weights, strict=True) if weight > 0))
-            return
-        size = common_bytes + sum(candidates[place].bytes for place in chosen)
-        found[chosen] = Ensemble(chosen, tuple(weights.tolist()), size, ms, gap)
-        show(len(found))
-
-    if shares:
-        look_at(_smallest(candidates, shares))
+    tried = _Tried(candidates, held_out, common_bytes, max_ms, on_progress, weights)
+    if weights:
+        tried.add(_smallest(candidates, weights))
     else:
         for place in range(len(candidates)):
-            look_at((place,))
-    if not found:
+            tried.add((place,))
+    if not tried.found:
         fastest = min(candidates, key=lambda candidate: candidate.ms)
         raise BudgetError(
-            f"no member takes at most {max_ms} ms a video: the fastest, {fastest.member}, takes {fastest.ms:.3f}; "
+            f"no member takes at most {max_ms} ms per video: the fastest, {fastest.member}, takes {fastest.ms:.3f}; "
             "allow more or train a smaller one"
         )
-    while waiting := [ensemble for ensemble in _beam(list(found.values())) if ensemble.candidates not in expanded]:
+    expanded: set[tuple[int, ...]] = set()
+    while waiting := [it for it in _beam(list(tried.found.values())) if it.candidates not in expanded]:
         for ensemble in waiting:
             expanded.add(ensemble.candidates)
             for neighbour in _neighbours(ensemble.candidates, candidates):
-                if not shares or len(neighbour) == len(shares):
-                    look_at(neighbour)
-    return _frontier(found.values())
+                if not weights or len(neighbour) == len(weights):
+                    tried.add(neighbour)
+    return _frontier(tried.found.values())
+
+
+@dataclass
+class _Tried:
+    """The ensembles tried so far. For the fields see `explore`."""
+
+    candidates: Sequence[Candidate]
+    held_out: HeldOut
+    common_bytes: int
+    max_ms: float | None
+    on_progress: Callable[[int], None]
+    weights: Mapping[str, float] | None
+    seen: set[tuple[int, ...]] = field(default_factory=set)
+    found: dict[tuple[int, ...], Ensemble] = field(default_factory=dict)
+
+    def add(self, chosen: tuple[int, ...]) -> None:
+        """Score an ensemble, unless it was tried before or is too slow."""
+        if not chosen or chosen in self.seen:
+            return
+        self.seen.add(chosen)
+        members = [self.candidates[place] for place in chosen]
+        ms = sum(member.ms for member in members)
+        if self.max_ms is not None and ms > self.max_ms:
+            return
+        given = [self.weights[member.member] for member in members] if self.weights else ()
+        weights, gap = self.held_out.expected(chosen, given)
+        if weights.min() == 0:  # a member with weight 0 only costs bytes
+            self.add(tuple(place for place, weight in zip(chosen, weights, strict=True) if weight > 0))
+            return
+        size = self.common_bytes + sum(member.bytes for member in members)
+        self.found[chosen] = Ensemble(chosen, tuple(weights.tolist()), size, ms, gap)
+        self.on_progress(len(self.found))
 
 
 def best_within(frontier: Sequence[Ensemble], budget: int) -> Ensemble:
-    """The best ensemble of a frontier (not an empty one) that takes at most `budget` bytes.
+    """The best ensemble of a non-empty frontier that takes at most `budget` bytes.
 
     Raises:
-        BudgetError: there is none; the message says what the smallest would take.
+        BudgetError: there is none. The message has the size of the smallest.
     """
     fitting = [ensemble for ensemble in frontier if ensemble.bytes <= budget]
     if not fitting:
@@ -134,14 +148,14 @@ def best_within(frontier: Sequence[Ensemble], budget: int) -> Ensemble:
 
 
 def _smallest(candidates: Sequence[Candidate], members: Iterable[str]) -> tuple[int, ...]:
-    """The ensemble of these members that takes the fewest bytes."""
+    """The ensemble of these members with the fewest bytes."""
     places = range(len(candidates))
     own = ([place for place in places if candidates[place].member == member] for member in members)
     return tuple(sorted(min(its, key=lambda place: candidates[place].bytes) for its in own))
 
 
 def _neighbours(chosen: tuple[int, ...], candidates: Sequence[Candidate]) -> Iterator[tuple[int, ...]]:
-    """One member less, more, or at other widths."""
+    """One member less, one more, or one at other bit widths."""
     for place in chosen:
         yield tuple(other for other in chosen if other != place)
     of_member = {candidates[place].member: place for place in chosen}
@@ -152,7 +166,7 @@ def _neighbours(chosen: tuple[int, ...], candidates: Sequence[Candidate]) -> Ite
 
 
 def _beam(found: Sequence[Ensemble]) -> list[Ensemble]:
-    """The best few in each band of sizes; bands are equally wide in the logarithm of bytes."""
+    """The best few of each band of sizes. Bands are equally wide in the logarithm of bytes."""
     sizes = np.log([ensemble.bytes for ensemble in found])
     low, high = sizes.min(), sizes.max()
     bands = ((sizes - low) / max(high - low, 1e-9) * (_BANDS - 1e-6)).astype(int)

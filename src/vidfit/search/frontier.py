@@ -1,12 +1,15 @@
 """GAP over bytes, from the smallest file to the unconstrained ensemble: what `vidfit frontier RUN` measures.
 
-Every point is a file: written, read again and measured on the eval shards, which have selected nothing. Beside it stand
-the curves that a user would get otherwise, measured on the same videos: the best single member in 8 bits, the members
-in 8 bits and in fp16 averaged with equal weights in order of their validation GAP, as many as fit.
+Every point is a file: written, read again and measured on the eval shards, which nothing was selected on.
+
+Three curves show what you would get without a search, on the same videos. One is the best single member in 8 bits. One
+averages members in 8 bits with equal weights, as many as fit, in order of their validation GAP. The third does so in
+fp16.
 """
 
 import csv
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,22 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidfit import distributed, progress
+from vidfit import distributed
 from vidfit.evaluation.metrics import Metrics
-from vidfit.export.metadata import metadata_bytes
 from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches
 from vidfit.features.prefetch import read_ahead
-from vidfit.features.shards import estimate_records, expand_shards
+from vidfit.features.shards import estimate_records
 from vidfit.files import replacing
 from vidfit.inference.distributed_jobs import measure
+from vidfit.progress import counter, log_skipped
 from vidfit.quantization.member import Member, load_member
 from vidfit.search.budget import Ensemble, best_within
 from vidfit.search.packer import Packer
+from vidfit.search.search import Search
 from vidfit.search.validation import BATCH_SIZE
 from vidfit.sizes import format_size, parse_size
 from vidfit.stages import write_text
 from vidfit.training.trainer import predict
+
+_log = logging.getLogger("vidfit")
 
 FRONTIER = "frontier.json"
 POINTS = 12
@@ -38,11 +44,11 @@ SINGLE, EQUAL, HALF = "best single 8-bit member", "equal-weight 8-bit ensemble",
 
 
 def measure_frontier(packer: Packer, budgets: Sequence[str] = ()) -> dict[str, Any]:
-    """Write and measure a file for each budget, and the baselines; leaves `frontier.json` and `frontier.csv`.
+    """Write and measure a file for each budget, and the baselines. Leaves `frontier.json` and `frontier.csv`.
 
     Arguments:
-        packer: of the run.
-        budgets: bytes, as `1GB`; where there are none, twelve from the smallest file to the unconstrained ensemble.
+        packer: the packer of the run.
+        budgets: sizes such as `1GB`. Without any, twelve from the smallest file to the unconstrained ensemble.
 
     Returns:
         The content of `frontier.json` (docs/format.md).
@@ -51,7 +57,7 @@ def measure_frontier(packer: Packer, budgets: Sequence[str] = ()) -> dict[str, A
         BudgetError: nothing fits the smallest budget.
     """
     asked = sorted(map(parse_size, budgets))
-    frontier = packer.frontier()
+    frontier = packer.search.frontier()
     sizes = asked or _spread(frontier)
     measured: dict[Ensemble, dict[str, Any]] = {}
     for size in sizes:
@@ -65,66 +71,64 @@ def measure_frontier(packer: Packer, budgets: Sequence[str] = ()) -> dict[str, A
     return document
 
 
+def known_frontier(search: Search) -> dict[str, Any]:
+    """The frontier as the search knows it: no eval GAP, no baselines, and no file is written."""
+    frontier = search.frontier()
+    ensembles = dict.fromkeys(best_within(frontier, size) for size in _spread(frontier))
+    return {"points": [search.describe(ensemble) for ensemble in ensembles], "baselines": {}}
+
+
 def _measure_point(packer: Packer, size: int) -> dict[str, Any]:
     path = packer.directory / "packing" / "point.onnx"
     try:
-        told = packer.pack(path, size)
-        shards = expand_shards(packer.data.eval)
-        with progress.videos_bar(f"evaluating {format_size(told['bytes'])}") as show:
-            scores = distributed.together(measure, path, shards, packer.data.skip_corrupt, here={"show": show})
-        told |= {"gap": scores["gap"]}
+        point = packer.pack(path, size)
+        what = f"evaluating {format_size(point['bytes'])}"
+        shards, data = packer.search.members.shards("eval"), packer.search.members.data
+        here = {"show": counter(packer.on_progress, what, "videos")}
+        point |= {"gap": distributed.together(measure, path, shards, data.skip_corrupt, here=here)["gap"]}
     finally:
         path.unlink(missing_ok=True)
-    progress.console.print(f"{format_size(told['bytes'])}: GAP {told['gap']:.4f}, {len(told['members'])} members")
-    return told
-
-
-def known_frontier(packer: Packer) -> dict[str, Any]:
-    """The frontier as the search knows it, no file written: points without the eval shards' GAP, and no baselines."""
-    frontier = packer.frontier()
-    ensembles = dict.fromkeys(best_within(frontier, size) for size in _spread(frontier))
-    return {"points": [packer.told(ensemble) for ensemble in ensembles], "baselines": {}}
+    _log.info("%s: GAP %.4f, %d members", format_size(point["bytes"]), point["gap"], len(point["members"]))
+    return point
 
 
 def _spread(frontier: Sequence[Ensemble]) -> list[int]:
-    """Sizes from that of the smallest ensemble to that of the best, evenly in their logarithm."""
+    """Sizes from the smallest ensemble to the best one, evenly in their logarithm."""
     return np.geomspace(frontier[0].bytes, frontier[-1].bytes, POINTS).round().astype(int).tolist()
 
 
-def _eval_batches(packer: Packer, title: str) -> Iterator[Batch]:
-    info, data = packer.info, packer.data
-    shards = expand_shards(data.eval)
-    batches = Batches(shards, info.spec, len(info.vocabulary), BATCH_SIZE, skip_corrupt=data.skip_corrupt)
-    return progress.counted(read_ahead(batches), f"evaluating {title}", estimate_records(shards))
-
-
 def _baselines(packer: Packer) -> dict[str, list[dict[str, Any]]]:
-    """Bytes and eval GAP of what one would pack without a search, members in order of their validation GAP."""
-    names = sorted(packer.members, key=lambda name: -packer.infos[name].gap_validation)
-    members = [load_member(packer.members[name]) for name in names]
-    beside = {choice.member: choice.graph_bytes for choice in packer.choices}
-    common = metadata_bytes(packer.info.spec, packer.info.vocabulary)
+    """Bytes and eval GAP of packing without a search."""
+    run = packer.search.members
+    names = sorted(run.files, key=lambda name: -run.infos[name].gap_validation)
+    members = [load_member(run.files[name]) for name in names]
+    graph_bytes = {candidate.member: candidate.graph_bytes for candidate in packer.search.candidates}
     eight = [member.quantized() for member in members]
-    sizes = [member.nbytes + beside[name] for name, member in zip(names, eight, strict=True)]
+    eight_bytes = [member.nbytes + graph_bytes[name] for name, member in zip(names, eight, strict=True)]
+    half_bytes = [member.nbytes // 2 + graph_bytes[name] for name, member in zip(names, members, strict=True)]
     alone, equal = _measure(packer, eight, "8-bit members")
+    _, equal_half = _measure(packer, [_in_half_precision(member) for member in members], "fp16 members")
     curves = {
-        SINGLE: [{"bytes": common + size, "gap": gap} for size, gap in zip(sizes, alone, strict=True)],
-        EQUAL: [{"bytes": common + int(size), "gap": gap} for size, gap in zip(np.cumsum(sizes), equal, strict=True)],
+        SINGLE: (eight_bytes, alone),
+        EQUAL: (np.cumsum(eight_bytes).tolist(), equal),
+        HALF: (np.cumsum(half_bytes).tolist(), equal_half),
     }
-    sizes = [member.nbytes // 2 + beside[name] for name, member in zip(names, members, strict=True)]
-    _, equal = _measure(packer, [_in_half_precision(member) for member in members], "fp16 members")
-    curves[HALF] = [
-        {"bytes": common + int(size), "gap": gap} for size, gap in zip(np.cumsum(sizes), equal, strict=True)
-    ]
-    return {title: sorted(points, key=lambda point: point["bytes"]) for title, points in curves.items()}
+    common = packer.search.common_bytes
+    return {
+        title: sorted(
+            ({"bytes": common + size, "gap": gap} for size, gap in zip(sizes, gaps, strict=True)),
+            key=lambda point: point["bytes"],
+        )
+        for title, (sizes, gaps) in curves.items()
+    }
 
 
 def _measure(packer: Packer, members: Sequence[Member], title: str) -> tuple[list[float], list[float]]:
-    """GAP on the eval shards of each member alone, and of the plain average of it and those before it."""
-    classes = len(packer.info.vocabulary)
+    """Eval GAP of each member alone, and of the plain average of it and all members before it."""
+    classes = len(packer.search.members.info.vocabulary)
     classifiers = [member.classifier() for member in members]
     alone, averaged = ([Metrics(classes) for _ in members] for _ in range(2))
-    for batch in _eval_batches(packer, title):
+    for batch in _eval_batches(packer, f"evaluating {title}"):
         labels, counts = batch.labels.numpy(), batch.label_counts.numpy()
         total = np.zeros((len(batch), classes), np.float32)
         for place, classifier in enumerate(classifiers):
@@ -132,11 +136,26 @@ def _measure(packer: Packer, members: Sequence[Member], title: str) -> tuple[lis
             total += predicted
             alone[place].update(predicted, labels, counts)
             averaged[place].update(total / (place + 1), labels, counts)
-    return tuple([metrics.result()["gap"] for metrics in those] for those in (alone, averaged))  # type: ignore[return-value]
+    return [metrics.result()["gap"] for metrics in alone], [metrics.result()["gap"] for metrics in averaged]
+
+
+def _eval_batches(packer: Packer, what: str) -> Iterator[Batch]:
+    """Batches of the eval shards, with progress and a warning about skipped records."""
+    info, data = packer.search.members.info, packer.search.members.data
+    shards = packer.search.members.shards("eval")
+    total, videos, skipped = estimate_records(shards), 0, 0
+    show = counter(packer.on_progress, what, "videos")
+    batches = Batches(shards, info.spec, len(info.vocabulary), BATCH_SIZE, skip_corrupt=data.skip_corrupt)
+    for batch in read_ahead(batches):
+        yield batch
+        videos += len(batch)
+        skipped += batch.skipped
+        show(videos, total)
+    log_skipped(what, skipped)
 
 
 def _in_half_precision(member: Member) -> Member:
-    """The member as it is after its float32 tensors have been stored as float16."""
+    """The member with its float32 tensors rounded to float16."""
     state = {
         name: value.half().float() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
         for name, value in member.state.items()

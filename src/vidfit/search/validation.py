@@ -1,11 +1,10 @@
 """The validation videos in two halves: one selects an ensemble, the other confirms it.
 
-A search that looks at thousands of ensembles finds some that are good on its own videos by luck. What it finds is
-therefore measured on videos that it has not seen, and both figures are told. (Each member's checkpoint was chosen on
-all of them, before.) Batches go to the halves in turns, so that
-both hold videos of every shard.
+A search through thousands of ensembles finds some that are good on its own videos by luck. So the result is measured on
+videos that it has not seen, and both figures are reported. (The members' checkpoints were chosen on all of them.)
+Batches alternate between the halves, so both have videos of every shard.
 
-Shapes: V videos, those of the selecting half first; C classes.
+Shapes: V videos, the selecting half first; C classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +20,9 @@ from vidfit.features.loader import Batches
 from vidfit.features.spec import FeatureSpec
 
 BATCH_SIZE = 32
-# A matrix of 10^8 weights is read once a batch, which takes longer than multiplying with it.
+# Batches joined for measuring bit widths. Reading a matrix of 10^8 weights per batch takes longer than its product.
 _JOINED = 4
-# Of a larger set the first so many are taken: every candidate of every member predicts them, on a CPU in hours if more.
+# Videos used of a larger set. Every candidate of every member predicts them all, which would take hours on a CPU.
 MAX_VIDEOS = 2048
 
 
@@ -31,13 +30,13 @@ class Validation:
     """Labelled videos in two halves.
 
     Arguments:
-        shards: of the validation videos.
+        shards: shards of the validation videos.
         spec: modalities to read.
         classes: C.
-        skip_corrupt: pass over damaged records.
+        skip_corrupt: skip corrupt records.
 
     Raises:
-        DataError: there are too few videos for two halves, a half without labels, or a damaged record.
+        DataError: there are too few videos for two halves, a half has no labels, or a record is corrupt.
     """
 
     def __init__(self, shards: Sequence[Path], spec: FeatureSpec, classes: int, skip_corrupt: bool) -> None:
@@ -46,12 +45,12 @@ class Validation:
         self.selecting = sum(len(batch) for batch in islice(self._first(), 0, None, 2))
         if not self.labels_VC[: self.selecting].any() or not self.labels_VC[self.selecting :].any():
             raise DataError(
-                f"data.validation: of its {len(self.labels_VC)} videos one half has to select an ensemble and the "
-                f"other to confirm it, each with labels; give more than {BATCH_SIZE} labelled videos"
+                f"data.validation: has {len(self.labels_VC)} videos; one half selects an ensemble and the other "
+                f"confirms it, so both need labels: give more than {BATCH_SIZE} labelled videos"
             )
 
     def selecting_batches(self, videos: int) -> list[Batch]:
-        """The first so many videos of the selecting half, or about so many, in larger batches than they are read."""
+        """About the first `videos` videos of the selecting half, in larger batches than they are read."""
         read = list(islice(self._first(), 0, 2 * videos // BATCH_SIZE, 2))
         return [joined(read[start : start + _JOINED]) for start in range(0, len(read), _JOINED)]
 
@@ -60,7 +59,7 @@ class Validation:
         return self._of_all(lambda batch: predict(batch).astype(np.float16))
 
     def gaps(self, predictions_VC: np.ndarray) -> dict[str, float]:
-        """GAP on the half that selects and on the half that confirms."""
+        """GAP on the selecting and on the confirming half."""
         halves = {"gap_selection": slice(None, self.selecting), "gap_confirmation": slice(self.selecting, None)}
         found = {}
         for name, rows in halves.items():

@@ -1,0 +1,73 @@
+"""The trained members of a run folder, checked to fit into one file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vidfit.errors import ModelFileError
+from vidfit.features.shards import expand_shards
+from vidfit.recipe import DataConfig, Recipe
+from vidfit.training.checkpoint import BEST, MemberInfo, read_info
+
+
+@dataclass(frozen=True)
+class RunMembers:
+    """Members that may go into a packed file.
+
+    Attributes:
+        directory: the run folder.
+        data: the run's shards.
+        files: name -> float member file.
+        infos: name -> what the member is.
+        weights: name -> weight in the average, sum 1. None if the search chooses members and weights.
+    """
+
+    directory: Path
+    data: DataConfig
+    files: dict[str, Path]
+    infos: dict[str, MemberInfo]
+    weights: dict[str, float] | None
+
+    @classmethod
+    def read(cls, directory: Path, recipe: Recipe, weights: Mapping[str, float] | None = None) -> "RunMembers":
+        """Read the members of a run, or only those with a weight.
+
+        Raises:
+            ModelFileError: no member is trained, a named one is missing, or two have different features or labels.
+        """
+        every = {name: directory / "members" / name / BEST for name in recipe.members}
+        files = {name: file for name, file in every.items() if file.exists()}
+        if not files:
+            raise ModelFileError(f"{directory}: has no trained member; train some with `vidfit run` or `vidfit train`")
+        for name in weights or ():
+            if name not in files:
+                raise ModelFileError(f"{directory}: has no trained member {name!r}; it has {', '.join(files)}")
+        if weights:
+            files = {name: files[name] for name in weights}
+            weights = {name: weight / sum(weights.values()) for name, weight in weights.items()}
+        infos = {name: read_info(file) for name, file in files.items()}
+        _check_that_they_fit_together(files, infos)
+        return cls(directory, recipe.data, files, infos, dict(weights) if weights else None)
+
+    @property
+    def info(self) -> MemberInfo:
+        """The first member. All have its features and labels."""
+        return next(iter(self.infos.values()))
+
+    def folder(self, name: str) -> Path:
+        """Where the candidates of a member are kept."""
+        return self.directory / "packing" / name
+
+    def shards(self, which: str) -> list[Path]:
+        """The run's `train`, `validation` or `eval` shards."""
+        return expand_shards(getattr(self.data, which))
+
+
+def _check_that_they_fit_together(files: Mapping[str, Path], infos: Mapping[str, MemberInfo]) -> None:
+    first, *others = infos
+    for name in others:
+        if (infos[name].spec, infos[name].vocabulary) != (infos[first].spec, infos[first].vocabulary):
+            raise ModelFileError(
+                f"{files[name]}: has other features or labels than {files[first]}; train it again with this run's "
+                "recipe"
+            )
