@@ -10,7 +10,7 @@ import vidfit
 PACKAGE = Path(vidfit.__file__).parent
 
 # What each room may use, beside itself and the rooms of everybody.
-EVERYBODY = {"errors", "files", "checksum", "sizes", "distributed"}
+EVERYBODY = {"errors", "files", "locks", "checksum", "sizes", "distributed"}
 PATH = ["features", "kernels", "models", "training", "quantization", "export", "inference", "report"]
 BESIDE = {"evaluation": {"features"}}
 ABOVE = {

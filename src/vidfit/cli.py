@@ -103,15 +103,17 @@ def train(
 ) -> None:
     """Train the members of a recipe, or some of them. Goes on from the last checkpoint."""
     from vidfit.errors import RecipeError
+    from vidfit.locks import locked
     from vidfit.pipeline import Run
 
     parsed = _recipe(recipe, overrides, skip_corrupt)
     for name in member or ():
         if name not in parsed.members:
             raise RecipeError(f"--member {name}: {recipe} has the members {', '.join(parsed.members)}")
-    stages = Run(parsed, output, overwrite, member)
-    for name in stages.names:
-        stages.train(name)
+    with locked(output):
+        stages = Run(parsed, output, overwrite, member)
+        for name in stages.names:
+            stages.train(name)
 
 
 @app.command()
@@ -143,9 +145,9 @@ def soft_label(
     files = list(map(member_file, [teacher, *(more or ())]))
     if len({file.resolve() for file in files}) < len(files):
         raise VidfitError("--teacher: names a teacher twice; leave one out")
-    with progress.counting_bar("labelling shards") as show:
+    with progress.counting_bar("labelling shards") as on_progress:
         labelled, skipped = distributed.together(
-            label, files, paths, output, top_k, skip_corrupt, overwrite, threads, here={"show": show}
+            label, files, paths, output, top_k, skip_corrupt, overwrite, threads, here={"on_progress": on_progress}
         )
     progress.say_skipped("labelling", skipped)
     size = sum(soft_labels_file(output, shard).stat().st_size for shard in paths)
@@ -292,9 +294,9 @@ def evaluate(
     paths = expand_shards(shards)
     # Entered before the evaluation, so that a bad place is known at once.
     with replacing(json_file) if json_file else nullcontext() as partial:
-        with progress.videos_bar("evaluating") as show:
+        with progress.videos_bar("evaluating") as on_progress:
             result = distributed.together(
-                measure, model, paths, skip_corrupt, threads, fill_up, batch_size, here={"show": show}
+                measure, model, paths, skip_corrupt, threads, fill_up, batch_size, here={"on_progress": on_progress}
             )
         progress.say_skipped("evaluating", int(result["skipped"]))
         for name, value in result.items():
@@ -327,8 +329,8 @@ def predict(
 
     paths = expand_shards(shards)
     options = (top_k, skip_corrupt, overwrite, threads, fill_up, batch_size)
-    with progress.videos_bar("predicting") as show:
-        made = distributed.together(write, model, paths, output, *options, here={"show": show})
+    with progress.videos_bar("predicting") as on_progress:
+        made = distributed.together(write, model, paths, output, *options, here={"on_progress": on_progress})
     progress.say_skipped("predicting", made.skipped)
     before = f"; {made.resumed} of {len(paths)} shards were finished before" if made.resumed else ""
     print(f"{output}: {made.videos:,} videos{before}")

@@ -38,6 +38,7 @@ from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.features.spec import FeatureSpec, Vocabulary
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import measure, measure_labels, soft_label
+from vidfit.locks import locked
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.preflight import (
     check_budget,
@@ -85,9 +86,10 @@ def run(recipe: Recipe, directory: Path | str, overwrite: bool = False) -> dict[
         The summary, which is also in `summary.json`.
 
     Raises:
-        VidfitError: whatever a stage meets; see `vidfit.errors`.
+        VidfitError: another process uses the folder, or a stage fails; see `vidfit.errors`.
     """
-    return Run(recipe, Path(directory), overwrite).all()
+    with locked(Path(directory)):
+        return Run(recipe, Path(directory), overwrite).all()
 
 
 @dataclass(frozen=True)
@@ -378,9 +380,9 @@ class Run:
             for fold in dict.fromkeys(teacher.fold for teacher in teachers):
                 files = [self._folder(teacher) / BEST for teacher in teachers if teacher.fold == fold]
                 shards, skip = self._fold(fold, outside=False), self.recipe.data.skip_corrupt
-                with progress.counting_bar(stage) as show:
+                with progress.counting_bar(stage) as on_progress:
                     _, more = distributed.together(
-                        soft_label, files, shards, folder, distill.top_k, skip, here={"show": show}
+                        soft_label, files, shards, folder, distill.top_k, skip, here={"on_progress": on_progress}
                     )
                 skipped += more
             progress.say_skipped(stage, skipped)
@@ -445,9 +447,9 @@ class Run:
         return weights > parse_size(self.recipe.pack.budget)
 
     def _evaluate(self, model: Path, description: str) -> dict[str, Any]:
-        with progress.videos_bar(f"evaluating {description}") as show:
+        with progress.videos_bar(f"evaluating {description}") as on_progress:
             result = distributed.together(
-                measure, model, self.shards["eval"], self.recipe.data.skip_corrupt, here={"show": show}
+                measure, model, self.shards["eval"], self.recipe.data.skip_corrupt, here={"on_progress": on_progress}
             )
         progress.say_skipped(f"evaluating {description}", int(result["skipped"]))
         return _scores(result)
@@ -455,9 +457,13 @@ class Run:
     def _evaluate_labels(self, packed: Path, labels: Path) -> dict[str, Any]:
         """As `_evaluate`; what else is found of labels and probabilities is left in a file."""
         labels.unlink(missing_ok=True)  # of another packed file
-        with progress.videos_bar("evaluating packed") as show:
+        with progress.videos_bar("evaluating packed") as on_progress:
             result, details = distributed.together(
-                measure_labels, packed, self.shards["eval"], self.recipe.data.skip_corrupt, here={"show": show}
+                measure_labels,
+                packed,
+                self.shards["eval"],
+                self.recipe.data.skip_corrupt,
+                here={"on_progress": on_progress},
             )
         progress.say_skipped("evaluating packed", int(result["skipped"]))
         write_text(labels, json.dumps(details, indent=2) + "\n")

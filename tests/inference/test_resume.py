@@ -19,7 +19,7 @@ from vidfit.features.example import write_shard
 from vidfit.features.shards import expand_shards
 from vidfit.inference.prediction_files import write_predictions
 from vidfit.inference.predictor import Predictor
-from vidfit.inference.resume import Written, predict_shards
+from vidfit.inference.resume import Written, predict_to_file
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -99,7 +99,7 @@ def damage(shard: Path) -> None:
 
 
 def predict(output: Path, model: Path, shards: list[Path], **options) -> Written:
-    return predict_shards(output, shards, vidfit.load(model), [str(model)], **options)
+    return predict_to_file(output, shards, vidfit.load(model), [str(model)], **options)
 
 
 def ids_in(path: Path) -> list[str]:
@@ -110,7 +110,7 @@ def test_the_file_is_what_is_written_without_parts(finished: Path, corpus: Path,
     model = vidfit.load(finished / "model.onnx")
     shards = expand_shards([corpus / "eval", corpus / "train"])
     for suffix in SUFFIXES:
-        rows = (row for shard in shards for row in model.predict(shard))
+        rows = (row for shard in shards for row in model.predict_shards(shard))
         write_predictions(tmp_path / f"rows{suffix}", rows, LABELS, 3)
         made = predict(tmp_path / f"parts{suffix}", finished / "model.onnx", shards, top_k=3)
         assert made == Written(videos=VIDEOS["eval"] + VIDEOS["train"], skipped=0, resumed=0)
@@ -137,7 +137,7 @@ def test_a_shard_with_skipped_records_is_finished_only_where_they_are_skipped(
 ):
     model, output = finished / "model.onnx", tmp_path / "out.csv"
     with pytest.raises(RuntimeError, match="stop"):
-        predict(output, model, shards, skip_corrupt=True, show=stop_after(11))
+        predict(output, model, shards, skip_corrupt=True, on_progress=stop_after(11))
     with pytest.raises(DataError, match=r"1\.tfrecord, record 3 "):
         predict(output, model, shards)
     counted.clear()
@@ -210,6 +210,6 @@ def test_progress_is_of_what_is_left(finished: Path, tmp_path: Path, shards: lis
     with pytest.raises(DataError):
         predict(tmp_path / "out.csv", finished / "model.onnx", shards)
     write_shard(shards[1], videos(4, seed=1))
-    predict(tmp_path / "out.csv", finished / "model.onnx", shards, show=lambda *numbers: seen.append(numbers))
+    predict(tmp_path / "out.csv", finished / "model.onnx", shards, on_progress=lambda *numbers: seen.append(numbers))
     assert [done for done, _ in seen] == [4, 7]
     assert all(4 <= total <= 10 for _, total in seen)

@@ -24,6 +24,7 @@ from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import estimate_records, expand_shards
 from vidfit.files import replacing
 from vidfit.inference.distributed_jobs import measure
+from vidfit.locks import locked
 from vidfit.quantization.member import Member, load_member
 from vidfit.search.budget import Ensemble, best_within
 from vidfit.search.packer import Packer
@@ -49,8 +50,13 @@ def measure_frontier(packer: Packer, budgets: Sequence[str] = ()) -> dict[str, A
 
     Raises:
         BudgetError: nothing fits the smallest budget.
+        OutputError: another process uses the run folder.
     """
-    asked = sorted(map(parse_size, budgets))
+    with locked(packer.directory):
+        return _measure_frontier(packer, sorted(map(parse_size, budgets)))
+
+
+def _measure_frontier(packer: Packer, asked: Sequence[int]) -> dict[str, Any]:
     frontier = packer.frontier()
     sizes = asked or _spread(frontier)
     measured: dict[Ensemble, dict[str, Any]] = {}
@@ -70,8 +76,10 @@ def _measure_point(packer: Packer, size: int) -> dict[str, Any]:
     try:
         told = packer.pack(path, size)
         shards = expand_shards(packer.data.eval)
-        with progress.videos_bar(f"evaluating {format_size(told['bytes'])}") as show:
-            scores = distributed.together(measure, path, shards, packer.data.skip_corrupt, here={"show": show})
+        with progress.videos_bar(f"evaluating {format_size(told['bytes'])}") as on_progress:
+            scores = distributed.together(
+                measure, path, shards, packer.data.skip_corrupt, here={"on_progress": on_progress}
+            )
         told |= {"gap": scores["gap"]}
     finally:
         path.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards
 from vidfit.files import make_folder
 from vidfit.inference.predictor import load
+from vidfit.locks import locked
 from vidfit.recipe import Recipe, load_recipe
 from vidfit.search.blend import HeldOut
 from vidfit.search.budget import Ensemble, best_within, explore
@@ -52,7 +53,7 @@ def pack(
         BudgetError: nothing fits; the message has the size of the smallest possible file.
         ModelFileError: there is no trained member, or one is damaged or of another vocabulary than the others.
         DataError: there are no validation videos to select by.
-        OutputError: the file exists already.
+        OutputError: the file exists already, or another process uses the run folder.
     """
     return open_run(run, portable=portable, members=members).pack_named([budget], max_ms, overwrite)[0]
 
@@ -121,10 +122,15 @@ class Packer:
         for path in sizes:
             if path.exists() and not overwrite:
                 raise OutputError(f"{path}: exists already; give another budget or add --overwrite")
+        with locked(self.directory):
+            self._pack_named(sizes, max_ms)
+        return list(sizes)
+
+    def _pack_named(self, sizes: Mapping[Path, int], max_ms: float | None) -> None:
         frontier = self.frontier(max_ms)
         for size in sizes.values():
             best_within(frontier, size)  # before the first file is written
-        make_folder(folder)
+        make_folder(self.directory / "packed")
         for path, size in sizes.items():
             path.with_suffix(".json").unlink(missing_ok=True)  # it tells of the file that is about to be replaced
             told = self.pack(path, size, max_ms)
@@ -133,7 +139,6 @@ class Packer:
                 f"{path}: {len(told['members'])} members in {format_size(told['bytes'])}, validation GAP "
                 f"{told['gap_selection']:.4f} where it was selected, {told['gap_confirmation']:.4f} where it was not"
             )
-        return list(sizes)
 
     def pack(self, path: Path, budget: int, max_ms: float | None = None) -> dict[str, Any]:
         """Write the best ensemble that fits and measure the file on both halves of the validation videos.
