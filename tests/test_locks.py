@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.corpus import write_recipe
+from vidfit.cli import main
 from vidfit.errors import OutputError
 from vidfit.locks import LOCK, locked
 
@@ -152,3 +154,46 @@ def test_a_file_cannot_be_locked_as_a_folder(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file: is a file, not a folder"):
         take(tmp_path / "file")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
+    monkeypatch.setattr("sys.argv", ["vidfit", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code
+
+
+@pytest.mark.parametrize("command", ["run", "train", "pack", "frontier"])
+def test_a_run_folder_in_use_is_refused(
+    finished: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, capfd
+):
+    """Nothing in it changes."""
+    arguments = {
+        "run": ("run", write_recipe(tmp_path, corpus), "-o", finished),
+        "train": ("train", write_recipe(tmp_path, corpus), "-o", finished),
+        "pack": ("pack", finished, "--budget", "1GB", "--overwrite"),
+        "frontier": ("frontier", finished),
+    }[command]
+    with locked(finished):
+        before = snapshot(finished)
+        assert call(monkeypatch, *arguments) == 2
+        assert snapshot(finished) == before
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == (
+        f"vidfit: {finished}: process {os.getpid()} on {socket.gethostname()} is writing here; "
+        "wait until it ends, or choose another output"
+    )
+
+
+def test_reading_a_run_folder_in_use_is_allowed(
+    finished: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with locked(finished):
+        model = finished / "model.onnx"
+        assert call(monkeypatch, "evaluate", model, corpus / "eval") == 0
+        assert call(monkeypatch, "predict", model, corpus / "eval", "-o", tmp_path / "out.csv") == 0
+        assert call(monkeypatch, "report", finished) == 0
+
+
+def snapshot(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}

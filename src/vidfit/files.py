@@ -37,12 +37,12 @@ _ADVICE: Final = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EIO: "check the disk or choose another place",
 }
+_PREFIX: Final = ".vidfit-"
 # Leftovers of other machines: whether their process lives cannot be seen from here.
 _ABANDONED_SECONDS: Final = 24 * 3600
 
 _numbers = itertools.count()
 _in_use: set[str] = set()
-_tidied: set[tuple[int, Path]] = set()
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def file_digest(path: Path) -> str:
 def temporary(folder: Path) -> Iterator[Path]:
     """A path in `folder` that no other writer has. Whatever is there at the end is removed."""
     _tidy(folder)
-    partial = folder / f".vidfit-{_machine():08x}-{os.getpid()}-{next(_numbers)}.partial"
+    partial = folder / f"{_PREFIX}{_machine():08x}-{os.getpid()}-{next(_numbers)}.partial"
     _in_use.add(partial.name)
     try:
         yield partial
@@ -141,18 +141,16 @@ def temporary(folder: Path) -> Iterator[Path]:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what killed processes left in a folder; once per process, as folders may hold thousands of files."""
-    if (key := (os.getpid(), folder.absolute())) in _tidied:
-        return
-    _tidied.add(key)
-    for path in folder.glob(".vidfit-*-*-*.partial"):
-        with suppress(OSError, ValueError):  # someone else has removed it, or has given it its name
+    """Remove what killed processes left in a folder."""
+    names = [name for name in os.listdir(folder) if name.startswith(_PREFIX)] if folder.is_dir() else []
+    for path in (folder / name for name in names):
+        with suppress(OSError, ValueError):  # it has its real name by now, or is not ours
             if _is_abandoned(path):
                 _remove(path)
 
 
 def _is_abandoned(path: Path) -> bool:
-    machine, process, _ = path.stem.removeprefix(".vidfit-").split("-")
+    machine, process, _ = path.stem.removeprefix(_PREFIX).split("-")
     if int(machine, 16) != _machine() or os.name != "posix":
         return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
     if int(process) == os.getpid():

@@ -1,6 +1,7 @@
 """Predictions of many shards: a killed call is gone on with, nothing is mixed in, and the file is the same."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,43 @@ def test_shards_without_a_sound_record(finished: Path, tmp_path: Path):
         with pytest.raises(DataError, match=r"a\.tfrecord and 1 more shards hold no record .*\(2 corrupt\)"):
             predict(tmp_path / "out.csv", finished / "model.onnx", expand_shards([tmp_path]), skip_corrupt=True)
         assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_second_call_at_once_is_refused_and_the_first_is_whole(finished: Path, tmp_path: Path, shards: list[Path]):
+    write_shard(shards[1], videos(4, seed=1))
+    output, model = tmp_path / "out.csv", finished / "model.onnx"
+    refused = []
+
+    def second(done: int, total: int) -> None:
+        with pytest.raises(OutputError, match=f"out.csv.partial: process {os.getpid()} on .* is writing here; wait"):
+            predict(output, model, shards, overwrite=True)
+        refused.append(done)
+
+    assert predict(output, model, shards, on_progress=second).videos == 12
+    assert len(refused) == 3
+    assert ids_in(output) == [f"{shard}-{number}" for shard in range(3) for number in range((5, 4, 3)[shard])]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "shards"]
+
+
+def test_a_folder_that_vanishes_is_no_full_disk(finished: Path, tmp_path: Path, shards: list[Path]):
+    output = tmp_path / "out.csv"
+    with pytest.raises(OutputError, match="removed meanwhile; call again") as caught:
+        predict(
+            output,
+            finished / "model.onnx",
+            shards,
+            skip_corrupt=True,
+            on_progress=lambda *numbers: shutil.rmtree(tmp_path / "out.csv.partial", ignore_errors=True),
+        )
+    assert "space" not in str(caught.value)
+    assert not output.exists()
+
+
+def test_names_that_look_like_addresses(finished: Path, tmp_path: Path, corpus: Path):
+    for suffix in SUFFIXES:
+        output = tmp_path / f"run-12:30{suffix}"
+        predict(output, finished / "model.onnx", expand_shards([corpus / "eval"]))
+        assert output.exists()
 
 
 @pytest.mark.parametrize("name", ["out.txt", "there.csv", "none/out.csv"])
