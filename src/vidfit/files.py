@@ -27,7 +27,7 @@ from vidfit.errors import OutputError
 _ADVICE: Final = {
     errno.ENOSPC: "free some space or choose another place",
     errno.EDQUOT: "free some of your quota or choose another place",
-    errno.EFBIG: "the file system takes no larger files; choose another place",
+    errno.EFBIG: "raise the limit (ulimit -f) or choose another place",
     errno.EACCES: "choose a place where you may write",
     errno.EPERM: "choose a place where you may write",
     errno.EROFS: "choose a place where you may write",

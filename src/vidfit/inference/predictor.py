@@ -160,7 +160,7 @@ class Predictor:
         expected = {modality.name: modality for modality in self.spec.modalities}
         if set(frames) != set(expected):
             raise DataError(f"the model reads the modalities {sorted(expected)}, these arrays are {sorted(frames)}")
-        leading = list(getattr(next(iter(frames.values())), "shape", ()))[:2]
+        leading: list[int] = list(getattr(next(iter(frames.values())), "shape", ()))[:2]
         for name, array in frames.items():
             _check_array(array, expected[name], leading)
         videos, longest = leading

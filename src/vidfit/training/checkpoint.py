@@ -7,6 +7,8 @@ training stands.
 """
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +65,9 @@ def save_member(path: Path, info: MemberInfo, tensors: dict[str, torch.Tensor], 
         try:
             save_file(tensors, partial, {"vidfit": json.dumps(document)})
         except SafetensorError as error:
+            # It has the system's error number only in its words.
+            if found := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
             raise OSError(str(error)) from error
         write_checksum(partial, CHECKSUM)
 
@@ -121,5 +126,5 @@ def _opened(path: Path | str, checked: bool) -> Iterator[tuple[Any, MemberInfo, 
 
 def _other_format(path: Path, found: object) -> ModelFileError:
     newer = isinstance(found, int) and found > _FORMAT
-    age, advice = ("a newer", "install a newer vidfit") if newer else ("an older", "train it again")
+    age, advice = ("a newer", "install a newer vidfit") if newer else ("an older", "train it again or copy it anew")
     return ModelFileError(f"{path}: a member of {age} vidfit (format {found!r}; this one reads {_FORMAT}); {advice}")
