@@ -4,8 +4,8 @@ A packed `.onnx` file runs in ONNX Runtime on the CPU. A run's member runs in Py
 have the same interface, so you can compare them. Shards are decoded in a thread while the model computes. Memory holds
 a few hundred videos (two or three times `Predictor.window`), whatever their number.
 
-For many videos, ONNX Runtime can compute several batches in parallel, which share its threads and weights: one step of
-an LSTM is too little work to divide among threads. For few videos a single batch with all threads is faster.
+For many videos, ONNX Runtime can compute several batches in parallel. They share its threads and weights. This helps
+because one step of an LSTM is too little work to divide. For few videos a single batch with all threads is faster.
 
 By default every frame of a video counts once. `load(path, fill_up=300)` does what the winners of 2018 did, for
 comparison: it fills each video up with random frames of its own.

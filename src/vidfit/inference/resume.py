@@ -66,8 +66,7 @@ def predict_to_file(
         output: the file; its suffix chooses the format (see `prediction_files.py`).
         shards: TFRecord files, each once.
         predictor: the model.
-        origin: what the predictions depend on beside shards and `top_k`, as JSON values: a digest of the model's file,
-            `fill_up`.
+        origin: what else changes the predictions, as JSON values: a digest of the model's file, `fill_up`.
         top_k: classes written per video, at least 1.
         skip_corrupt: skip damaged records.
         overwrite: replace an existing file.
