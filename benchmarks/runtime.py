@@ -182,12 +182,12 @@ def measure(family: str, form: str, path: Path, batches: tuple[int, ...]) -> dic
     return measured
 
 
-def many(path: Path, at_once: int) -> dict[str, float]:
+def many(path: Path, parallel_batches: int) -> dict[str, float]:
     """Videos a second of four batches of a file, and memory, in this process."""
     from vidfit.inference.predictor import BATCH_SIZE, load
 
     before = memory()["VmRSS"]
-    predict = load(path, at_once=at_once).predict
+    predict = load(path, parallel_batches=parallel_batches).predict
     inputs = videos(4 * BATCH_SIZE)
     rate = 4 * BATCH_SIZE / fastest(partial(predict, *inputs))
     return {"videos/s": rate, "peak, MB": memory()["VmHWM"] - before}

@@ -134,7 +134,7 @@ def test_trouble_in_a_training_is_told_in_one_line_and_the_next_call_goes_on(
     expected, line = {
         "disk": (
             2,
-            r".*/members/vlad/between\.safetensors: cannot be written \(.*File too large.*\); free some space .*",
+            r".*/members/vlad/between\.safetensors: cannot be written \(File too large\); raise the limit .*",
         ),
         "shard": (2, r".*/train1\.tfrecord: cannot be read \(No such file or directory\); check .*"),
         "divergence": (2, "member vlad: the loss is nan at step 11; .* try a lower learning_rate or on_nan: halve"),
@@ -419,7 +419,7 @@ def mistakes(finished: Path, corpus: Path, tmp_path: Path) -> dict[str, tuple[tu
         "modality": ((*run, "members.vlad.family.clusters={rgb: 4, speech: 2}"), "members.vlad.family.clusters: names"),
         "member name": ((*run, "members={../x: {family: {type: mean}, head: {type: logistic}}}"), "'../x'"),
         "not YAML": ((*run, "training.steps=[1"), "--set training.steps=[1"),
-        "run folder": (("run", recipe, "-o", text), "notes.txt: cannot be made a folder"),
+        "run folder": (("run", recipe, "-o", text), "notes.txt: is a file, not a folder"),
         "weights": (
             ("pack-members", members / "mean", "-o", tmp_path / "m.onnx", "--budget", "1MB", "--weight", "nan"),
             "--weight",

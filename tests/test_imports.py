@@ -13,7 +13,7 @@ import vidfit
 PACKAGE = Path(vidfit.__file__).parent
 
 # What each room may use, beside itself and the rooms of everybody.
-EVERYBODY = {"errors", "files", "checksum", "sizes", "progress", "distributed"}
+EVERYBODY = {"errors", "files", "locks", "checksum", "sizes", "progress", "distributed"}
 PATH = ["features", "kernels", "models", "training", "quantization", "export", "inference", "report"]
 BESIDE = {"evaluation": {"features"}}
 ABOVE = {

@@ -200,7 +200,7 @@ def test_the_largest_seed_trains(recipe_file: Path, tmp_path: Path):
 
 def test_a_run_folder_that_is_a_file(recipe_file: Path, tmp_path: Path):
     (tmp_path / "run").write_text("kept")
-    with pytest.raises(OutputError, match="run: cannot be made a folder"):
+    with pytest.raises(OutputError, match="run: is a file, not a folder"):
         run(load_recipe(recipe_file), tmp_path / "run")
 
 

@@ -4,7 +4,7 @@ import vidfit
 
 model = vidfit.load("model.onnx")
 probabilities = model.predict({"rgb": rgb, "audio": audio}, num_frames)   # arrays [B, T, D] uint8 -> [B, C]
-for video, probabilities in model.predict("shards/*.tfrecord"): ...
+for id, probabilities in model.predict_shards("shards/*.tfrecord"): ...
 
 summary = vidfit.run(vidfit.load_recipe("recipe.yaml"), "run-folder")
 file = vidfit.pack("run-folder", budget="100MB")

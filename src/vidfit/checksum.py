@@ -47,6 +47,16 @@ def is_intact(path: Path, mark: Mark) -> bool | None:
         return file.read(len(BLANK)) == _digits(file, place)
 
 
+def read_checksum(path: Path, mark: Mark) -> str | None:
+    """The checksum that a file carries, eight hexadecimal digits, whether it holds or not. None where it has none."""
+    with path.open("rb") as file:
+        place = _place(file, mark)
+        if place is None:
+            return None
+        file.seek(place)
+        return file.read(len(BLANK)).decode("ascii", "replace")
+
+
 def _place(file: BinaryIO, mark: Mark) -> int | None:
     """Where the digits begin."""
     if os.fstat(file.fileno()).st_size == 0:  # which cannot be mapped

@@ -59,7 +59,7 @@ def lead(command: Callable[[], None]) -> None:
         try:
             _follow() if rank else command()
         finally:
-            # Who fails in a job leaves the others in the middle of it, where they hear of nothing else.
+            # After a failure within a job, the other ranks would block in a collective.
             if not _working_together:
                 if rank == 0:
                     _broadcast(None)

@@ -1,20 +1,26 @@
-"""Whole files or none: write beside the target, rename when finished.
+"""Write whole files or none: write beside the target, rename when finished.
 
-A reader never sees a half-written file, and a failure (an exception, a full disk, Ctrl-C, a power cut) leaves whatever
-stood there before. A file gets its name only when its content is on the disk (`fsync`): without that, file systems may
-keep a rename through a power cut and lose the content. It takes 10 ms, or the time that the disk takes for gigabytes.
-The folder is not synchronised, so a power cut may bring the version before back, which is whole.
-Traded away: room for two versions of the file while it is being written. A killed process leaves its `.NAME.partial`
-behind; the next writer of the same file reuses that name, so such leftovers never pile up. Two processes must not write
-the same file at the same time.
+A reader never sees a half-written file. A failure (an exception, a full disk, Ctrl-C, a power cut) leaves the old file
+as it was. The content is on the disk (`fsync`) before the file gets its name; otherwise a power cut could keep the name
+and lose the content. That takes 10 ms, or as long as the disk takes for gigabytes. The folder is not synchronised, so
+a power cut may bring back the old file, which is whole.
+
+The price is room for two versions of the file. Temporary names are `.vidfit-MACHINE-PROCESS-NUMBER.partial`, so no two
+processes share one. A killed process leaves its temporary file behind; the next writer in that folder removes it.
 """
 
+import errno
 import hashlib
+import itertools
 import os
 import shutil
+import socket
+import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from pydantic import InstanceOf
 
@@ -22,6 +28,25 @@ from vidfit.errors import OutputError
 
 PathText = InstanceOf[str]
 """A path in a pydantic model, whose own `str` refuses the surrogates that stand for bytes that are not UTF-8."""
+_ADVICE: Final = {
+    errno.ENOSPC: "free some space or choose another place",
+    errno.EDQUOT: "free some of your quota or choose another place",
+    errno.EFBIG: "raise the limit (ulimit -f) or choose another place",
+    errno.EACCES: "choose a place where you may write",
+    errno.EPERM: "choose a place where you may write",
+    errno.EROFS: "choose a place where you may write",
+    errno.ENOENT: "its folder or temporary file was removed meanwhile; call again",
+    errno.ESTALE: "its folder or temporary file was removed meanwhile; call again",
+    errno.ENOTDIR: "a part of the path is a file; choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EIO: "check the disk or choose another place",
+}
+_PREFIX: Final = ".vidfit-"
+# Leftovers of other machines: whether their process lives cannot be seen from here.
+_ABANDONED_SECONDS: Final = 24 * 3600
+
+_numbers = itertools.count()
+_in_use: set[str] = set()
 
 
 @contextmanager
@@ -33,27 +58,27 @@ def replacing(path: str | Path) -> Iterator[Path]:
             permission). An `OSError` that names another file, such as an input read inside the block, passes unchanged.
     """
     path = Path(path)
+    check_place(path)
+    with temporary(path.parent) as partial:
+        try:
+            yield partial
+            # Some libraries write files that only their owner may read; a model is to be passed on.
+            partial.chmod(0o666 & ~_umask())
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError as error:
+            if error.filename not in (None, str(partial)):
+                raise
+            raise cannot_write(path, error) from error
+
+
+def check_place(path: Path) -> None:
+    """Raises OutputError if `path` is a folder or a device, or its folder does not exist."""
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: is not a regular file; choose another name")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}; create it or choose another place")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        # Some libraries write files that only their owner may read; a model is to be passed on.
-        partial.chmod(0o666 & ~_umask())
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if error.filename not in (None, str(partial)):
-            raise
-        reason = error.strerror or error
-        raise OutputError(f"{path}: cannot be written ({reason}); free some space or choose another place") from error
-    finally:
-        # It may never have been made, on a read-only file system too; that failure has been told already.
-        with suppress(OSError):
-            partial.unlink()
 
 
 @contextmanager
@@ -61,40 +86,43 @@ def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
     """Yields an empty folder beside `path` to write to; it gets its real name when the block ends without an exception.
 
     Arguments:
-        path: the folder. One that stands there is removed at the end, if it holds what the new one does.
-        mark: name of a file by which that is told.
+        path: the folder. An existing one is replaced if it holds the file `mark`.
+        mark: name of a file that the new folder holds, too.
 
     Raises:
-        OutputError: `path` is something else, its folder does not exist, or writing failed.
+        OutputError: `path` exists without `mark`, its folder does not exist, or writing failed.
     """
     if path.exists() and not (path / mark).is_file():
         raise OutputError(f"{path}: holds no {mark}, so it is not replaced; choose another name")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        yield partial
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another place"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with temporary(path.parent) as partial:
+        try:
+            partial.mkdir()
+            yield partial
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(partial, path)
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless it is there.
+    """Create a folder and its parents, unless it exists.
 
     Raises:
-        OutputError: it cannot be made, such as where a file has its name.
+        OutputError: it cannot be created, such as where a file has its name.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OutputError(f"{path}: is a file, not a folder; choose another name") from error
     except OSError as error:
-        raise OutputError(f"{path}: cannot be made a folder ({error.strerror}); choose another") from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    """The error for an output that cannot be written: why, and what helps in this case."""
+    advice = _ADVICE.get(error.errno or 0, "choose another place")
+    return OutputError(f"{path}: cannot be written ({error.strerror or error}); {advice}")
 
 
 @contextmanager
@@ -117,6 +145,61 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def temporary(folder: Path) -> Iterator[Path]:
+    """A path in `folder` that no other writer has. Whatever is there at the end is removed."""
+    _tidy(folder)
+    partial = folder / f"{_PREFIX}{_machine():08x}-{os.getpid()}-{next(_numbers)}.partial"
+    _in_use.add(partial.name)
+    try:
+        yield partial
+    finally:
+        _in_use.discard(partial.name)
+        _remove(partial)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed processes left in a folder."""
+    names = [name for name in os.listdir(folder) if name.startswith(_PREFIX)] if folder.is_dir() else []
+    for path in (folder / name for name in names):
+        with suppress(OSError, ValueError):  # it has its real name by now, or is not ours
+            if _is_abandoned(path):
+                _remove(path)
+
+
+def _is_abandoned(path: Path) -> bool:
+    machine, process, _ = path.stem.removeprefix(_PREFIX).split("-")
+    if int(machine, 16) != _machine() or os.name != "posix":
+        return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+    if int(process) == os.getpid():
+        return path.name not in _in_use
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's process
+        pass
+    return False
+
+
+def _machine() -> int:
+    """A number for where process ids count: this machine, or this container on it."""
+    try:
+        processes = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        processes = ""
+    return zlib.crc32(f"{socket.gethostname()} {processes}".encode())
+
+
+def _remove(path: Path) -> None:
+    # It may never have been made, on a read-only file system too; that failure has been told already.
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _umask() -> int:

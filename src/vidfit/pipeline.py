@@ -32,6 +32,7 @@ from vidfit.export.graph import PackedMember, write_graph
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import measure, measure_labels
 from vidfit.lineage import Lineage, names_and_sizes
+from vidfit.locks import locked
 from vidfit.preflight import check, needs_narrow_weights
 from vidfit.progress import OnProgress, counter, log_skipped, silent
 from vidfit.quantization.member import QUANTIZED, load_member, quantize_member
@@ -66,9 +67,10 @@ def run(
         The summary, which is also in `summary.json`.
 
     Raises:
-        VidfitError: see `vidfit.errors`.
+        VidfitError: another process uses the folder, or a stage fails; see `vidfit.errors`.
     """
-    return Run(recipe, Path(directory), overwrite, on_progress=on_progress).all()
+    with locked(Path(directory)):
+        return Run(recipe, Path(directory), overwrite, on_progress=on_progress).all()
 
 
 class Run:
@@ -206,7 +208,7 @@ class Run:
             model,
             self.inputs.shards["eval"],
             self.inputs.skip_corrupt,
-            here={"show": counter(self._on_progress, stage, "videos")},
+            here={"on_progress": counter(self._on_progress, stage, "videos")},
         )
         log_skipped(stage, int(result["skipped"]))
         return _scores(result)
@@ -220,7 +222,7 @@ class Run:
             packed,
             self.inputs.shards["eval"],
             self.inputs.skip_corrupt,
-            here={"show": counter(self._on_progress, stage, "videos")},
+            here={"on_progress": counter(self._on_progress, stage, "videos")},
         )
         log_skipped(stage, int(result["skipped"]))
         write_text(labels, json.dumps(details, indent=2) + "\n")

@@ -193,7 +193,7 @@ class Trainings:
                 folder,
                 top_k,
                 self._inputs.skip_corrupt,
-                here={"show": counter(self._on_progress, stage, "shards")},
+                here={"on_progress": counter(self._on_progress, stage, "shards")},
             )
             skipped += more
         log_skipped(stage, skipped)

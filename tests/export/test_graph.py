@@ -480,6 +480,6 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path):
     )
     command = [sys.executable, "-c", script, str(source), str(path)]
     told = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True).stdout
-    assert told == f"{path}: cannot be written (File too large); free some space or choose another place\n"
+    assert told == f"{path}: cannot be written (File too large); raise the limit (ulimit -f) or choose another place\n"
     assert path.read_bytes() == b"what stood here"
     assert sorted(tmp_path.iterdir()) == [source, path]

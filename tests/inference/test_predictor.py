@@ -24,7 +24,7 @@ from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import write_records
-from vidfit.inference import predictor
+from vidfit.inference import packed_model
 from vidfit.inference.predictor import BATCH_SIZE, Predictor
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.quantization.member import Member
@@ -47,7 +47,7 @@ def test_arrays_and_shards_agree(finished: Path, corpus: Path):
     model = vidfit.load(finished / "model.onnx")
     frames, num_frames, ids = arrays(VIDEOS["eval"])
     from_arrays = dict(zip(ids, model.predict(frames, num_frames), strict=True))
-    from_shards = dict(model.predict(corpus / "eval"))
+    from_shards = dict(model.predict_shards(corpus / "eval"))
     assert set(from_arrays) == set(from_shards)
     for id, probabilities in from_shards.items():
         np.testing.assert_allclose(probabilities, from_arrays[id], atol=1e-6)
@@ -57,7 +57,7 @@ def test_arrays_and_shards_agree(finished: Path, corpus: Path):
 def test_several_patterns(finished: Path, corpus: Path):
     model = vidfit.load(finished / "model.onnx")
     patterns = [str(corpus / "eval" / "eval0*"), corpus / "validation" / "validation1.tfrecord"]
-    assert len(list(model.predict(patterns))) == VIDEOS["eval"] // 2 + VIDEOS["validation"] // 2
+    assert len(list(model.predict_shards(patterns))) == VIDEOS["eval"] // 2 + VIDEOS["validation"] // 2
 
 
 def test_without_lengths_every_slot_is_a_frame(finished: Path):
@@ -110,11 +110,11 @@ def test_arrays_are_run_in_slices(finished: Path):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("batch_size", "threads", "at_once"),
+    ("batch_size", "threads", "parallel_batches"),
     [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 2), (32, 1, 1), (32, 2, 1), (32, 2, 0), (32, 3, 5)],
 )
 def test_results_depend_on_neither_batch_size_nor_threads_nor_batches_at_once(
-    finished: Path, corpus: Path, form: str, batch_size: int, threads: int, at_once: int
+    finished: Path, corpus: Path, form: str, batch_size: int, threads: int, parallel_batches: int
 ):
     """Each video alone is the truth; shards are read in their order, the other batch in a random one."""
     alone = vidfit.load(finished / form, threads=1)
@@ -123,8 +123,8 @@ def test_results_depend_on_neither_batch_size_nor_threads_nor_batches_at_once(
         video.ids[0]: alone._run(*alone._inputs(video))[0] for video in Batches(shards, alone.spec, None, batch_size=1)
     }
     assert len(expected) == VIDEOS["eval"]
-    model = vidfit.load(finished / form, threads=threads, batch_size=batch_size, at_once=at_once)
-    rows = list(model.predict(shards))
+    model = vidfit.load(finished / form, threads=threads, batch_size=batch_size, parallel_batches=parallel_batches)
+    rows = list(model.predict_shards(shards))
     assert [id for id, _ in rows] == list(expected)
     (shuffled,) = Batches(shards, model.spec, None, VIDEOS["eval"], shuffle_buffer=VIDEOS["eval"])
     rows += zip(shuffled.ids, model.predict_batch(shuffled), strict=True)
@@ -146,7 +146,7 @@ def test_videos_of_similar_length_run_together(corpus: Path):
     spec = FeatureSpec(modalities=(Modality(name="rgb", size=24), Modality(name="audio", size=8)))
     model = Predictor(spec, ("frames",), run, batch_size=5)
     lengths = {video.id: video.num_frames for video in videos(VIDEOS["eval"], seed=2)}
-    rows = list(model.predict(corpus / "eval"))
+    rows = list(model.predict_shards(corpus / "eval"))
     assert {id: int(frames) for id, (frames,) in rows} == lengths
     assert [id for id, _ in rows] == [
         id for batch in Batches(expand_shards([corpus / "eval"]), spec, None, 1) for id in batch.ids
@@ -174,12 +174,12 @@ def test_batches_are_computed_at_once_and_put_in_order(corpus: Path, of: str):
         return num_frames[:, None].astype(np.float32)
 
     spec = FeatureSpec(modalities=(Modality(name="rgb", size=24), Modality(name="audio", size=8)))
-    model = Predictor(spec, ("frames",), run, batch_size=size, at_once=3)
+    model = Predictor(spec, ("frames",), run, batch_size=size, parallel_batches=3)
     if of == "arrays":
         np.testing.assert_array_equal(model.predict(frames, num_frames)[:, 0], num_frames)
     else:
         lengths = {video.id: video.num_frames for video in videos(VIDEOS["eval"], seed=2)}
-        assert {id: int(frames) for id, (frames,) in model.predict(corpus / "eval")} == lengths
+        assert {id: int(frames) for id, (frames,) in model.predict_shards(corpus / "eval")} == lengths
 
 
 def test_what_fails_in_one_of_several_batches_is_raised():
@@ -193,26 +193,31 @@ def test_what_fails_in_one_of_several_batches_is_raised():
 
     spec = FeatureSpec(modalities=(Modality(name="rgb", size=24), Modality(name="audio", size=8)))
     with pytest.raises(ModelFileError, match="no such operator"):
-        Predictor(spec, ("frames",), run, batch_size=3, at_once=3).predict(frames, num_frames)
+        Predictor(spec, ("frames",), run, batch_size=3, parallel_batches=3).predict(frames, num_frames)
 
 
 @pytest.mark.parametrize(
-    ("threads", "at_once", "at_once_made", "of_the_session"),
+    ("threads", "parallel_batches", "at_once_made", "of_the_session"),
     [(8, 1, 1, 8), (8, 0, 4, 5), (2, 0, 2, 1), (1, 0, 1, 1), (8, 3, 3, 6), (2, 5, 2, 1)],
 )
 def test_batches_at_once_share_the_threads(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, threads: int, at_once: int, at_once_made: int, of_the_session: int
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int,
+    parallel_batches: int,
+    at_once_made: int,
+    of_the_session: int,
 ):
     """Each batch has a thread of its own, and a session has one less of its own than it is told."""
-    sessions, pools = [], []
-    session, pool = predictor._session, predictor.ThreadPoolExecutor
-    monkeypatch.setattr(predictor, "_session", lambda path, options: sessions.append(options) or session(path, options))
-    monkeypatch.setattr(predictor, "ThreadPoolExecutor", lambda workers: pools.append(workers) or pool(workers))
-    vidfit.load(finished / "model.onnx", threads=threads, at_once=at_once)
-    assert sessions[0].intra_op_num_threads == of_the_session
+    sessions: list[int] = []
+    session = packed_model._session
+    monkeypatch.setattr(
+        packed_model, "_session", lambda path, threads: sessions.append(threads) or session(path, threads)
+    )
+    loaded = vidfit.load(finished / "model.onnx", threads=threads, parallel_batches=parallel_batches)
+    assert sessions == [of_the_session]
     assert at_once_made + of_the_session - 1 == threads
-    # The first pool is the checksum's.
-    assert pools[1:] == [at_once_made] * (at_once_made > 1)
+    assert loaded._parallel_batches == at_once_made
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device here")
@@ -223,7 +228,7 @@ def test_a_member_runs_on_the_gpu(finished: Path, corpus: Path, monkeypatch: pyt
     on_gpu = vidfit.load(finished / "members" / "vlad")
     found = on_gpu.predict(frames, num_frames)
     assert torch.cuda.max_memory_allocated() > before
-    assert len(list(on_gpu.predict(corpus / "eval"))) == VIDEOS["eval"]
+    assert len(list(on_gpu.predict_shards(corpus / "eval"))) == VIDEOS["eval"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     np.testing.assert_allclose(found, vidfit.load(finished / "members" / "vlad").predict(frames, num_frames), atol=1e-3)
 
@@ -278,7 +283,7 @@ def test_video_level_shards(tmp_path: Path):
         expected = module({name: torch.from_numpy(array) for name, array in frames.items()}).numpy()
     for name in ("model.onnx", "member.safetensors"):
         model = vidfit.load(tmp_path / name)
-        rows = dict(model.predict(tmp_path / "some.tfrecord"))
+        rows = dict(model.predict_shards(tmp_path / "some.tfrecord"))
         assert list(rows) == [video.id for video in found]
         np.testing.assert_allclose(np.stack(list(rows.values())), expected, atol=1e-5, rtol=0)
         np.testing.assert_allclose(model.predict(frames), expected, atol=1e-5, rtol=0)
@@ -304,7 +309,7 @@ def test_filling_up_shows_the_model_real_frames_and_then_draws_of_the_id(finishe
             for name, array in video.frames.items():
                 filled[name].append(array[index])
         expected = whole.predict({name: np.stack(arrays) for name, arrays in filled.items()})
-        rows = dict(vidfit.load(finished / form, fill_up=slots).predict(corpus / "eval"))
+        rows = dict(vidfit.load(finished / form, fill_up=slots).predict_shards(corpus / "eval"))
         assert len(rows) == len(found)
         np.testing.assert_allclose(np.stack([rows[video.id] for video in found]), expected, atol=1e-6)
 
@@ -343,7 +348,8 @@ def test_filling_up_leaves_a_largest_activation_as_it_is(corpus: Path, tmp_path:
         path = tmp_path / f"{name}.safetensors"
         save_member(path, info, state)
         masked, filled = (
-            np.stack([row for _, row in vidfit.load(path, fill_up=slots).predict(corpus / "eval")]) for slots in (0, 12)
+            np.stack([row for _, row in vidfit.load(path, fill_up=slots).predict_shards(corpus / "eval")])
+            for slots in (0, 12)
         )
         assert masked.std(axis=0).max() > 0.1
         differences[name] = np.abs(masked - filled).max()
@@ -362,8 +368,8 @@ def test_filling_up_needs_ids_and_a_number_of_frames(finished: Path):
 def test_a_batch_has_videos(finished: Path):
     with pytest.raises(VidfitError, match="batch_size 0: give a number of videos"):
         vidfit.load(finished / "model.onnx", batch_size=0)
-    with pytest.raises(VidfitError, match="at_once -1: give a number of batches"):
-        vidfit.load(finished / "model.onnx", at_once=-1)
+    with pytest.raises(VidfitError, match="parallel_batches -1: give a number of batches"):
+        vidfit.load(finished / "model.onnx", parallel_batches=-1)
 
 
 def test_a_member_and_its_quantised_form_predict(finished: Path):
@@ -403,7 +409,7 @@ def test_arrays_that_do_not_fit(finished: Path, change, message: str):
     [[0, 1, 1], [1, 1, 99], [1, 1], [[1, 1, 1]], 1, [1.0, 1.9, 1.0], [True, True, True], ["1", "1", "1"], [1, 1, None]],
 )
 def test_lengths_that_do_not_fit(finished: Path, num_frames: Any):
-    with pytest.raises(DataError, match="give 3 numbers from 1 to"):
+    with pytest.raises(DataError, match="give 3 integers from 1 to"):
         vidfit.load(finished / "model.onnx").predict(arrays()[0], np.array(num_frames))
 
 
@@ -425,6 +431,12 @@ def test_a_member_cut_short(finished: Path, tmp_path: Path):
     path.write_bytes(whole[:-9])
     with pytest.raises(ModelFileError, match=r"cut\.safetensors: not a readable member"):
         vidfit.load(path)
+
+
+@pytest.mark.parametrize("shards", ["some.tfrecord", Path("some"), ["a", "b"]])
+def test_shards_are_not_taken_for_arrays(finished: Path, shards: Any):
+    with pytest.raises(DataError, match="for shards, call predict_shards"):
+        vidfit.load(finished / "model.onnx").predict(shards)
 
 
 def test_a_missing_file(tmp_path: Path):
@@ -490,7 +502,7 @@ def test_a_model_that_was_changed_and_still_runs(finished: Path, tmp_path: Path,
     ("key", "value", "message"),
     [
         ("vidfit.format", None, "vidfit.format: Field required"),
-        ("vidfit.format", "2", "vidfit.format: Input should be '1'"),
+        ("vidfit.format", "0", "vidfit.format: Input should be '1'"),
         ("vidfit.spec", None, "vidfit.spec: Field required"),
         ("vidfit.spec", "{}", "vidfit.spec.modalities: Field required"),
         ("vidfit.spec", "{", "vidfit.spec: Invalid JSON"),

@@ -1,6 +1,7 @@
 """Predictions of many shards: a killed call is gone on with, nothing is mixed in, and the file is the same."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from vidfit.features.example import write_shard
 from vidfit.features.shards import expand_shards
 from vidfit.inference.prediction_files import write_predictions
 from vidfit.inference.predictor import Predictor
-from vidfit.inference.resume import Written, predict_shards
+from vidfit.inference.resume import Written, predict_to_file
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -99,7 +100,7 @@ def damage(shard: Path) -> None:
 
 
 def predict(output: Path, model: Path, shards: list[Path], **options) -> Written:
-    return predict_shards(output, shards, vidfit.load(model), [str(model)], **options)
+    return predict_to_file(output, shards, vidfit.load(model), [str(model)], **options)
 
 
 def ids_in(path: Path) -> list[str]:
@@ -110,7 +111,7 @@ def test_the_file_is_what_is_written_without_parts(finished: Path, corpus: Path,
     model = vidfit.load(finished / "model.onnx")
     shards = expand_shards([corpus / "eval", corpus / "train"])
     for suffix in SUFFIXES:
-        rows = (row for shard in shards for row in model.predict(shard))
+        rows = (row for shard in shards for row in model.predict_shards(shard))
         write_predictions(tmp_path / f"rows{suffix}", rows, LABELS, 3)
         made = predict(tmp_path / f"parts{suffix}", finished / "model.onnx", shards, top_k=3)
         assert made == Written(videos=VIDEOS["eval"] + VIDEOS["train"], skipped=0, resumed=0)
@@ -137,7 +138,7 @@ def test_a_shard_with_skipped_records_is_finished_only_where_they_are_skipped(
 ):
     model, output = finished / "model.onnx", tmp_path / "out.csv"
     with pytest.raises(RuntimeError, match="stop"):
-        predict(output, model, shards, skip_corrupt=True, show=stop_after(11))
+        predict(output, model, shards, skip_corrupt=True, on_progress=stop_after(11))
     with pytest.raises(DataError, match=r"1\.tfrecord, record 3 "):
         predict(output, model, shards)
     counted.clear()
@@ -194,6 +195,43 @@ def test_shards_without_a_sound_record(finished: Path, tmp_path: Path):
         assert not (tmp_path / "out.csv").exists()
 
 
+def test_a_second_call_at_once_is_refused_and_the_first_is_whole(finished: Path, tmp_path: Path, shards: list[Path]):
+    write_shard(shards[1], videos(4, seed=1))
+    output, model = tmp_path / "out.csv", finished / "model.onnx"
+    refused = []
+
+    def second(done: int, total: int) -> None:
+        with pytest.raises(OutputError, match=f"out.csv.partial: process {os.getpid()} on .* is writing here; wait"):
+            predict(output, model, shards, overwrite=True)
+        refused.append(done)
+
+    assert predict(output, model, shards, on_progress=second).videos == 12
+    assert len(refused) == 3
+    assert ids_in(output) == [f"{shard}-{number}" for shard in range(3) for number in range((5, 4, 3)[shard])]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "shards"]
+
+
+def test_a_folder_that_vanishes_is_no_full_disk(finished: Path, tmp_path: Path, shards: list[Path]):
+    output = tmp_path / "out.csv"
+    with pytest.raises(OutputError, match="removed meanwhile; call again") as caught:
+        predict(
+            output,
+            finished / "model.onnx",
+            shards,
+            skip_corrupt=True,
+            on_progress=lambda *numbers: shutil.rmtree(tmp_path / "out.csv.partial", ignore_errors=True),
+        )
+    assert "space" not in str(caught.value)
+    assert not output.exists()
+
+
+def test_names_that_look_like_addresses(finished: Path, tmp_path: Path, corpus: Path):
+    for suffix in SUFFIXES:
+        output = tmp_path / f"run-12:30{suffix}"
+        predict(output, finished / "model.onnx", expand_shards([corpus / "eval"]))
+        assert output.exists()
+
+
 @pytest.mark.parametrize("name", ["out.txt", "there.csv", "none/out.csv"])
 def test_a_bad_output_is_told_before_anything_is_made(
     finished: Path, tmp_path: Path, corpus: Path, name: str, counted: list[str]
@@ -210,6 +248,6 @@ def test_progress_is_of_what_is_left(finished: Path, tmp_path: Path, shards: lis
     with pytest.raises(DataError):
         predict(tmp_path / "out.csv", finished / "model.onnx", shards)
     write_shard(shards[1], videos(4, seed=1))
-    predict(tmp_path / "out.csv", finished / "model.onnx", shards, show=lambda *numbers: seen.append(numbers))
+    predict(tmp_path / "out.csv", finished / "model.onnx", shards, on_progress=lambda *numbers: seen.append(numbers))
     assert [done for done, _ in seen] == [4, 7]
     assert all(4 <= total <= 10 for _, total in seen)

@@ -46,7 +46,7 @@ def test_every_changed_bit_is_noticed(tmp_path: Path):
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        assert_refused(path, "train it again or copy it anew")
+        assert_refused(path, "train it again or copy it anew|install a newer vidfit")
     for changed in (whole[:-4], whole + bytes(4)):
         path.write_bytes(changed)
         assert_refused(path, "train it again or copy it anew")
@@ -59,12 +59,20 @@ def test_a_changed_weight_is_told_by_the_checksum(tmp_path: Path):
     assert_refused(path, "was altered, damaged or cut short .* checksum")
 
 
-@pytest.mark.parametrize("older", [{}, {"format": 1}, {"format": "2"}])
-def test_a_file_of_another_version(older: dict[str, object], tmp_path: Path):
+@pytest.mark.parametrize(
+    ("older", "message"),
+    [
+        ({}, "a member of an older vidfit .* train it again"),
+        ({"format": 1}, "a member of an older vidfit .* train it again"),
+        ({"format": "2"}, "a member of an older vidfit .* train it again"),
+        ({"format": 3}, r"a member of a newer vidfit \(format 3; this one reads 2\); install a newer vidfit"),
+    ],
+)
+def test_a_file_of_another_version(older: dict[str, object], message: str, tmp_path: Path):
     path = tmp_path / "old.safetensors"
     document = {**older, "crc32c": "00000000", **INFO.model_dump(mode="json"), "extra": {}}
     save_file(INFO.build().state_dict(), path, {"vidfit": json.dumps(document)})
-    assert_refused(path, "a member of another version of vidfit .* train it again")
+    assert_refused(path, message)
 
 
 @pytest.mark.parametrize(

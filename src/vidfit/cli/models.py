@@ -37,7 +37,7 @@ def evaluate(
         with progress_bar() as on_progress:
             show = counter(on_progress, "evaluating", "videos")
             result = distributed.together(
-                measure, model, paths, skip_corrupt, threads, fill_up, batch_size, here={"show": show}
+                measure, model, paths, skip_corrupt, threads, fill_up, batch_size, here={"on_progress": show}
             )
         log_skipped("evaluating", int(result["skipped"]))
         for name, value in result.items():
@@ -73,7 +73,7 @@ def predict(
     options = (top_k, skip_corrupt, overwrite, threads, fill_up, batch_size)
     with progress_bar() as on_progress:
         show = counter(on_progress, "predicting", "videos")
-        made = distributed.together(write, model, paths, output, *options, here={"show": show})
+        made = distributed.together(write, model, paths, output, *options, here={"on_progress": show})
     log_skipped("predicting", made.skipped)
     before = f"; {made.resumed} of {len(paths)} shards were finished before" if made.resumed else ""
     print(f"{output}: {made.videos:,} videos{before}")
@@ -112,7 +112,7 @@ def soft_label(
     with progress_bar() as on_progress:
         show = counter(on_progress, "labelling", "shards")
         labelled, skipped = distributed.together(
-            label, files, paths, output, top_k, skip_corrupt, overwrite, threads, here={"show": show}
+            label, files, paths, output, top_k, skip_corrupt, overwrite, threads, here={"on_progress": show}
         )
     log_skipped("labelling", skipped)
     size = sum(soft_labels_file(output, shard).stat().st_size for shard in paths)

@@ -40,13 +40,14 @@ def train(
 ) -> None:
     """Train the members of a recipe, or some of them. Resumes from the last checkpoint."""
     from vidfit.errors import RecipeError
+    from vidfit.locks import locked
     from vidfit.pipeline import Run
 
     parsed = _recipe(recipe, overrides, skip_corrupt)
     for name in member or ():
         if name not in parsed.members:
             raise RecipeError(f"--member {name}: {recipe} has the members {', '.join(parsed.members)}")
-    with progress_bar() as on_progress:
+    with locked(output), progress_bar() as on_progress:
         stages = Run(parsed, output, overwrite, member, on_progress)
         for name in member or parsed.members:
             stages.train(name)

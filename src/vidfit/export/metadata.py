@@ -1,15 +1,25 @@
-"""How a packed file describes itself, in its ONNX metadata. `docs/format.md` lists the keys; values are strings."""
+"""The metadata of a packed file: keys of its ONNX metadata, each a string. `docs/format.md` specifies them."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import io
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, Json
 
 from vidfit.checksum import BLANK, Mark
+from vidfit.errors import ModelFileError, reason
 from vidfit.features.spec import FeatureSpec
 
 # The entry `vidfit.crc32c` of the metadata up to its value: key and length of the value.
 CHECKSUM = Mark(b"\x0a\x0dvidfit.crc32c\x12\x08", at_end=True)
+FORMAT: Final = "1"
+
+# ONNX's field numbers: of a model, of an operator set, of a metadata entry.
+_GRAPH, _OPSETS, _METADATA = 7, 8, 14
+_DOMAIN, _VERSION = 1, 2
+_KEY, _VALUE = 1, 2
 
 
 class PackedInfo(BaseModel):
@@ -32,10 +42,63 @@ class PackedInfo(BaseModel):
     crc32c: str = Field(pattern=r"^[0-9a-f]{8}$")
 
 
+class Header(NamedTuple):
+    """What an ONNX file holds beside its graph."""
+
+    opset: int
+    """Version of ONNX's standard operators; 0 where the file has none."""
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of an ONNX file. The graph, which holds the weights, is skipped.
+
+    Raises:
+        ModelFileError: the file is cut short or no ONNX file.
+    """
+    try:
+        with path.open("rb") as file:
+            found = list(_fields(file, path.stat().st_size, {_OPSETS, _METADATA}))
+        if _GRAPH not in (number for number, _ in found):
+            raise ValueError("it has no graph")
+        opsets = [dict(_fields(io.BytesIO(it), len(it))) for number, it in found if number == _OPSETS]
+        entries = [dict(_fields(io.BytesIO(it), len(it))) for number, it in found if number == _METADATA]
+        return Header(
+            opset=next((opset.get(_VERSION, 0) for opset in opsets if not opset.get(_DOMAIN)), 0),
+            metadata={entry.get(_KEY, b"").decode(): entry.get(_VALUE, b"").decode() for entry in entries},
+        )
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ModelFileError(
+            f"{path}: cut short, or no ONNX file ({reason(error)}); copy it anew or pack it again"
+        ) from error
+
+
+def parse_metadata(path: Path, metadata: dict[str, str]) -> PackedInfo:
+    """The metadata of a packed file, checked.
+
+    Raises:
+        ModelFileError: the file is not vidfit's, of a newer vidfit, or an entry is missing or wrong.
+    """
+    if not any(key.startswith("vidfit.") for key in metadata):
+        raise ModelFileError(
+            f"{path}: not a vidfit file: it has no vidfit.* metadata; give one that `vidfit pack` or `vidfit run` wrote"
+        )
+    found = metadata.get("vidfit.format", FORMAT)
+    if re.fullmatch(r"\d{1,9}", found, re.ASCII) and int(found) > int(FORMAT):
+        raise ModelFileError(
+            f"{path}: a packed file of a newer vidfit (format {found}; this one reads {FORMAT}); "
+            "install a newer vidfit, or pack it again with this one"
+        )
+    try:
+        return PackedInfo.model_validate(metadata)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: not a readable packed file ({reason(error)}); pack it again") from error
+
+
 def properties(spec: FeatureSpec, vocabulary: Sequence[str], members: list[dict[str, object]]) -> dict[str, str]:
-    """The metadata to write, key -> string. The checksum is blank."""
+    """The metadata to write, with a blank checksum: key -> string."""
     info = PackedInfo.model_construct(
-        format="1", spec=spec, vocabulary=tuple(vocabulary), members=members, crc32c=BLANK
+        format=FORMAT, spec=spec, vocabulary=tuple(vocabulary), members=members, crc32c=BLANK
     )
     return info.model_dump(by_alias=True, round_trip=True)
 
@@ -43,3 +106,39 @@ def properties(spec: FeatureSpec, vocabulary: Sequence[str], members: list[dict[
 def metadata_bytes(spec: FeatureSpec, vocabulary: Sequence[str]) -> int:
     """Bytes of the metadata in a file without members."""
     return sum(len(key.encode()) + len(value.encode()) for key, value in properties(spec, vocabulary, []).items())
+
+
+def _fields(file: BinaryIO, size: int, wanted: Collection[int] | None = None) -> Iterator[tuple[int, Any]]:
+    """The fields of a protobuf message: number and value. The value is an int, or bytes.
+
+    Arguments:
+        wanted: fields whose bytes are read; others are skipped, and their value is None. All where it is None.
+
+    Raises:
+        ValueError: this is no protobuf message, or it is cut short.
+    """
+    while file.tell() < size:
+        number, kind = divmod(_varint(file), 8)
+        if kind == 0:
+            yield number, _varint(file)
+            continue
+        length = {1: 8, 5: 4}.get(kind) or (_varint(file) if kind == 2 else -1)
+        if number == 0 or not 0 <= length <= size - file.tell():
+            raise ValueError("a field ends beyond the end of the file")
+        if wanted is None or number in wanted:
+            yield number, file.read(length)
+        else:
+            file.seek(length, io.SEEK_CUR)
+            yield number, None
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        (byte,) = file.read(1) or (None,)
+        if byte is None:
+            raise ValueError("it ends within a number")
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value
+    raise ValueError("a number is longer than 64 bits")

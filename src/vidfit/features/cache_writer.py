@@ -31,6 +31,7 @@ from vidfit.features.example import read_examples
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import make_folder, replacing
+from vidfit.locks import LOCK, locked
 
 _BATCH_BYTES: Final = 1 << 25  # of frames, held while a file is written
 
@@ -62,11 +63,24 @@ def write_cache(
         What is in the cache, and how many shards were added now.
 
     Raises:
-        OutputError: something else is there, or a file cannot be written.
+        OutputError: something else is there, another process writes this cache, or a file cannot be written.
         DataError: a record of a shard is damaged (unless `skip_corrupt`) or has other modalities, or a file of the
             cache is damaged.
     """
     _check_names(shards)
+    with locked(directory):
+        return _write_cache(shards, directory, id_key, spec, skip_corrupt, overwrite, show)
+
+
+def _write_cache(
+    shards: Sequence[Path],
+    directory: Path,
+    id_key: str,
+    spec: FeatureSpec,
+    skip_corrupt: bool,
+    overwrite: bool,
+    show: Callable[[int, int], None],
+) -> tuple[CacheIndex, int]:
     index = _begun(directory, CacheIndex.model_validate({"id_key": id_key, "spec": spec}), overwrite)
     done = dict(index.shards)
     there = {shard.name for shard in shards if shard.name in done and file_of(directory, shard.name).exists()}
@@ -105,7 +119,7 @@ def _check_names(shards: Sequence[Path]) -> None:
 def _begun(directory: Path, new: CacheIndex, overwrite: bool) -> CacheIndex:
     """The index to add to."""
     if not (directory / INDEX).exists():
-        if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        if any(path.name != LOCK for path in directory.iterdir()):
             raise OutputError(f"{directory}: holds something and is no cache; choose another folder")
         return new
     found = read_index(directory)

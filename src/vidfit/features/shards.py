@@ -33,7 +33,8 @@ def expand_shards(patterns: Sequence[str | Path]) -> list[Path]:
         DataError: a pattern names no file, or a cache is not finished.
     """
     shards: set[Path] = set()
-    for pattern in map(os.path.expanduser, patterns):
+    for given in patterns:
+        pattern = os.path.expanduser(given)
         if (Path(pattern) / INDEX).is_file():
             found, what = cached_files(Path(pattern)), "the cache is empty"
         elif Path(pattern).is_dir():

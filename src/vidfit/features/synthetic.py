@@ -16,7 +16,6 @@ Legend: B videos, N frames of a shard, P parts, W words of both modalities, D fe
 """
 
 import csv
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from vidfit.errors import OutputError
 from vidfit.features.example import to_sequence_example
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
+from vidfit.files import cannot_write, temporary
 
 _KINDS = ("seen", "heard", "both")
 
@@ -103,37 +103,36 @@ def write_corpus(directory: Path, config: CorpusConfig, progress: Callable[[int,
     splits = {"train": config.train_videos, "validation": config.validation_videos, "eval": config.eval_videos}
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise OutputError(f"{directory}: exists and is not an empty folder; choose another or remove it")
-    unfinished = directory.with_name(f".{directory.name}.partial")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        world = _World(config)
-        written = 0
-        for number, (split, videos) in enumerate(splits.items()):
-            (unfinished / split).mkdir(parents=True)
-            for shard, first in enumerate(range(0, videos, config.videos_per_shard)):
-                count = min(config.videos_per_shard, videos - first)
-                random = np.random.default_rng((config.seed, number + 1, shard))
-                records = map(to_sequence_example, _videos(world, random, split, first, count))
-                write_records(unfinished / split / f"{split}{shard:03}.tfrecord", records)
-                written += count
-                if progress:
-                    progress(written, sum(splits.values()))
-        with (unfinished / "vocabulary.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("label_id", "label_name"))
-            writer.writerows((label, f"{_kind(label)} {label}") for label in range(config.classes))
-        if directory.exists():
-            # Not replaced: it may be where somebody works. The vocabulary goes last.
-            for part in sorted(unfinished.iterdir()):
-                part.rename(directory / part.name)
-        else:
-            unfinished.replace(directory)
-    except (OSError, OutputError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        why = cause.strerror if isinstance(cause, OSError) else error
-        raise OutputError(f"{directory}: cannot be written ({why}); make room or choose another folder") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with temporary(directory.parent) as unfinished:
+        try:
+            world = _World(config)
+            written = 0
+            for number, (split, videos) in enumerate(splits.items()):
+                (unfinished / split).mkdir(parents=True)
+                for shard, first in enumerate(range(0, videos, config.videos_per_shard)):
+                    count = min(config.videos_per_shard, videos - first)
+                    random = np.random.default_rng((config.seed, number + 1, shard))
+                    records = map(to_sequence_example, _videos(world, random, split, first, count))
+                    write_records(unfinished / split / f"{split}{shard:03}.tfrecord", records)
+                    written += count
+                    if progress:
+                        progress(written, sum(splits.values()))
+            with (unfinished / "vocabulary.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(("label_id", "label_name"))
+                writer.writerows((label, f"{_kind(label)} {label}") for label in range(config.classes))
+            if directory.exists():
+                # Not replaced: it may be where somebody works. The vocabulary goes last.
+                for part in sorted(unfinished.iterdir()):
+                    part.rename(directory / part.name)
+            else:
+                unfinished.replace(directory)
+        except (OSError, OutputError) as error:
+            # The user knows the folder's name, and not that of the file within.
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            raise cannot_write(directory, cause) from error
 
 
 class _World:

@@ -1,7 +1,7 @@
-"""What all ranks do to many shards together, each with the model loaded for itself and a share of the shards.
+"""Work on many shards that all ranks share: each rank loads the model and takes some of the shards.
 
-Jobs for `ranks.together`; without ranks they are plain functions. A rank takes whole shards, so where there are fewer
-of these than ranks some ranks have nothing to do. What comes out is the same, to the bit, with any number of ranks.
+Run these with `distributed.together`. Without torchrun they are plain functions. A rank takes whole shards, so with
+fewer shards than ranks some ranks have nothing to do. The result is bit for bit the same with any number of ranks.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +12,12 @@ from vidfit.errors import ModelFileError
 from vidfit.evaluation.evaluate import evaluate, evaluate_labels
 from vidfit.files import file_digest, make_folder
 from vidfit.inference.predictor import BATCH_SIZE, load
-from vidfit.inference.resume import Written, predict_shards
+from vidfit.inference.resume import Written, predict_to_file
 from vidfit.training.checkpoint import member_file
 from vidfit.training.distillation import label_shards
 
-Show = Callable[[int, int], None]
-"""Called with how much is done and, about, how much there is; rank 0 alone has one that shows anything."""
+OnProgress = Callable[[int, int], None]
+"""Called with (items done, about how many in all)."""
 
 
 def _silent(done: int, total: int) -> None:
@@ -32,21 +32,21 @@ def measure(
     fill_up: int = 0,
     batch_size: int = BATCH_SIZE,
     *,
-    show: Show = _silent,
+    on_progress: OnProgress = _silent,
 ) -> dict[str, float]:
     """The metrics of a model on labelled shards (see `evaluate`, and `load` for the options)."""
-    predictor = load(model, threads, fill_up, batch_size, at_once=0)
+    predictor = load(model, threads, fill_up, batch_size, parallel_batches=0)
     classes = len(predictor.vocabulary)
-    return evaluate(predictor.predict_batch, predictor.batches(shards, classes, skip_corrupt), classes, show)
+    return evaluate(predictor.predict_batch, predictor.batches(shards, classes, skip_corrupt), classes, on_progress)
 
 
 def measure_labels(
-    model: Path, shards: Sequence[Path], skip_corrupt: bool = False, *, show: Show = _silent
+    model: Path, shards: Sequence[Path], skip_corrupt: bool = False, *, on_progress: OnProgress = _silent
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """As `measure`, and each label and the probabilities (see `evaluate_labels`)."""
-    predictor = load(model, at_once=0)
+    """Like `measure`, and also the results per label and the calibration (see `evaluate_labels`)."""
+    predictor = load(model, parallel_batches=0)
     batches = predictor.batches(shards, len(predictor.vocabulary), skip_corrupt)
-    return evaluate_labels(predictor.predict_batch, batches, predictor.vocabulary, show)
+    return evaluate_labels(predictor.predict_batch, batches, predictor.vocabulary, on_progress)
 
 
 def predict(
@@ -60,13 +60,20 @@ def predict(
     fill_up: int,
     batch_size: int,
     *,
-    show: Show = _silent,
+    on_progress: OnProgress = _silent,
 ) -> Written:
-    """A model's best labels of every video, in a file (see `predict_shards`)."""
-    predictor = load(model, threads, fill_up, batch_size, at_once=0)
+    """Write a model's best labels of every video to a file (see `predict_to_file`)."""
+    predictor = load(model, threads, fill_up, batch_size, parallel_batches=0)
     origin = (file_digest(member_file(model)), fill_up)
-    return predict_shards(
-        output, shards, predictor, origin, top_k, skip_corrupt=skip_corrupt, overwrite=overwrite, show=show
+    return predict_to_file(
+        output,
+        shards,
+        predictor,
+        origin,
+        top_k,
+        skip_corrupt=skip_corrupt,
+        overwrite=overwrite,
+        on_progress=on_progress,
     )
 
 
@@ -79,22 +86,22 @@ def soft_label(
     overwrite: bool = False,
     threads: int = 0,
     *,
-    show: Show = _silent,
+    on_progress: OnProgress = _silent,
 ) -> tuple[int, int]:
-    """What teachers say of every video, in a folder (see `label_shards`).
+    """Write the teachers' probabilities of every video to a folder (see `label_shards`).
 
     Arguments:
-        teachers: their files.
+        teachers: their model files.
 
     Raises:
-        ModelFileError: they differ in the features they read or in their labels.
+        ModelFileError: the teachers differ in the features they read or in their labels.
     """
-    loaded = {file: load(file, threads, at_once=0) for file in teachers}
+    loaded = {file: load(file, threads, parallel_batches=0) for file in teachers}
     first = loaded[teachers[0]]
     for file, other in loaded.items():
         if (other.spec, other.vocabulary) != (first.spec, first.vocabulary):
             raise ModelFileError(
-                f"{file}: knows other features or labels than {teachers[0]}; teachers must agree in both"
+                f"{file}: reads other features or has other labels than {teachers[0]}; teachers must agree in both"
             )
     make_folder(directory)
     return label_shards(
@@ -105,5 +112,5 @@ def soft_label(
         top_k,
         lambda shard: first.batches([shard], skip_corrupt=skip_corrupt),
         overwrite,
-        show,
+        on_progress,
     )

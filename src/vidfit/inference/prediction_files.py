@@ -1,6 +1,6 @@
-"""Predictions as a file, in the format of its suffix: `.csv` (Kaggle's), `.parquet` or `.jsonl`.
+"""Write predictions to a file. Its suffix chooses the format: `.csv` (Kaggle's), `.parquet` or `.jsonl`.
 
-Of each video only the `top_k` best classes are written, best first. Parquet and JSON lines hold the same four columns:
+Only the `top_k` best classes per video are written, best first. Parquet and JSON lines hold the same four columns:
 
     id             string
     labels         list of strings, the label names
@@ -8,10 +8,10 @@ Of each video only the `top_k` best classes are written, best first. Parquet and
     probabilities  list of float32
 
 Kaggle's CSV has the header `VideoId,LabelConfidencePairs` and lines `id,index probability index probability ...`.
-Probabilities have as many digits as it takes to read the same float32 back.
+Probabilities have enough digits to read the same float32 back.
 
-Videos stream through in groups: memory does not grow with their number. The file appears when it is complete, or not at
-all.
+Videos stream through in groups, so memory does not grow with their number. The file appears when it is complete, or not
+at all.
 """
 
 import csv
@@ -28,10 +28,10 @@ import pyarrow.parquet as pq
 
 from vidfit.errors import OutputError, reason
 from vidfit.evaluation.metrics import top_classes
-from vidfit.files import replacing
+from vidfit.files import check_place, replacing
 
 _SELECTED_TOGETHER: Final = 256
-_VIDEOS_A_ROW_GROUP: Final = 1 << 14
+_VIDEOS_PER_ROW_GROUP: Final = 1 << 14
 
 
 @dataclass
@@ -51,15 +51,15 @@ def write_predictions(
     *,
     overwrite: bool = False,
 ) -> int:
-    """Writes the best classes of each video; what stood at `path` stays until the new file is complete.
+    """Write the best classes of each video. An existing file stays until the new one is complete.
 
     Arguments:
         path: the file; its suffix chooses the format.
-        rows: video id and probabilities `[C]` float32 of one video after another; nothing is drawn from it before
-            `path` is known to be usable.
+        rows: video id and probabilities `[C]` float32, one video after another. Nothing is drawn from it until `path`
+            is known to be usable.
         vocabulary: label names, C of them.
-        top_k: classes written of each video, at least 1; all of them where C is smaller.
-        overwrite: replace a file that exists.
+        top_k: classes written per video, at least 1; all C if C is smaller.
+        overwrite: replace an existing file.
 
     Returns:
         How many videos were written.
@@ -73,35 +73,43 @@ def write_predictions(
 def merge_predictions(
     path: str | Path, parts: Iterable[Path], vocabulary: Sequence[str], *, overwrite: bool = False
 ) -> int:
-    """Writes what some Parquet files of predictions say, one after another, in the format of `path`.
+    """Join Parquet files of predictions, one after another, in the format of `path`.
 
     Arguments:
-        path, vocabulary, overwrite: as with `write_predictions`.
-        parts: Parquet files that it wrote with this vocabulary; nothing is drawn from it before `path` is known to be
-            usable.
+        path, vocabulary, overwrite: as in `write_predictions`.
+        parts: Parquet files that `write_predictions` wrote with this vocabulary. Nothing is drawn from it until `path`
+            is known to be usable.
 
     Returns:
         How many videos were written.
 
     Raises:
-        OutputError: as with `write_predictions`, or a part cannot be read.
+        OutputError: as in `write_predictions`, or a part cannot be read.
     """
     return _write(Path(path), (group for part in parts for group in _read_parquet(part)), vocabulary, overwrite)
 
 
-def _write(path: Path, groups: Iterable[_Best], vocabulary: Sequence[str], overwrite: bool) -> int:
-    write = _WRITERS.get(path.suffix.lower())
-    if write is None:
-        raise OutputError(f"{path}: {path.suffix or 'no suffix'} is no known format; name it {', '.join(_WRITERS)}")
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raises OutputError if predictions cannot be written to `path`; see `write_predictions`."""
+    if path.suffix.lower() not in _WRITERS:
+        raise OutputError(
+            f"{path}: {path.suffix or 'no suffix'} is not a known format; choose a name that ends in "
+            f"{', '.join(_WRITERS)}"
+        )
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name or allow overwriting (--overwrite)")
+    check_place(path)
+
+
+def _write(path: Path, groups: Iterable[_Best], vocabulary: Sequence[str], overwrite: bool) -> int:
+    check_output(path, overwrite)
     with replacing(path) as partial:
-        return write(partial, groups, vocabulary)
+        return _WRITERS[path.suffix.lower()](partial, groups, vocabulary)
 
 
 def _read_parquet(path: Path) -> Iterator[_Best]:
     try:
-        # An open file, because pyarrow takes a path such as run:1/x for a URI.
+        # Opened here: pyarrow takes some names for addresses, such as `run-12:30`.
         with path.open("rb") as opened, pq.ParquetFile(opened) as file:
             for batch in file.iter_batches(_SELECTED_TOGETHER, columns=["id", "indices", "probabilities"]):
                 shape = len(batch), -1
@@ -140,7 +148,7 @@ def _write_jsonl(path: Path, groups: Iterable[_Best], vocabulary: Sequence[str])
     videos = 0
     with path.open("w", encoding="utf-8") as file:
         for group in groups:
-            # Through strings, because a float32 made a float prints as 0.10000000149011612.
+            # Through strings: converted directly, the float32 0.1 prints as 0.10000000149011612.
             probabilities = group.probabilities.astype(str).astype(np.float64).tolist()
             for id, indices, values in zip(group.ids, group.indices.tolist(), probabilities, strict=True):
                 labels = [vocabulary[index] for index in indices]
@@ -163,7 +171,7 @@ def _write_parquet(path: Path, groups: Iterable[_Best], vocabulary: Sequence[str
     videos = 0
     groups = iter(groups)
     with path.open("wb") as file, pq.ParquetWriter(file, schema) as writer:
-        while row_group := list(islice(groups, _VIDEOS_A_ROW_GROUP // _SELECTED_TOGETHER)):
+        while row_group := list(islice(groups, _VIDEOS_PER_ROW_GROUP // _SELECTED_TOGETHER)):
             ids = [id for group in row_group for id in group.ids]
             indices = np.concatenate([group.indices for group in row_group])
             probabilities = np.concatenate([group.probabilities for group in row_group])

@@ -1,22 +1,21 @@
-"""Predictions of many shards in one file, resumable: what a killed call has finished, the next takes over.
+"""Predict many shards into one file, resumably: the next call takes over the shards that a killed call finished.
 
-While OUTPUT is being made, the folder `OUTPUT.partial` beside it holds a part for each finished shard: a Parquet file
-of what OUTPUT is to say of its videos. OUTPUT, whatever its format, is written from the parts in the order of the
-shards, and so is the same to the byte whether they are of one call or of several. Then the folder is removed.
+Meanwhile the folder `OUTPUT.partial` holds a Parquet file of predictions for each finished shard, called a part. At the
+end the parts are merged into OUTPUT in the shards' order, and the folder is removed. So OUTPUT is byte for byte the
+same, however often you stopped.
 
-A part is called KEY-VIDEOS-SKIPPED.parquet. The key is a digest of all that it follows from, the model's file, the
-shard and the options, so that no other model's is ever taken over. Batch size and threads are not in it: what they
-change is rounding. One with skipped records is taken over only where they are to be skipped again.
+A part is called KEY-VIDEOS-SKIPPED.parquet. The key is a digest of everything that changes its content: the model's
+file, the shard and the options. Batch size and threads only change rounding, so they are left out. A part with skipped
+records is only used by calls that skip corrupt records, too.
 
-Ranks write the parts of shards of their own; rank 0 writes OUTPUT.
+Each rank writes parts. Rank 0 writes OUTPUT, and locks the folder against other calls.
 """
 
 import hashlib
 import json
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +26,14 @@ from vidfit.features.batch import Batch
 from vidfit.features.loader import NoRecordsError
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import estimate_records
-from vidfit.files import make_folder
-from vidfit.inference.prediction_files import merge_predictions, write_predictions
+from vidfit.files import cannot_write
+from vidfit.inference.prediction_files import check_output, merge_predictions, write_predictions
 from vidfit.inference.predictor import Predictor
+from vidfit.locks import LOCK, locked
 
 Rows = list[tuple[str, np.ndarray]]
 """Ids and probabilities `[C]` float32."""
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass
@@ -41,12 +42,12 @@ class Written:
 
     videos: int
     skipped: int
-    """Corrupt records that were passed over, by earlier calls too."""
+    """Corrupt records that were skipped, by earlier calls too."""
     resumed: int
     """Shards that earlier calls had finished."""
 
 
-def predict_shards(
+def predict_to_file(
     output: Path,
     shards: Sequence[Path],
     predictor: Predictor,
@@ -55,42 +56,71 @@ def predict_shards(
     *,
     skip_corrupt: bool = False,
     overwrite: bool = False,
-    show: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> Written:
-    """Writes the best classes of every video in some shards; goes on where a killed or failed call stopped.
+    """Write the best classes of every video in some shards. Resumes where a killed or failed call stopped.
 
     All ranks call it together.
 
     Arguments:
-        output: the file; its suffix chooses the format (see `predictions.py`).
+        output: the file; its suffix chooses the format (see `prediction_files.py`).
         shards: TFRecord files, each once.
-        predictor: of the model.
-        origin: what its predictions follow from, as JSON can say it: a digest of the model's file, `fill_up`.
-        top_k: classes written of each video, at least 1.
-        skip_corrupt: pass over damaged records.
-        overwrite: replace a file that exists.
-        show: called with (videos predicted by this call, about how many it has to); of ranks, each with its own.
+        predictor: the model.
+        origin: what else changes the predictions, as JSON values: a digest of the model's file, `fill_up`.
+        top_k: classes written per video, at least 1.
+        skip_corrupt: skip damaged records.
+        overwrite: replace an existing file.
+        on_progress: called with (videos predicted by this call, about how many it has to predict), on each rank.
 
     Raises:
-        OutputError: the suffix is unknown, the file exists and `overwrite` is False, or it cannot be written.
+        OutputError: the suffix is unknown, the file exists and `overwrite` is False, it cannot be written, or another
+            process is writing it.
         DataError: a record is damaged (unless `skip_corrupt`) or does not fit the model, or there is no sound record at
             all. The shards before it are finished.
     """
     folder = output.with_name(f"{output.name}.partial")
-    # Once, for a rank that looked a moment later might find what another has made in this call.
-    keys = distributed.once(lambda: [_key(shard, top_k, origin) for shard in shards])
-    finished = distributed.once(lambda: _finished(folder, skip_corrupt))
-    missing = [(shard, key) for shard, key in zip(shards, keys, strict=True) if key not in finished]
-    made = Written(videos=0, skipped=0, resumed=len(shards) - len(missing))
+    with ExitStack() as lock:
 
-    def parts() -> Iterator[Path]:
-        make_folder(folder)
+        def begin() -> tuple[list[str], dict[str, Path]]:
+            check_output(output, overwrite)
+            lock.callback(_remove_if_empty, folder)
+            lock.enter_context(locked(folder))
+            keys = [_key(shard, top_k, origin) for shard in shards]
+            return keys, _finished(folder, skip_corrupt)
+
+        # On rank 0 alone: another rank might look later, and find parts of this call.
+        parts = _Parts(folder, predictor, top_k, skip_corrupt, on_progress, *distributed.once(begin))
+        made = Written(videos=0, skipped=0, resumed=sum(key in parts.finished for key in parts.keys))
+        if distributed.number():
+            deque(parts.of(shards, made), maxlen=0)
+            return made
+        merge_predictions(output, parts.of(shards, made), predictor.vocabulary, overwrite=overwrite)
+        _empty(folder)
+    return made
+
+
+@dataclass
+class _Parts:
+    """The parts of one call."""
+
+    folder: Path
+    predictor: Predictor
+    top_k: int
+    skip_corrupt: bool
+    on_progress: OnProgress
+    keys: list[str]
+    """The shards', in their order."""
+    finished: dict[str, Path]
+    """Key -> part of an earlier call."""
+
+    def of(self, shards: Sequence[Path], made: Written) -> Iterator[Path]:
+        """The part of each shard in turn, once it is finished on whatever rank; counts its videos in `made`."""
+        missing = [(shard, key) for shard, key in zip(shards, self.keys, strict=True) if key not in self.finished]
         own = distributed.share(missing)
-        predicted = _predict([shard for shard, _ in own], predictor, skip_corrupt, show)
-        written = (_write_part(folder, key, predicted, predictor.vocabulary, top_k) for _, key in own)
-        more = distributed.in_order(written, len(missing))
-        for key in keys:
-            part = finished.get(key) or next(more)
+        predicted = self._predict([shard for shard, _ in own])
+        new = distributed.in_order((self._write(key, predicted) for _, key in own), len(missing))
+        for key in self.keys:
+            part = self.finished.get(key) or next(new)
             videos, skipped = _counts(part)
             made.videos += videos
             made.skipped += skipped
@@ -98,48 +128,48 @@ def predict_shards(
         if not made.videos:
             raise NoRecordsError(shards, made.skipped)
 
-    if distributed.number():
-        deque(parts(), maxlen=0)
-        return made
-    try:
-        merge_predictions(output, parts(), predictor.vocabulary, overwrite=overwrite)
-        shutil.rmtree(folder)
-    finally:
-        with suppress(OSError):  # it has parts, or there is none
-            folder.rmdir()
-    return made
+    def _predict(self, shards: Sequence[Path]) -> Iterator[Rows | int]:
+        """For each shard in turn: rows of some videos, some more, and at last how many records were skipped in it."""
+        if not shards:
+            return
+        videos, total = 0, estimate_records(shards)
+        batches = self.predictor.batches(shards, skip_corrupt=self.skip_corrupt)
+        for read in read_ahead(batches.shard_by_shard(shards)):
+            if isinstance(read, Batch):
+                yield list(zip(read.ids, self.predictor.predict_batch(read), strict=True))
+                videos += len(read)
+                self.on_progress(videos, total)
+            else:
+                yield read
+
+    def _write(self, key: str, predicted: Iterator[Rows | int]) -> Path:
+        """Write the part of the next shard that is predicted."""
+        skipped = 0
+
+        def rows() -> Iterator[tuple[str, np.ndarray]]:
+            nonlocal skipped
+            while not isinstance(some := next(predicted), int):
+                yield from some
+            skipped = some
+
+        unnamed = self.folder / f"unfinished-{distributed.number()}.parquet"
+        videos = write_predictions(unnamed, rows(), self.predictor.vocabulary, self.top_k, overwrite=True)
+        try:
+            return unnamed.rename(self.folder / f"{key}-{videos}-{skipped}.parquet")
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
 
 
-def _predict(
-    shards: Sequence[Path], predictor: Predictor, skip_corrupt: bool, show: Callable[[int, int], None]
-) -> Iterator[Rows | int]:
-    """Of each shard in turn the rows of some videos and some more, and then how many records were skipped in it."""
-    if not shards:
-        return
-    videos, total = 0, estimate_records(shards)
-    batches = predictor.batches(shards, skip_corrupt=skip_corrupt)
-    for read in read_ahead(batches.shard_by_shard(shards)):
-        if isinstance(read, Batch):
-            yield list(zip(read.ids, predictor.predict_batch(read), strict=True))
-            videos += len(read)
-            show(videos, total)
-        else:
-            yield read
+def _empty(folder: Path) -> None:
+    """Remove all but the lock: parts, and what killed calls left."""
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            path.unlink(missing_ok=True)
 
 
-def _write_part(folder: Path, key: str, predicted: Iterator[Rows | int], vocabulary: Sequence[str], top_k: int) -> Path:
-    """Of the next shard that is predicted."""
-    skipped = 0
-
-    def rows() -> Iterator[tuple[str, np.ndarray]]:
-        nonlocal skipped
-        while not isinstance(some := next(predicted), int):
-            yield from some
-        skipped = some
-
-    unnamed = folder / f"unfinished-{distributed.number()}.parquet"
-    videos = write_predictions(unnamed, rows(), vocabulary, top_k, overwrite=True)
-    return unnamed.rename(folder / f"{key}-{videos}-{skipped}.parquet")
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # it holds parts, another call's lock, or is gone
+        folder.rmdir()
 
 
 def _finished(folder: Path, skip_corrupt: bool) -> dict[str, Path]:

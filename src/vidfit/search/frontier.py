@@ -26,6 +26,7 @@ from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import estimate_records
 from vidfit.files import replacing
 from vidfit.inference.distributed_jobs import measure
+from vidfit.locks import locked
 from vidfit.progress import counter, log_skipped
 from vidfit.quantization.member import Member, load_member
 from vidfit.search.budget import Ensemble, best_within
@@ -55,8 +56,13 @@ def measure_frontier(packer: Packer, budgets: Sequence[str] = ()) -> dict[str, A
 
     Raises:
         BudgetError: nothing fits the smallest budget.
+        OutputError: another process uses the run folder.
     """
-    asked = sorted(map(parse_size, budgets))
+    with locked(packer.directory):
+        return _measure_frontier(packer, sorted(map(parse_size, budgets)))
+
+
+def _measure_frontier(packer: Packer, asked: Sequence[int]) -> dict[str, Any]:
     frontier = packer.search.frontier()
     sizes = asked or _spread(frontier)
     measured: dict[Ensemble, dict[str, Any]] = {}
@@ -84,7 +90,7 @@ def _measure_point(packer: Packer, size: int) -> dict[str, Any]:
         point = packer.pack(path, size)
         what = f"evaluating {format_size(point['bytes'])}"
         shards, data = packer.search.members.shards("eval"), packer.search.members.data
-        here = {"show": counter(packer.on_progress, what, "videos")}
+        here = {"on_progress": counter(packer.on_progress, what, "videos")}
         point |= {"gap": distributed.together(measure, path, shards, data.skip_corrupt, here=here)["gap"]}
     finally:
         path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from vidfit.errors import BudgetError, ModelFileError, OutputError
 from vidfit.export.graph import PackedMember, write_graph
 from vidfit.files import make_folder
 from vidfit.inference.predictor import load
+from vidfit.locks import locked
 from vidfit.progress import OnProgress, silent
 from vidfit.recipe import Recipe, load_recipe
 from vidfit.search.budget import Ensemble, best_within
@@ -51,7 +52,7 @@ def pack(
         BudgetError: nothing fits. The message has the size of the smallest possible file.
         ModelFileError: no member is trained, or one is damaged or has other labels than the rest.
         DataError: there are too few validation videos to select by.
-        OutputError: the file exists already.
+        OutputError: the file exists already, or another process uses the run folder.
     """
     packer = open_run(run, portable=portable, members=members, on_progress=on_progress)
     return packer.pack_named([budget], max_ms, overwrite)[0]
@@ -112,10 +113,15 @@ class Packer:
         for path in sizes:
             if path.exists() and not overwrite:
                 raise OutputError(f"{path}: exists already; give another budget or add --overwrite")
+        with locked(self.directory):
+            self._pack_named(sizes, max_ms)
+        return list(sizes)
+
+    def _pack_named(self, sizes: Mapping[Path, int], max_ms: float | None) -> None:
         frontier = self.search.frontier(max_ms)
         for size in sizes.values():
             best_within(frontier, size)  # an error here leaves no file
-        make_folder(folder)
+        make_folder(self.directory / "packed")
         for path, size in sizes.items():
             path.with_suffix(".json").unlink(missing_ok=True)  # it describes the file that is replaced now
             packed = self.pack(path, size, max_ms)
@@ -125,7 +131,6 @@ class Packer:
                 *(path, len(packed["members"]), format_size(packed["bytes"])),
                 *(packed["gap_selection"], packed["gap_confirmation"]),
             )
-        return list(sizes)
 
     def pack(self, path: Path, budget: int, max_ms: float | None = None) -> dict[str, Any]:
         """Write the best ensemble that fits, and measure the file on both halves of the validation videos.

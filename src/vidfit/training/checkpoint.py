@@ -7,6 +7,8 @@ training stands.
 """
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +30,7 @@ BEST = "best.safetensors"
 _FORMAT = 2
 TRAINING_ONLY = ("optimizer.", "average.")
 # The document is a string of the header's JSON, so its quotes are escaped.
-_CHECKSUM = Mark(rb"\"crc32c\": \"", at_end=False)
+CHECKSUM = Mark(rb"\"crc32c\": \"", at_end=False)
 _OBJECT = TypeAdapter(dict[str, Any])
 
 
@@ -63,8 +65,11 @@ def save_member(path: Path, info: MemberInfo, tensors: dict[str, torch.Tensor], 
         try:
             save_file(tensors, partial, {"vidfit": json.dumps(document)})
         except SafetensorError as error:
+            # It has the system's error number only in its words.
+            if found := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
             raise OSError(str(error)) from error
-        write_checksum(partial, _CHECKSUM)
+        write_checksum(partial, CHECKSUM)
 
 
 def member_file(path: Path | str) -> Path:
@@ -105,13 +110,10 @@ def _opened(path: Path | str, checked: bool) -> Iterator[tuple[Any, MemberInfo, 
         with utf8_name(path) as name, safe_open(name, framework="pt") as file:
             document = _OBJECT.validate_json((file.metadata() or {})["vidfit"])
             if (found := document.pop("format", 1)) != _FORMAT:
-                raise ModelFileError(
-                    f"{path}: a member of another version of vidfit (format {found!r}; this one reads {_FORMAT}); "
-                    "train it again or copy it anew"
-                )
+                raise _other_format(path, found)
             extra = _OBJECT.validate_python(document.pop("extra"))
             # Who edits a file by hand leaves it out.
-            if document.pop("crc32c", None) is not None and checked and not is_intact(path, _CHECKSUM):
+            if document.pop("crc32c", None) is not None and checked and not is_intact(path, CHECKSUM):
                 raise ModelFileError(
                     f"{path}: was altered, damaged or cut short (its content is not what its checksum says); "
                     "train it again or copy it anew"
@@ -120,3 +122,9 @@ def _opened(path: Path | str, checked: bool) -> Iterator[tuple[Any, MemberInfo, 
     except (SafetensorError, OSError, KeyError, ValidationError) as error:
         what = f"its metadata lack {error}" if isinstance(error, KeyError) else reason(error)
         raise ModelFileError(f"{path}: not a readable member file ({what}); train it again or copy it anew") from error
+
+
+def _other_format(path: Path, found: object) -> ModelFileError:
+    newer = isinstance(found, int) and found > _FORMAT
+    age, advice = ("a newer", "install a newer vidfit") if newer else ("an older", "train it again or copy it anew")
+    return ModelFileError(f"{path}: a member of {age} vidfit (format {found!r}; this one reads {_FORMAT}); {advice}")

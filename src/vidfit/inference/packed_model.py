@@ -1,0 +1,158 @@
+"""A packed file in ONNX Runtime: padded frames in, probabilities out.
+
+A session's threads do not survive a fork, so a forked process opens the file again at its first use. A pickle holds the
+file's path and checksum. Both refuse a file that has changed since it was first opened.
+"""
+
+import ctypes
+import os
+import re
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+import onnxruntime
+
+from vidfit.checksum import is_intact
+from vidfit.errors import ModelFileError, reason
+from vidfit.export.metadata import CHECKSUM, PackedInfo, parse_metadata, read_header
+from vidfit.files import utf8_name
+
+# The first onnxruntime that runs a packed file, by the file's opset.
+NEEDED: Final = {23: (1, 24)}
+
+_open_models: "weakref.WeakSet[PackedModel]" = weakref.WeakSet()
+
+
+class PackedModel:
+    """An open packed file.
+
+    Arguments:
+        path: the file.
+        threads: for ONNX Runtime; 0 means one per core.
+
+    Raises:
+        ModelFileError: the file is damaged, not vidfit's, or needs a newer onnxruntime or vidfit.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.path, self._threads = path.resolve(), threads
+        self.info, self._session = _open(path, threads)
+        self._opening = threading.Lock()
+        _open_models.add(self)
+
+    def __call__(self, frames: Mapping[str, np.ndarray], num_frames_B: np.ndarray) -> np.ndarray:
+        """Probabilities float32 `[B, C]` of frames `[B, T, D]` by modality, of which int64 `num_frames_B` are real.
+
+        Raises:
+            ModelFileError: in a forked process, the file has changed or is gone.
+        """
+        session = self._session or self._open_again()
+        return np.asarray(session.run(["probabilities"], {**frames, "num_frames": num_frames_B})[0])
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path, int, str]]:
+        return type(self)._unpickled, (self.path, self._threads, self.info.crc32c)
+
+    @classmethod
+    def _unpickled(cls, path: Path, threads: int, checksum: str) -> Self:
+        model = cls(path, threads)
+        _check_unchanged(path, model.info, checksum)
+        return model
+
+    def _open_again(self) -> onnxruntime.InferenceSession:
+        with self._opening:
+            if self._session is None:
+                info, session = _open(self.path, self._threads)
+                _check_unchanged(self.path, info, self.info.crc32c)
+                self._session = session
+            return self._session
+
+    def _forget_session(self) -> None:
+        """In a forked child: never use or free the session, for both wait for threads that only the parent has."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+        self._session = None
+        self._opening = threading.Lock()  # another thread of the parent may hold the old one
+
+
+def _forget_sessions() -> None:
+    for model in list(_open_models):
+        model._forget_session()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_sessions)
+
+
+def _check_unchanged(path: Path, info: PackedInfo, checksum: str) -> None:
+    if info.crc32c != checksum:
+        raise ModelFileError(f"{path}: has changed since this model was loaded from it; load it again")
+
+
+def _open(path: Path, threads: int) -> tuple[PackedInfo, onnxruntime.InferenceSession]:
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file; it may have been moved or deleted since the model was loaded")
+    # The checksum is computed meanwhile; a session is made in one thread.
+    with ThreadPoolExecutor(1) as pool:
+        intact = pool.submit(is_intact, path, CHECKSUM)
+        session = _session(path, threads)
+    if intact.result() is False:
+        raise ModelFileError(
+            f"{path}: was altered, damaged or cut short (its content is not what its checksum, vidfit.crc32c, says); "
+            "copy it anew or pack it again"
+        )
+    header = read_header(path)
+    info = parse_metadata(path, header.metadata)
+    _check_version(path, header.opset)
+    if isinstance(session, Exception):
+        raise ModelFileError(
+            f"{path}: onnxruntime {onnxruntime.__version__} cannot load it ({reason(session)}); "
+            "try the newest onnxruntime, or pack it again"
+        ) from session
+    try:
+        _check_signature(session, info)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: not a readable packed file ({reason(error)}); pack it again") from error
+    return info, session
+
+
+def _check_version(path: Path, opset: int) -> None:
+    needed = NEEDED.get(opset, (0, 0))
+    found = re.match(r"(\d+)\.(\d+)", onnxruntime.__version__)
+    if found and (int(found[1]), int(found[2])) < needed:
+        raise ModelFileError(
+            f"{path}: needs onnxruntime {needed[0]}.{needed[1]} or newer, this is {onnxruntime.__version__}; upgrade it"
+        )
+
+
+def _session(path: Path, threads: int) -> onnxruntime.InferenceSession | Exception:
+    """A session, or why there is none."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        with utf8_name(path) as name:
+            session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+        if isinstance(error, MemoryError) or re.search("allocate memory|bad_alloc|bad allocation", str(error)):
+            raise MemoryError(f"{path}: {reason(error)}") from error
+        return error
+    # Memory that unpacking narrow codes took, several times the file: glibc would keep it.
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    return session
+
+
+def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) -> None:
+    types = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+    inputs = [(modality.name, types[modality.dtype], [modality.size]) for modality in info.spec.modalities]
+    inputs.append(("num_frames", "tensor(int64)", []))
+    if [(put.name, put.type, put.shape[2:]) for put in session.get_inputs()] != inputs:
+        raise ValueError("its inputs are not those that vidfit.spec names")
+    outputs = [(put.name, put.type, put.shape[1:]) for put in session.get_outputs()]
+    if outputs != [("probabilities", "tensor(float)", [len(info.vocabulary)])]:
+        raise ValueError("its output is not as long as vidfit.vocabulary")
