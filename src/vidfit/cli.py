@@ -43,6 +43,10 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a recipe key: training.steps=100. May be repeated.")
 ]
 SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Pass over corrupt records and say how many.")]
+Unlabelled = Annotated[
+    Literal["keep", "skip"] | None,
+    typer.Option(help="Videos without a label: keep them as videos that no label fits (the default), or skip them."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output holds already.")]
 FillUp = Annotated[
     int,
@@ -80,6 +84,7 @@ def run(
     output: RunFolder,
     overrides: Overrides = None,
     skip_corrupt: SkipCorrupt = False,
+    unlabelled: Unlabelled = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Do a whole recipe: train, quantise, pack, evaluate. A second call skips what is done.
@@ -89,7 +94,7 @@ def run(
     from vidfit.pipeline import run as run_recipe
     from vidfit.summary import print_summary
 
-    print_summary(run_recipe(_recipe(recipe, overrides, skip_corrupt), output, overwrite), output)
+    print_summary(run_recipe(_recipe(recipe, overrides, skip_corrupt, unlabelled), output, overwrite), output)
 
 
 @app.command()
@@ -99,13 +104,14 @@ def train(
     member: Annotated[list[str] | None, typer.Option(help="Only this member. May be repeated.")] = None,
     overrides: Overrides = None,
     skip_corrupt: SkipCorrupt = False,
+    unlabelled: Unlabelled = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train the members of a recipe, or some of them. Goes on from the last checkpoint."""
     from vidfit.errors import RecipeError
     from vidfit.pipeline import Run
 
-    parsed = _recipe(recipe, overrides, skip_corrupt)
+    parsed = _recipe(recipe, overrides, skip_corrupt, unlabelled)
     for name in member or ():
         if name not in parsed.members:
             raise RecipeError(f"--member {name}: {recipe} has the members {', '.join(parsed.members)}")
@@ -139,7 +145,7 @@ def soft_label(
     from vidfit.training.checkpoint import member_file
     from vidfit.training.distillation import soft_labels_file
 
-    paths = expand_shards(shards)
+    paths = expand_shards(shards, _say)
     files = list(map(member_file, [teacher, *(more or ())]))
     if len({file.resolve() for file in files}) < len(files):
         raise VidfitError("--teacher: names a teacher twice; leave one out")
@@ -277,26 +283,39 @@ def evaluate(
     shards: Shards,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     skip_corrupt: SkipCorrupt = False,
+    unlabelled: Unlabelled = None,
     threads: Threads = 0,
     batch_size: BatchSize = 16,
     fill_up: FillUp = 0,
 ) -> None:
     """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
     from vidfit import distributed, progress
+    from vidfit.evaluation.evaluate import skipped_of
     from vidfit.features.shards import expand_shards
     from vidfit.files import replacing
     from vidfit.inference.distributed_jobs import measure
 
     if json_file:
         _refuse_other_than_json(json_file)
-    paths = expand_shards(shards)
+    paths = expand_shards(shards, _say)
     # Entered before the evaluation, so that a bad place is known at once.
     with replacing(json_file) if json_file else nullcontext() as partial:
         with progress.videos_bar("evaluating") as show:
             result = distributed.together(
-                measure, model, paths, skip_corrupt, threads, fill_up, batch_size, here={"show": show}
+                measure,
+                model,
+                paths,
+                skip_corrupt,
+                threads,
+                fill_up,
+                batch_size,
+                labelled_only=unlabelled == "skip",
+                here={"show": show},
             )
-        progress.say_skipped("evaluating", int(result["skipped"]))
+        progress.say_skipped("evaluating", skipped_of(result))
+        if result["unlabelled"]:
+            what = "were left out" if unlabelled == "skip" else "count as videos that no label fits"
+            progress.say(f"evaluating: {int(result['unlabelled']):,} videos have no label and {what}")
         for name, value in result.items():
             print(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value:,}")
         if partial:
@@ -325,7 +344,7 @@ def predict(
     from vidfit.features.shards import expand_shards
     from vidfit.inference.distributed_jobs import predict as write
 
-    paths = expand_shards(shards)
+    paths = expand_shards(shards, _say)
     options = (top_k, skip_corrupt, overwrite, threads, fill_up, batch_size)
     with progress.videos_bar("predicting") as show:
         made = distributed.together(write, model, paths, output, *options, here={"show": show})
@@ -374,7 +393,7 @@ def inspect(
     from vidfit.features.inspect import inspect_shards
     from vidfit.features.shards import expand_shards
 
-    _print_mapping(inspect_shards(expand_shards(shards), skip_corrupt), as_json)
+    _print_mapping(inspect_shards(expand_shards(shards, _say), skip_corrupt), as_json)
 
 
 @app.command()
@@ -392,14 +411,15 @@ def cache(
     from vidfit import progress
     from vidfit.features.cache_writer import write_cache
     from vidfit.features.shards import expand_shards, infer_id_key, infer_spec
+    from vidfit.features.skipped import NOTHING
     from vidfit.sizes import format_size
 
-    paths = expand_shards(shards)
+    paths = expand_shards(shards, _say)
     spec = infer_spec(paths, skip_corrupt)
     with progress.counting_bar("caching shards") as show:
         index, added = write_cache(paths, output, infer_id_key(paths), spec, skip_corrupt, overwrite, show)
     entries = index.shards.values()
-    progress.say_skipped("caching", sum(entry.skipped for entry in entries))
+    progress.say_skipped("caching", sum((entry.left_out for entry in entries), NOTHING))
     videos, size = sum(entry.records for entry in entries), sum(entry.bytes for entry in entries)
     print(f"{output}: {added} of {len(paths)} shards cached now; in all {videos:,} videos, {format_size(size)}")
 
@@ -464,11 +484,16 @@ def _print_mapping(mapping: dict[str, Any], as_json: bool) -> None:
         print(f"{key:<12} {value}")
 
 
-def _recipe(path: Path, overrides: list[str] | None, skip_corrupt: bool):
+def _recipe(path: Path, overrides: list[str] | None, skip_corrupt: bool, unlabelled: str | None):
     from vidfit.recipe import load_recipe
 
-    extra = ("data.skip_corrupt=true",) if skip_corrupt else ()
+    extra = ["data.skip_corrupt=true"] if skip_corrupt else []
+    extra += [f"data.unlabelled={unlabelled}"] if unlabelled else []
     return load_recipe(path, (*(overrides or ()), *extra))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _refuse_packed(*members: Path) -> None:

@@ -15,7 +15,7 @@ Everything lies in one run folder:
     RUN/stages.json                   what is done, and from which inputs
 
 A stage whose inputs are unchanged is not done again, so a second call of the same command goes on where the first was
-stopped. Inputs are compared by recipe keys and by the shards' names and sizes, not by their content. Whatever can be
+stopped. Inputs are compared by recipe keys and by the shards' names and content (features/survey.py). Whatever can be
 known to be wrong before the first training step is refused then, and the folder left as it was.
 """
 
@@ -32,10 +32,13 @@ import yaml
 
 from vidfit import distributed, progress
 from vidfit.errors import BudgetError, OutputError, reason
+from vidfit.evaluation.evaluate import skipped_of
 from vidfit.export.graph import PackedMember, write_graph
 from vidfit.features.loader import Batches, balanced_copies
 from vidfit.features.shards import expand_shards, infer_spec
+from vidfit.features.skipped import Skipped
 from vidfit.features.spec import FeatureSpec, Vocabulary
+from vidfit.features.survey import digests, survey_shards
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import measure, measure_labels, soft_label
 from vidfit.models.classifier import ClassifierConfig
@@ -43,10 +46,11 @@ from vidfit.preflight import (
     check_budget,
     check_disjoint,
     check_distillation,
-    check_labelled,
+    check_labels,
     check_ranks,
     check_soft_labels,
     count_parameters,
+    unlabelled_line,
 )
 from vidfit.quantization.member import QUANTIZED, load_member, quantize_member
 from vidfit.recipe import Recipe
@@ -119,9 +123,15 @@ class Run:
         self.directory = directory
         self.names = list(members or recipe.members)
         data = recipe.data
-        self.shards = {name: expand_shards(getattr(data, name)) for name in ("train", "validation", "eval")}
+        self.shards = {
+            name: expand_shards(getattr(data, name), lambda line, name=name: progress.say(f"data.{name}: {line}"))
+            for name in ("train", "validation", "eval")
+        }
         check_disjoint(self.shards)
+        with progress.counting_bar("reading checksums and labels") as show:
+            self._surveys = survey_shards([shard for shards in self.shards.values() for shard in shards], show)
         self._distill = recipe.distill
+        self._labelled_only = data.unlabelled == "skip"
         self._generations = (recipe.distill and recipe.distill.generations) or 0
         self.vocabulary = Vocabulary.from_csv(Path(data.vocabulary))
         self.spec: FeatureSpec = infer_spec(self.shards["train"], data.skip_corrupt)
@@ -133,7 +143,10 @@ class Run:
         if self._distill:
             check_distillation(self._distill, self.shards["train"])
         for which, shards in self.shards.items():
-            check_labelled(which, shards, self.spec, len(self.vocabulary), data.skip_corrupt)
+            surveys = {shard: self._surveys[shard] for shard in shards}
+            check_labels(which, surveys, self.spec, len(self.vocabulary), data.skip_corrupt)
+            if line := unlabelled_line(which, surveys, self._labelled_only):
+                progress.say(line)
         self.parameters = {
             name: count_parameters(name, config, self.spec, len(self.vocabulary))
             for name, config in recipe.members.items()
@@ -141,7 +154,7 @@ class Run:
         check_budget(recipe.pack, self.parameters)
         check_ranks(recipe.members)
         if not recipe.pack.members or self._needs_narrow_widths():
-            Validation(self.shards["validation"], self.spec, len(self.vocabulary), data.skip_corrupt)
+            Validation(self._batches(self.shards["validation"]))
         self._stages = Stages(directory / "stages.json", directory / SUMMARY)
         self._digests: dict[Trainee, str] = {}
         for trainee in self._trainees():
@@ -187,7 +200,7 @@ class Run:
         scores = {}
         for form, file in (("float32", folder / BEST), ("quantized", folder / QUANTIZED)):
             member = lineage if form == "float32" else self._quantized(name)
-            inputs = {"member": member, "eval": _names_and_sizes(self.shards["eval"])}
+            inputs = {"member": member, "eval": self._measured_on()}
             scores[form] = self._stages.do(
                 f"evaluate {name} {form}",
                 inputs,
@@ -245,7 +258,7 @@ class Run:
         if path.exists() and path.stat().st_size > budget:
             path.unlink()  # of another budget; it must not be taken for this one's if packing fails
         packed = self._stages.do("pack", inputs, [path], work)
-        inputs = {**inputs, "eval": _names_and_sizes(self.shards["eval"])}
+        inputs = {**inputs, "eval": self._measured_on()}
         labels = self.directory / LABELS
         scores = self._stages.do("evaluate packed", inputs, [labels], lambda: self._evaluate_labels(path, labels))
         return {"path": MODEL, "bytes": path.stat().st_size, "budget": budget, **packed, **scores}
@@ -374,7 +387,7 @@ class Run:
         inputs = {"teachers": self._lineage(teachers), "top_k": distill.top_k}
 
         def work() -> dict[str, Any]:
-            skipped = 0
+            skipped = Skipped()
             for fold in dict.fromkeys(teacher.fold for teacher in teachers):
                 files = [self._folder(teacher) / BEST for teacher in teachers if teacher.fold == fold]
                 shards, skip = self._fold(fold, outside=False), self.recipe.data.skip_corrupt
@@ -410,10 +423,12 @@ class Run:
             "family": config.family.type,
             "head": config.head.type,
             "seed": self.recipe.seed,
-            "train": _names_and_sizes(self._fold(trainee.fold, outside=True)),
-            "validation": _names_and_sizes(self.shards["validation"]),
+            "train": digests(self._fold(trainee.fold, outside=True), self._surveys),
+            "validation": digests(self.shards["validation"], self._surveys),
             "vocabulary": self.vocabulary.names,
         }
+        if self._labelled_only:
+            inputs["unlabelled"] = "skip"
         if distill and distill.soft_labels:
             inputs["soft labels"] = [distill.share, self._given]
         if trainee.generation:
@@ -444,12 +459,21 @@ class Run:
         weights = sum(self.parameters[name] for name in self.recipe.pack.members or ())
         return weights > parse_size(self.recipe.pack.budget)
 
+    def _measured_on(self) -> list[Any]:
+        """What figures follow from beside the model."""
+        return [digests(self.shards["eval"], self._surveys), self.recipe.data.unlabelled]
+
     def _evaluate(self, model: Path, description: str) -> dict[str, Any]:
         with progress.videos_bar(f"evaluating {description}") as show:
             result = distributed.together(
-                measure, model, self.shards["eval"], self.recipe.data.skip_corrupt, here={"show": show}
+                measure,
+                model,
+                self.shards["eval"],
+                self.recipe.data.skip_corrupt,
+                labelled_only=self._labelled_only,
+                here={"show": show},
             )
-        progress.say_skipped(f"evaluating {description}", int(result["skipped"]))
+        progress.say_skipped(f"evaluating {description}", skipped_of(result))
         return _scores(result)
 
     def _evaluate_labels(self, packed: Path, labels: Path) -> dict[str, Any]:
@@ -457,21 +481,29 @@ class Run:
         labels.unlink(missing_ok=True)  # of another packed file
         with progress.videos_bar("evaluating packed") as show:
             result, details = distributed.together(
-                measure_labels, packed, self.shards["eval"], self.recipe.data.skip_corrupt, here={"show": show}
+                measure_labels,
+                packed,
+                self.shards["eval"],
+                self.recipe.data.skip_corrupt,
+                labelled_only=self._labelled_only,
+                here={"show": show},
             )
-        progress.say_skipped("evaluating packed", int(result["skipped"]))
+        progress.say_skipped("evaluating packed", skipped_of(result))
         write_text(labels, json.dumps(details, indent=2) + "\n")
         return _scores(result)
 
     def _batches(self, shards: list[Path], batch_size: int = BATCH_SIZE, **options: Any) -> Batches:
-        skip = self.recipe.data.skip_corrupt
-        return Batches(shards, self.spec, len(self.vocabulary), batch_size, skip_corrupt=skip, **options)
+        return Batches(
+            shards,
+            self.spec,
+            len(self.vocabulary),
+            batch_size,
+            skip_corrupt=self.recipe.data.skip_corrupt,
+            labelled_only=self._labelled_only,
+            **options,
+        )
 
 
 def _scores(result: dict[str, float]) -> dict[str, float]:
     """What the summary tells of an evaluation."""
     return {key: result[key] for key in ("gap", "map", "hit_at_1", "perr")}
-
-
-def _names_and_sizes(shards: list[Path]) -> list[tuple[str, int]]:
-    return [(shard.name, shard.stat().st_size) for shard in shards]

@@ -11,8 +11,9 @@ import torch
 from vidfit import distributed
 from vidfit.errors import BudgetError, DataError, RecipeError
 from vidfit.features.loader import Batches
-from vidfit.features.shards import read_videos
+from vidfit.features.shards import identity, read_videos
 from vidfit.features.spec import FeatureSpec, Video, Vocabulary
+from vidfit.features.survey import Survey
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.models.classifier import FrameClassifier
 from vidfit.recipe import MemberConfig, PackConfig
@@ -23,9 +24,11 @@ from vidfit.training.distillation import DistillConfig, SoftLabels, Teacher, che
 def check_disjoint(shards: Mapping[str, Sequence[Path]]) -> None:
     """No shard is in two of the three sets `train`, `validation` and `eval`."""
     for first, second in (("train", "validation"), ("train", "eval"), ("validation", "eval")):
-        common = {path.resolve() for path in shards[first]} & {path.resolve() for path in shards[second]}
-        if common:
-            raise DataError(f"{min(common)}: is in both data.{first} and data.{second}; a shard may be in one only")
+        taken = {identity(shard): shard for shard in shards[first]}
+        for shard in shards[second]:
+            if other := taken.get(identity(shard)):
+                also = "" if other == shard else f", there as {other}"
+                raise DataError(f"{shard}: is in both data.{first} and data.{second}{also}; a shard may be in one only")
 
 
 def check_soft_labels(folder: Path, batches: Batches, vocabulary: Vocabulary) -> None:
@@ -50,16 +53,29 @@ def check_distillation(distill: DistillConfig, shards: Sequence[Path]) -> None:
         )
 
 
-def check_labelled(which: str, shards: Sequence[Path], spec: FeatureSpec, classes: int, skip_corrupt: bool) -> None:
-    """Some video of the set `which` has a label: reads up to the first, in most corpora one record."""
-    for shard in shards:
-        for video in read_videos(shard, spec, classes):
-            if isinstance(video, CorruptRecordError):
-                if not skip_corrupt:
+def check_labels(
+    which: str, surveys: Mapping[Path, Survey], spec: FeatureSpec, classes: int, skip_corrupt: bool
+) -> None:
+    """The set `which` has labels, all in the vocabulary, and no corrupt record unless these are to be skipped."""
+    for shard, survey in surveys.items():
+        outside = survey.lowest < 0 or survey.highest >= classes
+        if outside or (survey.corrupt and not skip_corrupt):
+            # Reading it names the record.
+            for video in read_videos(shard, spec, classes):
+                if isinstance(video, CorruptRecordError) and not skip_corrupt:
                     raise video
-            elif len(video.labels):
-                return
-    raise DataError(f"data.{which}: none of its videos has a label; give labelled shards")
+    if all(survey.videos == survey.unlabelled for survey in surveys.values()):
+        raise DataError(f"data.{which}: none of its videos has a label; give labelled shards")
+
+
+def unlabelled_line(which: str, surveys: Mapping[Path, Survey], skip: bool) -> str | None:
+    """What to tell of a set's videos without a label; None where all have one."""
+    unlabelled = sum(survey.unlabelled for survey in surveys.values())
+    videos = sum(survey.videos for survey in surveys.values())
+    if not unlabelled:
+        return None
+    what = "are left out" if skip else "count as videos that no label fits; `--unlabelled skip` leaves them out"
+    return f"data.{which}: {unlabelled:,} of {videos:,} videos have no label; they {what}"
 
 
 def count_parameters(name: str, config: MemberConfig, spec: FeatureSpec, classes: int) -> int:

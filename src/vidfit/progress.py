@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from vidfit.features.batch import Batch
+from vidfit.features.skipped import Skipped
 from vidfit.training.trainer import Progress as Training
 
 # Names are the user's: brackets in them are no markup.
@@ -24,7 +25,7 @@ def training_bar(name: str) -> Iterator[Callable[[Training], None]]:
         TextColumn("{task.fields[status]}"),
     )
     said: float | None = None
-    skipped = 0
+    skipped = Skipped()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=None, status="reading")
 
@@ -74,8 +75,8 @@ def videos_bar(description: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def counted(batches: Iterable[Batch], description: str, total: int) -> Iterator[Batch]:
-    """The same batches, with `videos_bar` while they pass; then, if any, what was skipped."""
-    videos = skipped = 0
+    """The same batches, with `videos_bar` while they pass; then what was left out, if anything was."""
+    videos, skipped = 0, Skipped()
     with videos_bar(description) as show:
         for batch in batches:
             yield batch
@@ -85,7 +86,12 @@ def counted(batches: Iterable[Batch], description: str, total: int) -> Iterator[
     say_skipped(description, skipped)
 
 
-def say_skipped(what: str, records: int) -> None:
-    """How many corrupt records were passed over, unless none was."""
-    if records:
-        console.print(f"{what}: {records} corrupt records were skipped")
+def say(line: str) -> None:
+    """One line."""
+    console.print(line)
+
+
+def say_skipped(what: str, skipped: Skipped) -> None:
+    """What was left out, if anything was."""
+    if skipped:
+        console.print(f"{what}: {skipped}")

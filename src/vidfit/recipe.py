@@ -7,7 +7,7 @@ folder, so a recipe works from any working directory. `docs/recipe.md` describes
 import re
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -34,6 +34,9 @@ class DataConfig(Strict):
     eval: list[str] = Field(description="measured once, at the end")
     vocabulary: str = Field(description="a CSV of label names")
     skip_corrupt: bool = Field(default=False, description="pass over corrupt records instead of stopping")
+    unlabelled: Literal["keep", "skip"] = Field(
+        default="keep", description="videos without a label: keep them as videos that no label fits, or skip them"
+    )
 
     @field_validator("train", "validation", "eval", mode="before")
     @classmethod

@@ -26,9 +26,10 @@ from vidfit.features.cache import (
     read_index,
 )
 from vidfit.features.example import read_examples
+from vidfit.features.skipped import Skipped
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
-from vidfit.files import make_folder, replacing
+from vidfit.files import make_folder, replacing, visible
 
 _BATCH_BYTES: Final = 1 << 25  # of frames, held while a file is written
 
@@ -103,7 +104,7 @@ def _check_names(shards: Sequence[Path]) -> None:
 def _begun(directory: Path, new: CacheIndex, overwrite: bool) -> CacheIndex:
     """The index to add to."""
     if not (directory / INDEX).exists():
-        if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        if directory.exists() and not (directory.is_dir() and not visible(directory, "*")):
             raise OutputError(f"{directory}: holds something and is no cache; choose another folder")
         return new
     found = read_index(directory)
@@ -135,7 +136,7 @@ def _check(file: CacheFile) -> None:
 
 def _write_file(shard: Path, directory: Path, index: CacheIndex, skip_corrupt: bool) -> CachedShard:
     """Reads a shard and writes its file."""
-    schema, records, skipped = columns_of(index), 0, 0
+    schema, records, skipped = columns_of(index), 0, Skipped()
 
     def sound() -> Iterator[Video]:
         nonlocal skipped
@@ -143,7 +144,7 @@ def _write_file(shard: Path, directory: Path, index: CacheIndex, skip_corrupt: b
             if isinstance(video, Video):
                 yield video
             elif skip_corrupt:
-                skipped += 1
+                skipped += video.skipped
             else:
                 raise video
 
@@ -156,7 +157,8 @@ def _write_file(shard: Path, directory: Path, index: CacheIndex, skip_corrupt: b
             shard_bytes=shard.stat().st_size,
             shard_crc32c=_file_crc32c(shard),
             records=records,
-            skipped=skipped,
+            skipped=skipped.records,
+            skipped_bytes=skipped.bytes,
             bytes=partial.stat().st_size,
         )
         _check(CacheFile(partial, index, entry, index.spec))

@@ -10,6 +10,7 @@ from typing import Any
 
 from vidfit.errors import ModelFileError
 from vidfit.evaluation.evaluate import evaluate, evaluate_labels
+from vidfit.features.skipped import Skipped
 from vidfit.files import file_digest, make_folder
 from vidfit.inference.predictor import BATCH_SIZE, load
 from vidfit.inference.resume import Written, predict_shards
@@ -31,21 +32,28 @@ def measure(
     threads: int = 0,
     fill_up: int = 0,
     batch_size: int = BATCH_SIZE,
+    labelled_only: bool = False,
     *,
     show: Show = _silent,
 ) -> dict[str, float]:
-    """The metrics of a model on labelled shards (see `evaluate`, and `load` for the options)."""
+    """The metrics of a model on labelled shards (see `evaluate`, `Batches` and, for the options, `load`)."""
     predictor = load(model, threads, fill_up, batch_size, at_once=0)
     classes = len(predictor.vocabulary)
-    return evaluate(predictor.predict_batch, predictor.batches(shards, classes, skip_corrupt), classes, show)
+    batches = predictor.batches(shards, classes, skip_corrupt, labelled_only)
+    return evaluate(predictor.predict_batch, batches, classes, show)
 
 
 def measure_labels(
-    model: Path, shards: Sequence[Path], skip_corrupt: bool = False, *, show: Show = _silent
+    model: Path,
+    shards: Sequence[Path],
+    skip_corrupt: bool = False,
+    labelled_only: bool = False,
+    *,
+    show: Show = _silent,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """As `measure`, and each label and the probabilities (see `evaluate_labels`)."""
     predictor = load(model, at_once=0)
-    batches = predictor.batches(shards, len(predictor.vocabulary), skip_corrupt)
+    batches = predictor.batches(shards, len(predictor.vocabulary), skip_corrupt, labelled_only)
     return evaluate_labels(predictor.predict_batch, batches, predictor.vocabulary, show)
 
 
@@ -80,7 +88,7 @@ def soft_label(
     threads: int = 0,
     *,
     show: Show = _silent,
-) -> tuple[int, int]:
+) -> tuple[int, Skipped]:
     """What teachers say of every video, in a folder (see `label_shards`).
 
     Arguments:

@@ -99,9 +99,15 @@ class Predictor:
             return self._predict_arrays(videos, num_frames)
         return self._predict_shards(videos)
 
-    def batches(self, shards: Sequence[Path], classes: int | None = None, skip_corrupt: bool = False) -> Batches:
+    def batches(
+        self,
+        shards: Sequence[Path],
+        classes: int | None = None,
+        skip_corrupt: bool = False,
+        labelled_only: bool = False,
+    ) -> Batches:
         """For `predict_batch`, in the shards' order (see `Batches`)."""
-        return Batches(shards, self.spec, classes, self.window, skip_corrupt=skip_corrupt)
+        return Batches(shards, self.spec, classes, self.window, skip_corrupt=skip_corrupt, labelled_only=labelled_only)
 
     def predict_batch(self, batch: Batch) -> np.ndarray:
         """Probabilities `[B, C]` float32 of a ragged batch of any size.

@@ -4,9 +4,10 @@ While OUTPUT is being made, the folder `OUTPUT.partial` beside it holds a part f
 of what OUTPUT is to say of its videos. OUTPUT, whatever its format, is written from the parts in the order of the
 shards, and so is the same to the byte whether they are of one call or of several. Then the folder is removed.
 
-A part is called KEY-VIDEOS-SKIPPED.parquet. The key is a digest of all that it follows from, the model's file, the
-shard and the options, so that no other model's is ever taken over. Batch size and threads are not in it: what they
-change is rounding. One with skipped records is taken over only where they are to be skipped again.
+A part is called KEY-VIDEOS-SKIPPED-BYTES.parquet. The key is a digest of all that it follows from: the model's file,
+the shard and the options. So no other model's part is ever taken over, nor one of a shard that was changed since. Batch
+size and threads are not in it: what they change is rounding. A part with skipped records is taken over only where they
+are to be skipped again.
 
 Ranks write the parts of shards of their own; rank 0 writes OUTPUT.
 """
@@ -27,7 +28,9 @@ from vidfit.features.batch import Batch
 from vidfit.features.loader import NoRecordsError
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import estimate_records
-from vidfit.files import make_folder
+from vidfit.features.skipped import Skipped
+from vidfit.features.survey import state_of
+from vidfit.files import make_folder, visible
 from vidfit.inference.prediction_files import merge_predictions, write_predictions
 from vidfit.inference.predictor import Predictor
 
@@ -40,8 +43,8 @@ class Written:
     """What a file of predictions was made from."""
 
     videos: int
-    skipped: int
-    """Corrupt records that were passed over, by earlier calls too."""
+    skipped: Skipped
+    """What was left out, by earlier calls too."""
     resumed: int
     """Shards that earlier calls had finished."""
 
@@ -81,7 +84,7 @@ def predict_shards(
     keys = distributed.once(lambda: [_key(shard, top_k, origin) for shard in shards])
     finished = distributed.once(lambda: _finished(folder, skip_corrupt))
     missing = [(shard, key) for shard, key in zip(shards, keys, strict=True) if key not in finished]
-    made = Written(videos=0, skipped=0, resumed=len(shards) - len(missing))
+    made = Written(videos=0, skipped=Skipped(), resumed=len(shards) - len(missing))
 
     def parts() -> Iterator[Path]:
         make_folder(folder)
@@ -112,8 +115,8 @@ def predict_shards(
 
 def _predict(
     shards: Sequence[Path], predictor: Predictor, skip_corrupt: bool, show: Callable[[int, int], None]
-) -> Iterator[Rows | int]:
-    """Of each shard in turn the rows of some videos and some more, and then how many records were skipped in it."""
+) -> Iterator[Rows | Skipped]:
+    """Of each shard in turn the rows of some videos and some more, and then what was left out in it."""
     if not shards:
         return
     videos, total = 0, estimate_records(shards)
@@ -127,34 +130,35 @@ def _predict(
             yield read
 
 
-def _write_part(folder: Path, key: str, predicted: Iterator[Rows | int], vocabulary: Sequence[str], top_k: int) -> Path:
+def _write_part(
+    folder: Path, key: str, predicted: Iterator[Rows | Skipped], vocabulary: Sequence[str], top_k: int
+) -> Path:
     """Of the next shard that is predicted."""
-    skipped = 0
+    skipped = Skipped()
 
     def rows() -> Iterator[tuple[str, np.ndarray]]:
         nonlocal skipped
-        while not isinstance(some := next(predicted), int):
+        while not isinstance(some := next(predicted), Skipped):
             yield from some
         skipped = some
 
     unnamed = folder / f"unfinished-{distributed.number()}.parquet"
     videos = write_predictions(unnamed, rows(), vocabulary, top_k, overwrite=True)
-    return unnamed.rename(folder / f"{key}-{videos}-{skipped}.parquet")
+    return unnamed.rename(folder / f"{key}-{videos}-{skipped.records}-{skipped.bytes}.parquet")
 
 
 def _finished(folder: Path, skip_corrupt: bool) -> dict[str, Path]:
     """Key -> part."""
-    parts = {path.name.partition("-")[0]: path for path in folder.glob("*-*-*.parquet")}
-    return {key: path for key, path in parts.items() if skip_corrupt or _counts(path)[1] == 0}
+    parts = {path.name.partition("-")[0]: path for path in visible(folder, "*-*-*-*.parquet")}
+    return {key: path for key, path in parts.items() if skip_corrupt or not _counts(path)[1]}
 
 
-def _counts(part: Path) -> tuple[int, int]:
-    """Videos and skipped records."""
-    _, videos, skipped = part.stem.split("-")
-    return int(videos), int(skipped)
+def _counts(part: Path) -> tuple[int, Skipped]:
+    """Videos, and what was left out."""
+    _, videos, records, lost = part.stem.split("-")
+    return int(videos), Skipped(int(records), int(lost))
 
 
 def _key(shard: Path, top_k: int, origin: Sequence[object]) -> str:
-    state = shard.stat()
-    inputs = [str(shard.resolve()), state.st_size, state.st_mtime_ns, top_k, *origin]
+    inputs = [str(shard.resolve()), *state_of(shard), top_k, *origin]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()

@@ -19,7 +19,6 @@ from vidfit import distributed, progress
 from vidfit.evaluation.metrics import Metrics
 from vidfit.export.metadata import metadata_bytes
 from vidfit.features.batch import Batch
-from vidfit.features.loader import Batches
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import estimate_records, expand_shards
 from vidfit.files import replacing
@@ -27,7 +26,6 @@ from vidfit.inference.distributed_jobs import measure
 from vidfit.quantization.member import Member, load_member
 from vidfit.search.budget import Ensemble, best_within
 from vidfit.search.packer import Packer
-from vidfit.search.validation import BATCH_SIZE
 from vidfit.sizes import format_size, parse_size
 from vidfit.stages import write_text
 from vidfit.training.trainer import predict
@@ -71,7 +69,14 @@ def _measure_point(packer: Packer, size: int) -> dict[str, Any]:
         told = packer.pack(path, size)
         shards = expand_shards(packer.data.eval)
         with progress.videos_bar(f"evaluating {format_size(told['bytes'])}") as show:
-            scores = distributed.together(measure, path, shards, packer.data.skip_corrupt, here={"show": show})
+            scores = distributed.together(
+                measure,
+                path,
+                shards,
+                packer.data.skip_corrupt,
+                labelled_only=packer.data.unlabelled == "skip",
+                here={"show": show},
+            )
         told |= {"gap": scores["gap"]}
     finally:
         path.unlink(missing_ok=True)
@@ -92,10 +97,8 @@ def _spread(frontier: Sequence[Ensemble]) -> list[int]:
 
 
 def _eval_batches(packer: Packer, title: str) -> Iterator[Batch]:
-    info, data = packer.info, packer.data
-    shards = expand_shards(data.eval)
-    batches = Batches(shards, info.spec, len(info.vocabulary), BATCH_SIZE, skip_corrupt=data.skip_corrupt)
-    return progress.counted(read_ahead(batches), f"evaluating {title}", estimate_records(shards))
+    batches = packer.batches(packer.data.eval)
+    return progress.counted(read_ahead(batches), f"evaluating {title}", estimate_records(batches.shards))
 
 
 def _baselines(packer: Packer) -> dict[str, list[dict[str, Any]]]:

@@ -213,22 +213,26 @@ class Packer:
     def _folder(self, member: str) -> Path:
         return self.directory / "packing" / member
 
-    @cached_property
-    def validation(self) -> Validation:
-        """The videos that select and confirm."""
-        shards = expand_shards(self.data.validation)
-        return Validation(shards, self.info.spec, len(self.info.vocabulary), self.data.skip_corrupt)
-
-    @cached_property
-    def choices(self) -> list[Choice]:
-        """The candidates of all members."""
-        calibration = Batches(
-            expand_shards(self.data.train),
+    def batches(self, patterns: Sequence[str]) -> Batches:
+        """The videos of some shards in their order, as the run reads them."""
+        return Batches(
+            expand_shards(patterns),
             self.info.spec,
             len(self.info.vocabulary),
             BATCH_SIZE,
             skip_corrupt=self.data.skip_corrupt,
+            labelled_only=self.data.unlabelled == "skip",
         )
+
+    @cached_property
+    def validation(self) -> Validation:
+        """The videos that select and confirm."""
+        return Validation(self.batches(self.data.validation))
+
+    @cached_property
+    def choices(self) -> list[Choice]:
+        """The candidates of all members."""
+        calibration = self.batches(self.data.train)
         return [
             choice
             for name, file in self.members.items()
