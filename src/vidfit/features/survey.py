@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from vidfit.errors import DataError, OutputError
 from vidfit.features.cache import is_cached, open_cached, read_index
@@ -61,6 +61,10 @@ class _Kept(BaseModel):
 
     state: tuple[int, ...]
     survey: Survey
+
+
+_KEPT: Final = TypeAdapter(dict[str, _Kept])
+"""By the shard's name."""
 
 
 def survey_shards(
@@ -178,8 +182,8 @@ def _file(folder: Path) -> Path:
 def _load(folder: Path) -> dict[str, _Kept]:
     """By the shard's name; nothing where there is none, or a damaged one."""
     try:
-        return {name: _Kept.model_validate(kept) for name, kept in json.loads(_file(folder).read_bytes()).items()}
-    except (OSError, RuntimeError, ValueError, ValidationError):  # a RuntimeError: there is no home
+        return _KEPT.validate_json(_file(folder).read_bytes())
+    except (OSError, RuntimeError, ValueError):  # a RuntimeError: there is no home
         return {}
 
 
@@ -190,4 +194,4 @@ def _save(folder: Path, new: Mapping[str, _Kept]) -> None:
         file = _file(folder)
         make_folder(file.parent)
         with replacing(file) as partial:
-            partial.write_text(json.dumps({name: kept.model_dump() for name, kept in kept.items()}))
+            partial.write_bytes(_KEPT.dump_json(kept))
