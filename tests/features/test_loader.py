@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from vidfit.errors import DataError
 from vidfit.features.batch import Batch, collate
+from vidfit.features.cache_writer import write_cache
 from vidfit.features.example import to_sequence_example
 from vidfit.features.loader import Batches, balanced_copies
 from vidfit.features.shards import expand_shards, infer_spec, read_videos
@@ -153,6 +154,21 @@ def test_a_truncated_last_record_is_one_skipped_record(tmp_path: Path):
     batches = list(Batches(shards, SPEC, CLASSES, 3, skip_corrupt=True))
     assert ids_of(batches) == ["video0", "video1", "video2"]
     assert sum(batch.skipped.records for batch in batches) == 1
+
+
+@pytest.mark.parametrize("shuffle_buffer", [0, 50])
+def test_unlabelled_videos_can_be_left_out(tmp_path: Path, shuffle_buffer: int):
+    """Those of a cache too, also where an epoch is begun in its midst."""
+    shards = write_shards(tmp_path, [20, 20])
+    write_cache(shards, tmp_path / "cache", "id", SPEC)
+    labelled = {video.id for video in map(make_video, range(40)) if len(video.labels)}
+    assert 0 < len(labelled) < 40
+    for read in (shards, expand_shards([tmp_path / "cache"])):
+        batches = Batches(read, SPEC, CLASSES, 3, shuffle_buffer=shuffle_buffer, labelled_only=True)
+        whole = list(batches.epoch(0))
+        assert set(ids_of(whole)) == labelled
+        assert sum((batch.skipped for batch in whole), NOTHING) == Skipped(unlabelled=40 - len(labelled))
+        assert [batch.ids for batch in batches.epoch(0, 2)] == [batch.ids for batch in whole[2:]]
 
 
 @pytest.mark.parametrize("workers", [0, 3])
