@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.corpus import LABELS, VIDEOS, videos, write_corpus
+from vidfit import load_recipe, run
 from vidfit.cli import main
 from vidfit.features import survey
 from vidfit.features.example import write_shard
@@ -44,6 +45,17 @@ def vidfit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     return call
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A packed file of one small member."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    for name in ("train", "validation", "eval", "vocabulary.csv"):
+        (folder / name).symlink_to(corpus / name)
+    run(load_recipe(folder / "recipe.yaml"), folder / "run")
+    return folder / "run" / "model.onnx"
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     """A corpus that a test may change, and a recipe of one small member."""
@@ -74,12 +86,12 @@ def flip_length(shard: Path, record: int) -> int:
 
 
 def test_labels_corrected_in_place_are_measured_anew(vidfit: Call, own: Path, tmp_path: Path):
-    run = "run", own / "recipe.yaml", "-o", tmp_path / "run"
-    assert vidfit(*run)[0] == 0
+    command = "run", own / "recipe.yaml", "-o", tmp_path / "run"
+    assert vidfit(*command)[0] == 0
     first = json.loads((tmp_path / "run" / "summary.json").read_text())
     for shard in sorted((own / "eval").iterdir()):
         relabel(shard, lambda labels: np.unique((labels + 1) % len(LABELS)))
-    assert vidfit(*run)[0] == 0
+    assert vidfit(*command)[0] == 0
     second = json.loads((tmp_path / "run" / "summary.json").read_text())
     code, out, _ = vidfit("evaluate", tmp_path / "run" / "model.onnx", own / "eval")
     assert code == 0
@@ -89,17 +101,17 @@ def test_labels_corrected_in_place_are_measured_anew(vidfit: Call, own: Path, tm
 
 
 def test_other_training_shards_are_told_before_anything(vidfit: Call, own: Path, tmp_path: Path):
-    run = "run", own / "recipe.yaml", "-o", tmp_path / "run"
-    assert vidfit(*run)[0] == 0
+    command = "run", own / "recipe.yaml", "-o", tmp_path / "run"
+    assert vidfit(*command)[0] == 0
     relabel(own / "train" / "train0.tfrecord", lambda labels: np.unique((labels + 1) % len(LABELS)))
-    code, _, err = vidfit(*run)
+    code, _, err = vidfit(*command)
     assert code == 2
     assert "was trained with other settings or shards" in err
-    assert vidfit(*run, "--overwrite")[0] == 0
+    assert vidfit(*command, "--overwrite")[0] == 0
 
 
-def test_soft_labels_go_by_content(vidfit: Call, own: Path, finished: Path, tmp_path: Path):
-    label = "soft-label", finished / "model.onnx", own / "eval", "-o", tmp_path / "soft"
+def test_soft_labels_go_by_content(vidfit: Call, own: Path, model: Path, tmp_path: Path):
+    label = "soft-label", model, own / "eval", "-o", tmp_path / "soft"
     assert "2 of 2 shards labelled now" in vidfit(*label)[1]
     assert "0 of 2 shards labelled now" in vidfit(*label)[1]
     relabel(own / "eval" / "eval0.tfrecord", lambda labels: np.unique((labels + 1) % len(LABELS)))
@@ -127,15 +139,13 @@ def test_a_corrupt_eval_record_is_found_before_training(vidfit: Call, own: Path,
 
 
 @pytest.mark.parametrize("verb", ["inspect", "evaluate", "predict", "cache", "soft-label", "run"])
-def test_a_damaged_length_costs_one_record_and_is_told(
-    vidfit: Call, own: Path, finished: Path, tmp_path: Path, verb: str
-):
+def test_a_damaged_length_costs_one_record_and_is_told(vidfit: Call, own: Path, model: Path, tmp_path: Path, verb: str):
     place = "train/train0" if verb == "run" else "eval/eval0"
     shard = own / f"{place}.tfrecord"
     lost = flip_length(shard, 3)
-    model = () if verb in ("inspect", "cache") else (finished / "model.onnx",)
+    first = () if verb in ("inspect", "cache") else (model,)
     output = () if verb in ("inspect", "evaluate") else ("-o", tmp_path / ("out.csv" if verb == "predict" else "out"))
-    arguments = (own / "recipe.yaml",) if verb == "run" else (*model, shard)
+    arguments = (own / "recipe.yaml",) if verb == "run" else (*first, shard)
     code, out, err = vidfit(verb, *arguments, *output, "--skip-corrupt")
     assert code == 0
     if verb == "inspect":
@@ -147,20 +157,17 @@ def test_a_damaged_length_costs_one_record_and_is_told(
 
 
 @pytest.mark.parametrize("verb", ["inspect", "evaluate", "predict", "cache", "soft-label"])
-def test_a_text_file_is_an_error_among_skipped_records(
-    vidfit: Call, own: Path, finished: Path, tmp_path: Path, verb: str
-):
+def test_a_text_file_is_an_error_among_skipped_records(vidfit: Call, own: Path, model: Path, tmp_path: Path, verb: str):
     text = own / "eval" / "eval2.tfrecord"
     text.write_text("not a record file, but a text that somebody renamed\n" * 9)
-    model = () if verb in ("inspect", "cache") else (finished / "model.onnx",)
+    first = () if verb in ("inspect", "cache") else (model,)
     output = () if verb in ("inspect", "evaluate") else ("-o", tmp_path / ("out.csv" if verb == "predict" else "out"))
-    code, _, err = vidfit(verb, *model, own / "eval", *output, "--skip-corrupt")
+    code, _, err = vidfit(verb, *first, own / "eval", *output, "--skip-corrupt")
     assert code == 2
     assert f"{text}, record 0: this is no TFRecord file" in err
 
 
-def test_unlabelled_videos_are_told_and_can_be_skipped(vidfit: Call, own: Path, finished: Path):
-    model = finished / "model.onnx"
+def test_unlabelled_videos_are_told_and_can_be_skipped(vidfit: Call, own: Path, model: Path):
     before = vidfit("evaluate", model, own / "eval")
     assert "unlabelled   0\n" in before[1]
     assert "no label" not in before[2]
@@ -201,11 +208,9 @@ def test_a_run_tells_and_skips_unlabelled_videos(vidfit: Call, own: Path, tmp_pa
     assert vidfit("run", own / "recipe.yaml", "-o", tmp_path / "run", "--unlabelled", "skip")[0] == 2
 
 
-def test_a_linked_folder_counts_once(vidfit: Call, own: Path, finished: Path, tmp_path: Path):
+def test_a_linked_folder_counts_once(vidfit: Call, own: Path, model: Path, tmp_path: Path):
     (own / "eval" / "again").symlink_to(own / "eval")
-    code, out, err = vidfit(
-        "predict", finished / "model.onnx", own / "**" / "eval*.tfrecord", "-o", tmp_path / "out.csv"
-    )
+    code, out, err = vidfit("predict", model, own / "**" / "eval*.tfrecord", "-o", tmp_path / "out.csv")
     assert code == 0
     assert f"{VIDEOS['eval']} videos" in out
     assert "are reached twice" in err
@@ -220,19 +225,19 @@ def test_a_link_does_not_hide_training_on_eval_shards(vidfit: Call, own: Path, t
     assert "is in both data.train and data.eval" in err
 
 
-def test_an_empty_shard_among_good_ones_is_told(vidfit: Call, own: Path, finished: Path):
+def test_an_empty_shard_among_good_ones_is_told(vidfit: Call, own: Path, model: Path):
     """And no error: a writer of many shards may have had nothing for one."""
     (own / "eval" / "eval2.tfrecord").touch()
-    code, out, err = vidfit("evaluate", finished / "model.onnx", own / "eval")
+    code, out, err = vidfit("evaluate", model, own / "eval")
     assert code == 0
     assert f"videos       {VIDEOS['eval']}" in out
     assert "1 of 3 are empty files" in err
 
 
-def test_a_hidden_file_beside_the_shards_changes_nothing(vidfit: Call, own: Path, finished: Path, tmp_path: Path):
+def test_a_hidden_file_beside_the_shards_changes_nothing(vidfit: Call, own: Path, model: Path, tmp_path: Path):
     (own / "eval" / "._eval0.tfrecord").write_bytes(struct.pack("<16x"))
-    assert f"videos       {VIDEOS['eval']}" in vidfit("evaluate", finished / "model.onnx", own / "eval")[1]
-    assert vidfit("soft-label", finished / "model.onnx", own / "train", "-o", tmp_path / "soft")[0] == 0
+    assert f"videos       {VIDEOS['eval']}" in vidfit("evaluate", model, own / "eval")[1]
+    assert vidfit("soft-label", model, own / "train", "-o", tmp_path / "soft")[0] == 0
     (tmp_path / "soft" / "._train0.tfrecord.parquet").write_bytes(b"resource fork")
     student = f"distill={{soft_labels: {tmp_path / 'soft'}}}"
     assert vidfit("train", own / "recipe.yaml", "-o", tmp_path / "run", "--set", student)[0] == 0
