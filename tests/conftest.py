@@ -26,6 +26,14 @@ def _existing(folder: Path, variable: str, what: str) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is kept of shards lies in a folder of the tests' own, in processes that they start too."""
+    folder = tmp_path_factory.mktemp("user-cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
     """Folder of the reference vectors (`VIDFIT_GOLDEN`, by default ../shared/golden)."""

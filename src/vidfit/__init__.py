@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vidfit.features.example import write_shard
     from vidfit.features.spec import Video
+    from vidfit.features.video_check import quantize_frames
     from vidfit.inference.predictor import Predictor, load
     from vidfit.pipeline import run
     from vidfit.recipe import Recipe, load_recipe
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # pages of 4 kB took a third of NetVLAD's training step.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-__all__ = ["Predictor", "Recipe", "Video", "load", "load_recipe", "pack", "run", "write_shard"]
+__all__ = ["Predictor", "Recipe", "Video", "load", "load_recipe", "pack", "quantize_frames", "run", "write_shard"]
 
 _HOMES = {
     "Predictor": "vidfit.inference.predictor",
@@ -34,6 +35,7 @@ _HOMES = {
     "load": "vidfit.inference.predictor",
     "load_recipe": "vidfit.recipe",
     "pack": "vidfit.search.packer",
+    "quantize_frames": "vidfit.features.video_check",
     "run": "vidfit.pipeline",
     "write_shard": "vidfit.features.example",
 }

@@ -141,6 +141,11 @@ def utf8_name(path: Path) -> Iterator[str]:
         yield name
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """What a glob finds in a folder, sorted and without hidden names: macOS leaves a `._x` beside a file `x`."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:

@@ -109,10 +109,12 @@ class Lineage:
             "family": config.family.type,
             "head": config.head.type,
             "seed": self._recipe.seed,
-            "train": names_and_sizes(self.shards(job.fold, outside=True)),
-            "validation": names_and_sizes(self._inputs.shards["validation"]),
+            "train": self._inputs.digests(self.shards(job.fold, outside=True)),
+            "validation": self._inputs.digests(self._inputs.shards["validation"]),
             "vocabulary": self._inputs.vocabulary.names,
         }
+        if self._inputs.labelled_only:
+            lineage["unlabelled"] = "skip"
         if distill and distill.soft_labels:
             lineage["soft labels"] = [distill.share, self._inputs.soft_labels]
         if job.generation:
@@ -129,8 +131,3 @@ class Lineage:
         if job not in self._digests:
             self._digests[job] = digest(self.of(job))
         return self._digests[job]
-
-
-def names_and_sizes(shards: Sequence[Path]) -> list[tuple[str, int]]:
-    """How a stage tells shards apart."""
-    return [(shard.name, shard.stat().st_size) for shard in shards]

@@ -28,10 +28,11 @@ import yaml
 
 from vidfit import distributed
 from vidfit.errors import BudgetError, reason
+from vidfit.evaluation.evaluate import skipped_of
 from vidfit.export.graph import PackedMember, write_graph
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import measure, measure_labels
-from vidfit.lineage import Lineage, names_and_sizes
+from vidfit.lineage import Lineage
 from vidfit.locks import locked
 from vidfit.preflight import check, needs_narrow_weights
 from vidfit.progress import OnProgress, counter, log_skipped, silent
@@ -93,7 +94,7 @@ class Run:
         on_progress: OnProgress = silent,
     ) -> None:
         self.recipe, self.directory = recipe, directory
-        self.inputs = check(recipe)
+        self.inputs = check(recipe, on_progress)
         self._lineage = Lineage(recipe, self.inputs, list(members or recipe.members))
         self._stages = Stages(directory / "stages.json", directory / SUMMARY)
         self._on_progress = on_progress
@@ -126,7 +127,7 @@ class Run:
         full, quantized = (
             self._stages.do(
                 f"evaluate {name} {precision}",
-                {"member": origin, "eval": names_and_sizes(self.inputs.shards["eval"])},
+                {"member": origin, "eval": self._measured_on()},
                 [],
                 lambda file=file, precision=precision: self._evaluate(folder / file, f"{name} {precision}"),
             )
@@ -163,7 +164,7 @@ class Run:
         if path.exists() and path.stat().st_size > budget:
             path.unlink()  # made for another budget: it must not be taken for this one's if packing fails
         packed = self._stages.do("pack", inputs, [path], lambda: self._pack(path, budget))
-        inputs = {**inputs, "eval": names_and_sizes(self.inputs.shards["eval"])}
+        inputs = {**inputs, "eval": self._measured_on()}
         scores = self._stages.do("evaluate packed", inputs, [labels], lambda: self._evaluate_labels(path, labels))
         return {"path": MODEL, "bytes": path.stat().st_size, "budget": budget, **packed, **scores}
 
@@ -201,6 +202,10 @@ class Run:
         """The digest of what a trained member follows from."""
         return self._stages.inputs(f"train {name}")
 
+    def _measured_on(self) -> list[Any]:
+        """What an evaluation follows from, beside the model."""
+        return [self.inputs.digests(self.inputs.shards["eval"]), self.recipe.data.unlabelled]
+
     def _evaluate(self, model: Path, what: str) -> dict[str, Any]:
         stage = f"evaluating {what}"
         result = distributed.together(
@@ -208,9 +213,10 @@ class Run:
             model,
             self.inputs.shards["eval"],
             self.inputs.skip_corrupt,
+            labelled_only=self.inputs.labelled_only,
             here={"on_progress": counter(self._on_progress, stage, "videos")},
         )
-        log_skipped(stage, int(result["skipped"]))
+        log_skipped(stage, skipped_of(result))
         return _scores(result)
 
     def _evaluate_labels(self, packed: Path, labels: Path) -> dict[str, Any]:
@@ -222,9 +228,10 @@ class Run:
             packed,
             self.inputs.shards["eval"],
             self.inputs.skip_corrupt,
+            labelled_only=self.inputs.labelled_only,
             here={"on_progress": counter(self._on_progress, stage, "videos")},
         )
-        log_skipped(stage, int(result["skipped"]))
+        log_skipped(stage, skipped_of(result))
         write_text(labels, json.dumps(details, indent=2) + "\n")
         return _scores(result)
 

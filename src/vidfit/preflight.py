@@ -3,8 +3,9 @@
 Each check raises the error that says what is wrong: RecipeError, DataError or BudgetError.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch
 from vidfit import distributed
 from vidfit.errors import BudgetError, DataError, RecipeError
 from vidfit.features.loader import Batches
-from vidfit.features.shards import expand_shards, infer_spec, read_videos
+from vidfit.features.shards import expand_shards, identity, infer_spec, read_videos
 from vidfit.features.spec import FeatureSpec, Video, Vocabulary
+from vidfit.features.survey import Survey, digests, survey_shards
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.models.classifier import FrameClassifier
-from vidfit.recipe import MemberConfig, PackConfig, Recipe
+from vidfit.progress import OnProgress, counter, silent
+from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe
 from vidfit.search.validation import BATCH_SIZE, Validation
 from vidfit.sizes import format_size, parse_size
 from vidfit.training.distillation import (
@@ -31,6 +34,8 @@ from vidfit.training.distillation import (
     soft_labels_files,
 )
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -38,20 +43,35 @@ class Inputs:
 
     shards: dict[str, list[Path]]
     """Of `train`, `validation` and `eval`."""
+    surveys: dict[Path, Survey]
+    """Checksum and labels of each shard."""
     vocabulary: Vocabulary
     spec: FeatureSpec
     skip_corrupt: bool
-    parameters: dict[str, int]
+    labelled_only: bool
+    parameters: dict[str, int] = field(default_factory=dict)
     """Weights of each member."""
-    soft_labels: list[dict[str, Any]]
+    soft_labels: list[dict[str, Any]] = field(default_factory=list)
     """What each file of given soft labels was made from."""
 
     def batches(self, shards: Sequence[Path], batch_size: int = BATCH_SIZE, **options: Any) -> Batches:
         """Batches of some of the shards; for the options see `Batches`."""
-        return Batches(shards, self.spec, len(self.vocabulary), batch_size, skip_corrupt=self.skip_corrupt, **options)
+        return Batches(
+            shards,
+            self.spec,
+            len(self.vocabulary),
+            batch_size,
+            skip_corrupt=self.skip_corrupt,
+            labelled_only=self.labelled_only,
+            **options,
+        )
+
+    def digests(self, shards: Sequence[Path]) -> list[tuple[str, str]]:
+        """What a stage records of the shards that it reads: name and checksum of each."""
+        return digests(shards, self.surveys)
 
 
-def check(recipe: Recipe) -> Inputs:
+def check(recipe: Recipe, on_progress: OnProgress = silent) -> Inputs:
     """Read what a recipe names and check all that can be checked before training.
 
     Raises:
@@ -59,29 +79,44 @@ def check(recipe: Recipe) -> Inputs:
         RecipeError: a member's options do not fit the shards.
         BudgetError: what is to be packed cannot fit.
     """
-    data, distill = recipe.data, recipe.distill
-    shards = {name: expand_shards(getattr(data, name)) for name in ("train", "validation", "eval")}
-    check_disjoint(shards)
-    vocabulary = Vocabulary.from_csv(Path(data.vocabulary))
-    spec = infer_spec(shards["train"], data.skip_corrupt)
+    inputs = _read(recipe.data, on_progress)
     soft_labels = []
-    if distill and distill.soft_labels:
-        folder = Path(distill.soft_labels)
-        batches = Batches(shards["train"], spec, len(vocabulary), BATCH_SIZE, skip_corrupt=data.skip_corrupt)
-        check_soft_labels(folder, batches, vocabulary)
+    if recipe.distill and recipe.distill.soft_labels:
+        folder = Path(recipe.distill.soft_labels)
+        check_soft_labels(folder, inputs.batches(inputs.shards["train"]), inputs.vocabulary)
         soft_labels = [read_soft_labels_info(file).model_dump() for file in soft_labels_files(folder)]
-    if distill:
-        check_distillation(distill, shards["train"])
-    for which, paths in shards.items():
-        check_labelled(which, paths, spec, len(vocabulary), data.skip_corrupt)
+    if recipe.distill:
+        check_distillation(recipe.distill, inputs.shards["train"])
+    for which in inputs.shards:
+        check_labels(which, inputs)
     parameters = {
-        name: count_parameters(name, config, spec, len(vocabulary)) for name, config in recipe.members.items()
+        name: count_parameters(name, config, inputs.spec, len(inputs.vocabulary))
+        for name, config in recipe.members.items()
     }
     check_budget(recipe.pack, parameters)
     check_ranks(recipe.members)
     if not recipe.pack.members or needs_narrow_weights(recipe.pack, parameters):
-        Validation(shards["validation"], spec, len(vocabulary), data.skip_corrupt)
-    return Inputs(shards, vocabulary, spec, data.skip_corrupt, parameters, soft_labels)
+        Validation(inputs.batches(inputs.shards["validation"]))
+    return replace(inputs, parameters=parameters, soft_labels=soft_labels)
+
+
+def _read(data: DataConfig, on_progress: OnProgress) -> Inputs:
+    shards = {
+        which: expand_shards(getattr(data, which), lambda line, which=which: log.warning("data.%s: %s", which, line))
+        for which in ("train", "validation", "eval")
+    }
+    check_disjoint(shards)
+    return Inputs(
+        shards=shards,
+        vocabulary=Vocabulary.from_csv(Path(data.vocabulary)),
+        surveys=survey_shards(
+            [shard for paths in shards.values() for shard in paths],
+            counter(on_progress, "reading checksums and labels", "shards"),
+        ),
+        spec=infer_spec(shards["train"], data.skip_corrupt),
+        skip_corrupt=data.skip_corrupt,
+        labelled_only=data.unlabelled == "skip",
+    )
 
 
 def needs_narrow_weights(pack: PackConfig, parameters: Mapping[str, int]) -> bool:
@@ -92,9 +127,11 @@ def needs_narrow_weights(pack: PackConfig, parameters: Mapping[str, int]) -> boo
 def check_disjoint(shards: Mapping[str, Sequence[Path]]) -> None:
     """No shard is in two of the three sets `train`, `validation` and `eval`."""
     for first, second in (("train", "validation"), ("train", "eval"), ("validation", "eval")):
-        common = {path.resolve() for path in shards[first]} & {path.resolve() for path in shards[second]}
-        if common:
-            raise DataError(f"{min(common)}: is in both data.{first} and data.{second}; a shard may be in one only")
+        taken = {identity(shard): shard for shard in shards[first]}
+        for shard in shards[second]:
+            if other := taken.get(identity(shard)):
+                also = "" if other == shard else f", there as {other}"
+                raise DataError(f"{shard}: is in both data.{first} and data.{second}{also}; a shard may be in one only")
 
 
 def check_soft_labels(folder: Path, batches: Batches, vocabulary: Vocabulary) -> None:
@@ -125,16 +162,28 @@ def check_ids_of_shards(shards: Sequence[Path]) -> None:
     check_ids([(shard, np.array([id.encode() for id in ids], bytes)) for shard, ids in read])
 
 
-def check_labelled(which: str, shards: Sequence[Path], spec: FeatureSpec, classes: int, skip_corrupt: bool) -> None:
-    """Some video of the set `which` has a label: reads up to the first, in most corpora one record."""
-    for shard in shards:
-        for video in read_videos(shard, spec, classes):
-            if isinstance(video, CorruptRecordError):
-                if not skip_corrupt:
+def check_labels(which: str, inputs: Inputs) -> None:
+    """The set `which` has labels, all in the vocabulary, and no corrupt record unless these are to be skipped.
+
+    Videos without a label are no error, but their number is logged: they may be the user's choice.
+    """
+    classes, skip_corrupt = len(inputs.vocabulary), inputs.skip_corrupt
+    surveys = {shard: inputs.surveys[shard] for shard in inputs.shards[which]}
+    for shard, survey in surveys.items():
+        outside = survey.lowest < 0 or survey.highest >= classes
+        if outside or (survey.corrupt and not skip_corrupt):
+            # Reading it names the record.
+            for video in read_videos(shard, inputs.spec, classes):
+                if isinstance(video, CorruptRecordError) and not skip_corrupt:
                     raise video
-            elif len(video.labels):
-                return
-    raise DataError(f"data.{which}: none of its videos has a label; give labelled shards")
+    videos = sum(survey.videos for survey in surveys.values())
+    unlabelled = sum(survey.unlabelled for survey in surveys.values())
+    if videos == unlabelled:
+        raise DataError(f"data.{which}: none of its videos has a label; give labelled shards")
+    if unlabelled:
+        skip = inputs.labelled_only
+        what = "are skipped" if skip else "count as videos that no label fits; `--unlabelled skip` leaves them out"
+        log.warning("data.%s: %s of %s videos have no label; they %s", which, f"{unlabelled:,}", f"{videos:,}", what)
 
 
 def count_parameters(name: str, config: MemberConfig, spec: FeatureSpec, classes: int) -> int:

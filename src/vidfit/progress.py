@@ -40,7 +40,7 @@ def _count(on_progress: OnProgress, stage: str, unit: str, done: int, total: int
     on_progress(Progress(stage, done, total, unit))
 
 
-def log_skipped(stage: str, records: int) -> None:
-    """Warn of corrupt records that a stage skipped, if there were any."""
-    if records:
-        log.warning("%s: %d corrupt records were skipped", stage, records)
+def log_skipped(stage: str, skipped: object) -> None:
+    """Warn of what a stage left out, if anything: a `Skipped` (features/skipped.py)."""
+    if skipped:
+        log.warning("%s: %s", stage, skipped)

@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -36,6 +36,9 @@ class DataConfig(Strict):
     eval: list[PathText] = Field(description="measured once, at the end")
     vocabulary: PathText = Field(description="a CSV of label names")
     skip_corrupt: bool = Field(default=False, description="pass over corrupt records instead of stopping")
+    unlabelled: Literal["keep", "skip"] = Field(
+        default="keep", description="videos without a label: keep them as videos that no label fits, or skip them"
+    )
 
     @field_validator("train", "validation", "eval", mode="before")
     @classmethod

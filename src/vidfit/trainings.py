@@ -13,9 +13,10 @@ from typing import Any
 from vidfit import distributed
 from vidfit.errors import OutputError
 from vidfit.features.loader import Batches, balanced_copies
+from vidfit.features.skipped import Skipped
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import soft_label
-from vidfit.lineage import Lineage, TrainingJob, names_and_sizes
+from vidfit.lineage import Lineage, TrainingJob
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.preflight import Inputs, check_ids_of_shards
 from vidfit.progress import OnProgress, Progress, counter, log_skipped
@@ -178,11 +179,11 @@ class Trainings:
             check_ids_of_shards(shards)
             return {}
 
-        self._stages.do("compare ids", {"train": names_and_sizes(shards)}, [], work)
+        self._stages.do("compare ids", {"train": self._inputs.digests(shards)}, [], work)
 
     def _label(self, stage: str, teachers: list[TrainingJob], folder: Path, top_k: int) -> dict[str, Any]:
         """Each fold is labelled by the teachers that have not seen it."""
-        skipped = 0
+        skipped = Skipped()
         for fold in dict.fromkeys(teacher.fold for teacher in teachers):
             files = [self._folder(teacher) / BEST for teacher in teachers if teacher.fold == fold]
             shards = self._lineage.shards(fold, outside=False)

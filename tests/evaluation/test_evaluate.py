@@ -11,9 +11,10 @@ from vidfit.errors import DataError
 from vidfit.evaluation.evaluate import evaluate, evaluate_labels
 from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches
+from vidfit.features.skipped import NOTHING, Skipped
 
 
-def batch(labels: list[list[int]], skipped: int = 0) -> Batch:
+def batch(labels: list[list[int]], skipped: Skipped = NOTHING) -> Batch:
     videos = len(labels)
     return Batch(
         ids=[f"video{i}" for i in range(videos)],
@@ -32,14 +33,14 @@ class Made(Batches):
         self.made = batches
         self.shards = [Path(__file__)] * len(batches)
 
-    def shard_by_shard(self, shards: Sequence[Path]) -> Iterator[Batch | int]:
+    def shard_by_shard(self, shards: Sequence[Path]) -> Iterator[Batch | Skipped]:
         for made in self.made:
             yield made
             yield made.skipped
 
 
 def test_predictions_meet_the_labels_of_their_own_batch():
-    first, second = batch([[0], [2, 1]], skipped=1), batch([[], [1]], skipped=2)
+    first, second = batch([[0], [2, 1]], skipped=Skipped(1, 50)), batch([[], [1]], skipped=Skipped(2, 70))
     predicted = {
         id(first): np.array([[0.9, 0.1, 0.2], [0.3, 0.8, 0.7]], np.float32),
         id(second): np.array([[0.4, 0.05, 0.01], [0.6, 0.5, 0.02]], np.float32),
@@ -49,7 +50,7 @@ def test_predictions_meet_the_labels_of_their_own_batch():
     assert result["gap"] == pytest.approx((1 + 1 + 1 + 0 + 4 / 5) / 4)
     assert result["hit_at_1"] == 2 / 4
     assert result["perr"] == pytest.approx((1 + 1 + 0 + 0) / 4)
-    assert (result["videos"], result["skipped"]) == (4, 3)
+    assert (result["videos"], result["skipped"], result["skipped_bytes"], result["unlabelled"]) == (4, 3, 120, 1)
     assert result["seconds"] >= 0
 
 

@@ -23,6 +23,7 @@ from vidfit.features.example import to_sequence_example, write_shard
 from vidfit.features.inspect import inspect_shards
 from vidfit.features.loader import Batches
 from vidfit.features.shards import estimate_records, expand_shards, infer_id_key, infer_spec, read_videos
+from vidfit.features.skipped import Skipped
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import CorruptRecordError, write_records
 
@@ -160,7 +161,7 @@ def test_corrupt_records_are_left_out_and_counted(tmp_path: Path):
     damage_data(shards[0], [1, 5])
     done = CliRunner().invoke(app, ["cache", *map(str, shards), "-o", str(tmp_path / "cache"), "--skip-corrupt"])
     assert done.exit_code == 0, done.output
-    assert "2 corrupt records were skipped" in done.stderr
+    assert "2 corrupt records (" in done.stderr
     assert "2 of 2 shards cached now; in all 7 videos" in done.stdout
     assert [entry.skipped for entry in read_index(tmp_path / "cache").shards.values()] == [2, 0]
     with pytest.raises(DataError, match=r"00\.tfrecord\.arrow: lacks 2 corrupt records"):
@@ -242,7 +243,7 @@ def test_a_damaged_record_is_named_or_skipped(shards: list[Path], files: list[Pa
         list(Batches(files, SPEC, CLASSES, 9))
     batches = list(Batches(files, SPEC, CLASSES, 9, skip_corrupt=True))
     assert ids_of(batches) == [f"video{number}" for number in range(33) if number != 7]
-    assert sum(batch.skipped for batch in batches) == 1
+    assert sum(batch.skipped.records for batch in batches) == 1
     # A second call finds it, and what its message says mends it.
     with pytest.raises(VidfitError, match="record 7"):
         cached(shards, tmp_path / "cache")
@@ -339,8 +340,8 @@ def test_what_comes_before_is_not_read_unless_some_of_it_was_skipped(files: list
     damage(next(file for file, end in zip(files, (20, 20, 33), strict=True) if number < end), number)
     batches = Batches(files, SPEC, CLASSES, 4, **options)
     whole = list(batches)
-    assert [batch.skipped for batch in whole] == [1, *[0] * 7]
-    rest = list(batches.epoch(0, 2, skipped=1))
+    assert [batch.skipped.records for batch in whole] == [1, *[0] * 7]
+    rest = list(batches.epoch(0, 2, skipped=Skipped(1)))
     assert [batch.ids for batch in rest] == [batch.ids for batch in whole[2:]]
     # As if there were none, the batches lie where the whole records say.
     assert ids_of(Batches(files, SPEC, CLASSES, 4, shuffle_buffer=1).epoch(0, 1)) == order[4:]

@@ -27,8 +27,9 @@ def test_counts_over_several_shards(tmp_path: Path):
         "id_key": "id",
         "features": {"image": 5, "sound": 3},
         "frames": {"min": 1, "mean": 7 / 3, "max": 4},
-        "labels": {"distinct": 2, "mean_per_video": 1.0},
+        "labels": {"distinct": 2, "mean_per_video": 1.0, "unlabelled": 1},
         "corrupt": 0,
+        "corrupt_bytes": 0,
     }
 
 

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from vidfit.errors import DataError
 from vidfit.features.batch import Batch, collate
+from vidfit.features.cache_writer import write_cache
 from vidfit.features.example import to_sequence_example
 from vidfit.features.loader import Batches, balanced_copies
 from vidfit.features.shards import expand_shards, infer_spec, read_videos
+from vidfit.features.skipped import NOTHING, Skipped
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import CorruptRecordError, write_records
 
@@ -64,9 +66,9 @@ def ids_of(batches) -> list[str]:
 @given(data=st.data(), numbers=st.lists(st.integers(0, 50), min_size=1, max_size=6))
 def test_rows_are_the_batch_of_those_videos(data: st.DataObject, numbers: list[int]):
     index = data.draw(st.lists(st.integers(0, len(numbers) - 1), min_size=1, max_size=6))
-    found = collate([make_video(number) for number in numbers], skipped=3).rows(torch.tensor(index))
+    found = collate([make_video(number) for number in numbers], skipped=Skipped(3)).rows(torch.tensor(index))
     expected = collate([make_video(numbers[place]) for place in index])
-    assert (found.ids, found.skipped) == (expected.ids, 0)
+    assert (found.ids, found.skipped) == (expected.ids, NOTHING)
     assert found.frames.keys() == expected.frames.keys()
     assert all(torch.equal(found.frames[name], expected.frames[name]) for name in found.frames)
     for name in ("num_frames", "labels", "label_counts"):
@@ -95,10 +97,10 @@ def test_a_batch_holds_what_its_videos_hold(numbers: list[int]):
 
 
 def test_to_moves_frames_and_labels_and_keeps_their_counts():
-    moved = collate([make_video(1)], skipped=3).to("meta")
+    moved = collate([make_video(1)], skipped=Skipped(3)).to("meta")
     assert {tensor.device.type for tensor in [*moved.frames.values(), moved.labels]} == {"meta"}
     assert {moved.num_frames.device.type, moved.label_counts.device.type} == {"cpu"}
-    assert moved.skipped == 3
+    assert moved.skipped == Skipped(3)
 
 
 def test_without_a_buffer_files_and_records_keep_their_order(tmp_path: Path):
@@ -143,7 +145,7 @@ def test_corrupt_records_are_skipped_and_counted(tmp_path: Path, workers: int):
     damage_data(shards[1], [5])
     batches = list(Batches(shards, SPEC, CLASSES, 2, workers=workers, skip_corrupt=True))
     assert sorted(ids_of(batches)) == sorted(f"video{number}" for number in (0, 3, 4, 5, 6, 7, 8, 9, 10))
-    assert sum(batch.skipped for batch in batches) == 3
+    assert sum(batch.skipped.records for batch in batches) == 3
 
 
 def test_a_truncated_last_record_is_one_skipped_record(tmp_path: Path):
@@ -151,7 +153,22 @@ def test_a_truncated_last_record_is_one_skipped_record(tmp_path: Path):
     shards[0].write_bytes(shards[0].read_bytes()[:-3])
     batches = list(Batches(shards, SPEC, CLASSES, 3, skip_corrupt=True))
     assert ids_of(batches) == ["video0", "video1", "video2"]
-    assert sum(batch.skipped for batch in batches) == 1
+    assert sum(batch.skipped.records for batch in batches) == 1
+
+
+@pytest.mark.parametrize("shuffle_buffer", [0, 50])
+def test_unlabelled_videos_can_be_left_out(tmp_path: Path, shuffle_buffer: int):
+    """Those of a cache too, also where an epoch is begun in its midst."""
+    shards = write_shards(tmp_path, [20, 20])
+    write_cache(shards, tmp_path / "cache", "id", SPEC)
+    labelled = {video.id for video in map(make_video, range(40)) if len(video.labels)}
+    assert 0 < len(labelled) < 40
+    for read in (shards, expand_shards([tmp_path / "cache"])):
+        batches = Batches(read, SPEC, CLASSES, 3, shuffle_buffer=shuffle_buffer, labelled_only=True)
+        whole = list(batches.epoch(0))
+        assert set(ids_of(whole)) == labelled
+        assert sum((batch.skipped for batch in whole), NOTHING) == Skipped(unlabelled=40 - len(labelled))
+        assert [batch.ids for batch in batches.epoch(0, 2)] == [batch.ids for batch in whole[2:]]
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -174,7 +191,7 @@ def test_labels_outside_the_vocabulary_are_an_error_even_when_skipping(tmp_path:
 def test_shards_without_any_sound_record_are_an_error(tmp_path: Path):
     shards = write_shards(tmp_path, [0, 2])
     damage_data(shards[1], [0, 1])
-    with pytest.raises(DataError, match=r"no record that can be read \(2 corrupt\)"):
+    with pytest.raises(DataError, match=r"no record that can be read \(2 corrupt records \([\d,]+ bytes\) skipped\)"):
         list(Batches(shards, SPEC, CLASSES, 2, skip_corrupt=True))
 
 
@@ -306,7 +323,7 @@ def test_copies_count_a_corrupt_record_once(tmp_path: Path):
     shards = write_shards(tmp_path, [6])
     damage_data(shards[0], [2])
     batches = Batches(shards, SPEC, CLASSES, 2, skip_corrupt=True, copies=torch.full((CLASSES,), 4.0))
-    assert sum(batch.skipped for batch in batches) == 1
+    assert sum(batch.skipped.records for batch in batches) == 1
 
 
 @given(

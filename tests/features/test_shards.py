@@ -49,6 +49,45 @@ def test_no_patterns_at_all():
         expand_shards([])
 
 
+def test_hidden_files_in_a_folder_are_no_shards(folder: Path):
+    """macOS leaves a `._x` beside a file `x` on foreign disks and in archives."""
+    (folder / "._a.tfrecord").write_bytes(b"no record")
+    (folder / "deep" / ".c.tfrecord").touch()
+    for pattern in (folder, folder / "*.tfrecord", folder / "**" / "*.tfrecord"):
+        assert not any(shard.name.startswith(".") for shard in expand_shards([pattern]))
+    assert expand_shards([folder / "._a.tfrecord"]) == [folder / "._a.tfrecord"]  # who names it, means it
+
+
+@pytest.mark.parametrize("how", ["folder", "file", "hard link", "path"])
+def test_a_shard_reached_twice_counts_once_and_is_told(folder: Path, how: str):
+    shards = [folder / "a.tfrecord", folder / "b.tfrecord"]
+    patterns = [folder / "*.tfrecord", folder / "more" / "**" / "*.tfrecord"]
+    (folder / "more").mkdir()
+    if how == "folder":
+        (folder / "more" / "link").symlink_to(folder / "deep")
+        patterns[0], shards = folder / "deep" / "*.tfrecord", [folder / "deep" / "c.tfrecord"]
+    elif how == "file":
+        (folder / "more" / "x.tfrecord").symlink_to(folder / "a.tfrecord")
+    elif how == "hard link":
+        (folder / "more" / "x.tfrecord").hardlink_to(folder / "a.tfrecord")
+    else:
+        patterns[1] = folder / "more" / ".." / "a.tfrecord"
+    for shard in (folder / "a.tfrecord", folder / "b.tfrecord", folder / "deep" / "c.tfrecord"):
+        shard.write_bytes(b"something")
+    lines: list[str] = []
+    assert expand_shards(patterns, lines.append) == shards
+    (line,) = lines
+    assert "1 are reached twice" in line
+    assert str(shards[0]) in line
+
+
+def test_an_empty_shard_is_told(folder: Path):
+    (folder / "a.tfrecord").write_bytes(b"something")
+    lines: list[str] = []
+    assert len(expand_shards([folder], lines.append)) == 2
+    assert lines == [f"shards: 1 of 2 are empty files, such as {folder / 'b.tfrecord'}; was it copied whole?"]
+
+
 @given(shards=st.integers(1, 20), workers=st.integers(1, 50), records=st.integers(0, 12))
 def test_any_number_of_workers_reads_every_record_exactly_once(shards: int, workers: int, records: int):
     paths = [Path(str(index)) for index in range(shards)]

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidfit.errors import DataError, OutputError
+from vidfit.features import tfrecord
+from vidfit.features.skipped import Skipped
 from vidfit.features.tfrecord import (
     CorruptRecordError,
     count_records,
@@ -88,13 +90,36 @@ def test_records_after_damaged_data_are_still_found(shard: Path):
 
 
 @pytest.mark.parametrize("offset", [0, 7, 8], ids=["length", "top of length", "CRC of length"])
-def test_a_damaged_length_ends_its_file(shard: Path, offset: int):
+def test_records_after_a_damaged_length_are_found(shard: Path, offset: int):
     damage(shard, STARTS[1] + offset)
-    first, (number, error) = scan_records(shard)
-    assert first == (0, RECORDS[0])
+    first, (number, error), last = scan_records(shard)
+    assert (first, last) == ((0, RECORDS[0]), (2, RECORDS[2]))
     assert number == 1
     assert isinstance(error, CorruptRecordError)
     assert f"record 1 (byte {STARTS[1]})" in str(error)
+    assert error.skipped == Skipped(records=1, bytes=STARTS[2] - STARTS[1])
+    assert f"{STARTS[2] - STARTS[1]} bytes" in str(error)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_parts_agree_on_what_was_lost(shard: Path, parts: int):
+    damage(shard, STARTS[0])
+    scanned = dict(item for part in range(parts) for item in scan_records(shard, part, parts))
+    assert isinstance(scanned[0], CorruptRecordError)
+    assert (scanned[1], scanned[2]) == (RECORDS[1], RECORDS[2])
+
+
+def test_a_block_of_zeros_costs_the_records_it_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tfrecord, "_WINDOW", 64)  # the next record is searched for across several windows
+    records = [bytes([number]) * 50 for number in range(20)]
+    write_records(tmp_path / "shard", records)
+    data = bytearray((tmp_path / "shard").read_bytes())
+    data[66 * 3 + 5 : 66 * 9 + 5] = bytes(66 * 6)
+    (tmp_path / "shard").write_bytes(data)
+    scanned = [item for _, item in scan_records(tmp_path / "shard")]
+    (lost,) = (item for item in scanned if isinstance(item, CorruptRecordError))
+    assert [item for item in scanned if item is not lost] == records[:3] + records[10:]
+    assert lost.skipped == Skipped(records=1, bytes=66 * 7)
 
 
 @pytest.mark.parametrize("missing", [1, 4, 5, 16, 24, 27])
@@ -119,6 +144,9 @@ def test_a_text_file_is_no_tfrecord_file(tmp_path: Path, text: str):
     path.write_text(text)
     with pytest.raises(DataError, match=r"notes\.tfrecord.*no TFRecord file"):
         list(read_records(path))
+    with pytest.raises(DataError) as caught:  # nor is any of it a record to skip, whichever part looks
+        list(scan_records(path, part=1, parts=2))
+    assert not isinstance(caught.value, CorruptRecordError)
 
 
 @pytest.mark.parametrize("count", [0, 1, 50])

@@ -10,6 +10,7 @@ from vidfit.errors import DataError
 from vidfit.evaluation.metrics import Metrics
 from vidfit.features.batch import Batch
 from vidfit.features.example import write_shard
+from vidfit.features.loader import Batches
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.search import validation as halves
 from vidfit.search.validation import BATCH_SIZE, Validation
@@ -23,7 +24,7 @@ def validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Validation:
     monkeypatch.setattr(halves, "BATCH_SIZE", 16)
     monkeypatch.setattr(halves, "_JOINED", 2)
     write_shard(tmp_path / "many.tfrecord", videos(70, 3))
-    return Validation([tmp_path / "many.tfrecord"], SPEC, len(LABELS), skip_corrupt=False)
+    return Validation(Batches([tmp_path / "many.tfrecord"], SPEC, len(LABELS), 16))
 
 
 def means(batch: Batch) -> np.ndarray:
@@ -59,4 +60,4 @@ def test_the_gap_of_each_half_is_that_of_its_videos(validation: Validation):
 def test_too_few_videos_for_two_halves_are_an_error(tmp_path: Path):
     write_shard(tmp_path / "few.tfrecord", videos(BATCH_SIZE, 3))
     with pytest.raises(DataError, match=f"has {BATCH_SIZE} videos; .* give more than {BATCH_SIZE} labelled"):
-        Validation([tmp_path / "few.tfrecord"], SPEC, len(LABELS), skip_corrupt=False)
+        Validation(Batches([tmp_path / "few.tfrecord"], SPEC, len(LABELS), BATCH_SIZE))

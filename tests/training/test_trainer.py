@@ -125,7 +125,7 @@ def test_skipped_records_are_counted_once_an_epoch(corpus: Path, tmp_path: Path)
         1,
         seen.append,
     )
-    assert seen[-1].skipped == 1
+    assert seen[-1].skipped.records == 1
 
 
 AVERAGING = CONFIG.model_copy(update={"averaging": AveragingConfig(steps=10, learning_rate=0.005, half_life=4)})

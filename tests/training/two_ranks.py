@@ -15,6 +15,7 @@ from vidfit.errors import VidfitError
 from vidfit.features.batch import Batch, joined
 from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, infer_spec
+from vidfit.features.skipped import NOTHING, Skipped
 from vidfit.inference.distributed_jobs import measure, measure_labels, predict, soft_label
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.training.checkpoint import BEST, MemberInfo
@@ -42,7 +43,7 @@ class Composed(Batches):
         vars(self).update(vars(whole))
         self.whole = whole
 
-    def epoch(self, number: int, start: int = 0, skipped: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0, skipped: Skipped = NOTHING) -> Iterator[Batch]:
         shares = [self.whole.of_rank(rank, RANKS).epoch(number, start, skipped) for rank in range(RANKS)]
         for parts in zip_longest(*shares):
             there = [part for part in parts if part is not None]

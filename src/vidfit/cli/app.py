@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,6 +31,10 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a recipe key: training.steps=100. May be repeated.")
 ]
 SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Skip corrupt records and report how many.")]
+Unlabelled = Annotated[
+    Literal["keep", "skip"] | None,
+    typer.Option(help="Videos without a label: keep them as videos that no label fits (the default), or skip them."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output already holds.")]
 FillUp = Annotated[
     int,

@@ -1,6 +1,7 @@
 """Commands for shards: inspect, cache, synth."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,8 @@ from pydantic import ValidationError
 from vidfit.cli.app import Overwrite, Shards, SkipCorrupt, app
 from vidfit.cli.terminal import progress_bar
 from vidfit.errors import VidfitError
+
+log = logging.getLogger(__name__)
 
 
 @app.command()
@@ -22,7 +25,7 @@ def inspect(
     from vidfit.features.inspect import inspect_shards
     from vidfit.features.shards import expand_shards
 
-    _print_mapping(inspect_shards(expand_shards(shards), skip_corrupt), as_json)
+    _print_mapping(inspect_shards(expand_shards(shards, log.warning), skip_corrupt), as_json)
 
 
 @app.command()
@@ -41,16 +44,17 @@ def cache(
     """
     from vidfit.features.cache_writer import write_cache
     from vidfit.features.shards import expand_shards, infer_id_key, infer_spec
+    from vidfit.features.skipped import NOTHING
     from vidfit.progress import counter, log_skipped
     from vidfit.sizes import format_size
 
-    paths = expand_shards(shards)
+    paths = expand_shards(shards, log.warning)
     spec = infer_spec(paths, skip_corrupt)
     with progress_bar() as on_progress:
         show = counter(on_progress, "caching", "shards")
         index, added = write_cache(paths, output, infer_id_key(paths), spec, skip_corrupt, overwrite, show)
     entries = index.shards.values()
-    log_skipped("caching", sum(entry.skipped for entry in entries))
+    log_skipped("caching", sum((entry.left_out for entry in entries), NOTHING))
     videos, size = sum(entry.records for entry in entries), sum(entry.bytes for entry in entries)
     print(f"{output}: {added} of {len(paths)} shards cached now; in all {videos:,} videos, {format_size(size)}")
 

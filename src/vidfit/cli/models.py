@@ -1,15 +1,18 @@
 """Commands that run a model on shards: evaluate, predict, soft-label."""
 
 import json
+import logging
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vidfit.cli.app import BatchSize, FillUp, Model, Overwrite, Shards, SkipCorrupt, Threads, app
+from vidfit.cli.app import BatchSize, FillUp, Model, Overwrite, Shards, SkipCorrupt, Threads, Unlabelled, app
 from vidfit.cli.terminal import progress_bar
 from vidfit.errors import OutputError, VidfitError
+
+log = logging.getLogger(__name__)
 
 
 @app.command()
@@ -18,12 +21,14 @@ def evaluate(
     shards: Shards,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     skip_corrupt: SkipCorrupt = False,
+    unlabelled: Unlabelled = None,
     threads: Threads = 0,
     batch_size: BatchSize = 16,
     fill_up: FillUp = 0,
 ) -> None:
     """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
     from vidfit import distributed
+    from vidfit.evaluation.evaluate import skipped_of
     from vidfit.features.shards import expand_shards
     from vidfit.files import replacing
     from vidfit.inference.distributed_jobs import measure
@@ -31,15 +36,26 @@ def evaluate(
 
     if json_file:
         _refuse_other_than_json(json_file)
-    paths = expand_shards(shards)
+    paths = expand_shards(shards, log.warning)
     # Entered before the evaluation, so that a bad place is known at once.
     with replacing(json_file) if json_file else nullcontext() as partial:
         with progress_bar() as on_progress:
             show = counter(on_progress, "evaluating", "videos")
             result = distributed.together(
-                measure, model, paths, skip_corrupt, threads, fill_up, batch_size, here={"on_progress": show}
+                measure,
+                model,
+                paths,
+                skip_corrupt,
+                threads,
+                fill_up,
+                batch_size,
+                labelled_only=unlabelled == "skip",
+                here={"on_progress": show},
             )
-        log_skipped("evaluating", int(result["skipped"]))
+        log_skipped("evaluating", skipped_of(result))
+        if count := int(result["unlabelled"]):
+            what = "were left out" if unlabelled == "skip" else "count as videos that no label fits"
+            log.warning("evaluating: %s videos have no label and %s", f"{count:,}", what)
         for name, value in result.items():
             print(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value:,}")
         if partial:
@@ -69,7 +85,7 @@ def predict(
     from vidfit.inference.distributed_jobs import predict as write
     from vidfit.progress import counter, log_skipped
 
-    paths = expand_shards(shards)
+    paths = expand_shards(shards, log.warning)
     options = (top_k, skip_corrupt, overwrite, threads, fill_up, batch_size)
     with progress_bar() as on_progress:
         show = counter(on_progress, "predicting", "videos")
@@ -105,7 +121,7 @@ def soft_label(
     from vidfit.training.checkpoint import member_file
     from vidfit.training.distillation import soft_labels_file
 
-    paths = expand_shards(shards)
+    paths = expand_shards(shards, log.warning)
     files = list(map(member_file, [teacher, *(more or ())]))
     if len({file.resolve() for file in files}) < len(files):
         raise VidfitError("--teacher: names a teacher twice; leave one out")

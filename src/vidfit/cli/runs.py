@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vidfit.cli.app import Overrides, Overwrite, RecipeFile, RunFolder, SkipCorrupt, app
+from vidfit.cli.app import Overrides, Overwrite, RecipeFile, RunFolder, SkipCorrupt, Unlabelled, app
 from vidfit.cli.terminal import progress_bar
 
 
@@ -15,6 +15,7 @@ def run(
     output: RunFolder,
     overrides: Overrides = None,
     skip_corrupt: SkipCorrupt = False,
+    unlabelled: Unlabelled = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Run a whole recipe: train, quantise, pack, evaluate. A second call skips what is done.
@@ -25,7 +26,7 @@ def run(
     from vidfit.summary import print_summary
 
     with progress_bar() as on_progress:
-        summary = run_recipe(_recipe(recipe, overrides, skip_corrupt), output, overwrite, on_progress)
+        summary = run_recipe(_recipe(recipe, overrides, skip_corrupt, unlabelled), output, overwrite, on_progress)
     print_summary(summary, output)
 
 
@@ -36,6 +37,7 @@ def train(
     member: Annotated[list[str] | None, typer.Option(help="Only this member. May be repeated.")] = None,
     overrides: Overrides = None,
     skip_corrupt: SkipCorrupt = False,
+    unlabelled: Unlabelled = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train the members of a recipe, or some of them. Resumes from the last checkpoint."""
@@ -43,7 +45,7 @@ def train(
     from vidfit.locks import locked
     from vidfit.pipeline import Run
 
-    parsed = _recipe(recipe, overrides, skip_corrupt)
+    parsed = _recipe(recipe, overrides, skip_corrupt, unlabelled)
     for name in member or ():
         if name not in parsed.members:
             raise RecipeError(f"--member {name}: {recipe} has the members {', '.join(parsed.members)}")
@@ -94,8 +96,9 @@ def report(
     print(write_report(run))
 
 
-def _recipe(path: Path, overrides: list[str] | None, skip_corrupt: bool):
+def _recipe(path: Path, overrides: list[str] | None, skip_corrupt: bool, unlabelled: str | None):
     from vidfit.recipe import load_recipe
 
-    extra = ("data.skip_corrupt=true",) if skip_corrupt else ()
+    extra = ["data.skip_corrupt=true"] if skip_corrupt else []
+    extra += [f"data.unlabelled={unlabelled}"] if unlabelled else []
     return load_recipe(path, (*(overrides or ()), *extra))

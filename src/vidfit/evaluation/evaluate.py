@@ -5,7 +5,7 @@ their own, and come to the same figures, to the bit, as one process.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches, NoRecordsError
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import estimate_records
+from vidfit.features.skipped import NOTHING, Skipped
 
 Predict = Callable[[Batch], np.ndarray]
 Show = Callable[[int, int], None]
@@ -37,7 +38,8 @@ def evaluate(
         show: the progress, on each rank.
 
     Returns:
-        What `Metrics.result` holds, `skipped` (corrupt records passed over) and `seconds` (of wall time, with reading).
+        What `Metrics.result` holds; `skipped`, corrupt records that were left out, and `skipped_bytes`, what they take;
+        `unlabelled`, videos without a label; and `seconds` of wall time, with reading.
 
     Raises:
         DataError: there is no video, none has a label, or a record is not what it should be.
@@ -79,30 +81,38 @@ def evaluate_labels(
     }
 
 
+def skipped_of(result: Mapping[str, float]) -> Skipped:
+    """What an evaluation left out because it could not be read."""
+    return Skipped(int(result["skipped"]), int(result["skipped_bytes"]))
+
+
 @dataclass
 class _Measures:
     """Of some videos."""
 
     metrics: Metrics
     reliability: Reliability | None = None
-    skipped: int = 0
+    skipped: Skipped = NOTHING
+    unlabelled: int = 0
 
     def update(self, probabilities_BC: np.ndarray, batch: Batch) -> None:
         for measure in (self.metrics, self.reliability):
             if measure:
                 measure.update(probabilities_BC, batch.labels.numpy(), batch.label_counts.numpy())
+        self.unlabelled += int((batch.label_counts == 0).sum())
 
     def merge(self, later: "_Measures") -> None:
         self.metrics.merge(later.metrics)
         if self.reliability and later.reliability:
             self.reliability.merge(later.reliability)
         self.skipped += later.skipped
+        self.unlabelled += later.unlabelled
 
 
 def _measure(
     predict: Predict, batches: Batches, fresh: Callable[[], _Measures], show: Show
 ) -> tuple[_Measures, dict[str, float]]:
-    """The measures of all shards together; and `skipped` and `seconds`."""
+    """The measures of all shards together; and what else `evaluate` tells."""
     start, total = time.perf_counter(), estimate_records(batches.shards)
 
     def of_each_shard() -> Iterator[_Measures]:
@@ -128,4 +138,10 @@ def _measure(
             f"none of the {everything.metrics.videos} videos has a label, so there is nothing to compare with; "
             "evaluate on labelled shards, or use `vidfit predict`"
         )
-    return everything, {"skipped": everything.skipped, "seconds": time.perf_counter() - start}
+    skipped = everything.skipped
+    return everything, {
+        "skipped": skipped.records,
+        "skipped_bytes": skipped.bytes,
+        "unlabelled": everything.unlabelled + skipped.unlabelled,
+        "seconds": time.perf_counter() - start,
+    }

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vidfit.features.buffer_pool import Memory
+from vidfit.features.skipped import NOTHING, Skipped
 from vidfit.features.spec import FeatureSpec, Video
 
 
@@ -28,7 +29,7 @@ class Batch:
         num_frames: `[B]` int64, always on the CPU: to read it from a GPU would wait for all that is under way there.
         labels: `[L]` int64, videos one after another.
         label_counts: `[B]` int64, labels of each video; 0 where a video is not labelled. On the CPU as well.
-        skipped: corrupt records passed over since the previous batch.
+        skipped: what was left out since the previous batch.
     """
 
     ids: list[str]
@@ -36,7 +37,7 @@ class Batch:
     num_frames: Tensor
     labels: Tensor
     label_counts: Tensor
-    skipped: int = 0
+    skipped: Skipped = NOTHING
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,7 +88,7 @@ def sent(values: Tensor, device: torch.device | str) -> Tensor:
     return pinned.to(device, non_blocking=True)
 
 
-def collate(videos: Sequence[Video], skipped: int = 0) -> Batch:
+def collate(videos: Sequence[Video], skipped: Skipped = NOTHING) -> Batch:
     """One batch of the videos, in their order; all have the same modalities."""
     filling = Filling(len(videos))
     for video in videos:
@@ -150,7 +151,7 @@ class Filling:
         self.room[name] = room
         return room
 
-    def take(self, skipped: int) -> Batch:
+    def take(self, skipped: Skipped) -> Batch:
         """The videos that have come, at least one, as a batch; what comes next is another's."""
         batch = Batch(
             ids=self.ids,
@@ -188,5 +189,5 @@ def joined(batches: Sequence[Batch]) -> Batch:
         num_frames=torch.cat([batch.num_frames for batch in batches]),
         labels=torch.cat([batch.labels for batch in batches]),
         label_counts=torch.cat([batch.label_counts for batch in batches]),
-        skipped=sum(batch.skipped for batch in batches),
+        skipped=sum((batch.skipped for batch in batches), NOTHING),
     )

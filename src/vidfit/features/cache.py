@@ -19,7 +19,7 @@ import os
 from bisect import bisect
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final, Literal
 
@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vidfit.errors import DataError, reason
 from vidfit.features.example import check_labels
+from vidfit.features.skipped import Skipped
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import PathText
@@ -50,8 +51,15 @@ class CachedShard(BaseModel):
     records: int
     skipped: int
     """Corrupt records of the shard, which were left out."""
+    skipped_bytes: int = 0
+    """What these take in the shard."""
     bytes: int
     """Size of the file."""
+
+    @property
+    def left_out(self) -> Skipped:
+        """What the shard has and the file lacks."""
+        return Skipped(self.skipped, self.skipped_bytes)
 
 
 class CacheIndex(BaseModel):
@@ -158,7 +166,7 @@ class CacheFile:
     def __init__(
         self, path: Path, index: CacheIndex, entry: CachedShard, spec: FeatureSpec, classes: int | None = None
     ) -> None:
-        self.path, self.classes = path, classes
+        self.path, self.classes, self.entry = path, classes, entry
         self._names = [modality.name for modality in spec.modalities]
         try:
             self._state = size, _ = _state(path)
@@ -216,6 +224,16 @@ class CacheFile:
             check_labels(video.labels, self.classes)
         except DataError as error:
             raise DataError(f"{self.path}, record {number}: {error}") from error
+
+    def checksums(self) -> np.ndarray:
+        """Of all records, uint32 `[V]`: they cover ids, labels and frames."""
+        return np.concatenate([np.empty(0, np.uint32), *(batch.checksums for batch in self._batches)])
+
+    def labels(self) -> Iterator[np.ndarray]:
+        """Of each record, `[L]` int64, not compared with its checksum."""
+        for batch in self._batches:
+            offsets, labels = batch.labels
+            yield from (labels[start:end] for start, end in pairwise(offsets.tolist()))
 
     def videos(self, part: int = 0, parts: int = 1) -> Iterator[Video | CorruptRecordError]:
         """Those whose number is `part` modulo `parts`; in the place of a damaged one comes its error."""

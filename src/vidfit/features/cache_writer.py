@@ -28,10 +28,11 @@ from vidfit.features.cache import (
     read_index,
 )
 from vidfit.features.example import read_examples
+from vidfit.features.skipped import Skipped
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
-from vidfit.files import make_folder, replacing
-from vidfit.locks import LOCK, locked
+from vidfit.files import make_folder, replacing, visible
+from vidfit.locks import locked
 
 _BATCH_BYTES: Final = 1 << 25  # of frames, held while a file is written
 
@@ -119,7 +120,7 @@ def _check_names(shards: Sequence[Path]) -> None:
 def _begun(directory: Path, new: CacheIndex, overwrite: bool) -> CacheIndex:
     """The index to add to."""
     if not (directory / INDEX).exists():
-        if any(path.name != LOCK for path in directory.iterdir()):
+        if directory.exists() and (not directory.is_dir() or visible(directory, "*")):
             raise OutputError(f"{directory}: holds something and is no cache; choose another folder")
         return new
     found = read_index(directory)
@@ -151,7 +152,7 @@ def _check(file: CacheFile) -> None:
 
 def _write_file(shard: Path, directory: Path, index: CacheIndex, skip_corrupt: bool) -> CachedShard:
     """Reads a shard and writes its file."""
-    schema, records, skipped = columns_of(index), 0, 0
+    schema, records, skipped = columns_of(index), 0, Skipped()
 
     def sound() -> Iterator[Video]:
         nonlocal skipped
@@ -159,7 +160,7 @@ def _write_file(shard: Path, directory: Path, index: CacheIndex, skip_corrupt: b
             if isinstance(video, Video):
                 yield video
             elif skip_corrupt:
-                skipped += 1
+                skipped += video.skipped
             else:
                 raise video
 
@@ -172,7 +173,8 @@ def _write_file(shard: Path, directory: Path, index: CacheIndex, skip_corrupt: b
             shard_bytes=shard.stat().st_size,
             shard_crc32c=_file_crc32c(shard),
             records=records,
-            skipped=skipped,
+            skipped=skipped.records,
+            skipped_bytes=skipped.bytes,
             bytes=partial.stat().st_size,
         )
         _check(CacheFile(partial, index, entry, index.spec))

@@ -20,9 +20,10 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from vidfit.errors import DataError
-from vidfit.features.fast_parse import regular_frames
-from vidfit.features.spec import FeatureSpec, Video
-from vidfit.features.tfrecord import CorruptRecordError, scan_records, write_records
+from vidfit.features.fast_parse import context_of, regular_frames
+from vidfit.features.spec import FeatureSpec, Modality, Video
+from vidfit.features.tfrecord import CorruptRecordError, record_size, scan_records, write_records
+from vidfit.features.video_check import checked_video
 
 ID_KEYS = ("id", "video_id")
 _LABELS_KEY = "labels"
@@ -107,6 +108,15 @@ def parse_example(data: bytes, spec: FeatureSpec | None = None, classes: int | N
     if len(identifier) != 1:
         raise CorruptRecordError(f"its id has {len(identifier)} bytes values, expected one")
     return Video(identifier[0].decode("utf-8", "backslashreplace"), frames, _labels(context, classes))
+
+
+def parse_labels(data: bytes) -> np.ndarray:
+    """A record's labels alone, `[L]` int64, rising; its frames are passed over.
+
+    Raises:
+        CorruptRecordError: it is no such message, or its labels are no list of int64.
+    """
+    return _labels(_decode(context_of(data)).context.feature, None)
 
 
 def id_key(data: bytes) -> str:
@@ -238,17 +248,33 @@ def write_shard(path: str | Path, videos: Iterable[Video]) -> None:
     """Write videos as one TFRecord shard: SequenceExamples where frames are bytes, Examples where they are floats.
 
     Arguments:
-        path: the file; written beside and renamed.
-        videos: any number, drawn one after another.
+        path: the file; it appears once it is complete.
+        videos: any number, drawn one after another, all with the same features. Ids may be numbers; frames and labels
+            may be lists or tensors (see `checked_video`).
 
     Raises:
+        DataError: a video is none that a shard can hold. No file is left.
         OutputError: the file cannot be written.
     """
-    write_records(path, (to_sequence_example(video) if _is_bytes(video) else to_example(video) for video in videos))
+    write_records(path, _records(videos))
 
 
-def _is_bytes(video: Video) -> bool:
-    return all(frames.dtype == np.uint8 for frames in video.frames.values())
+def _records(videos: Iterable[Video]) -> Iterator[bytes]:
+    first = None
+    for given in videos:
+        video, spec = checked_video(given)
+        first = first or (video.id, {modality.name: modality for modality in spec.modalities})
+        for modality in spec.modalities:
+            if len(spec.modalities) != len(first[1]) or first[1].get(modality.name) != modality:
+                raise DataError(
+                    f"video {video.id!r}: has {_listed(spec.modalities)}, and video {first[0]!r} before it "
+                    f"{_listed(first[1].values())}; write them to shards of their own"
+                )
+        yield to_sequence_example(video) if spec.level == "frame" else to_example(video)
+
+
+def _listed(modalities: Iterable[Modality]) -> str:
+    return ", ".join(f"{own.name!r} of {own.size} {own.dtype}" for own in modalities)
 
 
 def to_sequence_example(video: Video) -> bytes:
@@ -293,6 +319,6 @@ def read_examples(
         try:
             yield parse(record)
         except CorruptRecordError as error:
-            yield CorruptRecordError(f"{path}, record {number}: {error}")
+            yield CorruptRecordError(f"{path}, record {number}: {error}", record_size(record))
         except DataError as error:
             raise DataError(f"{path}, record {number}: {error}") from error

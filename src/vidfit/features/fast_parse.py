@@ -49,6 +49,16 @@ def regular_frames(data: bytes) -> tuple[bytes, dict[str, np.ndarray]] | None:
     return data[:context_end], frames
 
 
+def context_of(data: bytes) -> bytes:
+    """A record without its feature lists where they follow its context to its end; else the whole record."""
+    try:
+        _, context_end = _field(data, 0, _CONTEXT)
+        _, end = _field(data, context_end, _FEATURE_LISTS)
+    except (_IrregularError, IndexError):
+        return data
+    return data[:context_end] if end == len(data) else data
+
+
 def _matrix(data: bytes, start: int, end: int) -> np.ndarray:
     """`[T, D]` of one feature list."""
     feature, feature_end = _field(data, start, _FEATURE)

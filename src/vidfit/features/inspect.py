@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vidfit.features.shards import infer_id_key, infer_spec, read_videos
+from vidfit.features.skipped import Skipped
 from vidfit.features.tfrecord import CorruptRecordError
 
 
@@ -17,14 +18,16 @@ def inspect_shards(shards: Sequence[Path], skip_corrupt: bool = False) -> dict[s
 
     Returns:
         `records`; `level`, "frame" or "video"; `id_key`, "id" or "video_id"; `features`, name -> size;
-        `frames`, `min`, `mean` and `max` of a video; `labels`, `distinct` ones and `mean_per_video`;
-        `corrupt`, the damaged records, which the other figures leave out.
+        `frames`, `min`, `mean` and `max` of a video; `labels`, `distinct` ones, `mean_per_video` and
+        `unlabelled`, the videos without one; `corrupt`, the damaged records, which the other figures leave out, and
+        `corrupt_bytes`, what they take.
 
     Raises:
         DataError: a record is damaged or differs in its features from the first one, or there is none.
     """
     spec = infer_spec(shards, skip_corrupt)
-    corrupt = records = frames = labels = longest = 0
+    records = frames = labels = unlabelled = longest = 0
+    skipped = Skipped()
     shortest: int | None = None
     distinct: set[int] = set()
     for shard in shards:
@@ -32,13 +35,14 @@ def inspect_shards(shards: Sequence[Path], skip_corrupt: bool = False) -> dict[s
             if isinstance(video, CorruptRecordError):
                 if not skip_corrupt:
                     raise video
-                corrupt += 1
+                skipped += video.skipped
                 continue
             records += 1
             frames += video.num_frames
             longest = max(longest, video.num_frames)
             shortest = min(shortest or video.num_frames, video.num_frames)
             labels += len(video.labels)
+            unlabelled += not len(video.labels)
             distinct.update(video.labels.tolist())
     return {
         "records": records,
@@ -46,6 +50,7 @@ def inspect_shards(shards: Sequence[Path], skip_corrupt: bool = False) -> dict[s
         "id_key": infer_id_key(shards),
         "features": {modality.name: modality.size for modality in spec.modalities},
         "frames": {"min": shortest, "mean": frames / records, "max": longest},
-        "labels": {"distinct": len(distinct), "mean_per_video": labels / records},
-        "corrupt": corrupt,
+        "labels": {"distinct": len(distinct), "mean_per_video": labels / records, "unlabelled": unlabelled},
+        "corrupt": skipped.records,
+        "corrupt_bytes": skipped.bytes,
     }

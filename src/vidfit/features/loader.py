@@ -36,17 +36,18 @@ from vidfit.features.cache import CacheFiles, count_cached, is_cached
 from vidfit.features.example import read_examples
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import check_size, share_of, size_of
+from vidfit.features.skipped import NOTHING, Skipped
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
 
 
 class NoRecordsError(DataError):
-    """Shards without a single sound record."""
+    """Shards without a single record that can be used."""
 
-    def __init__(self, shards: Sequence[Path], skipped: int) -> None:
+    def __init__(self, shards: Sequence[Path], skipped: Skipped) -> None:
         super().__init__(
-            f"{shards[0]} and {len(shards) - 1} more shards hold no record that can be read ({skipped} corrupt); "
-            "check the files"
+            f"{shards[0]} and {len(shards) - 1} more shards hold no record that can be read "
+            f"({skipped or 'they are empty'}); check the files"
         )
         self.skipped = skipped
 
@@ -80,7 +81,8 @@ class Batches:
         seed: of the shuffling. Order is fixed by (`seed`, epoch, `workers`).
         workers: threads that read; 0 reads in the thread that asks. Each is up to two batches ahead, in pinned memory
             where there is CUDA.
-        skip_corrupt: pass over damaged records, counted in `Batch.skipped`, instead of raising.
+        skip_corrupt: skip damaged records, counted in `Batch.skipped`, instead of raising.
+        labelled_only: leave out videos without a label, counted there too.
         copies: float32 `[C]`, how often an epoch has a video, by label (see `balanced_copies`); None is once for every
             video. Of a video's labels the largest number r counts, 1 where it has none: it comes `floor(r)` times, and
             once more with probability `r - floor(r)`, which is drawn anew each epoch and fixed as the order is.
@@ -97,6 +99,7 @@ class Batches:
         seed: int = 0,
         workers: int = 0,
         skip_corrupt: bool = False,
+        labelled_only: bool = False,
         copies: Tensor | None = None,
     ) -> None:
         assert shards
@@ -107,6 +110,7 @@ class Batches:
         self.shards, self.spec, self.classes, self.batch_size = list(shards), spec, classes, batch_size
         self.sizes = {shard: size_of(shard) for shard in shards}
         self.shuffle_buffer, self.seed, self.workers, self.skip_corrupt = shuffle_buffer, seed, workers, skip_corrupt
+        self.labelled_only = labelled_only
         self.copies = None if copies is None else copies.numpy()
         self.memory = Memory()
         self.cached = CacheFiles(spec, classes)
@@ -123,28 +127,28 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
-    def epoch(self, number: int, start: int = 0, skipped: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0, skipped: Skipped = NOTHING) -> Iterator[Batch]:
         """The batches of one epoch: every record exactly once, or as often as `copies` says.
 
         Arguments:
             start: how many to leave out at the beginning. They are read past; of a shuffled cache without `copies` they
                 are not read at all, unless a record was skipped among them.
-            skipped: how many corrupt records there were in these, on any rank.
+            skipped: what was left out in these, on any rank.
 
         Raises:
             DataError: a record is damaged (unless `skip_corrupt`) or does not fit `spec` or `classes`, there is no
                 sound record at all (NoRecordsError), or a shard is gone or has changed since these batches were made.
         """
-        first = start if self.direct and skipped == 0 else 0
+        first = start if self.direct and not skipped else 0
         return islice(self._batches(number, first), start - first, None)
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """From the `first` on, which is 0 unless they are `direct`."""
         held = None
-        skipped = 0
+        skipped = Skipped()
         # A batch is held back until the next is there, so that records skipped at the very end count in the last one.
         for item in self._items(epoch, first):
-            if isinstance(item, int):
+            if isinstance(item, Skipped):
                 skipped += item
                 continue
             if held is not None:
@@ -158,13 +162,13 @@ class Batches:
         held.skipped += skipped
         yield held
 
-    def shard_by_shard(self, shards: Sequence[Path]) -> "Iterator[Batch | int]":
-        """Of some of the shards in turn: the batches, and then how many corrupt records were skipped in that shard.
+    def shard_by_shard(self, shards: Sequence[Path]) -> "Iterator[Batch | Skipped]":
+        """Of some of the shards in turn: the batches, and then what was left out in that shard.
 
         In their own order and read in this thread, so that a shard's batches are the same whoever reads it.
         """
         for shard in shards:
-            skipped = 0
+            skipped = Skipped()
             try:
                 one = copy(self)
                 one.shards, one.workers, one.shuffle_buffer, one.copies = [shard], 0, 0, None
@@ -182,10 +186,13 @@ class Batches:
 
     @property
     def direct(self) -> bool:
-        """Whether a batch can be read without those before. Copies of a video lie side by side, and take a buffer."""
-        return self.permuted and self.copies is None
+        """Whether a batch can be read without those before it.
 
-    def _items(self, epoch: int, first: int) -> "Iterator[Batch | int]":
+        Copies of a video lie side by side and take a buffer; which videos lack a label shows when they are read.
+        """
+        return self.permuted and self.copies is None and not self.labelled_only
+
+    def _items(self, epoch: int, first: int) -> "Iterator[Batch | Skipped]":
         workers = max(1, self.workers)
         # They take turns: by batch `first` the worker whose turn it is and those after it have had one less.
         turns = [(first + turn) % workers for turn in range(workers)]
@@ -205,21 +212,24 @@ class _Stream:
     worker: int
     workers: int
 
-    def read(self, first: int) -> "Iterator[Batch | int]":
-        """Batches from the `first` on, 0 unless they are `direct`; then a count of records skipped after the last."""
+    def read(self, first: int) -> "Iterator[Batch | Skipped]":
+        """Batches from the `first` on, 0 unless they are `direct`; then what was left out after the last."""
         batches = self.batches
         filling = Filling(batches.batch_size, batches.memory, pinned=batches.workers > 0 and torch.cuda.is_available())
-        skipped = 0
+        skipped = Skipped()
         for item in self._permuted(first * batches.batch_size) if batches.direct else self._shuffled():
             if isinstance(item, Video):
+                if batches.labelled_only and not len(item.labels):
+                    skipped += Skipped(unlabelled=1)
+                    continue
                 filling.add(item)
             elif batches.skip_corrupt:
-                skipped += 1
+                skipped += item.skipped
             else:
                 raise item
             if len(filling) == batches.batch_size:
                 yield filling.take(skipped)
-                skipped = 0
+                skipped = Skipped()
         if len(filling):
             yield filling.take(skipped)
         elif skipped:

@@ -5,7 +5,7 @@ A shard is a TFRecord file or a file of a cache. Both are read by the same funct
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,17 +17,20 @@ from vidfit.features.cache import INDEX, cached_files, count_cached, is_cached, 
 from vidfit.features.example import id_key, read_examples
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import CorruptRecordError, count_records, scan_records
+from vidfit.files import visible
 
 
-def expand_shards(patterns: Sequence[str | Path]) -> list[Path]:
-    """Files that the patterns name, sorted and each once.
+def expand_shards(patterns: Sequence[str | Path], say: Callable[[str], None] = lambda line: None) -> list[Path]:
+    """Files that the patterns name, sorted and each once, by whatever paths and links they are reached.
 
     What exists is taken literally, whatever brackets its name has. That holds for a whole pattern and for the folders
     that it begins with: only what follows them is a pattern.
 
     Arguments:
-        patterns: files, globs (`**` crosses folders), or folders: of a cache, or every `*.tfrecord` of another. `~` is
-            the user's home.
+        patterns: files, globs (`**` crosses folders), or folders: of a cache, or every `*.tfrecord` of another.
+            `~` is the user's home. Hidden files do not count: macOS leaves a `._x.tfrecord` beside a file `x.tfrecord`.
+        say: told in one line each of files that are reached twice and of empty ones. An empty file is no error: a
+            writer of many shards may have had nothing for one. But it may also be what is left of a failed copy.
 
     Raises:
         DataError: a pattern names no file, or a cache is not finished.
@@ -38,7 +41,7 @@ def expand_shards(patterns: Sequence[str | Path]) -> list[Path]:
         if (Path(pattern) / INDEX).is_file():
             found, what = cached_files(Path(pattern)), "the cache is empty"
         elif Path(pattern).is_dir():
-            found = sorted(Path(pattern).glob("*.tfrecord"))
+            found = visible(Path(pattern), "*.tfrecord")
             what = "the folder holds no *.tfrecord file and is no cache"
         elif Path(pattern).is_file():
             found, what = [Path(pattern)], ""
@@ -49,7 +52,29 @@ def expand_shards(patterns: Sequence[str | Path]) -> list[Path]:
         shards.update(found)
     if not shards:
         raise DataError("shards: the list is empty; give TFRecord files, a folder of them or a quoted glob")
-    return sorted(shards)
+    return _each_once(sorted(shards), say)
+
+
+def identity(shard: Path) -> object:
+    """The same for all paths and links to one file."""
+    try:
+        state = shard.stat()
+    except OSError:  # which the reader will tell of
+        return shard
+    return state.st_dev, state.st_ino
+
+
+def _each_once(shards: Sequence[Path], say: Callable[[str], None]) -> list[Path]:
+    first: dict[object, Path] = {}
+    again = [shard for shard in shards if first.setdefault(identity(shard), shard) != shard]
+    if again:
+        same = first[identity(again[0])]
+        say(f"shards: {len(again)} are reached twice, such as {again[0]}, which is {same}; each counts once")
+    files = list(first.values())
+    empty = [file for file in files if file.exists() and file.stat().st_size == 0]
+    if empty:
+        say(f"shards: {len(empty)} of {len(files)} are empty files, such as {empty[0]}; was it copied whole?")
+    return files
 
 
 def _matches(pattern: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vidfit.errors import ModelFileError
 from vidfit.evaluation.evaluate import evaluate, evaluate_labels
+from vidfit.features.skipped import Skipped
 from vidfit.files import file_digest, make_folder
 from vidfit.inference.predictor import BATCH_SIZE, load
 from vidfit.inference.resume import Written, predict_to_file
@@ -31,21 +32,28 @@ def measure(
     threads: int = 0,
     fill_up: int = 0,
     batch_size: int = BATCH_SIZE,
+    labelled_only: bool = False,
     *,
     on_progress: OnProgress = _silent,
 ) -> dict[str, float]:
-    """The metrics of a model on labelled shards (see `evaluate`, and `load` for the options)."""
+    """The metrics of a model on labelled shards (see `evaluate`, `Batches` and, for the options, `load`)."""
     predictor = load(model, threads, fill_up, batch_size, parallel_batches=0)
     classes = len(predictor.vocabulary)
-    return evaluate(predictor.predict_batch, predictor.batches(shards, classes, skip_corrupt), classes, on_progress)
+    batches = predictor.batches(shards, classes, skip_corrupt, labelled_only)
+    return evaluate(predictor.predict_batch, batches, classes, on_progress)
 
 
 def measure_labels(
-    model: Path, shards: Sequence[Path], skip_corrupt: bool = False, *, on_progress: OnProgress = _silent
+    model: Path,
+    shards: Sequence[Path],
+    skip_corrupt: bool = False,
+    labelled_only: bool = False,
+    *,
+    on_progress: OnProgress = _silent,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Like `measure`, and also the results per label and the calibration (see `evaluate_labels`)."""
     predictor = load(model, parallel_batches=0)
-    batches = predictor.batches(shards, len(predictor.vocabulary), skip_corrupt)
+    batches = predictor.batches(shards, len(predictor.vocabulary), skip_corrupt, labelled_only)
     return evaluate_labels(predictor.predict_batch, batches, predictor.vocabulary, on_progress)
 
 
@@ -87,7 +95,7 @@ def soft_label(
     threads: int = 0,
     *,
     on_progress: OnProgress = _silent,
-) -> tuple[int, int]:
+) -> tuple[int, Skipped]:
     """Write the teachers' probabilities of every video to a folder (see `label_shards`).
 
     Arguments:

@@ -113,9 +113,15 @@ class Predictor:
         for batch in read_ahead(self.batches(expand_shards(patterns))):
             yield from zip(batch.ids, self.predict_batch(batch), strict=True)
 
-    def batches(self, shards: Sequence[Path], classes: int | None = None, skip_corrupt: bool = False) -> Batches:
-        """Batches for `predict_batch`, in the shards' order (see `Batches`)."""
-        return Batches(shards, self.spec, classes, self.window, skip_corrupt=skip_corrupt)
+    def batches(
+        self,
+        shards: Sequence[Path],
+        classes: int | None = None,
+        skip_corrupt: bool = False,
+        labelled_only: bool = False,
+    ) -> Batches:
+        """For `predict_batch`, in the shards' order (see `Batches`)."""
+        return Batches(shards, self.spec, classes, self.window, skip_corrupt=skip_corrupt, labelled_only=labelled_only)
 
     def predict_batch(self, batch: Batch) -> np.ndarray:
         """Probabilities float32 `[B, C]` of a ragged batch of any size.
@@ -160,7 +166,7 @@ class Predictor:
         expected = {modality.name: modality for modality in self.spec.modalities}
         if set(frames) != set(expected):
             raise DataError(f"the model reads the modalities {sorted(expected)}, these arrays are {sorted(frames)}")
-        leading: list[int] = list(getattr(next(iter(frames.values())), "shape", ()))[:2]
+        leading = [int(size) for size in getattr(next(iter(frames.values())), "shape", ())[:2]]
         for name, array in frames.items():
             _check_array(array, expected[name], leading)
         videos, longest = leading

@@ -4,9 +4,9 @@ Meanwhile the folder `OUTPUT.partial` holds a Parquet file of predictions for ea
 end the parts are merged into OUTPUT in the shards' order, and the folder is removed. So OUTPUT is byte for byte the
 same, however often you stopped.
 
-A part is called KEY-VIDEOS-SKIPPED.parquet. The key is a digest of everything that changes its content: the model's
-file, the shard and the options. Batch size and threads only change rounding, so they are left out. A part with skipped
-records is only used by calls that skip corrupt records, too.
+A part is called KEY-VIDEOS-SKIPPED-BYTES.parquet. The key is a digest of everything that changes its content: the
+model's file, the shard and the options. Batch size and threads only change rounding, so they are left out. A part with
+skipped records is only used by calls that skip corrupt records, too.
 
 Each rank writes parts. Rank 0 writes OUTPUT, and locks the folder against other calls.
 """
@@ -26,7 +26,9 @@ from vidfit.features.batch import Batch
 from vidfit.features.loader import NoRecordsError
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import estimate_records
-from vidfit.files import cannot_write
+from vidfit.features.skipped import Skipped
+from vidfit.features.survey import state_of
+from vidfit.files import cannot_write, visible
 from vidfit.inference.prediction_files import check_output, merge_predictions, write_predictions
 from vidfit.inference.predictor import Predictor
 from vidfit.locks import LOCK, locked
@@ -41,8 +43,8 @@ class Written:
     """What a file of predictions was made from."""
 
     videos: int
-    skipped: int
-    """Corrupt records that were skipped, by earlier calls too."""
+    skipped: Skipped
+    """What was left out, by earlier calls too."""
     resumed: int
     """Shards that earlier calls had finished."""
 
@@ -90,7 +92,7 @@ def predict_to_file(
 
         # On rank 0 alone: another rank might look later, and find parts of this call.
         parts = _Parts(folder, predictor, top_k, skip_corrupt, on_progress, *distributed.once(begin))
-        made = Written(videos=0, skipped=0, resumed=sum(key in parts.finished for key in parts.keys))
+        made = Written(videos=0, skipped=Skipped(), resumed=sum(key in parts.finished for key in parts.keys))
         if distributed.number():
             deque(parts.of(shards, made), maxlen=0)
             return made
@@ -128,8 +130,8 @@ class _Parts:
         if not made.videos:
             raise NoRecordsError(shards, made.skipped)
 
-    def _predict(self, shards: Sequence[Path]) -> Iterator[Rows | int]:
-        """For each shard in turn: rows of some videos, some more, and at last how many records were skipped in it."""
+    def _predict(self, shards: Sequence[Path]) -> Iterator[Rows | Skipped]:
+        """For each shard in turn: rows of some videos, some more, and at last what was skipped in it."""
         if not shards:
             return
         videos, total = 0, estimate_records(shards)
@@ -142,20 +144,20 @@ class _Parts:
             else:
                 yield read
 
-    def _write(self, key: str, predicted: Iterator[Rows | int]) -> Path:
+    def _write(self, key: str, predicted: Iterator[Rows | Skipped]) -> Path:
         """Write the part of the next shard that is predicted."""
-        skipped = 0
+        skipped = Skipped()
 
         def rows() -> Iterator[tuple[str, np.ndarray]]:
             nonlocal skipped
-            while not isinstance(some := next(predicted), int):
+            while not isinstance(some := next(predicted), Skipped):
                 yield from some
             skipped = some
 
         unnamed = self.folder / f"unfinished-{distributed.number()}.parquet"
         videos = write_predictions(unnamed, rows(), self.predictor.vocabulary, self.top_k, overwrite=True)
         try:
-            return unnamed.rename(self.folder / f"{key}-{videos}-{skipped}.parquet")
+            return unnamed.rename(self.folder / f"{key}-{videos}-{skipped.records}-{skipped.bytes}.parquet")
         except OSError as error:
             raise cannot_write(self.folder, error) from error
 
@@ -174,17 +176,16 @@ def _remove_if_empty(folder: Path) -> None:
 
 def _finished(folder: Path, skip_corrupt: bool) -> dict[str, Path]:
     """Key -> part."""
-    parts = {path.name.partition("-")[0]: path for path in folder.glob("*-*-*.parquet")}
-    return {key: path for key, path in parts.items() if skip_corrupt or _counts(path)[1] == 0}
+    parts = {path.name.partition("-")[0]: path for path in visible(folder, "*-*-*-*.parquet")}
+    return {key: path for key, path in parts.items() if skip_corrupt or not _counts(path)[1]}
 
 
-def _counts(part: Path) -> tuple[int, int]:
-    """Videos and skipped records."""
-    _, videos, skipped = part.stem.split("-")
-    return int(videos), int(skipped)
+def _counts(part: Path) -> tuple[int, Skipped]:
+    """Videos, and what was left out."""
+    _, videos, records, lost = part.stem.split("-")
+    return int(videos), Skipped(int(records), int(lost))
 
 
 def _key(shard: Path, top_k: int, origin: Sequence[object]) -> str:
-    state = shard.stat()
-    inputs = [str(shard.resolve()), state.st_size, state.st_mtime_ns, top_k, *origin]
+    inputs = [str(shard.resolve()), *state_of(shard), top_k, *origin]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()

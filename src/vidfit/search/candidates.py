@@ -28,6 +28,7 @@ from vidfit.export.metadata import metadata_bytes
 from vidfit.export.weight_formats import FEW_INPUTS, Int8Weight, NBitsWeight, graph_bytes, weight_format
 from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches
+from vidfit.features.survey import digests, survey_shards
 from vidfit.files import make_folder, replacing
 from vidfit.inference.predictor import load
 from vidfit.progress import OnProgress, Progress, counter, silent
@@ -134,8 +135,9 @@ def _read(document: Path) -> dict[str, Any]:
 def _digest(file: Path, calibration: Batches, validation: Validation) -> str:
     with file.open("rb") as content:
         member = hashlib.file_digest(content, "sha256").hexdigest()
-    videos = [[path.name, path.stat().st_size] for path in (*calibration.shards, *validation.batches.shards)]
-    labels = hashlib.sha256(validation.labels_VC.tobytes()).hexdigest()  # also fixes the order of the predictions
+    shards = [*calibration.shards, *validation.batches.shards]
+    videos = digests(shards, survey_shards(shards)), calibration.labelled_only
+    labels = hashlib.sha256(validation.labels_VC.tobytes()).hexdigest()  # in the order of the predictions
     constants = [
         list(map(str, SCHEMES)),
         GPTQ_BITS,

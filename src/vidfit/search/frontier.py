@@ -21,9 +21,9 @@ from torch import Tensor
 from vidfit import distributed
 from vidfit.evaluation.metrics import Metrics
 from vidfit.features.batch import Batch
-from vidfit.features.loader import Batches
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import estimate_records
+from vidfit.features.skipped import Skipped
 from vidfit.files import replacing
 from vidfit.inference.distributed_jobs import measure
 from vidfit.locks import locked
@@ -32,7 +32,6 @@ from vidfit.quantization.member import Member, load_member
 from vidfit.search.budget import Ensemble, best_within
 from vidfit.search.packer import Packer
 from vidfit.search.search import Search
-from vidfit.search.validation import BATCH_SIZE
 from vidfit.sizes import format_size, parse_size
 from vidfit.stages import write_text
 from vidfit.training.trainer import predict
@@ -89,9 +88,16 @@ def _measure_point(packer: Packer, size: int) -> dict[str, Any]:
     try:
         point = packer.pack(path, size)
         what = f"evaluating {format_size(point['bytes'])}"
-        shards, data = packer.search.members.shards("eval"), packer.search.members.data
-        here = {"on_progress": counter(packer.on_progress, what, "videos")}
-        point |= {"gap": distributed.together(measure, path, shards, data.skip_corrupt, here=here)["gap"]}
+        batches = packer.search.members.batches("eval")
+        scores = distributed.together(
+            measure,
+            path,
+            batches.shards,
+            batches.skip_corrupt,
+            labelled_only=batches.labelled_only,
+            here={"on_progress": counter(packer.on_progress, what, "videos")},
+        )
+        point |= {"gap": scores["gap"]}
     finally:
         path.unlink(missing_ok=True)
     _log.info("%s: GAP %.4f, %d members", format_size(point["bytes"]), point["gap"], len(point["members"]))
@@ -147,11 +153,9 @@ def _measure(packer: Packer, members: Sequence[Member], title: str) -> tuple[lis
 
 def _eval_batches(packer: Packer, what: str) -> Iterator[Batch]:
     """Batches of the eval shards, with progress and a warning about skipped records."""
-    info, data = packer.search.members.info, packer.search.members.data
-    shards = packer.search.members.shards("eval")
-    total, videos, skipped = estimate_records(shards), 0, 0
+    batches = packer.search.members.batches("eval")
+    total, videos, skipped = estimate_records(batches.shards), 0, Skipped()
     show = counter(packer.on_progress, what, "videos")
-    batches = Batches(shards, info.spec, len(info.vocabulary), BATCH_SIZE, skip_corrupt=data.skip_corrupt)
     for batch in read_ahead(batches):
         yield batch
         videos += len(batch)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidfit.errors import ModelFileError
+from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards
 from vidfit.recipe import DataConfig, Recipe
+from vidfit.search.validation import BATCH_SIZE
 from vidfit.training.checkpoint import BEST, MemberInfo, read_info
 
 
@@ -58,9 +60,16 @@ class RunMembers:
         """Where the candidates of a member are kept."""
         return self.directory / "packing" / name
 
-    def shards(self, which: str) -> list[Path]:
-        """The run's `train`, `validation` or `eval` shards."""
-        return expand_shards(getattr(self.data, which))
+    def batches(self, which: str) -> Batches:
+        """The run's `train`, `validation` or `eval` videos, in their shards' order."""
+        return Batches(
+            expand_shards(getattr(self.data, which)),
+            self.info.spec,
+            len(self.info.vocabulary),
+            BATCH_SIZE,
+            skip_corrupt=self.data.skip_corrupt,
+            labelled_only=self.data.unlabelled == "skip",
+        )
 
 
 def _check_that_they_fit_together(files: Mapping[str, Path], infos: Mapping[str, MemberInfo]) -> None:

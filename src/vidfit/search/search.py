@@ -7,13 +7,12 @@ from functools import cached_property
 from typing import Any
 
 from vidfit.export.metadata import metadata_bytes
-from vidfit.features.loader import Batches
 from vidfit.progress import OnProgress, Progress, silent
 from vidfit.search.blend import HeldOut
 from vidfit.search.budget import Ensemble, explore
 from vidfit.search.candidates import StoredCandidate, candidates_of, float_predictions
 from vidfit.search.run_members import RunMembers
-from vidfit.search.validation import BATCH_SIZE, Validation
+from vidfit.search.validation import Validation
 
 
 class Search:
@@ -75,16 +74,12 @@ class Search:
         Raises:
             DataError: there are too few.
         """
-        info, data = self.members.info, self.members.data
-        return Validation(self.members.shards("validation"), info.spec, len(info.vocabulary), data.skip_corrupt)
+        return Validation(self.members.batches("validation"))
 
     @cached_property
     def candidates(self) -> list[StoredCandidate]:
         """The candidates of all members."""
-        info, data = self.members.info, self.members.data
-        calibration = Batches(
-            self.members.shards("train"), info.spec, len(info.vocabulary), BATCH_SIZE, skip_corrupt=data.skip_corrupt
-        )
+        calibration = self.members.batches("train")
         return [
             candidate
             for name, file in self.members.files.items()

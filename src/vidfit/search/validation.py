@@ -7,9 +7,8 @@ Batches alternate between the halves, so both have videos of every shard.
 Shapes: V videos, the selecting half first; C classes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from vidfit.errors import DataError
 from vidfit.evaluation.metrics import Metrics
 from vidfit.features.batch import Batch, joined
 from vidfit.features.loader import Batches
-from vidfit.features.spec import FeatureSpec
 
 BATCH_SIZE = 32
 # Batches joined for measuring bit widths. Reading a matrix of 10^8 weights per batch takes longer than its product.
@@ -30,17 +28,16 @@ class Validation:
     """Labelled videos in two halves.
 
     Arguments:
-        shards: shards of the validation videos.
-        spec: modalities to read.
-        classes: C.
-        skip_corrupt: skip corrupt records.
+        batches: the validation videos in their shards' order, `BATCH_SIZE` at a time.
 
     Raises:
         DataError: there are too few videos for two halves, a half has no labels, or a record is corrupt.
     """
 
-    def __init__(self, shards: Sequence[Path], spec: FeatureSpec, classes: int, skip_corrupt: bool) -> None:
-        self.batches = Batches(shards, spec, classes, BATCH_SIZE, skip_corrupt=skip_corrupt)
+    def __init__(self, batches: Batches) -> None:
+        assert batches.classes is not None
+        assert batches.batch_size == BATCH_SIZE
+        self.batches, classes = batches, batches.classes
         self.labels_VC = self._of_all(lambda batch: batch.multi_hot(classes).numpy().astype(bool))
         self.selecting = sum(len(batch) for batch in islice(self._first(), 0, None, 2))
         if not self.labels_VC[: self.selecting].any() or not self.labels_VC[self.selecting :].any():

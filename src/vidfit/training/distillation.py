@@ -32,7 +32,9 @@ from vidfit.errors import DataError, OutputError, reason
 from vidfit.evaluation.metrics import top_classes
 from vidfit.features.batch import Batch, sent
 from vidfit.features.loader import NoRecordsError
-from vidfit.files import PathText, file_digest, replacing
+from vidfit.features.skipped import NOTHING, Skipped
+from vidfit.features.survey import survey_shards
+from vidfit.files import PathText, file_digest, replacing, visible
 
 _METADATA = b"vidfit"
 
@@ -77,7 +79,8 @@ class SoftLabelsInfo(BaseModel):
     """What a file of soft labels was made from; in its Parquet metadata, as JSON."""
 
     shard: PathText
-    shard_bytes: int
+    shard_sha256: str = ""
+    """Of its content; vidfit 0.1 did not write it."""
     teachers: list[str]
     """SHA-256 of each teacher's file, in order of the alphabet."""
     vocabulary: str
@@ -132,7 +135,7 @@ def label_shards(
     batches: Callable[[Path], Iterable[Batch]],
     overwrite: bool = False,
     show: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[int, int]:
+) -> tuple[int, Skipped]:
     """Write the soft labels of each shard that has none yet. All ranks call it together, and each writes some.
 
     Arguments:
@@ -146,7 +149,7 @@ def label_shards(
         show: called with (shards done, shards in all); of ranks, each with its own.
 
     Returns:
-        How many shards were labelled (the others had been before), and how many corrupt records passed over in them.
+        How many shards were labelled (the others had been before), and what was left out in them.
 
     Raises:
         OutputError: a file is there that was made from something else, or one cannot be written.
@@ -157,13 +160,13 @@ def label_shards(
     missing = distributed.once(lambda: _unlabelled(shards, directory, digests, vocabulary, top_k, overwrite))
     own = distributed.share(missing)
 
-    def label() -> Iterator[int]:
+    def label() -> Iterator[Skipped]:
         for done, (shard, info) in enumerate(own):
             show(done, len(own))
             yield _write(soft_labels_file(directory, shard), info, batches(shard), list(teachers.values()))
         show(len(own), len(own))
 
-    return len(missing), sum(distributed.in_order(label(), len(missing)))
+    return len(missing), sum(distributed.in_order(label(), len(missing)), NOTHING)
 
 
 def _unlabelled(
@@ -177,10 +180,11 @@ def _unlabelled(
     """The shards without soft labels, and what theirs are to say of themselves."""
     check_names(shards)
     missing: list[tuple[Path, SoftLabelsInfo]] = []
+    surveys = survey_shards(shards)
     for shard in shards:
         info = SoftLabelsInfo(
             shard=shard.name,
-            shard_bytes=shard.stat().st_size,
+            shard_sha256=surveys[shard].sha256,
             teachers=digests,
             vocabulary=_digest_names(vocabulary),
             classes=len(vocabulary),
@@ -290,13 +294,13 @@ def _digest_names(vocabulary: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(vocabulary).encode()).hexdigest()
 
 
-def _write(path: Path, info: SoftLabelsInfo, batches: Iterable[Batch], teachers: Sequence[Predict]) -> int:
-    """Label a shard; returns how many corrupt records were passed over."""
+def _write(path: Path, info: SoftLabelsInfo, batches: Iterable[Batch], teachers: Sequence[Predict]) -> Skipped:
+    """Label a shard; returns what was left out."""
     width = min(info.top_k, info.classes)
     ids: list[str] = []
     labels = [np.empty((0, width), np.int64)]
     probabilities = [np.empty((0, width), np.float32)]
-    skipped = 0
+    skipped = Skipped()
     try:
         for batch in batches:
             skipped += batch.skipped
@@ -328,7 +332,7 @@ def _write(path: Path, info: SoftLabelsInfo, batches: Iterable[Batch], teachers:
 
 def soft_labels_files(directory: Path) -> list[Path]:
     """All soft labels in a folder."""
-    return sorted(directory.glob("*.parquet"))
+    return visible(directory, "*.parquet")
 
 
 def read_soft_labels_info(path: Path) -> SoftLabelsInfo:

@@ -1,25 +1,26 @@
 """What all ranks together read in an epoch: as many batches each, and which labels these have."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import torch
 
 from vidfit import distributed
 from vidfit.features.batch import Batch, no_videos
 from vidfit.features.loader import Batches, NoRecordsError
+from vidfit.features.skipped import NOTHING, Skipped
 
 _COUNTED_VIDEOS = 20_000
 
 
-def in_step(batches: Batches, epoch: int, start: int = 0, skipped: int = 0) -> Iterator[Batch]:
+def in_step(batches: Batches, epoch: int, start: int = 0, skipped: Skipped = NOTHING) -> Iterator[Batch]:
     """The batches of an epoch, as many on each rank; empty ones where this rank's share is at an end.
 
-    Their `skipped` is that of all ranks.
+    Their `skipped` is that of all ranks together.
 
     Arguments:
         start: how many to leave out at the beginning.
-        skipped: corrupt records there were in these, on all ranks.
+        skipped: what was left out in these, on all ranks.
 
     Raises:
         DataError: a record is not what it should be, or there is none on any rank.
@@ -27,13 +28,14 @@ def in_step(batches: Batches, epoch: int, start: int = 0, skipped: int = 0) -> I
     own, empty = batches.epoch(epoch, start, skipped), no_videos(batches.spec)
     while True:
         batch = next(own, None)
-        told = distributed.every(batch is not None, len(batch or empty), (batch or empty).skipped)
-        more, videos, skipped = (sum(column) for column in zip(*told, strict=True))
+        told = distributed.every(batch is not None, len(batch or empty), *astuple((batch or empty).skipped))
+        more, videos, *counts = (sum(column) for column in zip(*told, strict=True))
+        left_out = Skipped(*counts)
         if not more:
             return
         if not videos:
-            raise NoRecordsError(batches.shards, skipped)
-        yield replace(batch or empty, skipped=skipped)
+            raise NoRecordsError(batches.shards, left_out)
+        yield replace(batch or empty, skipped=left_out)
 
 
 def label_frequencies(batches: Batches, classes: int) -> torch.Tensor:

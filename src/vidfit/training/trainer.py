@@ -31,6 +31,7 @@ from vidfit.errors import ModelFileError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batch import Batch, sent
 from vidfit.features.loader import Batches
+from vidfit.features.skipped import Skipped
 from vidfit.files import replacing
 from vidfit.models.classifier import FrameClassifier
 from vidfit.training.averaging import AveragingConfig, averaged_copy
@@ -60,8 +61,8 @@ class Progress:
     videos_per_second: float
     gap: float | None
     """GAP of the last validation, None before the first."""
-    skipped: int
-    """Corrupt training records passed over in an epoch."""
+    skipped: Skipped
+    """What was left out in an epoch."""
 
 
 def train(
@@ -137,7 +138,11 @@ def _go_on(
         if validated or time.monotonic() - shown > 0.25:
             shown = time.monotonic()
             rate = seen / (shown - clock)
-            show(Progress(state.step, training.last_step, loss.item(), rate, gap, state.skipped))
+            show(
+                Progress(
+                    state.step, training.last_step, loss.item(), rate, gap, Skipped(state.skipped, state.skipped_bytes)
+                )
+            )
 
 
 def validate(model: FrameClassifier, batches: Batches) -> dict[str, float]:
@@ -166,8 +171,10 @@ class _State:
     """Batches of the epoch that were trained on."""
     passed: int = 0
     """Corrupt records among them."""
+    passed_bytes: int = 0
     skipped: int = 0
     """Corrupt records of an epoch."""
+    skipped_bytes: int = 0
     loss: float = 0.0
     """Of the step."""
     due: bool = False
@@ -195,8 +202,8 @@ class _Place(NamedTuple):
     epoch: int
     batch: int
     """Counted from 1."""
-    skipped: int
-    """Corrupt records of the epoch up to here."""
+    skipped: Skipped
+    """What was left out of the epoch up to here."""
     ends: bool
     """Whether it is the phase's last."""
 
@@ -252,7 +259,9 @@ class _Training:
         batch = batch.to(self._learner.device)
         loss = self._learner.step(batch, self._targets(batch), number, self._rate(number))
         state.step, state.epoch, state.batch, state.ends = number + 1, place.epoch, place.batch, place.ends
-        state.passed, state.skipped = place.skipped, max(state.skipped, place.skipped)
+        state.passed, state.passed_bytes = place.skipped.records, place.skipped.bytes
+        if state.passed >= state.skipped:
+            state.skipped, state.skipped_bytes = state.passed, state.passed_bytes
         state.due = place.ends or state.step % self._config.validate_every == 0
         if self._average and self._averaging and (state.due or self._averaging.method == "ema"):
             self._average.update_parameters(self._model)
@@ -337,7 +346,7 @@ class _Training:
     def _phase(self, steps: int | None, epochs: int | None) -> Iterator[tuple[Batch, _Place]]:
         """Epoch after epoch from where `state` stands."""
         state = self.state
-        epoch, trained, skipped = state.epoch, state.batch, state.passed
+        epoch, trained, skipped = state.epoch, state.batch, Skipped(state.passed, state.passed_bytes)
         while not state.done:
             # A batch is held back until the next is there, to know which is an epoch's last.
             pairs = pairwise(chain(in_step(self._share, epoch, trained, skipped), [None]))
@@ -348,7 +357,7 @@ class _Training:
                 yield batch, _Place(epoch, number, skipped, ends or state.step + 1 == steps)
                 if state.done:
                     return
-            epoch, trained, skipped = epoch + 1, 0, 0
+            epoch, trained, skipped = epoch + 1, 0, Skipped()
 
     def _begin_averaging(self, config: AveragingConfig) -> None:
         best, tensors, _ = read_member(self._directory / BEST)
