@@ -24,7 +24,7 @@ from vidfit.quantization.member import Member, load_member
 from vidfit.quantization.sensitivity import divergence
 from vidfit.quantization.uniform import Grid, QuantizedTensor
 from vidfit.recipe import load_recipe
-from vidfit.training.trainer import predict
+from vidfit.training.validation import predict
 
 BATCH = 256
 GRIDS = ["8", "6/channel", "5/channel", "4/64", "4/channel", "4", "3/64", "3/channel", "2/64", "2/channel"]

@@ -60,7 +60,7 @@ from vidfit.training.checkpoint import BEST, MemberInfo
 from vidfit.training.checkpoint_manager import CHECKPOINTS
 from vidfit.training.distillation import (
     SoftLabels,
-    Teacher,
+    SoftTargets,
     read_soft_labels_info,
     soft_labels_file,
     soft_labels_files,
@@ -330,12 +330,12 @@ class Run:
                 batches = self._batches(shards, **reading, copies=balanced_copies(counts_C, training.balance))
             validation = self._batches(self.shards["validation"])
 
-            def say(line: str) -> None:
+            def log(line: str) -> None:
                 progress.console.print(f"{title}: {line}")
 
-            teacher = None
+            soft_targets = None
             if soft_labels and self._distill:
-                teacher = Teacher(SoftLabels(soft_labels, self.vocabulary.names), self._distill.share)
+                soft_targets = SoftTargets(SoftLabels(soft_labels, self.vocabulary.names), self._distill.weight)
             with progress.training_bar(title) as show:
                 best = distributed.together(
                     train,
@@ -345,8 +345,8 @@ class Run:
                     validation,
                     folder,
                     seed,
-                    teacher=teacher,
-                    here={"show": show, "say": say},
+                    soft_targets=soft_targets,
+                    here={"on_progress": show, "log": log},
                 )
             progress.console.print(f"{title}: best validation GAP {best.gap_validation:.4f} at step {best.step}")
             return {"step": best.step, "gap_validation": best.gap_validation}
@@ -415,11 +415,11 @@ class Run:
             "vocabulary": self.vocabulary.names,
         }
         if distill and distill.soft_labels:
-            inputs["soft labels"] = [distill.share, self._given]
+            inputs["soft labels"] = [distill.weight, self._given]
         if trainee.generation:
             assert distill is not None
             teachers = self._teachers(trainee.generation - 1, [trainee.name])
-            inputs["distill"] = [distill.share, distill.top_k, self._lineage(teachers)]
+            inputs["distill"] = [distill.weight, distill.top_k, self._lineage(teachers)]
         return inputs
 
     def _lineage(self, trainees: Iterable[Trainee]) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.models.classifier import FrameClassifier
 from vidfit.recipe import MemberConfig, PackConfig
 from vidfit.sizes import format_size, parse_size
-from vidfit.training.distillation import DistillConfig, SoftLabels, Teacher, check_names
+from vidfit.training.distillation import DistillConfig, SoftLabels, SoftTargets, check_names
 
 
 def check_disjoint(shards: Mapping[str, Sequence[Path]]) -> None:
@@ -35,7 +35,7 @@ def check_soft_labels(folder: Path, batches: Batches, vocabulary: Vocabulary) ->
         videos = read_videos(shard, batches.spec, batches.classes)
         first = next((video.id for video in videos if isinstance(video, Video)), None)
         if first is not None and soft_labels.missing([first]):
-            raise Teacher(soft_labels, 1).incomplete([first], batches)
+            raise SoftTargets(soft_labels, 1).incomplete([first], batches)
 
 
 def check_distillation(distill: DistillConfig, shards: Sequence[Path]) -> None:

@@ -24,9 +24,9 @@ def test_an_option_is_for_all_modalities_or_by_name() -> None:
     assert per_modality({"c": 1, "a": 2, "b": 3}, SPEC, "clusters") == [2, 3, 1]
 
 
-@pytest.mark.parametrize("field", ["clusters", "form"])
+@pytest.mark.parametrize("field", ["clusters", "pooling"])
 def test_unknown_modality_names_the_field_and_the_modalities(field: str) -> None:
-    value = {"clusters": {"a": 4, "b": 4, "rgb": 4}, "form": {"a": "soft", "b": "soft"}}[field]
+    value = {"clusters": {"a": 4, "b": 4, "rgb": 4}, "pooling": {"a": "soft", "b": "soft"}}[field]
     family = {"type": "dbof", "hidden": 4, "clusters": 4, field: value}
     config = ClassifierConfig.model_validate({"family": family, "head": {"type": "logistic"}})
     with pytest.raises(RecipeError, match=rf"^{field}: .*\['a', 'b', 'c'\]"):
@@ -39,7 +39,7 @@ def test_unknown_modality_names_the_field_and_the_modalities(field: str) -> None
         ({"type": "netvlad", "hidden": 4, "clusters": 4, "cluster": 3}, "cluster"),
         ({"type": "netvlad", "hidden": 0, "clusters": 4}, "hidden"),
         ({"type": "netfv", "hidden": 4, "clusters": {"a": 0}}, "clusters"),
-        ({"type": "dbof", "hidden": 4, "clusters": 4, "form": "hard"}, "form"),
+        ({"type": "dbof", "hidden": 4, "clusters": 4, "pooling": "hard"}, "pooling"),
         ({"type": "lstm", "cells": 5}, "cells"),
         ({"type": "transformer"}, "family"),
     ],

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vidfit.export.weight_formats import Bytes, dot, quantised
 from vidfit.features.spec import FeatureSpec
-from vidfit.models.frames import OFFSET, inverse_norms
+from vidfit.models.preprocessing import OFFSET, inverse_norms
 
 # Greatest of a weight beside an unsigned byte, and of an assignment beside a signed one; 127 would fit as well.
 _WEIGHT, _ASSIGNMENT = 64, 126

@@ -24,7 +24,8 @@ from onnx import helper
 from torch import Tensor, nn
 
 from vidfit.export.weight_formats import Bytes, side_by_side
-from vidfit.models.recurrent import Cell, Layer
+from vidfit.kernels.recurrent import Cell
+from vidfit.models.recurrent import Layer
 from vidfit.quantization.state import Quantized
 from vidfit.quantization.uniform import QuantizedTensor
 

@@ -35,7 +35,7 @@ from vidfit.features.loader import Batches
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec
-from vidfit.models.frames import fill_up as fill_up_frames
+from vidfit.models.sampling import fill_up as fill_up_frames
 from vidfit.quantization.member import load_member
 
 BATCH_SIZE = 16

@@ -20,7 +20,7 @@ from vidfit.quantization.calibration import Moments
 from vidfit.quantization.member import Member
 from vidfit.quantization.state import is_big
 from vidfit.quantization.uniform import Grid, QuantizedTensor, quantize
-from vidfit.training.trainer import predict
+from vidfit.training.validation import predict
 
 # Above it, rounding to nearest costs nothing that GAP would tell (docs/architecture.md).
 COMPENSATED_BITS = 4

@@ -39,7 +39,7 @@ from vidfit.quantization.uniform import REFERENCE, Grid, QuantizedTensor
 from vidfit.search.budget import Candidate
 from vidfit.search.validation import Validation
 from vidfit.stages import digest, write_text
-from vidfit.training.trainer import predict
+from vidfit.training.validation import predict
 
 # What every tensor may choose from: widths that run without being expanded (`export/weight_formats.py`). Groups finer
 # than a channel lie on the same line of divergence over bytes, no lower (docs/architecture.md); the last is the

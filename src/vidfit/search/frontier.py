@@ -30,7 +30,7 @@ from vidfit.search.packer import Packer
 from vidfit.search.validation import BATCH_SIZE
 from vidfit.sizes import format_size, parse_size
 from vidfit.stages import write_text
-from vidfit.training.trainer import predict
+from vidfit.training.validation import predict
 
 FRONTIER = "frontier.json"
 POINTS = 12
