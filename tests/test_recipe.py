@@ -65,7 +65,7 @@ def test_overrides(tmp_path: Path):
         (["pack.budgets=1GB"], "unknown key pack.budgets"),
         (["training.stepz=5"], r"yaml: unknown key training\.stepz; the keys here are steps, .*averaging$"),
         (["members.vlad.training.stepz=5"], r"unknown key members\.vlad\.training\.stepz; .*averaging$"),
-        (["members.vlad.family.clusterz=5"], r"unknown key members\.vlad\.family\.clusterz; .* type, clusters, hidden"),
+        (["members.vlad.family.clusterz=5"], r"unknown key members\.vlad\.family\.clusterz; .* clusters, hidden"),
         (["members.mean.encoder={hiden: 5}"], r"unknown key members\.mean\.encoder\.hiden; .* hidden, dropout"),
         (["dada=5"], "unknown key dada; the keys here are seed, data, .*pack$"),
         (["dada=5", "pack.budgets=1", "training.stepz=5"], r"\(and 2 more mistakes\)$"),

@@ -240,7 +240,7 @@ def label(corpus: Path, folder: Path, probability: float) -> SoftLabels:
 
 def test_a_student_learns_what_its_teacher_says(corpus: Path, tmp_path: Path):
     soft_labels = label(corpus, tmp_path / "soft", 0.5)
-    go(corpus, tmp_path / "student", teacher=SoftTargets(soft_labels, 1.0))
+    go(corpus, tmp_path / "student", soft_targets=SoftTargets(soft_labels, 1.0))
     # With nothing but the teacher to learn from, its probabilities come out and the labels do not.
     gaps = [line["gap"] for line in log_lines(tmp_path / "student")]
     model = load_member(tmp_path / "student" / LAST).classifier()
@@ -251,10 +251,10 @@ def test_a_student_learns_what_its_teacher_says(corpus: Path, tmp_path: Path):
 
 def test_a_student_is_resumed_with_its_teacher(corpus: Path, tmp_path: Path):
     teacher = SoftTargets(label(corpus, tmp_path / "soft", 0.25), 0.5)
-    go(corpus, tmp_path / "whole", teacher=teacher)
+    go(corpus, tmp_path / "whole", soft_targets=teacher)
     with pytest.raises(StopError):
-        go(corpus, tmp_path / "parts", stop_at=12, teacher=teacher)
-    go(corpus, tmp_path / "parts", teacher=teacher)
+        go(corpus, tmp_path / "parts", stop_at=12, soft_targets=teacher)
+    go(corpus, tmp_path / "parts", soft_targets=teacher)
     assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
@@ -263,4 +263,4 @@ def test_videos_without_soft_labels_are_counted(corpus: Path, tmp_path: Path):
     (tmp_path / "soft" / "train1.tfrecord.parquet").unlink()
     soft_labels = SoftLabels(tmp_path / "soft", LABELS)
     with pytest.raises(DataError, match=r"soft: 48 of 96 training videos have no soft labels there, such as 0-"):
-        go(corpus, tmp_path / "student", teacher=SoftTargets(soft_labels, 0.5))
+        go(corpus, tmp_path / "student", soft_targets=SoftTargets(soft_labels, 0.5))

@@ -36,7 +36,6 @@ class PooledConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    type: str
     clusters: PositiveInt | dict[str, PositiveInt]
     hidden: PositiveInt
     relu: bool = False

@@ -38,9 +38,10 @@ class Adam:
             factored: gradients that are not in `grad`. If a parameter has both, their sum counts.
         """
         factored = dict(factored)
-        for parameter in [parameter for parameter in factored if parameter.grad is not None]:
-            gradient = factored.pop(parameter)
-            parameter.grad.addmm_(gradient.inputs_BP.T, gradient.gradients_BH)
+        for parameter in list(factored):
+            if parameter.grad is not None:
+                gradient = factored.pop(parameter)
+                parameter.grad.addmm_(gradient.inputs_BP.T, gradient.gradients_BH)
         for parameter, l2 in self._penalised.items():
             if l2 and parameter.grad is not None:
                 parameter.grad.add_(parameter, alpha=l2)
@@ -87,5 +88,6 @@ def clip_each_(parameters: Iterable[Tensor], max_norm: float) -> None:
         return
     # All norms together: on a GPU launching a kernel takes longer than such a kernel runs. `clip_grad_norm_` would be
     # one call per tensor, and it adds 1e-6 to the norm.
-    norms = torch._foreach_norm(gradients)
-    torch._foreach_div_(gradients, torch._foreach_clamp_min(torch._foreach_div(norms, max_norm), 1.0))
+    operators = torch.ops.aten
+    scales = operators._foreach_clamp_min(operators._foreach_div(operators._foreach_norm(gradients), max_norm), 1.0)
+    operators._foreach_div_(gradients, scales)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ def predict(model: FrameClassifier, batch: Batch) -> np.ndarray:
     return model(batch.padded(), sent(batch.num_frames, device)).cpu().numpy()
 
 
-def add_to_log(path: Path, line: dict[str, float]) -> None:
+def add_to_log(path: Path, line: dict[str, Any]) -> None:
     """Add a validation's line to a JSON-lines file. Lines of the same or a later step are dropped.
 
     Those come from before a kill, and come again.
