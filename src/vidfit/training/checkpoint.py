@@ -108,8 +108,8 @@ def _opened(path: Path | str, checked: bool) -> Iterator[tuple[Any, MemberInfo, 
             document = _OBJECT.validate_json((file.metadata() or {})["vidfit"])
             if (found := document.pop("format", 1)) != _FORMAT:
                 raise ModelFileError(
-                    f"{path}: written by another version of vidfit (format {found!r}; this one reads {_FORMAT}); "
-                    "retrain it, or use that version"
+                    f"{path}: written by another version of vidfit (format {found!r}, not {_FORMAT}) or damaged; "
+                    "copy it again, or retrain"
                 )
             extra = _OBJECT.validate_python(document.pop("extra"))
             # A file edited by hand may lack it.

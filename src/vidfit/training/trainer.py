@@ -126,7 +126,7 @@ class Trainer:
     def stop(self) -> None:
         """Leave a checkpoint of all steps made."""
         self._resumable.save_between()
-        self._log(f"stopped after step {self._resumable.state.step}; run again to resume there")
+        self._log(f"stopped after step {self._resumable.state.step}, which is kept")
 
     def _phase(self, steps: int | None, epochs: int | None, stopping: Stopping, meter: ProgressMeter) -> None:
         """Train from where the training stands to the end of a phase."""
