@@ -154,7 +154,7 @@ def test_averaging_begins_from_the_best_and_keeps_the_better(corpus: Path, whole
 def test_an_average_that_is_worse_is_kept_only_if_always(corpus: Path, tmp_path: Path):
     """A learning rate that ruins the model: its average is worse than what it began from."""
     for keep in ("better", "always"):
-        averaging = AveragingConfig(steps=5, learning_rate=10, half_life=2, keep=keep)  # type: ignore[arg-type]
+        averaging = AveragingConfig(steps=5, learning_rate=10, ema_decay=0.5, keep=keep)  # type: ignore[arg-type]
         best = go(corpus, tmp_path / keep, CONFIG.model_copy(update={"averaging": averaging}))
         lines = log_lines(tmp_path / keep)
         assert lines[-1]["gap"] < lines[-2]["gap"]
