@@ -56,7 +56,7 @@ class Arm:
 
 
 def averaging(method: str) -> dict[str, Any]:
-    return {"averaging": {"method": method, "steps": 212, "learning_rate": 0.0002, "half_life": 100, "keep": "always"}}
+    return {"averaging": {"method": method, "steps": 212, "learning_rate": 0.0002, "ema_decay": 0.99, "keep": "always"}}
 
 
 ARMS = {
@@ -115,7 +115,7 @@ def work_on(job: Job, work: Path, steps: int) -> None:
     from vidfit.quantization.member import quantize_member
     from vidfit.training.checkpoint import BEST, MemberInfo
     from vidfit.training.config import TrainingConfig
-    from vidfit.training.distillation import SoftLabels, Teacher
+    from vidfit.training.distillation import SoftLabels, SoftTargets
     from vidfit.training.epochs import label_counts
     from vidfit.training.trainer import train
 
@@ -134,7 +134,7 @@ def work_on(job: Job, work: Path, steps: int) -> None:
         if source and not folder.exists():
             shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.npy"))
         member = recipe.members[FAMILIES[job.family]]
-        schedule = {"steps": steps, "decay_examples": steps * 256 // 3 + 1, "validate_every": 106}
+        schedule = {"steps": steps, "lr_decay_examples": steps * 256 // 3 + 1, "validate_every": 106}
         sampling = {"sampling": "replacement", "sample_frames": 10}
         training = TrainingConfig.model_validate(
             {**member.training.model_dump(), **schedule, **sampling, **arm.changes}
@@ -149,7 +149,7 @@ def work_on(job: Job, work: Path, steps: int) -> None:
             counts_C, _ = label_counts(Batches(paths, spec, classes, 256, shuffle_buffer=20_000), classes)
             copies = balanced_copies(counts_C, training.balance)
         batches = Batches(paths, spec, classes, 256, shuffle_buffer=training.shuffle_buffer, seed=seed, copies=copies)
-        teacher = Teacher(SoftLabels(soft_labels(job, work), vocabulary.names), 0.5) if arm.teachers else None
+        soft_targets = SoftTargets(SoftLabels(soft_labels(job, work), vocabulary.names), 0.5) if arm.teachers else None
         info = MemberInfo(
             name=job.family,
             classifier=ClassifierConfig(encoder=member.encoder, family=member.family, head=member.head),
@@ -159,7 +159,7 @@ def work_on(job: Job, work: Path, steps: int) -> None:
             gap_validation=-1,
         )
         validation = Batches(shards["validation"], spec, classes, 256)
-        train(info, training, batches, validation, folder, seed, teacher=teacher)
+        train(info, training, batches, validation, folder, seed, soft_targets=soft_targets)
     predict = load(file).predict_batch
     predicted = [predict(batch) for batch in Batches(shards["eval"], spec, classes, 256)]
     np.save(folder / "eval.partial.npy", np.concatenate(predicted).astype(np.float16))

@@ -24,7 +24,7 @@ from vidfit.quantization.member import Member, load_member
 from vidfit.quantization.sensitivity import divergence
 from vidfit.quantization.uniform import QuantizedTensor, QuantScheme
 from vidfit.recipe import load_recipe
-from vidfit.training.trainer import predict
+from vidfit.training.validation import predict
 
 BATCH = 256
 SCHEMES = ["8", "6/channel", "5/channel", "4/channel", "4", "3/channel", "2/channel"]

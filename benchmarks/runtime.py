@@ -355,7 +355,7 @@ def gap_changes(run: Path, work: Path) -> list[dict[str, Any]]:
     from vidfit.quantization.uniform import QuantScheme
     from vidfit.recipe import load_recipe
     from vidfit.training.checkpoint import BEST, read_info
-    from vidfit.training.trainer import predict
+    from vidfit.training.validation import predict
 
     shards = expand_shards(load_recipe(run / "recipe.yaml").data.eval)
     names = sorted(path.name for path in (run / "members").iterdir())

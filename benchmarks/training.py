@@ -90,15 +90,15 @@ def measure(family: str, cores: int, cache: Path, batch_size: int, precision: st
     from vidfit.features.loader import Batches
     from vidfit.features.shards import expand_shards
     from vidfit.recipe import load_recipe
-    from vidfit.training.train_step import Learner
+    from vidfit.training.train_step import TrainStep
 
     torch.set_num_threads(cores)
     torch.manual_seed(0)
     config = load_recipe(RECIPE).members[FAMILIES[family]].training
     config = config.model_copy(update={"batch_size": batch_size, "precision": precision})
-    learner = Learner(info(FAMILIES[family]).build(), config, 0)
+    train_step = TrainStep(info(FAMILIES[family]).build(), config, 0)
     batches = Batches(expand_shards([cache]), spec(), CLASSES, batch_size, workers=workers, shuffle_buffer=1)
-    wait, together = (lambda: None, 1) if learner.device.type == "cpu" else (torch.cuda.synchronize, TOGETHER)
+    wait, together = (lambda: None, 1) if train_step.device.type == "cpu" else (torch.cuda.synchronize, TOGETHER)
     source, numbers = chain.from_iterable(map(batches.epoch, count())), count()
 
     def steps(number: int) -> tuple[float, float, float]:
@@ -109,8 +109,8 @@ def measure(family: str, cores: int, cache: Path, batch_size: int, precision: st
             batch = next(source)
             waited += time.perf_counter() - asked
             used += time.process_time() - asked_used
-            batch = batch.to(learner.device)
-            learner.step(batch, batch.multi_hot(CLASSES), next(numbers), 1e-5)
+            batch = batch.to(train_step.device)
+            train_step(batch, batch.multi_hot(CLASSES), next(numbers), 1e-5)
         wait()
         taken = time.perf_counter() - begun - waited
         return waited / number, taken / number, (time.process_time() - used) / number
@@ -133,7 +133,7 @@ def measure(family: str, cores: int, cache: Path, batch_size: int, precision: st
         "CPU, s": min(used for _, _, used in taken),
         "waiting for data, %": 100 * sum(it[0] for it in taken) / sum(it[0] + it[1] for it in taken),
         "GFLOP": counter.get_total_flops() / 1e9,
-        "weights, M": sum(parameter.numel() for parameter in learner.model.parameters()) / 1e6,
+        "weights, M": sum(parameter.numel() for parameter in train_step.model.parameters()) / 1e6,
         "peak, MB": torch.cuda.max_memory_allocated() // 2**20 if wait is torch.cuda.synchronize else memory()["VmHWM"],
     }
 

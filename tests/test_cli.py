@@ -20,7 +20,7 @@ import torch
 from tests.corpus import LABELS, VIDEOS, write_recipe
 from vidfit.cli import main
 from vidfit.features.batch import Batch
-from vidfit.training.train_step import Learner
+from vidfit.training.train_step import TrainStep
 
 
 @pytest.fixture
@@ -109,9 +109,9 @@ def test_trouble_in_a_training_is_told_in_one_line_and_the_next_call_goes_on(
     recipe = write_recipe(tmp_path, tmp_path / "corpus")
     command = ("train", recipe, "--member", "vlad", "-o")
     shard = tmp_path / "corpus" / "train" / "train1.tfrecord"
-    step, limits = Learner.step, resource.getrlimit(resource.RLIMIT_FSIZE)
+    step, limits = TrainStep.__call__, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def troubled(self: Learner, batch: Batch, targets_BC: torch.Tensor, number: int, learning_rate: float):
+    def troubled(self: TrainStep, batch: Batch, targets_BC: torch.Tensor, number: int, learning_rate: float):
         if number == 10:
             match trouble:
                 case "disk":
@@ -126,7 +126,7 @@ def test_trouble_in_a_training_is_told_in_one_line_and_the_next_call_goes_on(
 
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", troubled)
+        patch.setattr(TrainStep, "__call__", troubled)
         code, _, err = vidfit(*command, tmp_path / "run")
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     signal.signal(signal.SIGTERM, handler)

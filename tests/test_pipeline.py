@@ -326,7 +326,7 @@ def test_a_taught_run_does_nothing_again(taught: Path, corpus: Path, tmp_path: P
 
 
 def test_each_member_may_teach_its_own_successor(recipe_file: Path, tmp_path: Path):
-    summary = teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: own, lambda: 0.9}")
+    summary = teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: own, weight: 0.9}")
     assert [(row["name"], row["fold"]) for row in summary["teachers"]] == [
         ("mean", None),
         ("vlad", None),
@@ -429,7 +429,7 @@ def test_killed_again_and_again_ends_as_if_never_killed(corpus: Path, tmp_path: 
         *("--set", "members={mean: {family: {type: mean}, head: {type: logistic}}}"),
         *("--set", "pack.members=[mean]"),
         *("--set", "distill={generations: 1, top_k: 3}"),
-        *("--set", "training.averaging={steps: 16, learning_rate: 0.001, half_life: 8}"),
+        *("--set", "training.averaging={steps: 16, learning_rate: 0.001, ema_decay: 0.875}"),
     ]
     # A checkpoint a step, so that most moments are in the midst of one.
     killed_command = [*command, "--set", "training.checkpoint_minutes=0.000001", "-o", tmp_path / "killed"]

@@ -66,7 +66,7 @@ def test_overrides(tmp_path: Path):
         (["pack.budgets=1GB"], "unknown key pack.budgets"),
         (["training.stepz=5"], r"yaml: unknown key training\.stepz; the keys here are steps, .*averaging$"),
         (["members.vlad.training.stepz=5"], r"unknown key members\.vlad\.training\.stepz; .*averaging$"),
-        (["members.vlad.family.clusterz=5"], r"unknown key members\.vlad\.family\.clusterz; .* type, clusters, hidden"),
+        (["members.vlad.family.clusterz=5"], r"unknown key members\.vlad\.family\.clusterz; .* clusters, hidden"),
         (["members.mean.encoder={hiden: 5}"], r"unknown key members\.mean\.encoder\.hiden; .* hidden, dropout"),
         (["dada=5"], "unknown key dada; the keys here are seed, data, .*pack$"),
         (["dada=5", "pack.budgets=1", "training.stepz=5"], r"\(and 2 more mistakes\)$"),
@@ -112,6 +112,21 @@ def test_mistakes_are_one_line_that_names_the_key(tmp_path: Path, overrides: lis
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "message"),
+    [
+        ("training.decay=0.5", r"training\.decay was renamed: write lr_decay$"),
+        ("members.vlad.training.clip_norm=1", r"members\.vlad\.training\.clip_norm .* write per_tensor_clip_norm$"),
+        ("training.averaging={steps: 5, half_life: 4}", r"averaging\.half_life .* ema_decay, .* 1 - 1/half_life$"),
+        ("distill={generations: 1, lambda: 0.5}", r"distill\.lambda was renamed: write weight$"),
+        ("members.mean.family={type: dbof, hidden: 4, clusters: 2, form: max}", r"family\.form .* write pooling$"),
+    ],
+)
+def test_an_old_key_is_told_its_new_name(tmp_path: Path, old: str, message: str):
+    with pytest.raises(RecipeError, match=message):
+        load(tmp_path, old)
+
+
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "", "-o", "best.safetensors/..", "/abs", "a\n"])
 def test_a_members_name_is_a_folders(tmp_path: Path, name: str):
     members = {**RECIPE["members"], name: RECIPE["members"]["mean"]}
@@ -142,16 +157,14 @@ def test_a_member_changes_a_part_of_the_shared_averaging(tmp_path: Path):
     assert load(tmp_path, shared, "members.vlad.training.averaging=null").members["vlad"].training.averaging is None
 
 
-def test_distillation_is_spelt_as_in_the_method(tmp_path: Path):
-    recipe = load(tmp_path, "distill={generations: 2, teachers: [vlad], lambda: 0.7}")
+def test_the_settings_of_distillation(tmp_path: Path):
+    recipe = load(tmp_path, "distill={generations: 2, teachers: [vlad], weight: 0.7}")
     assert recipe.distill is not None
-    assert recipe.distill.share == 0.7
+    assert recipe.distill.weight == 0.7
     (tmp_path / "copy.yaml").write_text(yaml.safe_dump(recipe.model_dump(by_alias=True)))
     assert load_recipe(tmp_path / "copy.yaml") == recipe
     with pytest.raises(RecipeError, match=r"distill\.teachers names 'x', which is not among members: mean, vlad"):
         load(tmp_path, "distill={generations: 1, teachers: [x]}")
-    with pytest.raises(RecipeError, match=r"unknown key distill\.share; the keys here are generations, .*lambda"):
-        load(tmp_path, "distill={generations: 1, share: 0.5}")
 
 
 def test_soft_labels_lie_beside_the_recipe(tmp_path: Path):

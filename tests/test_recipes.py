@@ -47,13 +47,12 @@ def test_the_nine_together():
 
 
 @pytest.mark.parametrize("name", MEMBERS)
-def test_the_winners_members_build_and_run_at_full_size(name: str):
-    model = FrameClassifier(MEMBERS[name], YOUTUBE_8M, 3862).eval()
-    frames = {modality.name: torch.zeros(1, 2, modality.size, dtype=torch.uint8) for modality in YOUTUBE_8M.modalities}
-    with torch.inference_mode():
-        probabilities = model(frames, torch.tensor([2]))
-    assert probabilities.shape == (1, 3862)
-    assert probabilities.isfinite().all()
+def test_the_winners_members_run_at_full_size(name: str):
+    """On the meta device, which has shapes but no numbers."""
+    with torch.device("meta"):
+        model = FrameClassifier(MEMBERS[name], YOUTUBE_8M, 3862).eval()
+        frames = {it.name: torch.zeros(1, 2, it.size, dtype=torch.uint8) for it in YOUTUBE_8M.modalities}
+    assert model(frames).shape == (1, 3862)
 
 
 def test_the_documentation_has_every_key():

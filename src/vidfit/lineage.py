@@ -116,10 +116,10 @@ class Lineage:
         if self._inputs.labelled_only:
             lineage["unlabelled"] = "skip"
         if distill and distill.soft_labels:
-            lineage["soft labels"] = [distill.share, self._inputs.soft_labels]
+            lineage["soft labels"] = [distill.weight, self._inputs.soft_labels]
         if job.generation:
             assert distill is not None
-            lineage["distill"] = [distill.share, distill.top_k, self.of_teachers(job)]
+            lineage["distill"] = [distill.weight, distill.top_k, self.of_teachers(job)]
         return lineage
 
     def of_teachers(self, student: TrainingJob) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ from vidfit.sizes import format_size, parse_size
 from vidfit.training.distillation import (
     DistillConfig,
     SoftLabels,
-    Teacher,
+    SoftTargets,
     check_ids,
     check_names,
     read_soft_labels_info,
@@ -141,7 +141,7 @@ def check_soft_labels(folder: Path, batches: Batches, vocabulary: Vocabulary) ->
         videos = read_videos(shard, batches.spec, batches.classes)
         first = next((video.id for video in videos if isinstance(video, Video)), None)
         if first is not None and soft_labels.missing([first]):
-            raise Teacher(soft_labels, 1).incomplete([first], batches)
+            raise SoftTargets(soft_labels, 1).incomplete([first], batches)
 
 
 def check_distillation(distill: DistillConfig, shards: Sequence[Path]) -> None:

@@ -21,6 +21,16 @@ from vidfit.strict_yaml import parse_yaml
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import DistillConfig
 
+# Keys of the last release, by the mapping they are in.
+_RENAMED = {
+    "training.decay": "lr_decay",
+    "training.decay_examples": "lr_decay_examples",
+    "training.clip_norm": "per_tensor_clip_norm",
+    "averaging.half_life": "ema_decay, with the value 1 - 1/half_life",
+    "distill.lambda": "weight",
+    "family.form": "pooling",
+}
+
 
 class Strict(BaseModel):
     """A mapping of the recipe: keys that it does not know are errors."""
@@ -229,6 +239,8 @@ def _describe(error: ValidationError, document: dict[str, Any]) -> str:
     place, problem = max((it for it in problems if it[0][: len(first)] == first), key=lambda it: len(it[0]))
     others = {place for place, _ in problems if place[: len(first)] != first}
     where, more = ".".join(place), f" (and {len(others)} more mistakes)" if others else ""
+    if new_name := _RENAMED.get(".".join(place[-2:])):
+        return f"{where} was renamed: write {new_name}{more}"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {where}; the keys here are {', '.join(_known_keys(problem['loc'][:-1]))}{more}"
     if problem["type"] == "missing":

@@ -26,7 +26,7 @@ from vidfit.training import trainer
 from vidfit.training.checkpoint import BEST, MemberInfo
 from vidfit.training.checkpoint_manager import CHECKPOINTS
 from vidfit.training.config import TrainingConfig
-from vidfit.training.distillation import SoftLabels, Teacher, soft_labels_file
+from vidfit.training.distillation import SoftLabels, SoftTargets, soft_labels_file
 from vidfit.training.epochs import label_counts
 
 log = logging.getLogger(__name__)
@@ -102,9 +102,9 @@ class Trainings:
         )
         # Members of the same architecture must not start from the same weights.
         seed = self._recipe.seed * 65_537 + zlib.crc32(title.encode()) % 65_537
-        teacher = None
+        soft_targets = None
         if soft_labels and self._recipe.distill:
-            teacher = Teacher(SoftLabels(soft_labels, inputs.vocabulary.names), self._recipe.distill.share)
+            soft_targets = SoftTargets(SoftLabels(soft_labels, inputs.vocabulary.names), self._recipe.distill.weight)
         best = distributed.together(
             trainer.train,
             info,
@@ -113,8 +113,11 @@ class Trainings:
             inputs.batches(inputs.shards["validation"]),
             folder,
             seed,
-            teacher=teacher,
-            here={"show": self._training_progress(title), "say": lambda line: log.info("%s: %s", title, line)},
+            soft_targets=soft_targets,
+            here={
+                "on_progress": self._training_progress(title),
+                "log": lambda line: log.info("%s: %s", title, line),
+            },
         )
         log.info("%s: best validation GAP %.4f at step %d", title, best.gap_validation, best.step)
         return {"step": best.step, "gap_validation": best.gap_validation}

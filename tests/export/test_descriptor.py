@@ -15,7 +15,7 @@ from tests.models.formulas import normalise
 from vidfit.export.descriptor import StoredDescriptor
 from vidfit.export.weight_formats import FEW_INPUTS, Int8Weight, NBitsWeight, WeightFormat
 from vidfit.export.weights import StoredWeight
-from vidfit.models.layers import inverse_norm, normalising
+from vidfit.models.layers import intra_norm, inverse_norm
 from vidfit.quantization.uniform import QuantizedTensor, QuantScheme, quantize
 
 # Clusters and features; of the last part all clusters have one factor, as those of a NetFV's second order.
@@ -32,7 +32,7 @@ class HiddenLayer(nn.Module):
         self.dropout = nn.Dropout(0.5).eval()
 
     def forward(self, one_BKD: torch.Tensor, other_BKD: torch.Tensor, last_BKD: torch.Tensor) -> torch.Tensor:
-        parts = [StoredDescriptor.flatten_scaled(values, normalising(values)) for values in (one_BKD, other_BKD)]
+        parts = [StoredDescriptor.flatten_scaled(values, intra_norm(values)) for values in (one_BKD, other_BKD)]
         factor_B11 = inverse_norm(last_BKD.flatten(1), dim=1)[:, :, None]
         parts.append(StoredDescriptor.flatten_scaled(last_BKD, factor_B11))
         return self.dropout(torch.cat(parts, dim=1)) @ StoredWeight(self.stored)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from vidfit.export.frames import StoredFrames
 from vidfit.export.weight_formats import Int8Weight
 from vidfit.export.weights import StoredWeight
 from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.models.frames import prepare_frames
+from vidfit.models.preprocessing import prepare_frames
 from vidfit.quantization.uniform import QuantScheme, quantize
 
 SPEC = FeatureSpec(modalities=(Modality(name="rgb", size=20), Modality(name="audio", size=12)))

@@ -43,7 +43,7 @@ CLASSIFIERS = {
     "light": {"family": {"type": "netvlad", "clusters": 32, "hidden": 64, "light": True}, "head": LOGISTIC},
     "netfv": {"family": {"type": "netfv", "clusters": 16, "hidden": 64}, "head": {**LOGISTIC, "label_gating": True}},
     "gated": {"family": {"type": "dbof", "clusters": 1024, "hidden": 32}, "head": LOGISTIC},
-    "soft": {"family": {"type": "dbof", "clusters": 1024, "hidden": 32, "form": "soft"}, "head": LOGISTIC},
+    "soft": {"family": {"type": "dbof", "clusters": 1024, "hidden": 32, "pooling": "soft"}, "head": LOGISTIC},
     # Large enough that assignment weights of rgb are quantised; those of audio are not.
     "wide": {
         "family": {"type": "netvlad", "clusters": {"rgb": 720, "audio": 8}, "hidden": 16},

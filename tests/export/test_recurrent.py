@@ -12,7 +12,8 @@ from torch import nn
 
 from tests.export.exporting import exported
 from vidfit.export.recurrent import StoredLayer, expand_placeholders
-from vidfit.models.recurrent import Cell, Layer, reset_parameters
+from vidfit.kernels.recurrent import Cell
+from vidfit.models.recurrent import Layer
 from vidfit.quantization.uniform import QuantizedTensor, QuantScheme, quantize
 
 INPUTS, CELLS = 48, 64
@@ -30,7 +31,7 @@ class Exported(nn.Module):
 def quantised_layer(cell: Cell, scheme: QuantScheme, *, bidirectional: bool) -> tuple[Layer, list[QuantizedTensor]]:
     torch.manual_seed(1)
     layer = Layer(cell, INPUTS, CELLS, bidirectional=bidirectional)
-    reset_parameters(layer)
+    layer.reset_parameters()
     return layer, [quantize(direction.weights.detach(), scheme) for direction in layer.directions]
 
 

@@ -333,7 +333,7 @@ def test_filling_up_leaves_a_largest_activation_as_it_is(corpus: Path, tmp_path:
     """Where a family takes the maximum over frames, repeating some changes nothing; in the mean, it does."""
     spec = FeatureSpec(modalities=(Modality(name="rgb", size=24), Modality(name="audio", size=8)))
     families: dict[str, dict[str, Any]] = {
-        "max": {"type": "dbof", "form": "max", "clusters": 16, "hidden": 8},
+        "max": {"type": "dbof", "pooling": "max", "clusters": 16, "hidden": 8},
         "mean": {"type": "mean"},
     }
     differences = {}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vidfit.kernels import factored_gradients
-from vidfit.kernels.factored_gradients import Thin, ThinGradients
+from vidfit.kernels.factored_gradients import FactoredGradient, FactoredGradients
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,9 @@ def test_the_norm_is_that_of_the_product(videos: int, inputs: int, outputs: int,
     weights = torch.randn(inputs, outputs, generator=generator)
     for l2 in (0.0, 0.3):
         expected = torch.linalg.matrix_norm(x.T @ dy + l2 * weights)
-        torch.testing.assert_close(Thin(x, x @ weights, dy).norm(weights, l2), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            FactoredGradient(x, x @ weights, dy).norm(weights, l2), expected, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_products_leave_their_factors_and_pass_gradients_on(monkeypatch: pytest.MonkeyPatch):
@@ -35,7 +37,7 @@ def test_products_leave_their_factors_and_pass_gradients_on(monkeypatch: pytest.
     (torch.tanh(x @ first) @ second).square().sum().backward()
     expected = [first.grad, second.grad]
     first.grad = second.grad = None
-    gradients = ThinGradients([first, second], 3)
+    gradients = FactoredGradients([first, second], 3)
     # Two parts of the videos, as with accumulation.
     for part in (x[:2], x[2:]):
         with gradients:
@@ -52,7 +54,7 @@ def test_products_leave_their_factors_and_pass_gradients_on(monkeypatch: pytest.
 
 def test_other_products_are_left_to_autograd():
     few, cube = nn.Parameter(torch.randn(11, 30)), nn.Parameter(torch.randn(20, 30))
-    gradients = ThinGradients([few, cube], 3)
+    gradients = FactoredGradients([few, cube], 3)
     with gradients:
         loss = (torch.randn(3, 11) @ few).sum() + (torch.randn(2, 3, 20) @ cube).sum() + (cube * 2).sum()
     loss.backward()

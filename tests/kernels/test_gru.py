@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vidfit.kernels.gru import gru
-from vidfit.models.recurrent import Layer, reset_parameters
+from vidfit.models.recurrent import Layer
 
 
 def test_states_and_gradients_are_pytorchs():
@@ -26,6 +26,6 @@ def test_states_and_gradients_are_pytorchs():
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_layer_trains_as_it_predicts(bidirectional: bool):
     layer = Layer("gru", 5, 4, bidirectional=bidirectional)
-    reset_parameters(layer)
+    layer.reset_parameters()
     inputs_BTD = torch.randn(3, 6, 5)
     torch.testing.assert_close(layer.train()(inputs_BTD, None), layer.eval()(inputs_BTD, None))

@@ -216,8 +216,8 @@ class Reference:
         if model == "NetFVModelLF":
             return {"type": "netfv", **family}
         gated = {name: f"var/tower/{scope}dim_red" in self for name, scope in zip(names, scopes, strict=True)}
-        forms = {name: "max" if model == "DbofModel" else "gated" if gated[name] else "soft" for name in names}
-        return {"type": "dbof", "form": forms, **family}
+        poolings = {name: "max" if model == "DbofModel" else "gated" if gated[name] else "soft" for name in names}
+        return {"type": "dbof", "pooling": poolings, **family}
 
     def _head(self) -> dict[str, Any]:
         if "var/tower/gates/weights" not in self:

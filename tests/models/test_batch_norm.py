@@ -24,7 +24,9 @@ def random_norm() -> tuple[BatchNorm, dict[str, Tensor]]:
 @pytest.mark.parametrize("how", ["forward", "fold", "fold learned frames"])
 def test_it_is_pytorchs_of_every_repetition(how: str, counted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values, gradients and running statistics; learned frames come from an encoder and have a gradient."""
-    monkeypatch.setattr("vidfit.models.batch_norm._BLOCK", 35)  # so that there are several blocks, the last a short one
+    monkeypatch.setattr(
+        "vidfit.kernels.batch_norm._BLOCK", 35
+    )  # so that there are several blocks, the last a short one
     norm, copied = random_norm()
     mean_D, variance_D = copied["running_mean"], copied["running_var"]
     counts_BT = COUNTS_BT if counted else torch.ones(4, 6, dtype=torch.long)
@@ -35,7 +37,7 @@ def test_it_is_pytorchs_of_every_repetition(how: str, counted: bool, monkeypatch
     if how == "forward":
         normalised_BTD = norm(frames_BTD, counts)
     else:
-        scale_D, shift_D = norm.fold(frames_BTD, counts)
+        scale_D, shift_D = norm.scale_and_shift(frames_BTD, counts)
         normalised_BTD = frames_BTD * scale_D + shift_D
 
     def repeated(values_BTD: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ def test_a_single_value_is_normalised_with_the_running_statistics(fold: bool, co
     values_BTD = torch.randn(1, 2 if counted else 1, 5, dtype=torch.float64)
     counts = torch.tensor([[0.0, 1.0]]).double() if counted else None
     if fold:
-        scale_D, shift_D = norm.fold(values_BTD, counts)
+        scale_D, shift_D = norm.scale_and_shift(values_BTD, counts)
         found_D = values_BTD[0, -1] * scale_D + shift_D
     else:
         found_D = norm(values_BTD, counts)[0, -1]

@@ -9,7 +9,7 @@ import torch
 
 from tests.models.formulas import Formulas, gru, model_input
 from tests.models.test_formulas import LENGTHS, SPEC, build, bytes_of, float64
-from vidfit.models.frames import frame_mask, prepare_frames
+from vidfit.models.preprocessing import frame_mask, prepare_frames
 
 HIDDEN = 6
 WHOLE = [slice(0, HIDDEN)]

@@ -12,7 +12,7 @@ from tests.models.formulas import Formulas, gru, lstm, model_input
 from tests.models.reference import penalty
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
-from vidfit.models.frames import frame_mask, prepare_frames
+from vidfit.models.preprocessing import frame_mask, prepare_frames
 
 SPEC = FeatureSpec(modalities=tuple(Modality(name=name, size=size) for name, size in (("a", 7), ("b", 3), ("c", 4))))
 SLICES = list(SPEC.slices().values())
@@ -20,7 +20,7 @@ LENGTHS = (5, 1, 9, 2, 9)
 CLASSES = 6
 
 POOLED = {"hidden": 5, "clusters": {"a": 4, "b": 3, "c": 2}}
-FORMS = {"a": "gated", "b": "soft", "c": "gated"}
+POOLINGS = {"a": "gated", "b": "soft", "c": "gated"}
 FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]], np.ndarray]]] = {
     "mean": ({"type": "mean"}, lambda f, videos: f.mean(videos)),
     "netvlad": ({"type": "netvlad", **POOLED}, lambda f, videos: f.hidden(f.netvlad(videos, SLICES))),
@@ -34,11 +34,11 @@ FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]],
     ),
     "netfv": ({"type": "netfv", **POOLED}, lambda f, videos: f.hidden(f.netfv(videos, SLICES))),
     "dbof gated and soft": (
-        {"type": "dbof", "form": FORMS, **POOLED},
+        {"type": "dbof", "pooling": POOLINGS, **POOLED},
         lambda f, videos: f.hidden(f.dbof(videos, SLICES)),
     ),
     "dbof max": (
-        {"type": "dbof", "form": "max", "relu": True, **POOLED},
+        {"type": "dbof", "pooling": "max", "relu": True, **POOLED},
         lambda f, videos: f.hidden(f.dbof(videos, SLICES, largest=True)),
     ),
     "lstm": ({"type": "lstm", "cells": 6}, lambda f, videos: f.recurrent(videos, lstm)),

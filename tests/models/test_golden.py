@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.models.formulas import Formulas, gru, model_input
 from tests.models.reference import DEFAULT_FILES, EQUAL_FILES, GRU_FILES, Reference, penalty
 from vidfit.models.classifier import FrameClassifier
-from vidfit.models.frames import frame_mask, prepare_frames
+from vidfit.models.preprocessing import frame_mask, prepare_frames
 from vidfit.training.averaging import AveragingConfig, averaged_copy
 from vidfit.training.losses import cross_entropy
 
@@ -51,8 +51,8 @@ def training_loss(reference: Reference, module: FrameClassifier) -> tuple[Tensor
     labels_BC = torch.from_numpy(reference["train/labels"]).float()
     targets_BC = labels_BC
     if "train/teacher" in reference:
-        teacher_BC, share = torch.from_numpy(reference["train/teacher"]), reference.meta["train"]["lam"]
-        targets_BC = share * teacher_BC + (1 - share) * labels_BC
+        teacher_BC, weight = torch.from_numpy(reference["train/teacher"]), reference.meta["train"]["lam"]
+        targets_BC = weight * teacher_BC + (1 - weight) * labels_BC
     probabilities_BC = module.train()(*reference.frames())
     return probabilities_BC, cross_entropy(probabilities_BC, targets_BC)
 
@@ -107,8 +107,8 @@ def test_golden_steps(name: str, read_training: Callable[[str], Reference]) -> N
     reference = read_training(name)
     module, settings = reference.classifier(), reference.meta["train"]
     optimiser = torch.optim.Adam(module.parameters())
-    half_life = round(settings["ema_halflife"])
-    average = averaged_copy(module, AveragingConfig(method="ema", steps=settings["steps"], half_life=half_life))
+    decay = 1 - 1 / settings["ema_halflife"]
+    average = averaged_copy(module, AveragingConfig(method="ema", steps=settings["steps"], ema_decay=decay))
     # Adam moves a weight by its gradient's sign, so where that is rounding noise there is nothing to compare.
     significant = {name: gradient.abs() > 1e-5 for name, gradient in reference.state("grad").items()}
     # A bias before another batch norm has no gradient but noise; it wanders, and the means that follow wander with it.

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from tests.export.exporting import exported
 from tests.models.test_formulas import SPEC
 from vidfit.errors import RecipeError
+from vidfit.kernels.pooling import sum_frames
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
-from vidfit.models.layers import per_modality, summed
+from vidfit.models.pooled import per_modality
 
 VALUES = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 7, 5))).float()
 COUNTS = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [2, 0, 3, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]]).float()
@@ -24,9 +25,9 @@ def test_an_option_is_for_all_modalities_or_by_name() -> None:
     assert per_modality({"c": 1, "a": 2, "b": 3}, SPEC, "clusters") == [2, 3, 1]
 
 
-@pytest.mark.parametrize("field", ["clusters", "form"])
+@pytest.mark.parametrize("field", ["clusters", "pooling"])
 def test_unknown_modality_names_the_field_and_the_modalities(field: str) -> None:
-    value = {"clusters": {"a": 4, "b": 4, "rgb": 4}, "form": {"a": "soft", "b": "soft"}}[field]
+    value = {"clusters": {"a": 4, "b": 4, "rgb": 4}, "pooling": {"a": "soft", "b": "soft"}}[field]
     family = {"type": "dbof", "hidden": 4, "clusters": 4, field: value}
     config = ClassifierConfig.model_validate({"family": family, "head": {"type": "logistic"}})
     with pytest.raises(RecipeError, match=rf"^{field}: .*\['a', 'b', 'c'\]"):
@@ -39,7 +40,7 @@ def test_unknown_modality_names_the_field_and_the_modalities(field: str) -> None
         ({"type": "netvlad", "hidden": 4, "clusters": 4, "cluster": 3}, "cluster"),
         ({"type": "netvlad", "hidden": 0, "clusters": 4}, "hidden"),
         ({"type": "netfv", "hidden": 4, "clusters": {"a": 0}}, "clusters"),
-        ({"type": "dbof", "hidden": 4, "clusters": 4, "form": "hard"}, "form"),
+        ({"type": "dbof", "hidden": 4, "clusters": 4, "pooling": "hard"}, "pooling"),
         ({"type": "lstm", "cells": 5}, "cells"),
         ({"type": "transformer"}, "family"),
     ],
@@ -53,25 +54,25 @@ def test_wrong_options_are_errors_that_name_the_field(family: dict[str, object],
 @pytest.mark.parametrize("autocast", [False, True])
 def test_frames_count_as_often_as_they_were_drawn(autocast: bool):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        found_BK = summed(VALUES, COUNTS)
+        found_BK = sum_frames(VALUES, COUNTS)
     assert found_BK.dtype == torch.float32
     torch.testing.assert_close(found_BK.double(), (VALUES.double() * COUNTS[:, :, None]).sum(1), rtol=1e-6, atol=1e-6)
 
 
 def test_without_counts_each_frame_counts_once():
-    torch.testing.assert_close(summed(VALUES, None), summed(VALUES, torch.ones(3, 7)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(sum_frames(VALUES, None), sum_frames(VALUES, torch.ones(3, 7)), rtol=1e-6, atol=1e-6)
 
 
 def test_a_frames_gradient_is_its_count():
     values_BTK = VALUES.clone().requires_grad_()
-    summed(values_BTK, COUNTS).sum().backward()
+    sum_frames(values_BTK, COUNTS).sum().backward()
     assert values_BTK.grad is not None
     torch.testing.assert_close(values_BTK.grad, COUNTS[:, :, None].expand_as(VALUES))
 
 
 class Summed(torch.nn.Module):
     def forward(self, values_BTK: torch.Tensor, counts_BT: torch.Tensor) -> torch.Tensor:
-        return summed(values_BTK, counts_BT)
+        return sum_frames(values_BTK, counts_BT)
 
 
 def test_onnx_runtime_adds_up_alike_whatever_the_batch_and_what_follows(tmp_path: Path):

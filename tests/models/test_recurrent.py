@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from tests.models.test_formulas import FAMILIES, LENGTHS, build, bytes_of
-from vidfit.models import recurrent
-from vidfit.models.recurrent import Cell, Layer
+from vidfit.kernels.recurrent import Cell
+from vidfit.models.recurrent import Layer
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_weights_are_contiguous_and_side_by_side_when_they_run(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cuDNN demands, held to where there is no GPU too."""
     layer = Layer(cell, 5, 4, bidirectional=True)
-    recurrent.reset_parameters(layer)
+    layer.reset_parameters()
     run, seen = getattr(torch, cell), []
 
     def spy(*arguments, **options):
@@ -34,7 +34,7 @@ def test_weights_are_contiguous_and_side_by_side_when_they_run(cell: Cell, monke
 def test_autocast_is_to_the_dtype_that_was_asked_for(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's own, of cuDNN's layers, is to float16 whatever was asked for."""
     layer = Layer(cell, 5, 4, bidirectional=False)
-    recurrent.reset_parameters(layer)
+    layer.reset_parameters()
     seen = []
 
     def spy(inputs, start, weights, *options, **more):

@@ -12,7 +12,7 @@ from vidfit.features.shards import expand_shards
 from vidfit.quantization.member import Member, load_member
 from vidfit.quantization.sensitivity import divergence, sensitivity
 from vidfit.quantization.uniform import INT8, QuantScheme
-from vidfit.training.trainer import predict
+from vidfit.training.validation import predict
 
 SCHEMES = [QuantScheme(bits=2), INT8]
 

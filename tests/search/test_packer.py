@@ -18,7 +18,7 @@ from vidfit.search.budget import best_within
 from vidfit.search.frontier import measure_frontier
 from vidfit.search.packer import Packer, open_run
 from vidfit.training.checkpoint import read_member, save_member
-from vidfit.training.trainer import predict
+from vidfit.training.validation import predict
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from vidfit.models.batch_norm import BatchNorm
 from vidfit.training.averaging import AveragingConfig, averaged_copy
 
 
-def walk(method: str, half_life: int = 4) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
+def walk(method: str, ema_decay: float = 0.75) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
     """The average after five random moves of a model with statistics, and the states it went through."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), BatchNorm(2))
-    average = averaged_copy(model, AveragingConfig(method=method, steps=5, half_life=half_life))  # type: ignore[arg-type]
+    average = averaged_copy(model, AveragingConfig(method=method, steps=5, ema_decay=ema_decay))  # type: ignore[arg-type]
     states = [{name: tensor.clone() for name, tensor in model.state_dict().items()}]
     for _ in range(5):
         model(torch.randn(8, 3))  # moves the statistics
@@ -28,7 +28,7 @@ def walk(method: str, half_life: int = 4) -> tuple[dict[str, torch.Tensor], list
 @pytest.mark.parametrize("method", ["ema", "equal"])
 def test_averages_of_weights_and_statistics(method: str):
     average, states = walk(method)
-    decay = 1 - 1 / 4
+    decay = 0.75
     weights = (
         [decay**5, *((1 - decay) * decay ** (5 - step) for step in range(1, 6))] if method == "ema" else [1 / 6] * 6
     )
@@ -47,6 +47,7 @@ def test_counters_are_counted_and_not_averaged():
     assert average.module.num_batches_tracked == 3
 
 
-def test_a_half_life_of_one_step_would_keep_nothing():
-    with pytest.raises(ValidationError, match="half_life"):
-        AveragingConfig(steps=1, half_life=1)
+@pytest.mark.parametrize("decay", [0, 1])
+def test_an_average_that_keeps_nothing_or_everything_is_refused(decay: float):
+    with pytest.raises(ValidationError, match="ema_decay"):
+        AveragingConfig(steps=1, ema_decay=decay)

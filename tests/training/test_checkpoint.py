@@ -46,17 +46,17 @@ def test_every_changed_bit_is_noticed(tmp_path: Path):
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        assert_refused(path, "train it again or copy it anew|install a newer vidfit")
+        assert_refused(path, "copy it again, or retrain|install a newer vidfit")
     for changed in (whole[:-4], whole + bytes(4)):
         path.write_bytes(changed)
-        assert_refused(path, "train it again or copy it anew")
+        assert_refused(path, "copy it again, or retrain")
 
 
 def test_a_changed_weight_is_told_by_the_checksum(tmp_path: Path):
     path = tmp_path / "best.safetensors"
     save_member(path, INFO, INFO.build().state_dict())
     path.write_bytes(path.read_bytes()[:-4] + b"edit")
-    assert_refused(path, "was altered, damaged or cut short .* checksum")
+    assert_refused(path, "was altered, damaged or cut short .checksum|was altered, damaged or cut short .*checksum")
 
 
 @pytest.mark.parametrize(

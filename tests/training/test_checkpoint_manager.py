@@ -17,7 +17,7 @@ from vidfit.features.spec import Video
 from vidfit.training.averaging import AveragingConfig
 from vidfit.training.checkpoint import BEST, read_member
 from vidfit.training.checkpoint_manager import BETWEEN, CHECKPOINTS, LAST, PREVIOUS
-from vidfit.training.train_step import Learner
+from vidfit.training.train_step import TrainStep
 
 
 def test_checkpoints_between_validations_change_nothing(corpus: Path, whole: Path, tmp_path: Path):
@@ -31,13 +31,13 @@ def test_a_kill_costs_the_steps_since_the_last_checkpoint(
     corpus: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     go_until(8, corpus, tmp_path)
-    done, step = [], Learner.step
+    done, step = [], TrainStep.__call__
 
-    def counted(self: Learner, *arguments):
+    def counted(self: TrainStep, *arguments):
         done.append(arguments[2])
         return step(self, *arguments)
 
-    monkeypatch.setattr(Learner, "step", counted)
+    monkeypatch.setattr(TrainStep, "__call__", counted)
     go(corpus, tmp_path)
     assert done == list(range(8, 20))
     assert alike(tmp_path, whole)
@@ -69,7 +69,7 @@ def test_from_a_cache_what_was_trained_on_is_not_read_again(
 def test_killed_after_any_renaming_ends_as_if_never_killed(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    averaging = AveragingConfig(steps=3, learning_rate=0.005, half_life=4, keep="always")
+    averaging = AveragingConfig(steps=3, learning_rate=0.005, ema_decay=0.75, keep="always")
     config = CONFIG.model_copy(update={"steps": 6, "validate_every": 3, "averaging": averaging})
     renamings = last = 0
     replace = os.replace
@@ -104,10 +104,9 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_used(
         content[-9] ^= 4
         (tmp_path / file).write_bytes(content)
     told = []
-    go(corpus, tmp_path, say=told.append)
+    go(corpus, tmp_path, log=told.append)
     assert told == [
-        f"{tmp_path / file}: is damaged, so it was renamed {Path(file).stem}.damaged; going on from {used}"
-        for file in damaged
+        f"{tmp_path / file}: damaged, renamed to {Path(file).stem}.damaged; resuming from {used}" for file in damaged
     ]
     assert alike(tmp_path, whole)
 
@@ -116,7 +115,7 @@ def test_checkpoints_that_are_all_damaged(corpus: Path, tmp_path: Path):
     go_until(12, corpus, tmp_path)
     for file in CHECKPOINTS:
         os.truncate(tmp_path / file, 3000)
-    with pytest.raises(ModelFileError, match=r"between\.safetensors: not a readable member .* remove .* to begin anew"):
+    with pytest.raises(ModelFileError, match=r"between\.safetensors: not a readable member .* remove .* to start over"):
         go(corpus, tmp_path)
     assert all((tmp_path / file).exists() for file in CHECKPOINTS)
 

@@ -7,7 +7,7 @@ from vidfit.training.config import TrainingConfig, learning_rate
 
 
 def test_the_learning_rate_is_a_staircase_of_examples():
-    config = TrainingConfig(steps=9, batch_size=100, learning_rate=0.5, decay=0.8, decay_examples=250)
+    config = TrainingConfig(steps=9, batch_size=100, learning_rate=0.5, lr_decay=0.8, lr_decay_examples=250)
     assert [learning_rate(config, step) for step in range(6)] == pytest.approx([0.5, 0.5, 0.5, 0.4, 0.4, 0.32])
 
 

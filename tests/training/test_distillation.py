@@ -19,7 +19,7 @@ from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, infer_spec, read_videos
 from vidfit.features.spec import Video
 from vidfit.preflight import check_ids_of_shards
-from vidfit.training.distillation import DistillConfig, SoftLabels, Teacher, check_names, label_shards
+from vidfit.training.distillation import DistillConfig, SoftLabels, SoftTargets, check_names, label_shards
 from vidfit.training.losses import cross_entropy
 
 CLASSES = 300
@@ -267,11 +267,11 @@ def test_golden_mixed_loss(golden_dir: Path):
     mixed = [key for key in vectors if "/MixedCrossEntropyLoss_" in key and not key.endswith("_grad")]
     assert mixed
     for key in mixed:
-        case, share = key.split("/")[0], float(key.rpartition("_")[2])
+        case, weight = key.split("/")[0], float(key.rpartition("_")[2])
         labels_BC = torch.from_numpy(vectors[f"{case}/labels"]).float()
-        teacher = Teacher(Fixed(torch.from_numpy(vectors[f"{case}/teacher"]).float()), share)
+        targets = SoftTargets(Fixed(torch.from_numpy(vectors[f"{case}/teacher"]).float()), weight)
         probabilities_BC = torch.from_numpy(vectors[f"{case}/predictions"]).requires_grad_()
-        loss = cross_entropy(probabilities_BC, teacher.targets([], labels_BC))
+        loss = cross_entropy(probabilities_BC, targets.mixed([], labels_BC))
         assert loss.item() == pytest.approx(float(vectors[key]), rel=1e-5)
         loss.backward()
         assert probabilities_BC.grad is not None
@@ -279,8 +279,8 @@ def test_golden_mixed_loss(golden_dir: Path):
 
 
 @settings(max_examples=30)
-@given(share=st.floats(0.01, 1), seed=st.integers(0, 2**32 - 1))
-def test_the_mixture_of_targets_is_the_mixture_of_losses(share: float, seed: int):
+@given(weight=st.floats(0.01, 1), seed=st.integers(0, 2**32 - 1))
+def test_the_mixture_of_targets_is_the_mixture_of_losses(weight: float, seed: int):
     random = np.random.default_rng(seed)
     p, teacher, labels = random.random((3, 4, 6))
     labels = (labels < 0.3).astype(float)
@@ -289,9 +289,9 @@ def test_the_mixture_of_targets_is_the_mixture_of_losses(share: float, seed: int
         losses = -(targets * np.log(p + 1e-5) + (1 - targets) * np.log(1 - p + 1e-5))
         return losses.sum(1).mean()
 
-    targets = Teacher(Fixed(torch.from_numpy(teacher)), share).targets([], torch.from_numpy(labels))
+    targets = SoftTargets(Fixed(torch.from_numpy(teacher)), weight).mixed([], torch.from_numpy(labels))
     mixed = cross_entropy(torch.from_numpy(p), targets).item()
-    assert mixed == pytest.approx(share * entropy(teacher) + (1 - share) * entropy(labels))
+    assert mixed == pytest.approx(weight * entropy(teacher) + (1 - weight) * entropy(labels))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_the_mixture_of_targets_is_the_mixture_of_losses(share: float, seed: int
         ({"generations": 1, "soft_labels": "x"}, "either generations or soft_labels"),
         ({"soft_labels": "x", "folds": 3}, "belong to generations"),
         ({"generations": 1, "folds": 1}, "folds"),
-        ({"generations": 1, "lambda": 1.5}, "lambda"),
+        ({"generations": 1, "weight": 1.5}, "weight"),
         ({"generations": 1, "share": 0.5}, "share"),
         ({"generations": 1, "teachers": "others"}, "teachers"),
         ({"generations": 1, "teachers": []}, "at least 1"),

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from vidfit.kernels import factored_gradients
-from vidfit.kernels.factored_gradients import Thin, ThinGradients
-from vidfit.training import optimizer as optimizer_module
+from vidfit.kernels.factored_gradients import FactoredGradient, FactoredGradients
 from vidfit.training.optimizer import Adam
 
 L2 = 0.2
@@ -30,7 +29,7 @@ class Model(nn.Module):
         return scale * self(x).square().sum()
 
 
-def by_hand(model: Model, clip_norm: float):
+def by_hand(model: Model, max_norm: float):
     """A step of `torch.optim.Adam`."""
     optimizer = torch.optim.Adam(model.parameters())
 
@@ -39,7 +38,7 @@ def by_hand(model: Model, clip_norm: float):
         optimizer.zero_grad()
         (model.loss(x, scale) + L2 * 0.5 * model.penalised.square().sum()).backward()
         for parameter in model.parameters():
-            torch.nn.utils.clip_grad_norm_(parameter, clip_norm)
+            torch.nn.utils.clip_grad_norm_(parameter, max_norm)
         optimizer.step()
 
     return step
@@ -48,10 +47,10 @@ def by_hand(model: Model, clip_norm: float):
 @pytest.mark.parametrize("factored", [False, True], ids=["made", "thin"])
 def test_it_is_adam_on_clipped_gradients(monkeypatch: pytest.MonkeyPatch, factored: bool):
     monkeypatch.setattr(factored_gradients, "SMALLEST", 400)
-    monkeypatch.setattr(optimizer_module, "BLOCK", 240)  # 10 rows of the large one
+    monkeypatch.setattr(factored_gradients, "BLOCK", 240)  # 10 rows of the large one
     ours, theirs = Model(), Model()
     step, optimizer = by_hand(theirs, 1.0), Adam(ours.named_parameters(), {ours.penalised: L2}, 1.0)
-    gradients = ThinGradients(ours.parameters(), 4) if factored else None
+    gradients = FactoredGradients(ours.parameters(), 4) if factored else None
     clipped = []
     for number in range(8):
         x = torch.randn(4, 70)
@@ -75,7 +74,7 @@ def test_it_is_adam_on_clipped_gradients(monkeypatch: pytest.MonkeyPatch, factor
 def test_a_gradient_of_zero_moves_nothing():
     weights = nn.Parameter(torch.ones(6, 6))
     optimizer = Adam([("weights", weights)], {}, 1.0)
-    optimizer.step(0.1, {weights: Thin(torch.zeros(2, 6), torch.zeros(2, 6), torch.ones(2, 6))})
+    optimizer.step(0.1, {weights: FactoredGradient(torch.zeros(2, 6), torch.zeros(2, 6), torch.ones(2, 6))})
     assert torch.equal(weights, torch.ones(6, 6))
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from tests.training.toy import alike, go
 from vidfit.features.loader import Batches
-from vidfit.training import trainer
+from vidfit.training import validation
 from vidfit.training.checkpoint import read_member
 from vidfit.training.checkpoint_manager import BETWEEN
 from vidfit.training.signals import Stopping
-from vidfit.training.train_step import Learner
+from vidfit.training.train_step import TrainStep
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def not_ignored() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("moment", "call", "step"),
     # In the eighth step; in the second validation, at its second batch; as the second epoch begins, after six steps.
-    [((Learner, "step"), 8, 8), ((trainer, "predict"), 6, 10), ((Batches, "epoch"), 5, 6)],
+    [((TrainStep, "__call__"), 8, 8), ((validation, "predict"), 6, 10), ((Batches, "epoch"), 5, 6)],
     ids=["step", "validation", "reading"],
 )
 def test_a_signal_leaves_a_checkpoint_of_the_step(
@@ -57,7 +57,7 @@ def test_a_signal_leaves_a_checkpoint_of_the_step(
     with monkeypatch.context() as patch:
         patch.setattr(*moment, signalled)
         with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as caught:
-            go(corpus, tmp_path, say=told.append)
+            go(corpus, tmp_path, log=told.append)
     if number != signal.SIGINT:
         assert caught.value.args == (128 + number,)
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before

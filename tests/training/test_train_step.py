@@ -8,10 +8,10 @@ from vidfit.features.batch import Batch
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.kernels import factored_gradients
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
-from vidfit.models.frames import sample_frames
+from vidfit.models.sampling import sample_frames
 from vidfit.training import train_step
 from vidfit.training.config import TrainingConfig
-from vidfit.training.train_step import Learner
+from vidfit.training.train_step import TrainStep
 
 SPEC = FeatureSpec(
     modalities=(Modality(name="rgb", size=12, dtype="uint8"), Modality(name="audio", size=4, dtype="uint8"))
@@ -21,21 +21,21 @@ FAMILIES = {
     "mean": {"type": "mean"},
     "netvlad": {"type": "netvlad", "clusters": 8, "hidden": 36},
     "netfv": {"type": "netfv", "clusters": 8, "hidden": 36},
-    "dbof gated and soft": {"type": "dbof", "clusters": 8, "hidden": 36, "form": {"rgb": "gated", "audio": "soft"}},
-    "dbof max": {"type": "dbof", "clusters": 8, "hidden": 36, "form": "max"},
+    "dbof gated and soft": {"type": "dbof", "clusters": 8, "hidden": 36, "pooling": {"rgb": "gated", "audio": "soft"}},
+    "dbof max": {"type": "dbof", "clusters": 8, "hidden": 36, "pooling": "max"},
     "lstm": {"type": "lstm", "cells": 8},
 }
 HEAD = {"type": "moe", "experts": 2, "l2": 0.01}
 
 
-def learner(family: str = "lstm", **config) -> Learner:
+def build_step(family: str = "lstm", **config) -> TrainStep:
     torch.manual_seed(3)
     classifier = ClassifierConfig.model_validate({"family": FAMILIES[family], "head": HEAD})
     options = {"steps": 1, "batch_size": 7, "sample_frames": 5, **config}
-    return Learner(FrameClassifier(classifier, SPEC, CLASSES), TrainingConfig.model_validate(options), 1)
+    return TrainStep(FrameClassifier(classifier, SPEC, CLASSES), TrainingConfig.model_validate(options), 1)
 
 
-def take_steps(learner: Learner, steps: int = 3) -> list[float]:
+def take_steps(train_step: TrainStep, steps: int = 3) -> list[float]:
     """The losses of a few steps on seven videos."""
     generator = torch.Generator().manual_seed(5)
     num_frames = torch.tensor([3, 9, 1, 4, 6, 2, 7])
@@ -44,16 +44,16 @@ def take_steps(learner: Learner, steps: int = 3) -> list[float]:
         for modality in SPEC.modalities
     }
     batch = Batch([str(n) for n in range(7)], frames, num_frames, torch.arange(7), torch.ones(7, dtype=torch.long))
-    batch = batch.to(learner.device)
-    return [float(learner.step(batch, batch.multi_hot(CLASSES), number, 0.01)) for number in range(steps)]
+    batch = batch.to(train_step.device)
+    return [float(train_step(batch, batch.multi_hot(CLASSES), number, 0.01)) for number in range(steps)]
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "lstm"])
 def test_a_frame_drawn_twice_is_worked_on_once(family: str, monkeypatch: pytest.MonkeyPatch):
-    counted = learner(family, sample_frames=9)
+    counted = build_step(family, sample_frames=9)
     losses = take_steps(counted)
-    plain = learner(family, sample_frames=9)
-    monkeypatch.setattr(train_step, "sample_counted", lambda *draw: (sample_frames(*draw), None))
+    plain = build_step(family, sample_frames=9)
+    monkeypatch.setattr(train_step, "sample_distinct", lambda *draw: (sample_frames(*draw), None))
     assert take_steps(plain) == pytest.approx(losses, rel=1e-5)
     # Not the weights: Adam makes steps of gradients that are nothing but rounding, as of a shift before a batch norm.
     torch.testing.assert_close(counted.moments(), plain.moments(), rtol=1e-3, atol=1e-6)
@@ -63,7 +63,7 @@ def test_a_frame_drawn_twice_is_worked_on_once(family: str, monkeypatch: pytest.
 @pytest.mark.parametrize("accumulate", [2, 3, 100])
 def test_parts_of_a_batch_add_up_to_it(accumulate: int, sampling: str):
     # A recurrent model has no batch norm, whose statistics are of a part.
-    whole, parts = learner(sampling=sampling), learner(sampling=sampling, accumulate=accumulate)
+    whole, parts = build_step(sampling=sampling), build_step(sampling=sampling, accumulate=accumulate)
     # On a GPU with cuDNN's own TF32 a sum of parts is another number.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         assert take_steps(parts) == pytest.approx(take_steps(whole), rel=1e-5)
@@ -71,10 +71,10 @@ def test_parts_of_a_batch_add_up_to_it(accumulate: int, sampling: str):
 
 
 def test_thin_gradients_change_nothing(monkeypatch: pytest.MonkeyPatch):
-    plain = learner("netvlad")
+    plain = build_step("netvlad")
     losses = take_steps(plain)
     monkeypatch.setattr(factored_gradients, "SMALLEST", 1)
-    thinner = learner("netvlad")
+    thinner = build_step("netvlad")
     assert take_steps(thinner) == pytest.approx(losses, rel=1e-5)
     for name, values in plain.model.state_dict().items():
         torch.testing.assert_close(thinner.model.state_dict()[name], values, rtol=1e-4, atol=1e-4)
@@ -82,8 +82,8 @@ def test_thin_gradients_change_nothing(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_bfloat16_learns_about_the_same():
-    half = learner("netvlad", precision="bfloat16")
-    assert take_steps(half, 5) == pytest.approx(take_steps(learner("netvlad"), 5), rel=0.02)
+    half = build_step("netvlad", precision="bfloat16")
+    assert take_steps(half, 5) == pytest.approx(take_steps(build_step("netvlad"), 5), rel=0.02)
     assert all(parameter.dtype == torch.float32 for parameter in half.model.parameters())
     assert all(moment.dtype == torch.float32 for moment in half.moments().values())
 
@@ -91,4 +91,4 @@ def test_bfloat16_learns_about_the_same():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can")
 def test_bfloat16_is_not_for_recurrent_families_on_a_cpu():
     with pytest.raises(RecipeError, match=r"training\.precision: recurrent families have no bfloat16 on a CPU"):
-        learner("lstm", precision="bfloat16")
+        build_step("lstm", precision="bfloat16")

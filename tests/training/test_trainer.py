@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.corpus import LABELS, VIDEOS
-from tests.training.toy import CLASSIFIER, CONFIG, StopError, go, log, same, weights
+from tests.training.toy import CLASSIFIER, CONFIG, StopError, go, log_lines, same, weights
 from vidfit.errors import DataError, ModelFileError
 from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, infer_spec
@@ -19,9 +19,11 @@ from vidfit.quantization.member import load_member
 from vidfit.training.averaging import AveragingConfig
 from vidfit.training.checkpoint import BEST, MemberInfo, read_member
 from vidfit.training.checkpoint_manager import LAST
-from vidfit.training.distillation import SoftLabels, Teacher, label_shards
+from vidfit.training.distillation import SoftLabels, SoftTargets, label_shards
 from vidfit.training.losses import cross_entropy
-from vidfit.training.trainer import Progress, predict, train
+from vidfit.training.progress_meter import Progress
+from vidfit.training.trainer import train
+from vidfit.training.validation import predict
 
 
 def test_it_learns_and_keeps_the_best(whole: Path):
@@ -55,9 +57,11 @@ def test_stopped_and_gone_on_ends_as_if_never_stopped(corpus: Path, whole: Path,
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="gradients are thin on a CPU alone")
 def test_thin_gradients_go_on_after_a_stop(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    norms, norm = [], factored_gradients.Thin.norm
+    norms, norm = [], factored_gradients.FactoredGradient.norm
     monkeypatch.setattr(factored_gradients, "SMALLEST", 1)
-    monkeypatch.setattr(factored_gradients.Thin, "norm", lambda *arguments: norms.append(norm(*arguments)) or norms[-1])
+    monkeypatch.setattr(
+        factored_gradients.FactoredGradient, "norm", lambda *arguments: norms.append(norm(*arguments)) or norms[-1]
+    )
     config = CONFIG.model_copy(update={"batch_size": 2})
     go(corpus, tmp_path / "whole", config)
     with pytest.raises(StopError):
@@ -103,7 +107,7 @@ def test_epochs_go_on_after_a_stop(corpus: Path, tmp_path: Path):
 def test_a_folder_of_another_model_is_refused(corpus: Path, whole: Path, tmp_path: Path):
     shutil.copy(whole / LAST, tmp_path / LAST)
     other = CLASSIFIER.model_copy(update={"head": LogisticConfig()})
-    with pytest.raises(ModelFileError, match=r"last\.safetensors: was begun as another model"):
+    with pytest.raises(ModelFileError, match=r"last\.safetensors: belongs to another model"):
         go(corpus, tmp_path, classifier=other)
 
 
@@ -128,17 +132,17 @@ def test_skipped_records_are_counted_once_an_epoch(corpus: Path, tmp_path: Path)
     assert seen[-1].skipped.records == 1
 
 
-AVERAGING = CONFIG.model_copy(update={"averaging": AveragingConfig(steps=10, learning_rate=0.005, half_life=4)})
+AVERAGING = CONFIG.model_copy(update={"averaging": AveragingConfig(steps=10, learning_rate=0.005, ema_decay=0.75)})
 
 
 def test_averaging_begins_from_the_best_and_keeps_the_better(corpus: Path, whole: Path, tmp_path: Path):
     best = go(corpus, tmp_path, AVERAGING)
-    lines = log(tmp_path)
+    lines = log_lines(tmp_path)
     assert [(line["step"], line["averaged"]) for line in lines] == [
         *((step, False) for step in (5, 10, 15, 20)),
         *((step, True) for step in (25, 30)),
     ]
-    assert [line["gap"] for line in lines[:4]] == [line["gap"] for line in log(whole)]
+    assert [line["gap"] for line in lines[:4]] == [line["gap"] for line in log_lines(whole)]
     assert [line["lr"] for line in lines[4:]] == [0.005, 0.005]
     assert best.gap_validation == max(line["gap"] for line in lines)
     state = weights(tmp_path)
@@ -150,9 +154,9 @@ def test_averaging_begins_from_the_best_and_keeps_the_better(corpus: Path, whole
 def test_an_average_that_is_worse_is_kept_only_if_always(corpus: Path, tmp_path: Path):
     """A learning rate that ruins the model: its average is worse than what it began from."""
     for keep in ("better", "always"):
-        averaging = AveragingConfig(steps=5, learning_rate=10, half_life=2, keep=keep)  # type: ignore[arg-type]
+        averaging = AveragingConfig(steps=5, learning_rate=10, ema_decay=0.5, keep=keep)  # type: ignore[arg-type]
         best = go(corpus, tmp_path / keep, CONFIG.model_copy(update={"averaging": averaging}))
-        lines = log(tmp_path / keep)
+        lines = log_lines(tmp_path / keep)
         assert lines[-1]["gap"] < lines[-2]["gap"]
         assert best.step == (25 if keep == "always" else max(lines, key=lambda line: line["gap"])["step"])
         kept = read_member(tmp_path / keep / BEST)[1]
@@ -177,7 +181,7 @@ def test_averaging_begins_from_the_best_and_not_from_the_last(corpus: Path, tmp_
     # So high a rate that the last validation is not the best, then one so low that nothing moves.
     averaging = AveragingConfig(steps=5, learning_rate=1e-12)
     go(corpus, tmp_path, CONFIG.model_copy(update={"learning_rate": 0.7, "averaging": averaging}))
-    gaps = [line["gap"] for line in log(tmp_path)]
+    gaps = [line["gap"] for line in log_lines(tmp_path)]
     assert max(gaps[:4]) > gaps[3]
     assert gaps[4] == pytest.approx(max(gaps[:4]), abs=0.02)
     name = "head.classifier.expert_weights"
@@ -192,7 +196,7 @@ def test_averaging_stopped_and_gone_on_ends_as_if_never_stopped(corpus: Path, tm
     go(corpus, tmp_path / "parts", AVERAGING)
     for file in (BEST, LAST):
         assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    assert [line["step"] for line in log(tmp_path / "parts")] == [5, 10, 15, 20, 25, 30]
+    assert [line["step"] for line in log_lines(tmp_path / "parts")] == [5, 10, 15, 20, 25, 30]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +209,7 @@ def test_other_ways_to_sample_learn_too(corpus: Path, whole: Path, tmp_path: Pat
     go(corpus, tmp_path / "two", CONFIG.model_copy(update=change))
     assert same(weights(tmp_path / "one"), weights(tmp_path / "two"))
     assert not same(weights(tmp_path / "one"), weights(whole))
-    lines = log(tmp_path / "one")
+    lines = log_lines(tmp_path / "one")
     assert lines[-1]["gap"] > lines[0]["gap"]
 
 
@@ -236,9 +240,9 @@ def label(corpus: Path, folder: Path, probability: float) -> SoftLabels:
 
 def test_a_student_learns_what_its_teacher_says(corpus: Path, tmp_path: Path):
     soft_labels = label(corpus, tmp_path / "soft", 0.5)
-    go(corpus, tmp_path / "student", teacher=Teacher(soft_labels, 1.0))
+    go(corpus, tmp_path / "student", soft_targets=SoftTargets(soft_labels, 1.0))
     # With nothing but the teacher to learn from, its probabilities come out and the labels do not.
-    gaps = [line["gap"] for line in log(tmp_path / "student")]
+    gaps = [line["gap"] for line in log_lines(tmp_path / "student")]
     model = load_member(tmp_path / "student" / LAST).classifier()
     batch = next(iter(Batches(expand_shards([corpus / "train"]), model.spec, len(LABELS), 96)))
     assert np.abs(predict(model, batch) - 0.5).mean() < 0.1
@@ -246,11 +250,11 @@ def test_a_student_learns_what_its_teacher_says(corpus: Path, tmp_path: Path):
 
 
 def test_a_student_is_resumed_with_its_teacher(corpus: Path, tmp_path: Path):
-    teacher = Teacher(label(corpus, tmp_path / "soft", 0.25), 0.5)
-    go(corpus, tmp_path / "whole", teacher=teacher)
+    teacher = SoftTargets(label(corpus, tmp_path / "soft", 0.25), 0.5)
+    go(corpus, tmp_path / "whole", soft_targets=teacher)
     with pytest.raises(StopError):
-        go(corpus, tmp_path / "parts", stop_at=12, teacher=teacher)
-    go(corpus, tmp_path / "parts", teacher=teacher)
+        go(corpus, tmp_path / "parts", stop_at=12, soft_targets=teacher)
+    go(corpus, tmp_path / "parts", soft_targets=teacher)
     assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
@@ -259,4 +263,4 @@ def test_videos_without_soft_labels_are_counted(corpus: Path, tmp_path: Path):
     (tmp_path / "soft" / "train1.tfrecord.parquet").unlink()
     soft_labels = SoftLabels(tmp_path / "soft", LABELS)
     with pytest.raises(DataError, match=r"soft: 48 of 96 training videos have no soft labels there, such as 0-"):
-        go(corpus, tmp_path / "student", teacher=Teacher(soft_labels, 0.5))
+        go(corpus, tmp_path / "student", soft_targets=SoftTargets(soft_labels, 0.5))

@@ -14,8 +14,9 @@ from vidfit.models.classifier import ClassifierConfig
 from vidfit.training.checkpoint import BEST, MemberInfo, read_member
 from vidfit.training.checkpoint_manager import LAST, Checkpoints
 from vidfit.training.config import TrainingConfig
-from vidfit.training.distillation import Teacher
-from vidfit.training.trainer import Progress, train
+from vidfit.training.distillation import SoftTargets
+from vidfit.training.progress_meter import Progress
+from vidfit.training.trainer import train
 
 CONFIG = TrainingConfig(
     steps=20, batch_size=16, sample_frames=5, learning_rate=0.02, validate_every=5, batch_norm_momentum=0.1
@@ -40,14 +41,14 @@ def go(
     seed: int = 1,
     stop_at: int | None = None,
     classifier: ClassifierConfig = CLASSIFIER,
-    teacher: Teacher | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    soft_targets: SoftTargets | None = None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> MemberInfo:
     shards = {name: expand_shards([corpus / name]) for name in ("train", "validation")}
     spec = infer_spec(shards["train"])
     info = MemberInfo(name="m", classifier=classifier, spec=spec, vocabulary=LABELS, step=0, gap_validation=-1)
 
-    def show(now: Progress) -> None:
+    def on_progress(now: Progress) -> None:
         if stop_at and now.step >= stop_at:
             raise StopError
 
@@ -58,9 +59,9 @@ def go(
         Batches(shards["validation"], spec, len(LABELS), 16),
         folder,
         seed,
-        show,
-        teacher,
-        say,
+        on_progress,
+        soft_targets,
+        log,
     )
 
 
@@ -72,7 +73,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def log(folder: Path) -> list[dict]:
+def log_lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
@@ -93,6 +94,6 @@ def go_until(step: int, corpus: Path, folder: Path, config: TrainingConfig = EVE
 
 def alike(folder: Path, whole: Path) -> bool:
     """Whether two trainings left the same bytes, and logs that differ in nothing but seconds."""
-    logs = [[{**line, "seconds": 0} for line in log(each)] for each in (folder, whole)]
+    logs = [[{**line, "seconds": 0} for line in log_lines(each)] for each in (folder, whole)]
     files = [[(each / file).read_bytes() for file in (BEST, LAST)] for each in (folder, whole)]
     return logs[0] == logs[1] and files[0] == files[1]

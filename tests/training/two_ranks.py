@@ -66,7 +66,7 @@ def train_member(family: str, shards: Path, corpus: Path, folder: Path, compose:
             "learning_rate": 0.01,
             "validate_every": 1,
             "batch_norm_momentum": 0.1,
-            "averaging": {"steps": 4, "half_life": 2},
+            "averaging": {"steps": 4, "ema_decay": 0.5},
         }
     )
     info = MemberInfo(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vidfit.export.weight_formats import Int8Weight, dot, quantised
 from vidfit.features.spec import FeatureSpec
-from vidfit.models.frames import OFFSET, inverse_norms
+from vidfit.models.preprocessing import OFFSET, inverse_norms
 
 # Largest weight (times an unsigned byte) and largest assignment (times a signed one). 127 would fit as well.
 _WEIGHT, _ASSIGNMENT = 64, 126

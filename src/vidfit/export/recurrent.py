@@ -26,7 +26,8 @@ from onnx import helper
 from torch import Tensor, nn
 
 from vidfit.export.weight_formats import Int8Weight, side_by_side
-from vidfit.models.recurrent import Cell, Layer
+from vidfit.kernels.recurrent import Cell
+from vidfit.models.recurrent import Layer
 from vidfit.quantization.uniform import QuantizedTensor
 
 _DOMAIN = "vidfit"

@@ -29,7 +29,7 @@ from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.inference.member_model import MemberModel
 from vidfit.inference.packed_model import PackedModel
-from vidfit.models.frames import fill_up as fill_up_frames
+from vidfit.models.sampling import fill_up as fill_up_frames
 
 BATCH_SIZE = 16
 # With videos of 120 to 300 frames, 29% of a batch of 32 is padding; with eight batches sorted by length, 5%.

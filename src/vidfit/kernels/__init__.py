@@ -1,1 +1,1 @@
-"""The formulas of `models/` made fast: each is held to its formula by a test."""
+"""The formulas of `models/` made fast. A test holds each to its formula."""

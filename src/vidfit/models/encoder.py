@@ -1,7 +1,7 @@
-"""A hidden layer that all frames share, in front of a family: it sees each frame alone, and all modalities together.
+"""A hidden layer in front of a family: `dropout(ReLU(BN(x W)))` of each frame, over all modalities.
 
-`dropout(ReLU(BN(x W)))`. It lets a family pool learned features instead of the stored ones, at the price of D x H
-weights, and it merges the modalities: behind it a family has one, named `frame`.
+The family then pools learned features instead of stored ones, for D * H more weights. It sees a single modality, named
+`frame`.
 
 Shapes: B videos, T frames, D features, H hidden.
 """
@@ -20,8 +20,8 @@ class EncoderConfig(BaseModel):
     """Size and dropout of the frame layer.
 
     Attributes:
-        hidden: H, what the family sees of a frame.
-        dropout: share of its outputs that a training step leaves out.
+        hidden: H, the size of a frame as the family sees it.
+        dropout: fraction of the outputs that a training step drops.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,22 +31,22 @@ class EncoderConfig(BaseModel):
 
 
 class FrameEncoder(nn.Module):
-    """The frame layer; `spec` is that of its output.
+    """The frame layer. Its attribute `spec` describes its output.
 
     Arguments:
         config: size and dropout.
-        spec: modalities of the frames that it reads.
+        spec: modalities of the frames it reads.
     """
 
     def __init__(self, config: EncoderConfig, spec: FeatureSpec) -> None:
         super().__init__()
         self.spec = FeatureSpec(modalities=(Modality(name="frame", size=config.hidden, dtype="float32"),))
-        # In front of a batch norm: He et al. 2015, eq. 10.
+        # He et al. 2015, eq. 10, for a layer before a batch norm.
         std = (2 / spec.total_size) ** 0.5
         self.weights = nn.Parameter(nn.init.normal_(torch.empty(spec.total_size, config.hidden), std=std))
         self.norm = BatchNorm(config.hidden)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
-        """float32 `[B, T, D]` and counts `[B, T]` (or None: each slot counts once) -> float32 `[B, T, H]`."""
-        return self.dropout(torch.relu(self.norm(frames_BTD @ self.weights, counts_BT)))
+    def forward(self, frames_BTD: Tensor, weights_BT: Tensor | None) -> Tensor:
+        """float32 `[B, T, D]` and frame weights `[B, T]` (None: each frame counts once) -> float32 `[B, T, H]`."""
+        return self.dropout(torch.relu(self.norm(frames_BTD @ self.weights, weights_BT)))

@@ -1,6 +1,6 @@
-"""From a video's representation to probabilities: logistic or mixture of experts, then label gating; context gating.
+"""From a video's representation to probabilities: logistic or mixture of experts, then label gating.
 
-A head also owns the L2 penalty on its big weights, the only regulariser of the original besides dropout.
+A head also sets the L2 penalty on its big weights, the original's only regulariser besides dropout.
 
 Shapes: B videos, H the head's input, C classes, E experts.
 """
@@ -15,12 +15,12 @@ from vidfit.models.batch_norm import BatchNorm
 
 
 class LogisticConfig(BaseModel):
-    """One logistic regression a class.
+    """One logistic regression per class.
 
     Attributes:
         l2: weight of the penalty `l2 * 0.5 * sum W^2`.
-        dropout: share of the head's inputs that a training step leaves out.
-        label_gating: multiply the probabilities by a gate computed from all of them.
+        dropout: fraction of the head's inputs that a training step drops.
+        label_gating: multiply each probability by a gate computed from all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,13 +32,13 @@ class LogisticConfig(BaseModel):
 
 
 class MixtureOfExpertsConfig(BaseModel):
-    """A mixture of logistic regressions a class.
+    """A mixture of logistic regressions per class.
 
     Attributes:
-        experts: E, mixtures a class besides the one that always says no.
+        experts: E per class, besides the one that always says no.
         l2: weight of the penalty `l2 * 0.5 * sum W^2` on gates and experts.
-        dropout: share of the head's inputs that a training step leaves out.
-        label_gating: multiply the probabilities by a gate computed from all of them.
+        dropout: fraction of the head's inputs that a training step drops.
+        label_gating: multiply each probability by a gate computed from all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +64,7 @@ class Logistic(nn.Module):
         self.biases = nn.Parameter(torch.zeros(classes))
 
     def forward(self, x_BH: Tensor) -> Tensor:
+        """float32 `[B, H]` -> probabilities `[B, C]`."""
         return torch.sigmoid(x_BH @ self.weights + self.biases)
 
     def set_prior(self, logits_C: Tensor) -> None:
@@ -74,7 +75,7 @@ class Logistic(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """`sum_e softmax(x G)_e sigmoid(x W + b)_e` for each class, over E experts and a dummy that predicts 0.
+    """`sum_e softmax(x G)_e sigmoid(x W + b)_e` for each class, over E experts and one that always predicts 0.
 
     Columns are class-major: `class * (E + 1) + expert` in the gates, `class * E + expert` in the experts.
 
@@ -93,7 +94,8 @@ class MixtureOfExperts(nn.Module):
         self.expert_biases = nn.Parameter(torch.zeros(classes * config.experts))
 
     def forward(self, x_BH: Tensor) -> Tensor:
-        # Shares in bfloat16, as a CPU's autocast has them, may add up to more than 1, and the loss of that is NaN.
+        """float32 `[B, H]` -> probabilities `[B, C]`."""
+        # In bfloat16 the softmax may add up to more than 1, which makes the loss NaN.
         gates_BCE = (x_BH @ self.gate_weights).float().unflatten(1, (-1, self.experts + 1)).softmax(dim=-1)
         experts_BCE = torch.sigmoid(x_BH @ self.expert_weights + self.expert_biases).unflatten(1, (-1, self.experts))
         return (gates_BCE[..., :-1] * experts_BCE).sum(dim=-1)
@@ -109,13 +111,13 @@ HEADS = {"logistic": Logistic, "moe": MixtureOfExperts}
 
 
 class ContextGating(nn.Module):
-    """`a * sigmoid(BN(a W))`: lets every value be damped by all others. On probabilities it is label gating.
+    """`a * sigmoid(BN(a W))`: each value is damped by a gate computed from all. On probabilities it is label gating.
 
     Source: Miech et al. 2017, eq. 6.
 
     Arguments:
         size: length of the last axis.
-        batch_norm: False puts a bias in place of the batch norm, as the original's recurrent models have it.
+        batch_norm: False means a bias instead of the batch norm, as in the original's recurrent models.
     """
 
     def __init__(self, size: int, *, batch_norm: bool = True) -> None:
@@ -156,17 +158,17 @@ class Head(nn.Module):
         return probabilities_BC if self.label_gating is None else self.label_gating(probabilities_BC)
 
     def set_prior(self, frequencies_C: Tensor) -> None:
-        """Let an untrained head begin with what is known of the labels: biases `logit(frequency)`.
+        """Start an untrained head at the labels' frequencies: biases `logit(frequency)`.
 
-        From zero biases, Adam's first thousand steps go into learning that labels are rare, and how rare each is.
+        From zero biases, Adam's first thousand steps would only learn how rare each label is.
 
         Arguments:
-            frequencies_C: float32, share of the videos that have each label, above 0 and below 1.
+            frequencies_C: float32, fraction of the videos that have each label, above 0 and below 1.
 
         Source: Lin et al. 2017, section 4.1 (initialisation by a prior, there one for all classes).
         """
         self.classifier.set_prior(torch.logit(frequencies_C))
 
     def penalised(self) -> dict[Tensor, float]:
-        """The weights with an L2 penalty `l2 * 0.5 * sum W^2`, and its l2 (none on biases or the label gate)."""
+        """Weights with an L2 penalty `l2 * 0.5 * sum W^2`, and the l2 of each. Biases and the label gate have none."""
         return self.classifier.penalised()

@@ -1,6 +1,6 @@
-"""Mean pooling: the average of a video's frames, the baseline that users would otherwise pick.
+"""Mean pooling: the average of a video's frames. It has no weights.
 
-It has no weights of its own; with a logistic head it is the starter code's frame-level logistic model.
+With a logistic head it is the starter code's frame-level logistic model, the baseline.
 """
 
 from typing import Literal
@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
-from vidfit.models.layers import summed
+from vidfit.kernels.pooling import sum_frames
 
 
 class MeanConfig(BaseModel):
-    """Mean pooling has nothing to set."""
+    """Mean pooling has no options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,8 +30,8 @@ class MeanPooling(nn.Module):
         super().__init__()
         self.output_size = spec.total_size
 
-    def forward(self, frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
-        """float32 `[B, T, D]` and counts `[B, T]` (or None: each slot counts once) -> float32 `[B, D]`."""
-        if counts_BT is None:
+    def forward(self, frames_BTD: Tensor, weights_BT: Tensor | None) -> Tensor:
+        """float32 `[B, T, D]` and frame weights `[B, T]` (None: each frame counts once) -> float32 `[B, D]`."""
+        if weights_BT is None:
             return frames_BTD.mean(dim=1)
-        return summed(frames_BTD, counts_BT) / counts_BT.sum(dim=1, keepdim=True)
+        return sum_frames(frames_BTD, weights_BT) / weights_BT.sum(dim=1, keepdim=True)

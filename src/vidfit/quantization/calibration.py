@@ -79,8 +79,8 @@ def _parts(classifier: FrameClassifier, name: str, inputs: int) -> tuple[tuple[i
     return tuple(tuple(pool.assignment.weights.T.shape) for pool in family.pools for _ in range(orders))  # type: ignore[union-attr]
 
 
-def _real(frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
-    return frames_BTD.flatten(0, 1) if counts_BT is None else frames_BTD[counts_BT > 0]
+def _real(frames_BTD: Tensor, weights_BT: Tensor | None) -> Tensor:
+    return frames_BTD.flatten(0, 1) if weights_BT is None else frames_BTD[weights_BT > 0]
 
 
 def _of_layer(layer: Layer, arguments: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
@@ -110,8 +110,8 @@ def _of_cluster_gate(gate: ClusterGate, arguments: tuple[Any, ...], output: Any)
 
 
 def _of_assignment(assignment: Assignment, arguments: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
-    frames_BTD, counts_BT, scale_D, shift_D = arguments
-    return {"weights": _real(frames_BTD, counts_BT) * scale_D + shift_D}
+    (frames,) = arguments
+    return {"weights": _real(frames.frames_BTD, frames.weights_BT) * frames.scale_D + frames.shift_D}
 
 
 # Kind of layer -> function of the layer, its arguments and its output. It returns the inputs of its matrices by name.

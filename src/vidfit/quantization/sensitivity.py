@@ -21,7 +21,7 @@ from vidfit.quantization.gptq import LayerInputs
 from vidfit.quantization.member import Member
 from vidfit.quantization.state import is_big
 from vidfit.quantization.uniform import QuantizedTensor, QuantScheme, quantize
-from vidfit.training.trainer import predict
+from vidfit.training.validation import predict
 
 # Up to this bit width GPTQ rounds. Above it, rounding to nearest costs no GAP (docs/architecture.md).
 GPTQ_BITS = 4

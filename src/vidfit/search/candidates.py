@@ -40,7 +40,7 @@ from vidfit.quantization.uniform import INT8, QuantizedTensor, QuantScheme
 from vidfit.search.budget import Candidate
 from vidfit.search.validation import Validation
 from vidfit.stages import digest, write_text
-from vidfit.training.trainer import predict
+from vidfit.training.validation import predict
 
 # What each tensor may choose from: bit widths that run without being expanded (`export/weight_formats.py`).
 SCHEMES = [*map(QuantScheme.parse, ("2/channel", "4/channel", "6/channel")), INT8]

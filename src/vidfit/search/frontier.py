@@ -34,7 +34,7 @@ from vidfit.search.packer import Packer
 from vidfit.search.search import Search
 from vidfit.sizes import format_size, parse_size
 from vidfit.stages import write_text
-from vidfit.training.trainer import predict
+from vidfit.training.validation import predict
 
 _log = logging.getLogger("vidfit")
 

@@ -1,15 +1,14 @@
-"""Weight averaging: a second phase of training, from the converged weights, at a low constant learning rate.
+"""Weight averaging: a second training phase from the best weights, at a low constant learning rate.
 
-While the weights go on moving around a minimum, their average stays closer to its middle. Two ways of averaging:
+The weights keep moving around a minimum; their average stays closer to its middle. There are two ways:
 
-- `ema`: after every step `W_avg <- d W_avg + (1 - d) W` with `d = 1 - 1/half_life`;
-- `equal`: the plain mean of the checkpoints, the starting weights and those at each validation of the phase.
+- `ema`: after each step `average <- d * average + (1 - d) * weights`, with d = `ema_decay`;
+- `equal`: the mean of the phase's starting weights and of those at each of its validations.
 
-Batch norm's running statistics are averaged as the weights are. What this costs is a copy of the weights in memory and
-the steps of the phase. The average takes the place of the best checkpoint only where it is better on the validation
-videos, unless the recipe says always.
+Batch norm's running statistics are averaged like weights. The phase costs its steps and a copy of the weights. The
+average replaces the best checkpoint only if it is better on the validation videos, unless the recipe says `always`.
 
-Source: Skalic & Austin 2018, their exponential moving averages; for `equal` Izmailov et al. 2018 (arXiv 1803.05407).
+Source: Skalic & Austin 2018 for `ema`; Izmailov et al. 2018 (arXiv 1803.05407) for `equal`.
 """
 
 from typing import Literal
@@ -22,30 +21,32 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class AveragingConfig(BaseModel):
-    """How a member's weights are averaged after it has converged."""
+    """How to average a member's weights after its training."""
 
     model_config = ConfigDict(extra="forbid")
 
     method: Literal["ema", "equal"] = "ema"
     steps: int = Field(gt=0, description="of the phase, after the training's own")
     learning_rate: float = Field(default=0.0001, gt=0, description="constant")
-    half_life: int = Field(default=1000, gt=1, description="steps; the average moves by 1/half_life of the way a step")
+    ema_decay: float = Field(
+        default=0.999, gt=0, lt=1, description="d of `ema`: per step the average moves (1 - d) towards the weights"
+    )
     keep: Literal["better", "always"] = Field(
         default="better", description="keep the average if its validation GAP is better, or always"
     )
 
 
 def averaged_copy(model: nn.Module, config: AveragingConfig) -> AveragedModel:
-    """An average that holds the model's weights and statistics as they are; `update_parameters(model)` moves it."""
+    """An average that starts as a copy of the model. Call its `update_parameters(model)` to move it."""
     equal = config.method == "equal"
-    move = get_swa_multi_avg_fn() if equal else get_ema_multi_avg_fn(1 - 1 / config.half_life)
+    move = get_swa_multi_avg_fn() if equal else get_ema_multi_avg_fn(config.ema_decay)
 
     def each_type(averages: Tensors, values: Tensors, number: Tensor | int) -> None:
         if averages[0].is_floating_point():
             move(averages, values, number)
             return
         for average, value in zip(averages, values, strict=True):
-            average.copy_(value)  # a counter of batches, of which PyTorch's own mean makes an error
+            average.copy_(value)  # PyTorch's own mean fails on counters.
 
     average = AveragedModel(model, multi_avg_fn=each_type, use_buffers=True)
     average.update_parameters(model)

@@ -1,15 +1,14 @@
-"""A member on disk: one safetensors file with the weights and, in its metadata, all that is needed to use them.
+"""A member on disk: one safetensors file with the weights and, in its metadata, everything needed to use them.
 
-Tensors are the classifier's state by name. Only checkpoints that a training goes on from (`rotation.py`) have those
-under `optimizer.`, Adam's moments, and under `average.`, the average that the second phase of a training makes.
-The metadata's key `vidfit` holds a JSON document: its format and checksum, `MemberInfo` and, under `extra`, where the
-training stands.
+Tensors are the classifier's state by name. Checkpoints to resume from (`checkpoint_manager.py`) also hold Adam's
+moments under `optimizer.`, and the average of the second phase under `average.`. The metadata key `vidfit` holds a JSON
+document: format, checksum, `MemberInfo` and, under `extra`, the training state.
 """
 
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,21 @@ from vidfit.files import replacing, utf8_name
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
 
 BEST = "best.safetensors"
-# 2: descriptors of NetVLAD and NetFV are cluster by cluster; they were feature by feature.
+# 2: descriptors of NetVLAD and NetFV are ordered by cluster; in 1 they were ordered by feature.
 _FORMAT = 2
 TRAINING_ONLY = ("optimizer.", "average.")
+# The last release's names of options, by the family's type.
+_RENAMED = {"dbof": {"form": "pooling"}}
 # The document is a string of the header's JSON, so its quotes are escaped.
 CHECKSUM = Mark(rb"\"crc32c\": \"", at_end=False)
 _OBJECT = TypeAdapter(dict[str, Any])
+Tensors = Mapping[str, torch.Tensor]
 
 
 class MemberInfo(BaseModel):
-    """What a member is, beside its weights."""
+    """What a member is, besides its weights."""
 
-    # A key that nobody knows is a damaged one, such as the checksum's.
+    # An unknown key is a damaged one, such as the checksum's.
     model_config = ConfigDict(extra="forbid")
 
     name: str
@@ -53,12 +55,12 @@ class MemberInfo(BaseModel):
 
 
 def save_member(path: Path, info: MemberInfo, tensors: dict[str, torch.Tensor], **extra: object) -> None:
-    """Write a member file, beside and then renamed. `extra` goes into its JSON.
+    """Write a member file, whole or not at all. `extra` goes into its JSON.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    # One key only: safetensors writes several in any order, and equal members should be equal files.
+    # One key only: safetensors writes several in any order, but equal members should give equal files.
     document = {"format": _FORMAT, "crc32c": BLANK, **info.model_dump(mode="json"), "extra": extra}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
@@ -73,7 +75,7 @@ def save_member(path: Path, info: MemberInfo, tensors: dict[str, torch.Tensor], 
 
 
 def member_file(path: Path | str) -> Path:
-    """The file of a member, given as that file or as its folder in a run (then its best checkpoint)."""
+    """A member's file. A member's folder in a run stands for its best checkpoint."""
     path = Path(path)
     return path / BEST if path.is_dir() else path
 
@@ -82,20 +84,20 @@ def read_member(path: Path | str) -> tuple[MemberInfo, dict[str, torch.Tensor], 
     """Read a member file.
 
     Returns:
-        Its description, its tensors by name as they are stored, and the extra metadata.
+        Its description, its tensors by name, and the extra metadata.
 
     Raises:
-        ModelFileError: the file is missing, damaged, cut short or no member.
+        ModelFileError: the file is missing, damaged, cut short or not a member.
     """
     with _opened(path, checked=True) as (file, info, extra):
         return info, {name: file.get_tensor(name) for name in file.keys()}, extra  # noqa: SIM118 - not a mapping
 
 
 def read_info(path: Path | str) -> MemberInfo:
-    """The description of a member file alone; its tensors are not read, nor its checksum told.
+    """Read only the description of a member file, without its tensors and without checking its checksum.
 
     Raises:
-        ModelFileError: the file is missing, cut short or no member.
+        ModelFileError: the file is missing, cut short or not a member.
     """
     with _opened(path, checked=False) as (_, info, _):
         return info
@@ -115,16 +117,44 @@ def _opened(path: Path | str, checked: bool) -> Iterator[tuple[Any, MemberInfo, 
             # Who edits a file by hand leaves it out.
             if document.pop("crc32c", None) is not None and checked and not is_intact(path, CHECKSUM):
                 raise ModelFileError(
-                    f"{path}: was altered, damaged or cut short (its content is not what its checksum says); "
-                    "train it again or copy it anew"
+                    f"{path}: was altered, damaged or cut short (its checksum does not match); "
+                    "copy it again, or retrain"
                 )
+            _rename_options(document)
             yield file, MemberInfo.model_validate(document), extra
     except (SafetensorError, OSError, KeyError, ValidationError) as error:
         what = f"its metadata lack {error}" if isinstance(error, KeyError) else reason(error)
-        raise ModelFileError(f"{path}: not a readable member file ({what}); train it again or copy it anew") from error
+        raise ModelFileError(f"{path}: not a readable member file ({what}); copy it again, or retrain") from error
 
 
 def _other_format(path: Path, found: object) -> ModelFileError:
     newer = isinstance(found, int) and found > _FORMAT
-    age, advice = ("a newer", "install a newer vidfit") if newer else ("an older", "train it again or copy it anew")
+    age, advice = ("a newer", "install a newer vidfit") if newer else ("an older", "copy it again, or retrain")
     return ModelFileError(f"{path}: a member of {age} vidfit (format {found!r}; this one reads {_FORMAT}); {advice}")
+
+
+def _rename_options(document: dict[str, Any]) -> None:
+    """Give the last release's options their new names."""
+    match document:
+        case {"classifier": {"family": {"type": str(kind), **options} as family}}:
+            for old, new in _RENAMED.get(kind, {}).items():
+                if old in options:
+                    family[new] = family.pop(old)
+
+
+def joined_parts(weights: Tensors, moments: Tensors, average: Tensors) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint to resume from."""
+    return {
+        **weights,
+        **{f"optimizer.{name}": tensor for name, tensor in moments.items()},
+        **{f"average.{name}": tensor for name, tensor in average.items()},
+    }
+
+
+def separate_parts(tensors: Tensors) -> tuple[dict[str, torch.Tensor], ...]:
+    """Undo `joined_parts`: weights, moments and average; the last two may be empty."""
+    moments, average = (
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        for prefix in TRAINING_ONLY
+    )
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_ONLY)}, moments, average

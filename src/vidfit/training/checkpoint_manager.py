@@ -1,12 +1,12 @@
-"""Which checkpoints a training keeps, and which of them it goes on from.
+"""Which checkpoints a training keeps, and from which one it resumes.
 
-    last.safetensors        of the newest validation
-    previous.safetensors    of the validation before, should the last one turn out to be damaged
-    between.safetensors     of now and then since the last validation, and of where the training was stopped
+    last.safetensors        from the newest validation
+    previous.safetensors    from the validation before, in case the last one is damaged
+    between.safetensors     written now and then since the last validation, and when the training stops
 
-A validation's checkpoint is written as `between` and then takes the place of `last`, so at every moment one whole file
-is the newest. Whichever is gone on from, the training ends with the same bits. The price is room: three times the
-weights and their moments, and a fourth while one is written. Once the training is done, only `last` stays.
+A validation's checkpoint is written as `between` and then renamed to `last`. So at every moment the newest whole file
+is known. Resuming from any of them ends with the same weights, bit for bit. The price is disk space: three times the
+weights and their moments, four times while one is written. After the training only `last` stays.
 
 All ranks call these functions together. Rank 0 writes, and each reads.
 """
@@ -28,7 +28,7 @@ CHECKPOINTS = (BETWEEN, LAST, PREVIOUS)
 """The newest first."""
 
 Checkpoint = tuple[Path, MemberInfo, dict[str, Tensor], dict[str, object]]
-"""File, description, tensors, and where the training stood."""
+"""File, description, tensors, and the training state."""
 
 
 class Checkpoints:
@@ -36,22 +36,22 @@ class Checkpoints:
 
     Arguments:
         directory: the member's folder.
-        say: told in one line what is wrong with one and what is done about it.
+        log: called with one line when a checkpoint is damaged.
     """
 
-    def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
-        self._directory, self._say = directory, say
+    def __init__(self, directory: Path, log: Callable[[str], None]) -> None:
+        self._directory, self._log = directory, log
 
     def save(self, info: MemberInfo, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
-        """Write a checkpoint, the newest from now on.
+        """Write a checkpoint; it is the newest from now on.
 
         Raises:
-            OutputError: it cannot be written; those before are as they were.
+            OutputError: it cannot be written. Those before are unchanged.
         """
         distributed.once(lambda: save_member(self._directory / BETWEEN, info, tensors, **state))
 
     def promote(self) -> None:
-        """Make the newest checkpoint the last one."""
+        """Rename `between` to `last`, and `last` to `previous`."""
         distributed.once(self._promote)
 
     def _promote(self) -> None:
@@ -61,10 +61,10 @@ class Checkpoints:
         os.replace(self._directory / BETWEEN, last)
 
     def newest(self) -> Checkpoint | None:
-        """The newest sound checkpoint; None where there is none at all. Damaged ones are told and set aside.
+        """The newest undamaged checkpoint, or None if there is no file at all. Damaged ones are reported and renamed.
 
         Raises:
-            ModelFileError: there are checkpoints, and all of them are damaged.
+            ModelFileError: there are checkpoints, and all are damaged.
         """
         found: Checkpoint | None = None
 
@@ -90,19 +90,19 @@ class Checkpoints:
                 continue
             for bad in damaged:
                 aside = bad.rename(bad.with_suffix(".damaged"))
-                self._say(f"{bad}: is damaged, so it was renamed {aside.name}; going on from {path.name}")
+                self._log(f"{bad}: damaged, renamed to {aside.name}; resuming from {path.name}")
             return path, info, tensors, state
         if damaged:
-            raise ModelFileError(f"{problem}; or remove {self._directory} to begin anew")
+            raise ModelFileError(f"{problem}; or remove {self._directory} to start over")
         return None
 
     def go_back(self) -> Checkpoint | None:
-        """The checkpoint of the last validation; None where there is none."""
+        """The checkpoint of the last validation, or None."""
         self._remove(BETWEEN)
         return self.newest()
 
     def finish(self) -> None:
-        """Leave only the last."""
+        """Keep only `last`."""
         self._remove(BETWEEN, PREVIOUS)
 
     def _remove(self, *names: str) -> None:

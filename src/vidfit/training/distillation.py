@@ -59,9 +59,7 @@ class DistillConfig(BaseModel):
     folds: int | None = Field(
         default=None, gt=1, description="train each teacher so often, without a part of the shards, to label that part"
     )
-    share: float = Field(
-        default=0.5, gt=0, le=1, alias="lambda", description="weight of the teachers' part of the loss"
-    )
+    weight: float = Field(default=0.5, gt=0, le=1, description="of the teachers' part of the loss")
     top_k: int = Field(default=100, gt=0, description="probabilities kept of a video")
 
     @model_validator(mode="after")
@@ -134,7 +132,7 @@ def label_shards(
     top_k: int,
     batches: Callable[[Path], Iterable[Batch]],
     overwrite: bool = False,
-    show: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[int, Skipped]:
     """Write the soft labels of each shard that has none yet. All ranks call it together, and each writes some.
 
@@ -146,7 +144,7 @@ def label_shards(
         top_k: probabilities kept of a video; all where C is smaller.
         batches: the videos of a shard, in any order.
         overwrite: replace files that other teachers or another `top_k` left.
-        show: called with (shards done, shards in all); of ranks, each with its own.
+        on_progress: called with (shards done, shards in all); each rank counts its own.
 
     Returns:
         How many shards were labelled (the others had been before), and what was left out in them.
@@ -162,9 +160,9 @@ def label_shards(
 
     def label() -> Iterator[Skipped]:
         for done, (shard, info) in enumerate(own):
-            show(done, len(own))
+            on_progress(done, len(own))
             yield _write(soft_labels_file(directory, shard), info, batches(shard), list(teachers.values()))
-        show(len(own), len(own))
+        on_progress(len(own), len(own))
 
     return len(missing), sum(distributed.in_order(label(), len(missing)), NOTHING)
 
@@ -261,22 +259,22 @@ class SoftLabels:
 
 
 @dataclass
-class Teacher:
-    """Soft labels and how much they weigh."""
+class SoftTargets:
+    """Training targets: labels mixed with soft labels of a given weight."""
 
     soft_labels: SoftLabels
-    share: float
+    weight: float
 
-    def targets(self, ids: Sequence[str], labels_BC: torch.Tensor) -> torch.Tensor:
-        """`lambda * teacher + (1 - lambda) * labels`, float32 `[B, C]`.
+    def mixed(self, ids: Sequence[str], labels_BC: torch.Tensor) -> torch.Tensor:
+        """`weight * soft + (1 - weight) * labels`, float32 `[B, C]`.
 
-        Cross-entropy is linear in its targets, so its value at this mixture is the mixed loss of the method,
-        `lambda * BCE(p, teacher) + (1 - lambda) * BCE(p, labels)`.
+        Cross-entropy is linear in its targets. So its value at this mixture is the mixed loss of the method,
+        `weight * BCE(p, soft) + (1 - weight) * BCE(p, labels)`.
 
         Raises:
             KeyError: with the ids that have no soft labels.
         """
-        return torch.lerp(labels_BC, sent(self.soft_labels.of(ids), labels_BC.device), self.share)
+        return torch.lerp(labels_BC, sent(self.soft_labels.of(ids), labels_BC.device), self.weight)
 
     def incomplete(self, known: Sequence[str], batches: Iterable[Batch]) -> DataError:
         """The error for training videos without soft labels, some of which are known; reads all ids to count them."""

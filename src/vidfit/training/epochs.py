@@ -1,7 +1,8 @@
-"""What all ranks together read in an epoch: as many batches each, and which labels these have."""
+"""The batches that all ranks read together: as many on each rank, epoch after epoch; and the labels in them."""
 
 from collections.abc import Iterator
 from dataclasses import astuple, replace
+from itertools import chain, pairwise
 
 import torch
 
@@ -9,21 +10,47 @@ from vidfit import distributed
 from vidfit.features.batch import Batch, no_videos
 from vidfit.features.loader import Batches, NoRecordsError
 from vidfit.features.skipped import NOTHING, Skipped
+from vidfit.training.state import Position, TrainingState
 
 _COUNTED_VIDEOS = 20_000
 
 
-def in_step(batches: Batches, epoch: int, start: int = 0, skipped: Skipped = NOTHING) -> Iterator[Batch]:
-    """The batches of an epoch, as many on each rank; empty ones where this rank's share is at an end.
-
-    Their `skipped` is that of all ranks together.
+def remaining(
+    batches: Batches, state: TrainingState, steps: int | None, epochs: int | None
+) -> Iterator[tuple[Batch, Position]]:
+    """A phase's batches from where `state` stands, until it is done.
 
     Arguments:
-        start: how many to leave out at the beginning.
-        skipped: what was left out in these, on all ranks.
+        batches: this rank's.
+        state: the caller updates it after each batch.
+        steps: the step that ends the phase; or ...
+        epochs: ... the number of epochs that end it.
+    """
+    epoch, trained, skipped = state.epoch, state.batch, Skipped(state.passed, state.passed_bytes)
+    while not state.done:
+        # Hold each batch back until the next one is read, to know which is the epoch's last.
+        pairs = pairwise(chain(in_step(batches, epoch, trained, skipped), [None]))
+        for number, (batch, following) in enumerate(pairs, start=trained + 1):
+            assert batch is not None
+            skipped += batch.skipped
+            last = following is None and epoch + 1 == epochs
+            yield batch, Position(epoch, number, skipped, last or state.step + 1 == steps)
+            if state.done:
+                return
+        epoch, trained, skipped = epoch + 1, 0, NOTHING
+
+
+def in_step(batches: Batches, epoch: int, start: int = 0, skipped: Skipped = NOTHING) -> Iterator[Batch]:
+    """The batches of an epoch, as many on each rank. A rank whose own are used up gives empty ones.
+
+    The `skipped` of a batch counts all ranks.
+
+    Arguments:
+        start: number of batches to leave out at the beginning.
+        skipped: what was skipped in these, on all ranks.
 
     Raises:
-        DataError: a record is not what it should be, or there is none on any rank.
+        DataError: a record is damaged, or no rank has any.
     """
     own, empty = batches.epoch(epoch, start, skipped), no_videos(batches.spec)
     while True:
@@ -39,16 +66,16 @@ def in_step(batches: Batches, epoch: int, start: int = 0, skipped: Skipped = NOT
 
 
 def label_frequencies(batches: Batches, classes: int) -> torch.Tensor:
-    """Share of the training videos that have each label, float32 `[C]`, from the first 20,000 of them.
+    """Fraction of the training videos that have each label, float32 `[C]`, from the first 20,000 videos.
 
-    Half a video is added to both sides, so that no share is 0 or 1.
+    Half a video is added to both sides, so that no fraction is 0 or 1.
     """
     counts_C, videos = label_counts(batches, classes)
     return (counts_C + 0.5) / (videos + 1)
 
 
 def label_counts(batches: Batches, classes: int) -> tuple[torch.Tensor, int]:
-    """How many of the first 20,000 training videos have each label, float32 `[C]`, and how many videos these were."""
+    """How many of the first 20,000 training videos have each label, float32 `[C]`, and the number of videos counted."""
     counts_C, videos = torch.zeros(classes), 0
     for batch in in_step(batches, 0):
         counts_C += torch.bincount(batch.labels, minlength=classes)

@@ -1,6 +1,6 @@
-"""What training minimises.
+"""The training loss.
 
-Shape suffixes: B videos, C classes.
+Shapes: B videos, C classes.
 """
 
 from torch import Tensor
@@ -9,15 +9,15 @@ EPSILON = 1e-5
 
 
 def cross_entropy(probabilities_BC: Tensor, labels_BC: Tensor, videos: int | None = None) -> Tensor:
-    """Binary cross-entropy, summed over the classes and averaged over the batch; a scalar in nats.
+    """Binary cross-entropy, summed over classes and averaged over the batch; a scalar in nats.
 
-    The constant inside both logs is part of the method: a probability of 0 or 1 costs at most 11.5 nats a class, where
-    the usual clamped or logit form would go on rising.
+    The constant in both logs belongs to the method. It limits the loss of a wrong 0 or 1 to 11.5 nats per class, where
+    the usual clamped or logit form would keep growing.
 
     Arguments:
         probabilities_BC: float `[B, C]` in [0, 1].
-        labels_BC: `[B, C]` of the same dtype, 1 where the video has the label and 0 elsewhere.
-        videos: of the whole batch, where these are a part of it: the parts' values add up to the whole's.
+        labels_BC: `[B, C]` of the same dtype, 1 for labels the video has and 0 elsewhere.
+        videos: size of the whole batch if these are a part of it. The parts' losses then add up to the whole's.
 
     Source: YouTube-8M starter code, `CrossEntropyLoss`.
     """

@@ -1,8 +1,4 @@
-"""Adam with L2 penalties, the gradient of every variable clipped by itself, in one pass over the memory.
-
-PyTorch's own fused kernel does the work. It divides gradients by a scale on the way, which is where the clipping goes,
-and it takes any rows of a matrix, so that a gradient that is known as thin matrices (`thin.py`) is built, used and
-forgotten some rows at a time.
+"""Adam with L2 penalties, and each tensor's gradient clipped on its own, as the original clips.
 
 Source: Kingma & Ba 2015 (arXiv 1412.6980), with PyTorch's defaults.
 """
@@ -12,126 +8,86 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from vidfit.kernels.factored_gradients import BLOCK, Thin
+from vidfit.kernels.factored_gradients import FactoredGradient, adam_step
 
-Moments = tuple[Tensor, Tensor]
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Adam:
-    """The moments of some parameters, and what is done with them.
+    """`torch.optim.Adam` on clipped gradients.
 
     Arguments:
         parameters: by name.
         penalised: parameters with a penalty `l2 * 0.5 * sum W^2`, and its l2.
-        clip_norm: largest norm of a variable's gradient, penalty included.
+        max_norm: each tensor's gradient, penalty included, is scaled down to this norm.
     """
 
     def __init__(
-        self, parameters: Iterable[tuple[str, Tensor]], penalised: Mapping[Tensor, float], clip_norm: float
+        self, parameters: Iterable[tuple[str, Tensor]], penalised: Mapping[Tensor, float], max_norm: float
     ) -> None:
         self._parameters = dict(parameters)
-        self._penalised = penalised
-        self._clip_norm = clip_norm
-        self._steps = 0
-        self._moments: dict[str, Moments] = {}
+        self._penalised, self._max_norm = penalised, max_norm
+        self._adam = torch.optim.Adam(self._parameters.values(), fused=True)
 
     @torch.no_grad()
-    def step(self, learning_rate: float, thin: Mapping[Tensor, Thin]) -> None:
-        """Move the parameters against their gradients, and forget these.
+    def step(self, learning_rate: float, factored: Mapping[Tensor, FactoredGradient]) -> None:
+        """Move the parameters against their gradients, then drop the gradients.
 
         Arguments:
             learning_rate: of this step.
-            thin: gradients that are not in `grad`; where one is there too, their sum counts.
+            factored: gradients that are not in `grad`. If a parameter has both, their sum counts.
         """
-        self._steps += 1
-        # Not `torch.tensor`, which waits for the device.
-        count = torch.full((), float(self._steps), device=next(iter(self._parameters.values())).device)
-        whole: list[tuple[Tensor, Tensor, Moments]] = []
-        for name, parameter in self._parameters.items():
-            gradient, factors, l2 = parameter.grad, thin.get(parameter), self._penalised.get(parameter, 0.0)
-            if name not in self._moments:
-                self._moments[name] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-            moments = self._moments[name]
-            if gradient is not None:
-                if factors is not None:
-                    gradient.addmm_(factors.inputs_BP.T, factors.gradients_BH)
-                if l2:
-                    gradient.add_(parameter, alpha=l2)
-                whole.append((parameter, gradient, moments))
-            elif factors is not None:
-                self._update_by_blocks(parameter, factors, l2, moments, learning_rate, count)
-        if not whole:
-            return
-        # All norms together: on a GPU it takes longer to launch a kernel than to run such a one.
-        norms = torch.ops.aten._foreach_norm([gradient for _, gradient, _ in whole])
-        for (parameter, gradient, moments), excess in zip(whole, self._excess(list(norms)), strict=True):
-            self._update(parameter, gradient, moments, learning_rate, count, excess)
-            parameter.grad = None
+        factored = dict(factored)
+        for parameter in list(factored):
+            if parameter.grad is not None:
+                gradient = factored.pop(parameter)
+                parameter.grad.addmm_(gradient.inputs_BP.T, gradient.gradients_BH)
+        for parameter, l2 in self._penalised.items():
+            if l2 and parameter.grad is not None:
+                parameter.grad.add_(parameter, alpha=l2)
+        clip_each_(self._parameters.values(), self._max_norm)
+        self._adam.param_groups[0]["lr"] = learning_rate
+        self._adam.step()
+        self._adam.zero_grad()
+        for parameter, gradient in factored.items():
+            l2, state = self._penalised.get(parameter, 0.0), self._state(parameter)
+            state["step"] += 1
+            adam_step(parameter, gradient, l2, self._max_norm, state, learning_rate)
 
     def state(self) -> dict[str, Tensor]:
-        """The moments by `exp_avg.PARAMETER` and `exp_avg_sq.PARAMETER`; none before the first step."""
+        """Adam's moments as `exp_avg.PARAMETER` and `exp_avg_sq.PARAMETER`; empty before the first step."""
+        if not self._adam.state:
+            return {}
         return {
-            f"{moment}.{name}": tensor
-            for name, moments in self._moments.items()
-            for moment, tensor in zip(("exp_avg", "exp_avg_sq"), moments, strict=True)
+            f"{moment}.{name}": self._state(parameter)[moment]
+            for name, parameter in self._parameters.items()
+            for moment in _MOMENTS
         }
 
     def load_state(self, state: Mapping[str, Tensor], steps: int) -> None:
-        """Go on from what `state` gave after so many steps."""
-        self._steps = steps
-        self._moments = {
-            name: (
-                state[f"exp_avg.{name}"].to(parameter.device),
-                state[f"exp_avg_sq.{name}"].to(parameter.device),
-            )
-            for name, parameter in self._parameters.items()
-        }
+        """Resume from what `state` gave after so many steps."""
+        for name, parameter in self._parameters.items():
+            own = self._state(parameter)
+            own["step"].fill_(steps)
+            for moment in _MOMENTS:
+                own[moment] = state[f"{moment}.{name}"].to(parameter.device)
 
-    def _update_by_blocks(
-        self, parameter: Tensor, thin: Thin, l2: float, moments: Moments, learning_rate: float, count: Tensor
-    ) -> None:
-        excess = self._excess([thin.norm(parameter, l2)])[0].item()
-        rows = max(1, BLOCK // parameter.shape[1])
-        buffer = parameter.new_empty(rows, parameter.shape[1])
-        for start in range(0, len(parameter), rows):
-            part = slice(start, min(start + rows, len(parameter)))
-            gradient = torch.addmm(
-                parameter[part],
-                thin.inputs_BP[:, part].T,
-                thin.gradients_BH,
-                beta=l2 / excess,
-                alpha=1 / excess,
-                out=buffer[: part.stop - start],
-            )
-            self._update(parameter[part], gradient, (moments[0][part], moments[1][part]), learning_rate, count, None)
+    def _state(self, parameter: Tensor) -> dict[str, Tensor]:
+        """`torch.optim.Adam`'s state of a parameter. It has none for a parameter without a gradient so far."""
+        state = self._adam.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), device=parameter.device)
+            state.update({moment: torch.zeros_like(parameter) for moment in _MOMENTS})
+        return state
 
-    def _update(
-        self,
-        parameter: Tensor,
-        gradient: Tensor,
-        moments: Moments,
-        learning_rate: float,
-        count: Tensor,
-        excess: Tensor | None,
-    ) -> None:
-        # What `torch.optim.Adam(fused=True)` calls, which has one scale for all parameters and knows no rows of one.
-        torch.ops.aten._fused_adam_(
-            [parameter],
-            [gradient],
-            [moments[0]],
-            [moments[1]],
-            [],
-            [count],
-            lr=learning_rate,
-            beta1=0.9,
-            beta2=0.999,
-            weight_decay=0.0,
-            eps=1e-8,
-            amsgrad=False,
-            maximize=False,
-            grad_scale=excess,
-        )
 
-    def _excess(self, norms: list[Tensor]) -> list[Tensor]:
-        """What to divide gradients of these norms by."""
-        return list(torch.ops.aten._foreach_clamp_min(torch.ops.aten._foreach_div(norms, self._clip_norm), 1.0))
+def clip_each_(parameters: Iterable[Tensor], max_norm: float) -> None:
+    """Scale each tensor's gradient down to `max_norm` on its own, in place."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    # All norms together: on a GPU launching a kernel takes longer than such a kernel runs. `clip_grad_norm_` would be
+    # one call per tensor, and it adds 1e-6 to the norm.
+    operators = torch.ops.aten
+    scales = operators._foreach_clamp_min(operators._foreach_div(operators._foreach_norm(gradients), max_norm), 1.0)
+    operators._foreach_div_(gradients, scales)

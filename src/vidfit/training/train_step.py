@@ -1,19 +1,19 @@
 """One step of training: sample frames, forward, backward, clip, Adam.
 
-Everything random in step `n` follows from the seed and `n` alone.
+All randomness of step `n` follows from the seed and `n` alone.
 
-Where several ranks train together, each has a part of the batch. Losses are shares of the mean over the whole batch and
-gradients are added before they are clipped, so that weights, moments and statistics stay the same on all ranks, to the
-bit. Frames are drawn for the whole batch, as one process would; what dropout leaves out and which videos are mixed
-follows from the rank too, and videos are mixed with those of their own rank.
+When several ranks train together, each has a part of the batch. Losses are parts of the whole batch's mean, and
+gradients are added before they are clipped. So weights, moments and statistics stay equal on all ranks, bit for bit.
+Frames are drawn for the whole batch, as one process would draw them. Dropout and mixup also depend on the rank, and
+mixup pairs videos of the same rank.
 
-Shape suffixes: B videos, S sampled frames, C classes.
+Shapes: B videos, S sampled frames, C classes.
 
 Source: Skalic & Austin 2018; the optimiser's settings are those of its NetVLAD (see recipes/yt8m-1gb.yaml).
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -22,33 +22,33 @@ from torch import Tensor
 from vidfit import distributed
 from vidfit.errors import RecipeError
 from vidfit.features.batch import Batch, sent
-from vidfit.kernels.factored_gradients import ThinGradients
+from vidfit.kernels.factored_gradients import FactoredGradients
 from vidfit.models.classifier import FrameClassifier
-from vidfit.models.frames import mix_frames, sample_counted, sample_frames, sample_sequence
 from vidfit.models.recurrent import Recurrent
+from vidfit.models.sampling import mix_frames, sample_distinct, sample_frames, sample_sequence
 from vidfit.training.config import TrainingConfig
 from vidfit.training.losses import cross_entropy
 from vidfit.training.optimizer import Adam
 
 
 class _Inputs(NamedTuple):
-    """What a model sees of a batch, as its `forward` takes it."""
+    """A batch as the model's `forward` takes it."""
 
     frames: Mapping[str, Tensor]
     num_frames: Tensor | None = None
-    counts: Tensor | None = None
+    frame_weights: Tensor | None = None
 
     def part(self, rows: slice) -> "_Inputs":
-        num_frames, counts = (None if values is None else values[rows] for values in self[1:])
-        return _Inputs({name: values[rows] for name, values in self.frames.items()}, num_frames, counts)
+        num_frames, frame_weights = (None if values is None else values[rows] for values in self[1:])
+        return _Inputs({name: values[rows] for name, values in self.frames.items()}, num_frames, frame_weights)
 
 
-class Learner:
-    """A model in training and the moments of its optimiser, on the device.
+class TrainStep:
+    """A model and its optimiser on the device; call it once per batch.
 
     Arguments:
-        model: in training mode; it is moved to the device, and its batch norms take the recipe's momentum.
-        config: how it is trained.
+        model: in training mode. It is moved to the device, and its batch norms take the recipe's momentum.
+        config: how to train it.
         seed: of sampling, mixing and dropout.
 
     Raises:
@@ -64,28 +64,31 @@ class Learner:
         self.model = model.to(self.device)
         if config.precision == "bfloat16" and self.device.type == "cpu" and isinstance(model.family, Recurrent):
             raise RecipeError("training.precision: recurrent families have no bfloat16 on a CPU; use float32")
-        # Measured on a CPU alone; a gradient that is to be added over ranks must be made.
-        plain = self.device.type != "cpu" or config.precision != "float32" or distributed.count() > 1
-        self._thin = None if plain else ThinGradients(model.parameters(), config.batch_size)
-        self.forget()
+        # On a CPU large gradients are never written out: a step of competition-size NetVLAD took 1.2 s and 4.1 GB
+        # instead of 3.1 s and 5.6 GB (docs/architecture.md). Ranks need whole gradients to add them up, and on a GPU it
+        # gains nothing. Set this to None to train with plain gradients everywhere.
+        factored = self.device.type == "cpu" and config.precision == "float32" and distributed.count() == 1
+        self._factored = FactoredGradients(model.parameters(), config.batch_size) if factored else None
+        self.reset_optimizer()
 
-    def forget(self) -> None:
-        """Begin with a new optimiser."""
-        self._adam = Adam(self.model.named_parameters(), self.model.penalised(), self._config.clip_norm)
+    def reset_optimizer(self) -> None:
+        """Start with fresh moments."""
+        config = self._config
+        self._adam = Adam(self.model.named_parameters(), self.model.penalised(), config.per_tensor_clip_norm)
 
-    def step(self, batch: Batch, targets_BC: Tensor, number: int, learning_rate: float) -> Tensor:
+    def __call__(self, batch: Batch, targets_BC: Tensor, number: int, learning_rate: float) -> Tensor:
         """One step of Adam.
 
         Arguments:
-            batch: its frames and labels on the device; this rank's part of it, which may be empty.
-            targets_BC: float32, what each video's probabilities should be; on the device.
-            number: of the step; with the seed it fixes all that is random.
+            batch: frames and labels on the device; this rank's part of the batch, which may be empty.
+            targets_BC: float32, the probabilities to learn for each video; on the device.
+            number: of the step. With the seed it fixes all randomness.
             learning_rate: of this step.
 
         Returns:
             The loss of the whole batch without the head's penalty, a scalar in nats.
         """
-        # A generator of its own would not reach dropout; seeding the global one covers every use.
+        # Dropout has no generator of its own, so seed the global one.
         torch.manual_seed((self._seed * 1_000_003 + number) % 2**63)
         sizes = [size for (size,) in distributed.every(len(batch))]
         inputs, targets_BC = self._inputs(batch, targets_BC, sizes)
@@ -98,30 +101,29 @@ class Learner:
             losses.append(cross_entropy(probabilities_BC.float(), targets_BC[part], sum(sizes)))
             losses[-1].backward()
         loss = torch.stack(losses).detach().sum()
-        distributed.add_(
-            [loss, *(parameter.grad for parameter in self.model.parameters() if parameter.grad is not None)]
-        )
-        self._adam.step(learning_rate, self._thin.take() if self._thin else {})
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        distributed.add_([loss, *gradients])
+        self._adam.step(learning_rate, self._factored.take() if self._factored else {})
         return loss
 
     def moments(self) -> dict[str, Tensor]:
-        """Adam's moments by `exp_avg.PARAMETER` and `exp_avg_sq.PARAMETER`; none before the first step."""
+        """Adam's moments as `exp_avg.PARAMETER` and `exp_avg_sq.PARAMETER`; empty before the first step."""
         return self._adam.state()
 
-    def remember(self, moments: Mapping[str, Tensor], steps: int) -> None:
-        """Go on from the moments that `moments` gave after so many steps."""
+    def load_moments(self, moments: Mapping[str, Tensor], steps: int) -> None:
+        """Resume from what `moments` gave after so many steps."""
         self._adam.load_state(moments, steps)
 
-    def _forward(self):
+    def _forward(self) -> AbstractContextManager[object]:
         if self._config.precision == "bfloat16":
             return torch.autocast(self.device.type, torch.bfloat16)
-        return self._thin or nullcontext()
+        return self._factored or nullcontext()
 
     def _inputs(self, batch: Batch, targets_BC: Tensor, sizes: list[int]) -> tuple[_Inputs, Tensor]:
-        """What the model sees and what it should say; `sizes` are the ranks' parts."""
+        """What the model sees and should answer; `sizes` are the ranks' parts of the batch."""
         config, videos, own = self._config, sum(sizes), _rows(sizes)
         if config.sampling == "none":
-            self._part_ways()
+            self._seed_by_rank()
             return _Inputs(batch.padded(), sent(batch.num_frames, self.device)), targets_BC
         if config.sampling == "sequence":
             uniforms_B = torch.rand(videos)[own]
@@ -129,28 +131,28 @@ class Learner:
         else:
             uniforms_BS = torch.rand(videos, config.sample_frames)[own]
             if not (config.mixup or isinstance(self.model.family, Recurrent)):
-                self._part_ways()
-                frames, counts_BU = sample_counted(batch.frames, batch.num_frames, uniforms_BS)
-                return _Inputs(frames, counts=counts_BU), targets_BC
+                self._seed_by_rank()
+                frames, weights_BU = sample_distinct(batch.frames, batch.num_frames, uniforms_BS)
+                return _Inputs(frames, frame_weights=weights_BU), targets_BC
             frames = sample_frames(batch.frames, batch.num_frames, uniforms_BS)
-        self._part_ways()
+        self._seed_by_rank()
         if config.mixup:
-            share_B = sent(torch.distributions.Beta(config.mixup, config.mixup).sample([len(batch)]), self.device)
+            weight_B = sent(torch.distributions.Beta(config.mixup, config.mixup).sample([len(batch)]), self.device)
             partner_B = sent(torch.randperm(len(batch)), self.device)
-            frames = mix_frames(frames, share_B, partner_B)
-            targets_BC = share_B[:, None] * targets_BC + (1 - share_B[:, None]) * targets_BC[partner_B]
+            frames = mix_frames(frames, weight_B, partner_B)
+            targets_BC = weight_B[:, None] * targets_BC + (1 - weight_B[:, None]) * targets_BC[partner_B]
         return _Inputs(frames), targets_BC
 
-    def _part_ways(self) -> None:
-        """From here on ranks draw numbers of their own: masks that are the same on all would be fewer masks."""
+    def _seed_by_rank(self) -> None:
+        """Let ranks draw different numbers from here on: equal dropout masks on all ranks would be fewer masks."""
         if distributed.count() > 1:
             torch.manual_seed((torch.initial_seed() * distributed.count() + distributed.number()) % 2**63)
 
 
 def _rows(sizes: list[int]) -> list[int]:
-    """Which rows of the whole batch are this rank's, whose parts of it have these sizes.
+    """The rows of the whole batch that belong to this rank; `sizes` are the ranks' parts.
 
-    Ranks take turns, as they do in a cache's order, so that the whole is that of one process row by row.
+    Ranks take turns, as in a cache's order. So the whole batch equals that of one process, row by row.
     """
     turns = sorted((row, rank) for rank, size in enumerate(sizes) for row in range(size))
     return [place for place, (_, rank) in enumerate(turns) if rank == distributed.number()]

@@ -1,4 +1,4 @@
-"""Bytes to floats, norms, the sampling of frames, and mixup."""
+"""Which frames are drawn, and mixup."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.models.test_formulas import FAMILIES, build, bytes_of
-from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.models.frames import (
-    dequantise,
-    fill_up,
-    frame_mask,
-    mix_frames,
-    prepare_frames,
-    sample_counted,
-    sample_frames,
-    sample_sequence,
-)
+from vidfit.models.preprocessing import dequantise
+from vidfit.models.sampling import fill_up, mix_frames, sample_distinct, sample_frames, sample_sequence
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=5)
 
@@ -37,34 +28,6 @@ def numbers(sampled: dict[str, Tensor]) -> list[list[int]]:
     """The frames' numbers in each video's slots; every slot must hold a frame of its own video."""
     assert torch.equal(sampled["video"], torch.arange(len(sampled["video"]))[:, None, None].expand_as(sampled["video"]))
     return sampled["frame"].squeeze(2).tolist()
-
-
-def test_every_byte_stands_for_the_middle_of_its_step() -> None:
-    codes = torch.arange(256, dtype=torch.uint8)
-    np.testing.assert_allclose(dequantise(codes), np.arange(256) * 4 / 255 + 4 / 512 - 2, atol=5e-7)
-    assert torch.equal(codes, torch.arange(256, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_frames_are_normalised_over_all_modalities_together(dtype: str) -> None:
-    modalities = [{"name": "b", "size": 2, "dtype": dtype}, {"name": "a", "size": 3, "dtype": dtype}]
-    spec = FeatureSpec.model_validate({"modalities": modalities})
-    torch.manual_seed(0)
-    frames = {"a": torch.randint(0, 256, (2, 4, 3)), "b": torch.randint(0, 256, (2, 4, 2))}
-    frames = {name: codes.to(getattr(torch, dtype)) for name, codes in frames.items()}
-    values = np.concatenate([frames["b"].double(), frames["a"].double()], axis=2)
-    if dtype == "uint8":
-        values = values * 4 / 255 + 4 / 512 - 2
-    expected = values / np.linalg.norm(values, axis=2, keepdims=True)
-    np.testing.assert_allclose(prepare_frames(frames, spec, None), expected, atol=1e-6)
-    expected[0, 1:] = 0
-    masked = prepare_frames(frames, spec, frame_mask(torch.tensor([1, 4]), 4))
-    np.testing.assert_allclose(masked, expected, atol=1e-6)
-
-
-def test_a_frame_of_zeros_stays_zero() -> None:
-    spec = FeatureSpec(modalities=(Modality(name="a", size=3, dtype="float32"),))
-    assert torch.equal(prepare_frames({"a": torch.zeros(1, 1, 3)}, spec, None), torch.zeros(1, 1, 3))
 
 
 @pytest.mark.parametrize("case", "abcd")
@@ -99,20 +62,20 @@ def test_a_uniform_just_below_one_draws_the_last_frame() -> None:
 
 
 @given(lengths=LENGTHS, slots=st.integers(1, 40), seed=st.integers(0, 99))
-def test_counted_frames_are_those_of_the_sample(lengths: list[int], slots: int, seed: int) -> None:
+def test_distinct_frames_are_those_of_the_sample(lengths: list[int], slots: int, seed: int) -> None:
     uniforms_BS = torch.from_numpy(np.random.default_rng(seed).random((len(lengths), slots), np.float32))
     frames, num_frames_B = numbered(lengths), torch.tensor(lengths)
-    found, counts_BU = sample_counted(frames, num_frames_B, uniforms_BS)
+    found, weights_BU = sample_distinct(frames, num_frames_B, uniforms_BS)
     for video, counts, sample in zip(
         numbers(found),
-        counts_BU.long().tolist(),
+        weights_BU.long().tolist(),
         numbers(sample_frames(frames, num_frames_B, uniforms_BS)),
         strict=True,
     ):
         assert sorted(np.repeat(video, counts).tolist()) == sorted(sample)
         drawn = [number for number, count in zip(video, counts, strict=True) if count]
         assert drawn == sorted(set(drawn)) == video[: len(drawn)]
-    assert (counts_BU > 0).any(0).all(), "there is no slot that no video needs"
+    assert (weights_BU > 0).any(0).all(), "there is no slot that no video needs"
 
 
 def test_golden_sequences(golden_dir: Path) -> None:
@@ -130,13 +93,13 @@ def test_golden_sequences(golden_dir: Path) -> None:
 
 def test_what_is_drawn_on_the_cpu_goes_where_the_frames_are() -> None:
     frames, num_frames_B = {"a": torch.zeros(7, 2, device="meta")}, torch.tensor([3, 4])
-    drawn, counts_BU = sample_counted(frames, num_frames_B, torch.rand(2, 5))
+    drawn, weights_BU = sample_distinct(frames, num_frames_B, torch.rand(2, 5))
     others = [
         sample_frames(frames, num_frames_B, torch.rand(2, 5)),
         sample_sequence(frames, num_frames_B, torch.rand(2), 5),
         fill_up(frames, num_frames_B, torch.rand(2, 5)),
     ]
-    assert {tensor.device.type for tensor in (counts_BU, *(each["a"] for each in (drawn, *others)))} == {"meta"}
+    assert {tensor.device.type for tensor in (weights_BU, *(each["a"] for each in (drawn, *others)))} == {"meta"}
 
 
 @given(lengths=LENGTHS, slots=st.integers(1, 40), seed=st.integers(0, 99))
@@ -172,15 +135,15 @@ def test_filling_up_a_full_video_changes_nothing(length: int, seed: int) -> None
 def test_mixing_is_its_formula(dtype: type) -> None:
     random = np.random.default_rng(0)
     stored = {name: random.integers(0, 256, (4, 5, size)).astype(dtype) for name, size in (("a", 3), ("b", 2))}
-    share, partner = np.array([0.0, 0.3, 0.5, 0.9], np.float32), np.array([2, 0, 2, 1])
+    weight, partner = np.array([0.0, 0.3, 0.5, 0.9], np.float32), np.array([2, 0, 2, 1])
     frames = {name: torch.from_numpy(array) for name, array in stored.items()}
-    mixed = mix_frames(frames, torch.from_numpy(share), torch.from_numpy(partner))
+    mixed = mix_frames(frames, torch.from_numpy(weight), torch.from_numpy(partner))
     assert set(mixed) == set(stored)
     for name, array in stored.items():
         values = array.astype(np.float64)
         if dtype is np.uint8:
             values = values * 4 / 255 + 4 / 512 - 2
-        for row, (own, other) in enumerate(zip(share.astype(np.float64), partner, strict=True)):
+        for row, (own, other) in enumerate(zip(weight.astype(np.float64), partner, strict=True)):
             expected = own * values[row] + (1 - own) * values[other]
             np.testing.assert_allclose(mixed[name][row], expected, rtol=1e-6, atol=1e-6)
         np.testing.assert_array_equal(frames[name], array)
