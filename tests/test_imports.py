@@ -16,6 +16,7 @@ BESIDE = {"evaluation": {"features"}}
 ABOVE = {
     "recipe",
     "progress",
+    "environment",
     "preflight",
     "stages",
     "search",

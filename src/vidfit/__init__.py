@@ -10,7 +10,6 @@ summary = vidfit.run(vidfit.load_recipe("recipe.yaml"), "run-folder")
 file = vidfit.pack("run-folder", budget="100MB")
 """
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
     from vidfit.pipeline import run
     from vidfit.recipe import Recipe, load_recipe
     from vidfit.search.packer import pack
-
-# Huge pages for large tensors. PyTorch reads it once, when it first allocates; faulting in a gradient of 1.1 GB by
-# pages of 4 kB took a third of NetVLAD's training step.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = ["Predictor", "Recipe", "Video", "load", "load_recipe", "pack", "run", "write_shard"]
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from pydantic import ValidationError
 
+from vidfit import environment
 from vidfit.errors import ModelFileError, OutputError, VidfitError, reason
 from vidfit.features.synthetic import CorpusConfig
 from vidfit.quantization import Codebook
@@ -494,6 +495,7 @@ def _refuse_to_overwrite(path: Path, overwrite: bool, sources: Iterable[Path]) -
 
 def main() -> None:
     """Entry point of the `vidfit` command."""
+    environment.set_defaults()
     # As a Ctrl-C does it, and not at once: what is half done is cleaned up.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
