@@ -1,6 +1,7 @@
 """Imports point only down the path of the data; public names are what `__all__` says."""
 
 import ast
+import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -19,6 +20,7 @@ BESIDE = {"evaluation": {"features"}}
 ABOVE = {
     "strict_yaml",
     "recipe",
+    "environment",
     "preflight",
     "stages",
     "search",
@@ -77,9 +79,11 @@ def test_the_models_know_neither_training_nor_evaluation():
 
 
 def test_every_public_name_is_there():
-    assert vidfit.__all__ == sorted(vidfit._HOMES)
-    for name in vidfit.__all__:
+    assert vidfit.__all__ == sorted(vidfit.__all__)
+    assert set(vidfit.__all__) > set(vidfit._HOMES)
+    for name in set(vidfit.__all__) - {"__version__"}:
         assert getattr(vidfit, name).__module__.startswith("vidfit.")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", vidfit.__version__)
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -7,7 +7,7 @@ import torch
 
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig, FrameClassifier
-from vidfit.recipe import DataConfig, MemberConfig, PackConfig, QuantizeConfig, Recipe, load_recipe
+from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe, load_recipe
 from vidfit.training.averaging import AveragingConfig
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import DistillConfig
@@ -65,7 +65,6 @@ def test_the_documentation_has_every_key():
         AveragingConfig,
         MemberConfig,
         DistillConfig,
-        QuantizeConfig,
         PackConfig,
     ]
     for model in [*models, *variants(families), *variants(heads)]:

@@ -40,7 +40,8 @@ def vidfit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
             main()
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0
-        return code, *capfd.readouterr()
+        out, err = capfd.readouterr()
+        return code, out, err
 
     return call
 

@@ -1,4 +1,4 @@
-"""vidfit: classify videos from frame features with the best model that fits a given number of bytes.
+"""vidfit: classify videos with the best model that fits a given number of bytes.
 
 import vidfit
 
@@ -8,33 +8,60 @@ for id, probabilities in model.predict_shards("shards/*.tfrecord"): ...
 
 summary = vidfit.run(vidfit.load_recipe("recipe.yaml"), "run-folder")
 file = vidfit.pack("run-folder", budget="100MB")
+scores = vidfit.evaluate(file, "shards/eval*.tfrecord")
+
+The library logs to `logging.getLogger("vidfit")` and reports progress to the callbacks you give it. It prints nothing.
 """
 
-import os
 from typing import TYPE_CHECKING
+
+from vidfit.errors import BudgetError, DataError, ModelFileError, OutputError, RecipeError, VidfitError
 
 if TYPE_CHECKING:
     from vidfit.features.example import write_shard
     from vidfit.features.spec import Video
     from vidfit.features.video_check import quantize_frames
+    from vidfit.inference.on_shards import evaluate, predict
     from vidfit.inference.predictor import Predictor, load
     from vidfit.pipeline import run
+    from vidfit.progress import Progress
     from vidfit.recipe import Recipe, load_recipe
     from vidfit.search.packer import pack
 
-# Huge pages for large tensors. PyTorch reads it once, when it first allocates; faulting in a gradient of 1.1 GB by
-# pages of 4 kB took a third of NetVLAD's training step.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    __version__: str
 
-__all__ = ["Predictor", "Recipe", "Video", "load", "load_recipe", "pack", "quantize_frames", "run", "write_shard"]
+__all__ = [
+    "BudgetError",
+    "DataError",
+    "ModelFileError",
+    "OutputError",
+    "Predictor",
+    "Progress",
+    "Recipe",
+    "RecipeError",
+    "Video",
+    "VidfitError",
+    "__version__",
+    "evaluate",
+    "load",
+    "load_recipe",
+    "pack",
+    "predict",
+    "quantize_frames",
+    "run",
+    "write_shard",
+]
 
 _HOMES = {
     "Predictor": "vidfit.inference.predictor",
+    "Progress": "vidfit.progress",
     "Recipe": "vidfit.recipe",
     "Video": "vidfit.features.spec",
+    "evaluate": "vidfit.inference.on_shards",
     "load": "vidfit.inference.predictor",
     "load_recipe": "vidfit.recipe",
     "pack": "vidfit.search.packer",
+    "predict": "vidfit.inference.on_shards",
     "quantize_frames": "vidfit.features.video_check",
     "run": "vidfit.pipeline",
     "write_shard": "vidfit.features.example",
@@ -43,6 +70,10 @@ _HOMES = {
 
 def __getattr__(name: str):
     """Import a public name at its first use: `vidfit --help` need not wait for PyTorch."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("vidfit")
     if name not in _HOMES:
         raise AttributeError(f"module 'vidfit' has no attribute {name!r}")
     from importlib import import_module

@@ -51,19 +51,13 @@ def lead(command: Callable[[], None]) -> None:
     except ValueError as error:  # a variable is missing
         raise VidfitError(f"WORLD_SIZE is set, but {error}; start several processes with torchrun") from error
     try:
-        backend = "gloo"
-        if torch.cuda.is_available():
-            _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
-            backend = "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_PATIENCE)
+        _join(store, rank, ranks)
         try:
             _follow() if rank else command()
         finally:
-            # After a failure within a job, the other ranks would block in a collective.
-            if not _working_together:
-                if rank == 0:
-                    _broadcast(None)
-                dist.destroy_process_group()
+            # After a failure inside a job the other ranks are in the middle of it: they hear when the connection ends.
+            if rank == 0 and not _working_together:
+                _broadcast(None)
     except (KeyboardInterrupt, SystemExit):
         if rank:  # A signal stopped all ranks; the leader tells of it.
             sys.exit(1)
@@ -78,6 +72,8 @@ def lead(command: Callable[[], None]) -> None:
                 "another of the processes was killed, or its machine is gone; call again to go on"
             ) from error
         raise
+    finally:
+        _leave()
 
 
 def together(
@@ -203,6 +199,31 @@ def _is_first_to_fail(store: Any) -> bool:
         return store.add("failures", 1) == 1
     except dist.DistError:  # the machine that keeps it has failed
         return False
+
+
+def _join(store: Any, rank: int, ranks: int) -> None:
+    # This module's default arguments hold the group that exists when it is first imported, and packing imports it (by
+    # torch.onnx). Import it while there is none: a group that is held keeps its threads when it is destroyed.
+    import torch.distributed.nn.functional
+
+    backend = "gloo"
+    if torch.cuda.is_available():
+        _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_PATIENCE)
+
+
+def _leave() -> None:
+    """End the group and its threads, also after a failure.
+
+    A thread of gloo that is left can abort the process at exit. It needs the GIL to free the last tensor that it sent;
+    a Python that is exiting ends it instead, inside a C++ destructor, and C++ answers with `std::terminate`
+    (https://github.com/pytorch/pytorch/issues/190489).
+    """
+    if dist.is_initialized():
+        if _working_together:  # a transfer may be waiting for a rank that has left
+            dist.distributed_c10d._get_default_group().abort()
+        dist.destroy_process_group()
 
 
 def _take_gpu(local_rank: int) -> None:

@@ -143,3 +143,13 @@ def test_what_fails_on_one_rank_is_told_once_and_hangs_no_other(two: tuple[Path,
     (told,) = [line for _, text in two[1] for line in text.splitlines()]
     assert told.startswith("told: ")
     assert "damaged1.tfrecord, record 7" in told
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux names them")
+@pytest.mark.parametrize(("end", "codes"), [("ends", [0, 0]), ("fails", [1, 1])])
+def test_no_thread_of_transfers_outlives_the_group(end: str, codes: list[int]):
+    """Such a thread can abort the process while Python exits, although the work is done."""
+    processes = start("tests.training.leaving_ranks", end)
+    told = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == codes, told
+    assert [printed for printed, _ in told] == ["[]\n", "[]\n"], told

@@ -27,30 +27,25 @@ def evaluate(
     fill_up: FillUp = 0,
 ) -> None:
     """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
-    from vidfit import distributed
     from vidfit.evaluation.evaluate import skipped_of
-    from vidfit.features.shards import expand_shards
     from vidfit.files import replacing
-    from vidfit.inference.distributed_jobs import measure
-    from vidfit.progress import counter, log_skipped
+    from vidfit.inference import on_shards
+    from vidfit.progress import log_skipped
 
     if json_file:
         _refuse_other_than_json(json_file)
-    paths = expand_shards(shards, log.warning)
     # Entered before the evaluation, so that a bad place is known at once.
     with replacing(json_file) if json_file else nullcontext() as partial:
         with progress_bar() as on_progress:
-            show = counter(on_progress, "evaluating", "videos")
-            result = distributed.together(
-                measure,
+            result = on_shards.evaluate(
                 model,
-                paths,
-                skip_corrupt,
-                threads,
-                fill_up,
-                batch_size,
+                shards,
+                skip_corrupt=skip_corrupt,
                 labelled_only=unlabelled == "skip",
-                here={"on_progress": show},
+                threads=threads,
+                batch_size=batch_size,
+                fill_up=fill_up,
+                on_progress=on_progress,
             )
         log_skipped("evaluating", skipped_of(result))
         if count := int(result["unlabelled"]):
@@ -80,18 +75,24 @@ def predict(
 
     If stopped, run the same command again: it resumes. OUTPUT.partial keeps the finished shards until all are done.
     """
-    from vidfit import distributed
-    from vidfit.features.shards import expand_shards
-    from vidfit.inference.distributed_jobs import predict as write
-    from vidfit.progress import counter, log_skipped
+    from vidfit.inference import on_shards
+    from vidfit.progress import log_skipped
 
-    paths = expand_shards(shards, log.warning)
-    options = (top_k, skip_corrupt, overwrite, threads, fill_up, batch_size)
     with progress_bar() as on_progress:
-        show = counter(on_progress, "predicting", "videos")
-        made = distributed.together(write, model, paths, output, *options, here={"on_progress": show})
+        made = on_shards.predict(
+            model,
+            shards,
+            output,
+            top_k=top_k,
+            skip_corrupt=skip_corrupt,
+            overwrite=overwrite,
+            threads=threads,
+            batch_size=batch_size,
+            fill_up=fill_up,
+            on_progress=on_progress,
+        )
     log_skipped("predicting", made.skipped)
-    before = f"; {made.resumed} of {len(paths)} shards were finished before" if made.resumed else ""
+    before = f"; {made.resumed} of {made.shards} shards were finished before" if made.resumed else ""
     print(f"{output}: {made.videos:,} videos{before}")
 
 

@@ -1,0 +1,141 @@
+"""What two commands leave each other on the same cores: training, prediction and packing, alone and side by side.
+
+AudioSet's NetVLAD (recipes/audioset.yaml). `kept` is the speed of the slower of the two beside the speed of one alone.
+On a machine that nothing else uses, half is to be expected where one command fills all cores. Each row is one setting
+of the environment; `as vidfit sets it` is `vidfit.environment.DEFAULTS`. One pair of processes measures both columns.
+
+Run it: `python benchmarks/side_by_side.py --steps 40 --tasks train --settings "as vidfit sets it"`.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from table import options, publish
+
+from vidfit.environment import DEFAULTS
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data" / "audioset"
+TASKS = ("train", "predict", "pack")
+OPENMP = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+SETTINGS = {
+    "as vidfit sets it": {},
+    "libgomp's default": {"GOMP_SPINCOUNT": "300000"},
+    "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
+    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
+    "OMP_WAIT_POLICY=passive": {"GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "passive"},
+    "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
+}
+
+
+def prepare(folder: Path, steps: int) -> None:
+    """Train NetVLAD for some steps into `folder/run` and pack it as `folder/model.onnx`."""
+    from vidfit.export.graph import PackedMember, write_graph
+    from vidfit.quantization.member import load_member
+
+    train(folder / "run", steps)
+    member = load_member(folder / "run" / "members" / "netvlad").quantized()
+    write_graph(folder / "model.onnx", [PackedMember(member, 1.0)], 10**9)
+
+
+def train(directory: Path, steps: int) -> None:
+    from vidfit.pipeline import Run
+    from vidfit.recipe import load_recipe
+
+    overrides = (f"training.steps={steps}", f"training.validate_every={steps}", "training.shuffle_buffer=1000")
+    Run(load_recipe(ROOT / "recipes" / "audioset.yaml", overrides), directory, members=["netvlad"]).train("netvlad")
+
+
+def serve(task: str, folder: Path, steps: int) -> None:
+    """Do the task once for each line of standard input; answer with the seconds that it took."""
+    from vidfit.inference.predictor import load
+    from vidfit.search.packer import open_run
+
+    model = load(folder / "model.onnx", at_once=0) if task == "predict" else None
+    answers = os.fdopen(os.dup(1), "w")
+    sys.stdout = sys.stderr
+    print("ready", file=answers, flush=True)
+    for _ in sys.stdin:
+        with tempfile.TemporaryDirectory() as fresh:
+            run = Path(fresh) / "run"
+            if task == "pack":
+                shutil.copytree(folder / "run", run)
+            begun = time.perf_counter()
+            if task == "train":
+                train(run, steps)
+            elif task == "pack":
+                _ = open_run(run).choices
+            elif model:
+                for _ in model.predict(DATA / "eval" / "*.tfrecord"):
+                    pass
+            print(time.perf_counter() - begun, file=answers, flush=True)
+
+
+def seconds(pair: list[subprocess.Popen[str]]) -> float:
+    """What the slower of some processes takes that begin at once."""
+    for process in pair:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return max(float(process.stdout.readline()) for process in pair if process.stdout)
+
+
+def measure(task: str, name: str, folder: Path, steps: int) -> dict[str, str | float]:
+    environment = {key: value for key, value in os.environ.items() if key not in OPENMP}
+    command = [sys.executable, __file__, "--serve", task, "--folder", str(folder), "--steps", str(steps)]
+    pair = [
+        subprocess.Popen(
+            command,
+            env=environment | DEFAULTS | SETTINGS[name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in pair:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+    seconds(pair[:1])  # the first time reads files and makes memory
+    alone = min(seconds(pair[:1]), seconds(pair[1:]))
+    both = seconds(pair)
+    for process in pair:
+        process.communicate()
+    return {
+        "task": task,
+        "setting": name,
+        "alone, s": alone,
+        "side by side, s": both,
+        "kept": alone / both,
+    }
+
+
+def main() -> None:
+    parser = options(__doc__ or "")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--steps", type=int, default=100, help="training steps of 256 videos that are timed")
+    parser.add_argument("--folder", type=Path, help="keep the trained member here, for another call")
+    parser.add_argument("--serve", choices=TASKS, help="(internal) be one of the two processes")
+    arguments = parser.parse_args()
+    if not DATA.exists():
+        sys.exit(f"{DATA} is not there: this benchmark needs AudioSet's features")
+    if arguments.serve:
+        serve(arguments.serve, arguments.folder, arguments.steps)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        if arguments.tasks != ["train"] and not (folder / "model.onnx").exists():
+            prepare(folder, arguments.steps)
+        rows = [measure(task, name, folder, arguments.steps) for task in arguments.tasks for name in arguments.settings]
+    publish(f"{len(os.sched_getaffinity(0))} cores", rows, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
