@@ -37,7 +37,7 @@ app = typer.Typer(
 
 Shards = Annotated[list[str], typer.Argument(help="TFRecord files, folders of them, caches or (quoted) globs.")]
 Model = Annotated[Path, typer.Argument(help="A packed .onnx file, or a member: its folder or .safetensors file.")]
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file; see docs/recipe.md.")]
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file; see docs/reference/recipe.md.")]
 RunFolder = Annotated[Path, typer.Option("--output", "-o", help="The run folder; made if absent, gone on with if not.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a recipe key: training.steps=100. May be repeated.")
@@ -343,7 +343,7 @@ def export(
 ) -> None:
     """Write a packed file as a TensorFlow SavedModel: same inputs and output, as many bits a weight.
 
-    Needs `pip install 'vidfit[tensorflow]'`; what is written needs TensorFlow alone (docs/tensorflow.md).
+    Needs `pip install 'vidfit[tensorflow]'`; what is written needs TensorFlow alone (docs/guide/deploying.md).
     """
     from vidfit.export.tensorflow import write_saved_model
     from vidfit.sizes import format_size
@@ -387,7 +387,7 @@ def cache(
     """Write shards once more, so that training reads them from memory maps in any order.
 
     Takes as much room as the shards. Wherever shards are asked for, the folder can be given. One Arrow file a shard
-    (docs/format.md); a second call goes on where the first was stopped, and compares what is there with the shards.
+    (docs/reference/file-formats.md); a second call goes on where the first was stopped, and compares what is there with the shards.
     """
     from vidfit import progress
     from vidfit.features.cache_writer import write_cache

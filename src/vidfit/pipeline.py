@@ -10,7 +10,7 @@ Everything lies in one run folder:
     RUN/frontier.json                 and of other budgets
     RUN/model.onnx                    the packed file
     RUN/labels.json                   how good the packed file is at each label, and its probabilities
-    RUN/summary.json                  what came out (docs/format.md has its schema)
+    RUN/summary.json                  what came out (docs/reference/file-formats.md has its schema)
     RUN/report.html                   all of it on one page
     RUN/stages.json                   what is done, and from which inputs
 

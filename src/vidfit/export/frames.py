@@ -12,7 +12,7 @@ one. Floats are made of the bytes only for what is no such product: norms and sq
   features of a frame are multiplied with a whole number as great as bytes allow, and its factor is divided by it.
 
 Both have 7 bits because without VNNI sums of two products must fit 16 bits; the sums themselves have 32, which
-is enough for videos of 130,000 frames. What it costs in GAP is measured in docs/performance.md.
+is enough for videos of 130,000 frames. What it costs in GAP is measured in docs/evidence/performance.md.
 
 Shapes: B videos, T frames, D features, K clusters, N frames of all videos together.
 """

@@ -2,7 +2,7 @@
 
 The members are written by PyTorch's exporter from the very modules that were trained, so that there is one definition
 of each formula; their quantised weights are multiplied as they are stored (`weights.py`, `forms.py`).
-`docs/format.md` specifies the file.
+`docs/reference/file-formats.md` specifies the file.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""What a packed file says of itself: the keys of its ONNX metadata, each a string. `docs/format.md` specifies them."""
+"""What a packed file says of itself: the keys of its ONNX metadata, each a string. `docs/reference/file-formats.md` specifies them."""
 
 from collections.abc import Sequence
 from typing import Any, Literal

@@ -3,7 +3,7 @@
 The ONNX graph is walked node by node, each becomes its counterpart of `tensorflow_operators.py`. Weights become
 variables of their stored type: TensorFlow folds constants but never variables, so 8 bits and less stay as they are on
 disk and in memory. What this trades away is speed: each run expands each matrix to floats for a moment.
-`docs/tensorflow.md` says how to load it.
+`docs/guide/deploying.md` says how to load it.
 """
 
 import re

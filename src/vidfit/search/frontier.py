@@ -45,7 +45,7 @@ def measure_frontier(packer: Packer, budgets: Sequence[str] = ()) -> dict[str, A
         budgets: bytes, as `1GB`; where there are none, twelve from the smallest file to the unconstrained ensemble.
 
     Returns:
-        The content of `frontier.json` (docs/format.md).
+        The content of `frontier.json` (docs/reference/file-formats.md).
 
     Raises:
         BudgetError: nothing fits the smallest budget.
