@@ -387,7 +387,7 @@ def cache(
     """Write shards once more, so that training reads them from memory maps in any order.
 
     Takes as much room as the shards. Wherever shards are asked for, the folder can be given. One Arrow file a shard
-    (docs/reference/file-formats.md); a second call goes on where the first was stopped, and compares what is there with the shards.
+    (docs/reference/file-formats.md); a second call resumes, and compares what is there with the shards.
     """
     from vidfit import progress
     from vidfit.features.cache_writer import write_cache

@@ -1,4 +1,4 @@
-"""What a packed file says of itself: the keys of its ONNX metadata, each a string. `docs/reference/file-formats.md` specifies them."""
+"""The ONNX metadata of a packed file: keys and strings. `docs/reference/file-formats.md` specifies them."""
 
 from collections.abc import Sequence
 from typing import Any, Literal

@@ -5,7 +5,7 @@
 or of `Blocks` by little.
 
 - `Bytes`, 8 bits, and any width where inputs are few: `MatMulInteger`. A row of activations gets 128 levels between
-  its own minimum and maximum. What that costs in GAP is measured in docs/evidence/performance.md. In heads and gates the
+  its own minimum and maximum. What that costs in GAP: docs/evidence/performance.md. In heads and gates the
   remainders are a second row: there is little work there, and 14 bits are as good as a float.
 - `Blocks`, 2, 4 and 6 bits of long descriptors: ONNX Runtime's `MatMulNBits`, which has bytes for activations too, by
   blocks of inputs. Of many rows it takes two to ten times as long as `MatMulInteger`, and a single row is added up in

@@ -22,7 +22,7 @@ from vidfit.quantization.state import is_big
 from vidfit.quantization.uniform import Grid, QuantizedTensor, quantize
 from vidfit.training.trainer import predict
 
-# Above it, rounding to nearest costs nothing that GAP would tell (docs/architecture.md).
+# Above it, rounding to nearest costs nothing that GAP would tell (benchmarks/LOG.md).
 COMPENSATED_BITS = 4
 _SMALLEST = 1e-7
 

@@ -42,7 +42,7 @@ from vidfit.stages import digest, write_text
 from vidfit.training.trainer import predict
 
 # What every tensor may choose from: widths that run without being expanded (`export/weight_formats.py`). Groups finer
-# than a channel lie on the same line of divergence over bytes, no lower (docs/architecture.md); the last is the
+# than a channel lie on the same line of divergence over bytes, no lower (benchmarks/LOG.md); the last is the
 # method's own.
 GRIDS = [*map(Grid.parse, ("2/channel", "4/channel", "6/channel")), REFERENCE]
 CANDIDATES = 8
