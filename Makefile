@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-tensorflow test-wheel lint bench dist
+.PHONY: setup demo test test-tensorflow test-wheel lint bench dist docs
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -49,3 +49,14 @@ lint: $(READY)
 
 bench: $(READY)
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+# The site, in build/site/index.html. A dead link or a name without a docstring page is an error.
+docs: .venv/.ready-docs
+	mkdir -p build/docs
+	$(BIN)/python -m typer vidfit.cli utils docs --name vidfit --output build/docs/all.md
+	sed -n '/^## /,$$p' build/docs/all.md >build/docs/commands.md
+	$(BIN)/zensical build --strict --clean
+
+.venv/.ready-docs: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
+	touch $@

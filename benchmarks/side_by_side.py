@@ -69,7 +69,7 @@ def serve(task: str, folder: Path, steps: int) -> None:
             if task == "train":
                 train(run, steps)
             elif task == "pack":
-                _ = open_run(run).choices
+                _ = open_run(run).search.candidates
             elif model:
                 for _ in model.predict(DATA / "eval" / "*.tfrecord"):
                     pass

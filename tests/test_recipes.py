@@ -56,7 +56,7 @@ def test_the_winners_members_run_at_full_size(name: str):
 
 
 def test_the_documentation_has_every_key():
-    text = (FOLDER.parent / "docs" / "recipe.md").read_text()
+    text = (FOLDER.parent / "docs" / "reference" / "recipe.md").read_text()
     families, heads = (ClassifierConfig.model_fields[part].annotation for part in ("family", "head"))
     models = [
         Recipe,

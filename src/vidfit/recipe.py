@@ -1,7 +1,7 @@
 """A recipe: one YAML document that says everything a run does, checked before anything starts.
 
 Unknown keys, missing keys and wrong values are errors that name the key. Paths are relative to the recipe's own
-folder, so a recipe works from any working directory; `~` is your home. `docs/recipe.md` describes every key.
+folder, so a recipe works from any working directory; `~` is your home. `docs/reference/recipe.md` describes every key.
 """
 
 import json

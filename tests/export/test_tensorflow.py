@@ -28,7 +28,7 @@ from vidfit.quantization.uniform import QuantScheme
 
 pytestmark = pytest.mark.skipif(find_spec("tensorflow") is None, reason="no TensorFlow here; make test-tensorflow")
 
-# What docs/tensorflow.md shows, for several inputs.
+# What docs/guide/deploying.md shows, for several inputs.
 RUN = """
 import sys
 import numpy as np

@@ -1,4 +1,4 @@
-"""Packed levels: what goes in comes out, in the bytes that were promised and the places that docs/format.md gives."""
+"""Packed levels: what goes in comes out, in the bytes and places of docs/reference/file-formats.md."""
 
 import numpy as np
 import pytest

@@ -92,7 +92,7 @@ def predict(
             on_progress=on_progress,
         )
     log_skipped("predicting", made.skipped)
-    before = f"; {made.resumed} of {made.shards} shards were finished before" if made.resumed else ""
+    before = f"; {made.resumed} shards were finished before" if made.resumed else ""
     print(f"{output}: {made.videos:,} videos{before}")
 
 

@@ -12,7 +12,7 @@ matmul and a rank-1 correction. Only norms and squares still need floats.
   multiplied with the largest integer that fits, and its factor is divided by that.
 
 Both have 7 bits: without VNNI, sums of two products must fit 16 bits. Sums over frames have 32 bits, enough for videos
-of 130,000 frames. docs/performance.md has the cost in GAP.
+of 130,000 frames. docs/evidence/performance.md has the cost in GAP.
 
 Shapes: B videos, T frames, D features, K clusters, N frames of all videos together.
 """

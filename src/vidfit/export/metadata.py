@@ -1,4 +1,4 @@
-"""The metadata of a packed file: keys of its ONNX metadata, each a string. `docs/format.md` specifies them."""
+"""The metadata of a packed file, a string for each key of ONNX's metadata (docs/reference/file-formats.md)."""
 
 import io
 import re

@@ -2,7 +2,7 @@
 
 Each node of the ONNX graph becomes its counterpart in `tensorflow_operators.py`. Weights become variables of their
 stored type. TensorFlow never folds variables, so codes of 8 bits and less keep their size on disk and in memory. The
-price is speed: each run expands each matrix to floats. `docs/tensorflow.md` shows how to load it.
+price is speed: each run expands each matrix to floats. `docs/guide/deploying.md` shows how to load it.
 """
 
 import re

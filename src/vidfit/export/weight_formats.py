@@ -5,8 +5,8 @@ The product `x @ W` runs on the stored codes. Scales and offsets become a rank-1
 `NBitsWeight` it does, slightly.
 
 - `Int8Weight`: 8-bit weights, and any bit width if inputs are few. ONNX's `MatMulInteger`. Each row of activations gets
-  128 levels between its own minimum and maximum; docs/performance.md has the cost in GAP. In heads and gates a second
-  row holds the remainders. There is little work there, and 14 bits are as good as a float.
+  128 levels between its own minimum and maximum; docs/evidence/performance.md has the cost in GAP. In heads and gates a
+  second row holds the remainders. There is little work there, and 14 bits are as good as a float.
 - `NBitsWeight`: 2, 4 and 6 bits with many inputs (long descriptors). ONNX Runtime's `MatMulNBits`, which also makes
   bytes of activations, by blocks of inputs. For many rows it takes two to ten times as long as `MatMulInteger`. But a
   hidden layer of bytes would be twice as large in memory as in the file.

@@ -1,4 +1,4 @@
-"""Memory that batches take turns in: fresh pages cost half of what it costs to fill them (docs/performance.md).
+"""Memory that batches take turns in: fresh pages cost half of what it costs to fill them (benchmarks/LOG.md).
 
 What `Memory` lends is an array like any other, and nobody gives it back. When the last array, view or tensor on it is
 gone, which Python's counting of references tells at once, the memory is kept for the next that asks. So what somebody

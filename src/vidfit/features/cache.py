@@ -1,11 +1,12 @@
 """A cache: the videos of shards in files that are mapped into memory and read in any order, without parsing.
 
 A folder holds one Arrow IPC file a shard, uncompressed, and `cache.json`, which says what each was made from
-(docs/format.md). Frames lie in a file as they do in memory, so a video is a view of the page cache, which all ranks and
-workers of a machine share. A file is a cache's only with the bytes and records that `cache.json` tells. Every record
-has a CRC32C of its own, compared when it is first read from an open file. Afterwards the file's size and time of change
-are looked at instead, at each read: whoever writes to a file that is in use ends the reading. A damaged record can be
-passed over. Damage to a file's structure cannot, for it would hide how much is lost; but a cache can be made again.
+(docs/reference/file-formats.md). Frames lie in a file as in memory, so a video is a view of the page cache, which all
+ranks and workers of a machine share. A file is a cache's only with the bytes and records that `cache.json` tells. Every
+record has a CRC32C of its own, compared when it is first read from an open file. Afterwards the file's size and time of
+change are looked at instead, at each read: whoever writes to a file that is in use ends the reading. A damaged record
+can be passed over. Damage to a file's structure cannot, for it would hide how much is lost; but a cache can be made
+again.
 
 Traded away: as much room again as the shards have. What a disk loses later than a record's first reading, without a
 word, is not noticed before the next process. A mapped file that is cut short in the very moment of a read ends the

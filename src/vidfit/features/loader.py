@@ -7,7 +7,7 @@ can be read more often and frequent ones less (`copies`).
 
 Workers are threads, each with batches of its own, so an epoch may end in one smaller batch a worker. Reading, copying
 and NumPy let others compute meanwhile, and nothing travels between processes: through their shared memory a batch costs
-three times what it costs to read (docs/performance.md). What Python does for a record, and its checksum, is one
+three times what it costs to read (benchmarks/LOG.md). What Python does for a record, and its checksum, is one
 thread's at a time, so all workers together read about 10,000 records of 300 frames a second at most.
 
 Several ranks read as so many times the workers would (`of_rank`): the ranks' n-th batches together are the n-th of the

@@ -42,7 +42,6 @@ OnProgress = Callable[[int, int], None]
 class Written:
     """What a file of predictions was made from."""
 
-    shards: int
     videos: int
     skipped: Skipped
     """What was left out, by earlier calls too."""
@@ -93,9 +92,7 @@ def predict_to_file(
 
         # On rank 0 alone: another rank might look later, and find parts of this call.
         parts = _Parts(folder, predictor, top_k, skip_corrupt, on_progress, *distributed.once(begin))
-        made = Written(
-            shards=len(shards), videos=0, skipped=Skipped(), resumed=sum(key in parts.finished for key in parts.keys)
-        )
+        made = Written(videos=0, skipped=Skipped(), resumed=sum(key in parts.finished for key in parts.keys))
         if distributed.number():
             deque(parts.of(shards, made), maxlen=0)
             return made

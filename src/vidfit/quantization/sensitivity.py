@@ -23,7 +23,7 @@ from vidfit.quantization.state import is_big
 from vidfit.quantization.uniform import QuantizedTensor, QuantScheme, quantize
 from vidfit.training.validation import predict
 
-# Up to this bit width GPTQ rounds. Above it, rounding to nearest costs no GAP (docs/architecture.md).
+# Up to this bit width GPTQ rounds. Above it, rounding to nearest costs no GAP (benchmarks/LOG.md).
 GPTQ_BITS = 4
 _SMALLEST = 1e-7
 

@@ -51,7 +51,7 @@ def measure_frontier(packer: Packer, budgets: Sequence[str] = ()) -> dict[str, A
         budgets: sizes such as `1GB`. Without any, twelve from the smallest file to the unconstrained ensemble.
 
     Returns:
-        The content of `frontier.json` (docs/format.md).
+        The content of `frontier.json` (docs/reference/file-formats.md).
 
     Raises:
         BudgetError: nothing fits the smallest budget.

@@ -2,7 +2,7 @@
 
 A teacher's `top_k` probabilities of each video are written once, in half precision, to one Parquet file a shard, keyed
 by video id: never a copy of the features. Training joins them by id, so it only ever sees those of its own videos. What
-is outside the top k counts as zero (docs/ablation.md has what the alternative was worth).
+is outside the top k counts as zero (benchmarks/LOG.md has what the alternative was worth).
 
 The file's columns, one row a video:
 
@@ -320,7 +320,7 @@ def _write(path: Path, info: SoftLabelsInfo, batches: Iterable[Batch], teachers:
     }
     table = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(info.model_dump())})
     with replacing(path) as partial:
-        # High and low bytes apart compress to two thirds; measured on AudioSet (docs/ablation.md).
+        # High and low bytes apart compress to two thirds; measured on AudioSet (benchmarks/LOG.md).
         split = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in ("labels", "probabilities")}
         # An open file, because pyarrow takes a path such as run:1/x for a URI.
         with partial.open("wb") as file:
