@@ -56,7 +56,7 @@ def serve(task: str, folder: Path, steps: int) -> None:
     from vidfit.inference.predictor import load
     from vidfit.search.packer import open_run
 
-    model = load(folder / "model.onnx", at_once=0) if task == "predict" else None
+    model = load(folder / "model.onnx", parallel_batches=0) if task == "predict" else None
     answers = os.fdopen(os.dup(1), "w")
     sys.stdout = sys.stderr
     print("ready", file=answers, flush=True)

@@ -24,8 +24,9 @@ def test_importing_vidfit_changes_no_environment_variable():
 
 def test_the_command_line_sets_variables_before_torch_is_loaded():
     code = (
-        "import os, sys, vidfit.cli as cli; loaded = 'torch' in sys.modules; cli.app = lambda: None; cli.main();"
-        "print(loaded, *(os.environ[name] for name in cli.environment.DEFAULTS))"
+        "import os, sys; from vidfit.cli import entry; loaded = 'torch' in sys.modules;"
+        "entry.app = lambda: None; entry.main();"
+        "print(loaded, *(os.environ[name] for name in entry.environment.DEFAULTS))"
     )
     assert printed(code).split() == ["False", *environment.DEFAULTS.values()]
 
@@ -35,3 +36,10 @@ def test_a_variable_that_is_set_stays(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(name, "yours")
     environment.set_defaults()
     assert os.environ[name] == "yours"
+
+
+def test_a_wait_policy_of_yours_is_not_overridden(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    environment.set_defaults()
+    assert "GOMP_SPINCOUNT" not in os.environ

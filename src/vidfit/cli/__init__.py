@@ -5,6 +5,6 @@ A user's mistake ends with one line on standard error and exit code 2, never wit
 
 from vidfit.cli import data, models, packing, runs  # noqa: F401 - they add their commands to the app
 from vidfit.cli.app import app
-from vidfit.cli.main import main
+from vidfit.cli.entry import main
 
 __all__ = ["app", "main"]

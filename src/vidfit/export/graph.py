@@ -1,7 +1,7 @@
 """One ONNX file: all members with their quantised weights, the weighted average, vocabulary and feature spec.
 
 PyTorch's exporter writes the members from the trained modules, so each formula has one definition. Quantised weights
-are multiplied as they are stored (`weights.py`, `weight_formats.py`). docs/reference/file-formats.md specifies the file.
+are multiplied as they are stored (`weights.py`, `weight_formats.py`). docs/reference/file-formats.md has the format.
 """
 
 import logging
