@@ -34,7 +34,7 @@ _PATIENCE = timedelta(days=30)
 _working_together = False
 
 
-def lead(command: Callable[[], None]) -> None:
+def run(command: Callable[[], None]) -> None:
     """Run a command on rank 0, while the other ranks follow it; without torchrun just run it.
 
     Raises:
@@ -76,15 +76,15 @@ def lead(command: Callable[[], None]) -> None:
         _leave()
 
 
-def together(
-    job: Callable[..., Result], *arguments: Any, here: Mapping[str, Any] | None = None, **options: Any
+def on_all_ranks(
+    job: Callable[..., Result], *arguments: Any, rank_0_only: Mapping[str, Any] | None = None, **options: Any
 ) -> Result:
     """Call a function on all ranks; gives what it returns on this one. To be called by the leader.
 
     Arguments:
         job: of a module, not a lambda or a closure.
         arguments, options: that can be pickled.
-        here: keyword arguments that rank 0 alone gets, such as what shows the progress.
+        rank_0_only: keyword arguments that rank 0 alone gets, such as what shows the progress.
 
     Raises:
         whatever the job raises on this rank.
@@ -92,35 +92,35 @@ def together(
     assert not _working_together
     if dist.is_initialized():
         _broadcast((job, arguments, options))
-    return _work(job, *arguments, **options, **(here or {}))
+    return _work(job, *arguments, **options, **(rank_0_only or {}))
 
 
-def available() -> int:
+def available_ranks() -> int:
     """Ranks that there are for a job."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def number() -> int:
+def rank() -> int:
     """This process's rank in a job; 0 outside."""
     return dist.get_rank() if _working_together else 0
 
 
-def count() -> int:
+def world_size() -> int:
     """Ranks that work together: in a job all, outside 1."""
     return dist.get_world_size() if _working_together else 1
 
 
-def cores() -> int:
+def cores_per_rank() -> int:
     """Cores of this machine for each of its ranks in a job; 0, for all of them, outside."""
     return max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])) if _working_together else 0
 
 
-def share(items: Sequence[Item]) -> Sequence[Item]:
-    """This rank's part of some items: every `count()`-th from `number()` on."""
-    return items[number() :: count()]
+def share_of_rank(items: Sequence[Item]) -> Sequence[Item]:
+    """This rank's part of some items: every `world_size()`-th from `rank()` on."""
+    return items[rank() :: world_size()]
 
 
-def in_order(results: Iterable[Result], items: int) -> Iterator[Result]:
+def gather_in_order(results: Iterable[Result], items: int) -> Iterator[Result]:
     """What the ranks make of some items, one by one and on every rank, in the order of the items.
 
     Arguments:
@@ -130,53 +130,53 @@ def in_order(results: Iterable[Result], items: int) -> Iterator[Result]:
     Raises:
         VidfitError: in its place, what any rank raised for an item.
     """
-    if count() == 1:
+    if world_size() == 1:
         yield from results
         return
     own = iter(results)
-    for first in range(0, items, count()):
-        outcome = _outcome(lambda: next(own)) if first + number() < items else None
+    for first in range(0, items, world_size()):
+        outcome = _outcome(lambda: next(own)) if first + rank() < items else None
         for other in _gathered(outcome)[: items - first]:
             yield _raised(other)
 
 
-def once(work: Callable[[], Result]) -> Result:
+def on_rank_0(work: Callable[[], Result]) -> Result:
     """Do something on rank 0 while the others wait; gives its result on every rank.
 
     Raises:
         VidfitError: on every rank, what it raised.
     """
-    if count() == 1:
+    if world_size() == 1:
         return work()
-    return _raised(_broadcast(_outcome(work) if number() == 0 else None))
+    return _raised(_broadcast(_outcome(work) if rank() == 0 else None))
 
 
-def every(*numbers: int) -> list[tuple[int, ...]]:
+def all_gather(*numbers: int) -> list[tuple[int, ...]]:
     """The numbers that each rank gave, rank by rank."""
-    if count() == 1:
+    if world_size() == 1:
         return [numbers]
     own = torch.tensor(numbers, dtype=torch.int64)
-    gathered = [torch.empty_like(own) for _ in range(count())]
+    gathered = [torch.empty_like(own) for _ in range(world_size())]
     dist.all_gather(gathered, own)
     return [tuple(tensor.tolist()) for tensor in gathered]
 
 
-def total(number: int) -> int:
+def all_sum(number: int) -> int:
     """The sum of what each rank gave."""
-    return sum(given for (given,) in every(number))
+    return sum(given for (given,) in all_gather(number))
 
 
-def add_(tensors: Iterable[torch.Tensor]) -> None:
+def all_reduce_(tensors: Iterable[torch.Tensor]) -> None:
     """Replace each tensor by its sum over the ranks, the same to the bit on all of them."""
-    if count() > 1:
+    if world_size() > 1:
         for transfer in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
             assert transfer is not None
             transfer.wait()
 
 
-def added(tensor: torch.Tensor) -> torch.Tensor:
+def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over the ranks, through which gradients flow back to each rank's part."""
-    return _Sum.apply(tensor) if count() > 1 else tensor  # type: ignore[return-value] - PyTorch's has no type
+    return _Sum.apply(tensor) if world_size() > 1 else tensor  # type: ignore[return-value] - PyTorch's has no type
 
 
 class _Sum(torch.autograd.Function):
@@ -258,7 +258,7 @@ def _broadcast(value: Any) -> Any:
 
 def _gathered(value: Any) -> list[Any]:
     """The values of all ranks, on every rank."""
-    values: list[Any] = [None] * count()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 

@@ -208,13 +208,13 @@ class Run:
 
     def _evaluate(self, model: Path, what: str) -> dict[str, Any]:
         stage = f"evaluating {what}"
-        result = distributed.together(
+        result = distributed.on_all_ranks(
             measure,
             model,
             self.inputs.shards["eval"],
             self.inputs.skip_corrupt,
             labelled_only=self.inputs.labelled_only,
-            here={"on_progress": counter(self._on_progress, stage, "videos")},
+            rank_0_only={"on_progress": counter(self._on_progress, stage, "videos")},
         )
         log_skipped(stage, skipped_of(result))
         return _scores(result)
@@ -223,13 +223,13 @@ class Run:
         """As `_evaluate`, and leaves the details of labels and probabilities in a file."""
         labels.unlink(missing_ok=True)  # of another packed file
         stage = "evaluating packed"
-        result, details = distributed.together(
+        result, details = distributed.on_all_ranks(
             measure_labels,
             packed,
             self.inputs.shards["eval"],
             self.inputs.skip_corrupt,
             labelled_only=self.inputs.labelled_only,
-            here={"on_progress": counter(self._on_progress, stage, "videos")},
+            rank_0_only={"on_progress": counter(self._on_progress, stage, "videos")},
         )
         log_skipped(stage, skipped_of(result))
         write_text(labels, json.dumps(details, indent=2) + "\n")

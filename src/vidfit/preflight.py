@@ -224,9 +224,9 @@ def check_budget(pack: PackConfig, parameters: Mapping[str, int]) -> None:
 def check_ranks(members: Mapping[str, MemberConfig]) -> None:
     """A batch can be divided among the ranks."""
     for name, member in members.items():
-        size = member.training.batch_size
-        if size % distributed.available():
+        size, ranks = member.training.batch_size, distributed.available_ranks()
+        if size % ranks:
             raise RecipeError(
-                f"members.{name}.training.batch_size: {size} videos cannot be divided among {distributed.available()} "
-                "processes; give a multiple of their number, for a batch is that of all of them together"
+                f"members.{name}.training.batch_size: {size} videos cannot be divided among {ranks} processes; "
+                "give a multiple of their number, because all of them share each batch"
             )

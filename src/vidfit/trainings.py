@@ -105,7 +105,7 @@ class Trainings:
         soft_targets = None
         if soft_labels and self._recipe.distill:
             soft_targets = SoftTargets(SoftLabels(soft_labels, inputs.vocabulary.names), self._recipe.distill.weight)
-        best = distributed.together(
+        best = distributed.on_all_ranks(
             trainer.train,
             info,
             member.training,
@@ -114,7 +114,7 @@ class Trainings:
             folder,
             seed,
             soft_targets=soft_targets,
-            here={
+            rank_0_only={
                 "on_progress": self._training_progress(title),
                 "log": lambda line: log.info("%s: %s", title, line),
             },
@@ -190,14 +190,14 @@ class Trainings:
         for fold in dict.fromkeys(teacher.fold for teacher in teachers):
             files = [self._folder(teacher) / BEST for teacher in teachers if teacher.fold == fold]
             shards = self._lineage.shards(fold, outside=False)
-            _, more = distributed.together(
+            _, more = distributed.on_all_ranks(
                 soft_label,
                 files,
                 shards,
                 folder,
                 top_k,
                 self._inputs.skip_corrupt,
-                here={"on_progress": counter(self._on_progress, stage, "shards")},
+                rank_0_only={"on_progress": counter(self._on_progress, stage, "shards")},
             )
             skipped += more
         log_skipped(stage, skipped)

@@ -15,21 +15,21 @@ from vidfit.errors import DataError
 
 
 def transfer(fails: bool) -> None:
-    distributed.add_([torch.ones(3), torch.ones(2)])
-    if fails and distributed.number() == 0:
+    distributed.all_reduce_([torch.ones(3), torch.ones(2)])
+    if fails and distributed.rank() == 0:
         raise DataError("a damaged record")
-    distributed.add_([torch.ones(3), torch.ones(2)])
+    distributed.all_reduce_([torch.ones(3), torch.ones(2)])
 
 
 def command(fails: bool) -> None:
     import_module("torch._dynamo")  # as torch.onnx does, when a file is packed
 
-    distributed.together(transfer, fails)
+    distributed.on_all_ranks(transfer, fails)
 
 
 if __name__ == "__main__":
     try:
-        distributed.lead(lambda: command(sys.argv[1] == "fails"))
+        distributed.run(lambda: command(sys.argv[1] == "fails"))
     finally:
         names = [Path(f"/proc/self/task/{thread}/comm").read_text() for thread in os.listdir("/proc/self/task")]
         print([name.strip() for name in names if name.startswith("pt_gloo_runloop")])

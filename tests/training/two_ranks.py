@@ -78,7 +78,7 @@ def train_member(family: str, shards: Path, corpus: Path, folder: Path, compose:
         gap_validation=-1,
     )
     batches = Batches(training, spec, len(LABELS), 8, shuffle_buffer=10, seed=3)
-    return distributed.together(
+    return distributed.on_all_ranks(
         train,
         info,
         config,
@@ -92,10 +92,10 @@ def train_member(family: str, shards: Path, corpus: Path, folder: Path, compose:
 def over_shards(member: Path, corpus: Path, folder: Path) -> dict[str, Any]:
     """Evaluate, predict and label soft; gives the figures."""
     shards = expand_shards([corpus / "train", corpus / "validation"])
-    predicted = distributed.together(predict, member, shards, folder / "predicted.csv", 3, False, False, 1, 0, 4)
-    labelled = distributed.together(soft_label, [member], shards, folder / "soft", 3)
-    figures = distributed.together(measure, member, shards)
-    _, details = distributed.together(measure_labels, member, shards)
+    predicted = distributed.on_all_ranks(predict, member, shards, folder / "predicted.csv", 3, False, False, 1, 0, 4)
+    labelled = distributed.on_all_ranks(soft_label, [member], shards, folder / "soft", 3)
+    figures = distributed.on_all_ranks(measure, member, shards)
+    _, details = distributed.on_all_ranks(measure_labels, member, shards)
     return {"predicted": vars(predicted), "labelled": labelled, **figures, "seconds": 0, **details}
 
 
@@ -110,6 +110,6 @@ def main(corpus: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        distributed.lead(lambda: main(*map(Path, sys.argv[1:])))
+        distributed.run(lambda: main(*map(Path, sys.argv[1:])))
     except VidfitError as error:
         sys.exit(f"told: {error}")

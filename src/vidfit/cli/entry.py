@@ -57,7 +57,7 @@ def _run_command() -> None:
     if "WORLD_SIZE" in os.environ:  # torchrun's
         from vidfit import distributed
 
-        distributed.lead(app)
+        distributed.run(app)
     else:
         app()
 

@@ -128,8 +128,8 @@ def soft_label(
         raise VidfitError("--teacher: names a teacher twice; leave one out")
     with progress_bar() as on_progress:
         show = counter(on_progress, "labelling", "shards")
-        labelled, skipped = distributed.together(
-            label, files, paths, output, top_k, skip_corrupt, overwrite, threads, here={"on_progress": show}
+        labelled, skipped = distributed.on_all_ranks(
+            label, files, paths, output, top_k, skip_corrupt, overwrite, threads, rank_0_only={"on_progress": show}
         )
     log_skipped("labelling", skipped)
     size = sum(soft_labels_file(output, shard).stat().st_size for shard in paths)

@@ -118,18 +118,18 @@ def _measure(
     def of_each_shard() -> Iterator[_Measures]:
         """Of this rank's share."""
         measures, videos = fresh(), 0
-        for read in read_ahead(batches.shard_by_shard(distributed.share(batches.shards))):
+        for read in read_ahead(batches.shard_by_shard(distributed.share_of_rank(batches.shards))):
             if isinstance(read, Batch):
                 measures.update(predict(read), read)
                 videos += len(read)
-                show(min(videos * distributed.count(), total), total)
+                show(min(videos * distributed.world_size(), total), total)
             else:
                 measures.skipped = read
                 yield measures
                 measures = fresh()
 
     everything = fresh()
-    for of_shard in distributed.in_order(of_each_shard(), len(batches.shards)):
+    for of_shard in distributed.gather_in_order(of_each_shard(), len(batches.shards)):
         everything.merge(of_shard)
     if not everything.metrics.videos:
         raise NoRecordsError(batches.shards, everything.skipped)

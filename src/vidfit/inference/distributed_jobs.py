@@ -1,6 +1,6 @@
 """Work on many shards that all ranks share: each rank loads the model and takes some of the shards.
 
-Run these with `distributed.together`. Without torchrun they are plain functions. A rank takes whole shards, so with
+Run these with `distributed.on_all_ranks`. Without torchrun they are plain functions. A rank takes whole shards, so with
 fewer shards than ranks some ranks have nothing to do. The result is bit for bit the same with any number of ranks.
 """
 

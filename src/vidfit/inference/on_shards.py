@@ -46,7 +46,7 @@ def evaluate(
         DataError: no shard is found, or a record is damaged or does not fit the model.
         ModelFileError: the model cannot be read.
     """
-    return distributed.together(
+    return distributed.on_all_ranks(
         distributed_jobs.measure,
         Path(model),
         _expanded(shards),
@@ -55,7 +55,7 @@ def evaluate(
         fill_up,
         batch_size,
         labelled_only=labelled_only,
-        here={"on_progress": counter(on_progress, "evaluating", "videos")},
+        rank_0_only={"on_progress": counter(on_progress, "evaluating", "videos")},
     )
 
 
@@ -87,7 +87,7 @@ def predict(
         DataError, ModelFileError: as `evaluate`.
         OutputError: the file exists, cannot be written, or another process writes it.
     """
-    return distributed.together(
+    return distributed.on_all_ranks(
         distributed_jobs.predict,
         Path(model),
         _expanded(shards),
@@ -98,7 +98,7 @@ def predict(
         threads,
         fill_up,
         batch_size,
-        here={"on_progress": counter(on_progress, "predicting", "videos")},
+        rank_0_only={"on_progress": counter(on_progress, "predicting", "videos")},
     )
 
 

@@ -226,7 +226,7 @@ def load(
     if path.is_dir() or _is_safetensors(path):
         model = MemberModel(path)
         return Predictor(model.info.spec, model.info.vocabulary, model, fill_up, batch_size)
-    threads = threads or distributed.cores()
+    threads = threads or distributed.cores_per_rank()
     if parallel_batches != 1:
         threads = threads or _cores()
         parallel_batches = min(parallel_batches or _MOST_PARALLEL, threads)

@@ -91,9 +91,9 @@ def predict_to_file(
             return keys, _finished(folder, skip_corrupt)
 
         # On rank 0 alone: another rank might look later, and find parts of this call.
-        parts = _Parts(folder, predictor, top_k, skip_corrupt, on_progress, *distributed.once(begin))
+        parts = _Parts(folder, predictor, top_k, skip_corrupt, on_progress, *distributed.on_rank_0(begin))
         made = Written(videos=0, skipped=Skipped(), resumed=sum(key in parts.finished for key in parts.keys))
-        if distributed.number():
+        if distributed.rank():
             deque(parts.of(shards, made), maxlen=0)
             return made
         merge_predictions(output, parts.of(shards, made), predictor.vocabulary, overwrite=overwrite)
@@ -118,9 +118,9 @@ class _Parts:
     def of(self, shards: Sequence[Path], made: Written) -> Iterator[Path]:
         """The part of each shard in turn, once it is finished on whatever rank; counts its videos in `made`."""
         missing = [(shard, key) for shard, key in zip(shards, self.keys, strict=True) if key not in self.finished]
-        own = distributed.share(missing)
+        own = distributed.share_of_rank(missing)
         predicted = self._predict([shard for shard, _ in own])
-        new = distributed.in_order((self._write(key, predicted) for _, key in own), len(missing))
+        new = distributed.gather_in_order((self._write(key, predicted) for _, key in own), len(missing))
         for key in self.keys:
             part = self.finished.get(key) or next(new)
             videos, skipped = _counts(part)
@@ -154,7 +154,7 @@ class _Parts:
                 yield from some
             skipped = some
 
-        unnamed = self.folder / f"unfinished-{distributed.number()}.parquet"
+        unnamed = self.folder / f"unfinished-{distributed.rank()}.parquet"
         videos = write_predictions(unnamed, rows(), self.predictor.vocabulary, self.top_k, overwrite=True)
         try:
             return unnamed.rename(self.folder / f"{key}-{videos}-{skipped.records}-{skipped.bytes}.parquet")

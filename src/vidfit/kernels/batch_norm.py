@@ -31,7 +31,7 @@ def batch_norm(norm: nn.BatchNorm1d, input: Tensor, frame_weights: Tensor | None
         move_running: called once with the batch's statistics.
     """
     values_ND = input.flatten(0, -2)
-    if frame_weights is not None or distributed.count() > 1:
+    if frame_weights is not None or distributed.world_size() > 1:
         values_ND = values_ND.to(norm.weight.dtype)
         weights_N = values_ND.new_ones(len(values_ND)) if frame_weights is None else frame_weights.flatten()
         arguments = values_ND, weights_N.to(values_ND.dtype), norm.weight, norm.bias, norm.eps, move_running
@@ -69,12 +69,12 @@ class _WeightedBatchNorm(torch.autograd.Function):
         move_running: MoveRunning,
     ) -> Tensor:
         sums = torch.cat([weighted_sum(values_ND, weights_N), weights_N.sum()[None]])
-        distributed.add_([sums])
+        distributed.all_reduce_([sums])
         total, mean_D = sums[-1], sums[:-1] / sums[-1]
         squares_D = torch.zeros_like(mean_D)
         for values, weights in _blocks(values_ND, weights_N):
             squares_D += weighted_sum((values - mean_D).square_(), weights)
-        distributed.add_([squares_D])
+        distributed.all_reduce_([squares_D])
         mean_D, variance_D = move_running(mean_D, squares_D / total, total)
         inverse_D = torch.rsqrt(variance_D + eps)
         outputs_ND = torch.empty_like(values_ND)
@@ -94,7 +94,7 @@ class _WeightedBatchNorm(torch.autograd.Function):
             sums_2D[1] += ((values - mean_D) * gradients).sum(0)
         sums_2D[1] *= inverse_D
         bias_gradient_D, weight_gradient_D = sums_2D.clone()
-        distributed.add_([sums_2D])
+        distributed.all_reduce_([sums_2D])
         # For a value x with share c of the total weight: `weight / std * (dy - c * (sum dy + x^ * sum(dy * x^)))`.
         slope_D = sums_2D[1] * inverse_D
         level_D = sums_2D[0] - mean_D * slope_D

@@ -89,13 +89,13 @@ def _measure_point(packer: Packer, size: int) -> dict[str, Any]:
         point = packer.pack(path, size)
         what = f"evaluating {format_size(point['bytes'])}"
         batches = packer.search.members.batches("eval")
-        scores = distributed.together(
+        scores = distributed.on_all_ranks(
             measure,
             path,
             batches.shards,
             batches.skip_corrupt,
             labelled_only=batches.labelled_only,
-            here={"on_progress": counter(packer.on_progress, what, "videos")},
+            rank_0_only={"on_progress": counter(packer.on_progress, what, "videos")},
         )
         point |= {"gap": scores["gap"]}
     finally:

@@ -48,11 +48,11 @@ class Checkpoints:
         Raises:
             OutputError: it cannot be written. Those before are unchanged.
         """
-        distributed.once(lambda: save_member(self._directory / BETWEEN, info, tensors, **state))
+        distributed.on_rank_0(lambda: save_member(self._directory / BETWEEN, info, tensors, **state))
 
     def promote(self) -> None:
         """Rename `between` to `last`, and `last` to `previous`."""
-        distributed.once(self._promote)
+        distributed.on_rank_0(self._promote)
 
     def _promote(self) -> None:
         last = self._directory / LAST
@@ -73,7 +73,7 @@ class Checkpoints:
             found = self._newest()
             return found and found[0]
 
-        path = distributed.once(look)
+        path = distributed.on_rank_0(look)
         return found or (path and (path, *read_member(path)))
 
     def _newest(self) -> Checkpoint | None:
@@ -110,4 +110,4 @@ class Checkpoints:
             for name in names:
                 (self._directory / name).unlink(missing_ok=True)
 
-        distributed.once(remove)
+        distributed.on_rank_0(remove)

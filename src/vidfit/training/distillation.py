@@ -154,9 +154,9 @@ def label_shards(
         DataError: a shard cannot be read.
     """
     # Once, for a rank that looked a moment later might find what another has made in this call.
-    digests = distributed.once(lambda: sorted(map(file_digest, teachers)))
-    missing = distributed.once(lambda: _unlabelled(shards, directory, digests, vocabulary, top_k, overwrite))
-    own = distributed.share(missing)
+    digests = distributed.on_rank_0(lambda: sorted(map(file_digest, teachers)))
+    missing = distributed.on_rank_0(lambda: _unlabelled(shards, directory, digests, vocabulary, top_k, overwrite))
+    own = distributed.share_of_rank(missing)
 
     def label() -> Iterator[Skipped]:
         for done, (shard, info) in enumerate(own):
@@ -164,7 +164,7 @@ def label_shards(
             yield _write(soft_labels_file(directory, shard), info, batches(shard), list(teachers.values()))
         on_progress(len(own), len(own))
 
-    return len(missing), sum(distributed.in_order(label(), len(missing)), NOTHING)
+    return len(missing), sum(distributed.gather_in_order(label(), len(missing)), NOTHING)
 
 
 def _unlabelled(

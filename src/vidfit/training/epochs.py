@@ -55,7 +55,7 @@ def in_step(batches: Batches, epoch: int, start: int = 0, skipped: Skipped = NOT
     own, empty = batches.epoch(epoch, start, skipped), no_videos(batches.spec)
     while True:
         batch = next(own, None)
-        told = distributed.every(batch is not None, len(batch or empty), *astuple((batch or empty).skipped))
+        told = distributed.all_gather(batch is not None, len(batch or empty), *astuple((batch or empty).skipped))
         more, videos, *counts = (sum(column) for column in zip(*told, strict=True))
         left_out = Skipped(*counts)
         if not more:
@@ -79,8 +79,8 @@ def label_counts(batches: Batches, classes: int) -> tuple[torch.Tensor, int]:
     counts_C, videos = torch.zeros(classes), 0
     for batch in in_step(batches, 0):
         counts_C += torch.bincount(batch.labels, minlength=classes)
-        videos += distributed.total(len(batch))
+        videos += distributed.all_sum(len(batch))
         if videos >= _COUNTED_VIDEOS:
             break
-    distributed.add_([counts_C])
+    distributed.all_reduce_([counts_C])
     return counts_C, videos

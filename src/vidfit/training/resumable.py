@@ -65,7 +65,7 @@ class ResumableModel:
         Raises:
             DivergedError: a loss or a weight is not finite.
         """
-        if distributed.total(time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes):
+        if distributed.all_sum(time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes):
             self.save_between()
 
     def save_between(self) -> None:

@@ -54,12 +54,12 @@ class Stopping:
             yield
         finally:
             self._holding = False
-        if asked := max(number for (number,) in distributed.every(self._asked)):
+        if asked := max(number for (number,) in distributed.all_gather(self._asked)):
             leave(asked)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # Remembered in any case, for Python drops what a handler raises within a destructor; and obeyed once, for
         # launchers repeat it while the last checkpoint is being written.
         first, self._asked = not self._asked, number
-        if first and not self._holding and distributed.count() == 1:
+        if first and not self._holding and distributed.world_size() == 1:
             leave(number)

@@ -67,7 +67,7 @@ class TrainStep:
         # On a CPU large gradients are never written out: a step of competition-size NetVLAD took 1.2 s and 4.1 GB
         # instead of 3.1 s and 5.6 GB (docs/architecture.md). Ranks need whole gradients to add them up, and on a GPU it
         # gains nothing. Set this to None to train with plain gradients everywhere.
-        factored = self.device.type == "cpu" and config.precision == "float32" and distributed.count() == 1
+        factored = self.device.type == "cpu" and config.precision == "float32" and distributed.world_size() == 1
         self._factored = FactoredGradients(model.parameters(), config.batch_size) if factored else None
         self.reset_optimizer()
 
@@ -90,7 +90,7 @@ class TrainStep:
         """
         # Dropout has no generator of its own, so seed the global one.
         torch.manual_seed((self._seed * 1_000_003 + number) % 2**63)
-        sizes = [size for (size,) in distributed.every(len(batch))]
+        sizes = [size for (size,) in distributed.all_gather(len(batch))]
         inputs, targets_BC = self._inputs(batch, targets_BC, sizes)
         size = -(-max(sizes) // self._config.accumulate)
         losses = []
@@ -102,7 +102,7 @@ class TrainStep:
             losses[-1].backward()
         loss = torch.stack(losses).detach().sum()
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        distributed.add_([loss, *gradients])
+        distributed.all_reduce_([loss, *gradients])
         self._adam.step(learning_rate, self._factored.take() if self._factored else {})
         return loss
 
@@ -145,8 +145,8 @@ class TrainStep:
 
     def _seed_by_rank(self) -> None:
         """Let ranks draw different numbers from here on: equal dropout masks on all ranks would be fewer masks."""
-        if distributed.count() > 1:
-            torch.manual_seed((torch.initial_seed() * distributed.count() + distributed.number()) % 2**63)
+        if distributed.world_size() > 1:
+            torch.manual_seed((torch.initial_seed() * distributed.world_size() + distributed.rank()) % 2**63)
 
 
 def _rows(sizes: list[int]) -> list[int]:
@@ -155,4 +155,4 @@ def _rows(sizes: list[int]) -> list[int]:
     Ranks take turns, as in a cache's order. So the whole batch equals that of one process, row by row.
     """
     turns = sorted((row, rank) for rank, size in enumerate(sizes) for row in range(size))
-    return [place for place, (_, rank) in enumerate(turns) if rank == distributed.number()]
+    return [place for place, (_, rank) in enumerate(turns) if rank == distributed.rank()]

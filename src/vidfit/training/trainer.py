@@ -96,7 +96,7 @@ class Trainer:
     ) -> None:
         self._info, self._config, self._directory = info, config, directory
         self._train_batches, self._validation_batches = train_batches, validation_batches
-        self._own_batches = train_batches.of_rank(distributed.number(), distributed.count())
+        self._own_batches = train_batches.of_rank(distributed.rank(), distributed.world_size())
         self._soft_targets, self._log = soft_targets, log
         self._resumable = ResumableModel(info, config, self._own_batches, directory, seed, log)
         self._gap: float | None = None
@@ -137,7 +137,7 @@ class Trainer:
             validated = state.due
             if validated:
                 self._validate(stopping)
-            videos = len(batch) * distributed.count()
+            videos = len(batch) * distributed.world_size()
             meter.update(state, self._last_step(), loss, videos, self._gap, now=validated)
 
     def _step(self, batch: Batch, position: Position) -> torch.Tensor:
@@ -190,12 +190,14 @@ class Trainer:
             state.stale += 1
             if result["gap"] > state.best_gap or keep:
                 state.best_gap, state.stale = result["gap"], 0
-                distributed.once(lambda: save_member(self._directory / BEST, info, model.state_dict()))
+                distributed.on_rank_0(lambda: save_member(self._directory / BEST, info, model.state_dict()))
             patience = None if averaging else self._config.patience
             state.done = state.ends or (patience is not None and state.stale >= patience)
             state.due, state.validated = False, state.step
             line = {"step": state.step, "loss": state.loss, "lr": self._learning_rate(state.step - 1), **result}
-            distributed.once(lambda: add_to_log(self._directory / "log.jsonl", line | {"averaged": state.averaging}))
+            distributed.on_rank_0(
+                lambda: add_to_log(self._directory / "log.jsonl", line | {"averaged": state.averaging})
+            )
             resumable.save_validated(info)
 
     def _go_back(self, error: DivergedError) -> None:
