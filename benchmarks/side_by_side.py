@@ -71,7 +71,7 @@ def serve(task: str, folder: Path, steps: int) -> None:
             elif task == "pack":
                 _ = open_run(run).search.candidates
             elif model:
-                for _ in model.predict(DATA / "eval" / "*.tfrecord"):
+                for _ in model.predict_shards(str(DATA / "eval" / "*.tfrecord")):
                     pass
             print(time.perf_counter() - begun, file=answers, flush=True)
 
