@@ -115,8 +115,9 @@ def work_on(job: Job, work: Path, steps: int) -> None:
     from vidfit.quantization.member import quantize_member
     from vidfit.training.checkpoint import BEST, MemberInfo
     from vidfit.training.config import TrainingConfig
-    from vidfit.training.distillation import SoftLabels, SoftTargets
+    from vidfit.training.distillation import SoftTargets
     from vidfit.training.epochs import label_counts
+    from vidfit.training.soft_labels import SoftLabels
     from vidfit.training.trainer import train
 
     folder, arm = job.folder(work), ARMS[job.arm]
@@ -180,7 +181,7 @@ def label(student: Job, work: Path, families: list[str]) -> None:
     from vidfit.features.loader import Batches
     from vidfit.inference.predictor import load
     from vidfit.training.checkpoint import BEST
-    from vidfit.training.distillation import label_shards
+    from vidfit.training.soft_labels import label_shards
 
     arm = ARMS[student.arm]
     assert arm.teachers

@@ -26,7 +26,7 @@ from vidfit.pipeline import Run
 from vidfit.quantization.member import load_member
 from vidfit.training.checkpoint import read_member
 from vidfit.training.checkpoint_manager import Checkpoints
-from vidfit.training.distillation import SoftLabels, label_shards
+from vidfit.training.soft_labels import SoftLabels, label_shards
 
 
 @pytest.fixture

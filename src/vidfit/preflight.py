@@ -24,15 +24,8 @@ from vidfit.progress import OnProgress, counter, silent
 from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe
 from vidfit.search.validation import BATCH_SIZE, Validation
 from vidfit.sizes import format_size, parse_size
-from vidfit.training.distillation import (
-    DistillConfig,
-    SoftLabels,
-    SoftTargets,
-    check_ids,
-    check_names,
-    read_soft_labels_info,
-    soft_labels_files,
-)
+from vidfit.training.distillation import DistillConfig, SoftTargets
+from vidfit.training.soft_labels import SoftLabels, check_ids, check_names, read_soft_labels_info, soft_labels_files
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,9 @@ from vidfit.training import trainer
 from vidfit.training.checkpoint import BEST, MemberInfo
 from vidfit.training.checkpoint_manager import CHECKPOINTS
 from vidfit.training.config import TrainingConfig
-from vidfit.training.distillation import SoftLabels, SoftTargets, soft_labels_file
+from vidfit.training.distillation import SoftTargets
 from vidfit.training.epochs import label_counts
+from vidfit.training.soft_labels import SoftLabels, soft_labels_file
 
 log = logging.getLogger(__name__)
 

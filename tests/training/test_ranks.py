@@ -18,7 +18,7 @@ from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.features.tfrecord import write_records
 from vidfit.training.checkpoint import BEST, read_member
 from vidfit.training.checkpoint_manager import LAST
-from vidfit.training.distillation import soft_labels_files
+from vidfit.training.soft_labels import soft_labels_files
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}

@@ -19,9 +19,10 @@ from vidfit.quantization.member import load_member
 from vidfit.training.averaging import AveragingConfig
 from vidfit.training.checkpoint import BEST, MemberInfo, read_member
 from vidfit.training.checkpoint_manager import LAST
-from vidfit.training.distillation import SoftLabels, SoftTargets, label_shards
+from vidfit.training.distillation import SoftTargets
 from vidfit.training.losses import cross_entropy
 from vidfit.training.progress_meter import Progress
+from vidfit.training.soft_labels import SoftLabels, label_shards
 from vidfit.training.trainer import train
 from vidfit.training.validation import predict
 

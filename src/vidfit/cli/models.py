@@ -120,7 +120,7 @@ def soft_label(
     from vidfit.progress import counter, log_skipped
     from vidfit.sizes import format_size
     from vidfit.training.checkpoint import member_file
-    from vidfit.training.distillation import soft_labels_file
+    from vidfit.training.soft_labels import soft_labels_file
 
     paths = expand_shards(shards, log.warning)
     files = list(map(member_file, [teacher, *(more or ())]))

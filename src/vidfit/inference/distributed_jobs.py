@@ -15,7 +15,7 @@ from vidfit.files import file_digest, make_folder
 from vidfit.inference.predictor import BATCH_SIZE, load
 from vidfit.inference.resume import Written, predict_to_file
 from vidfit.training.checkpoint import member_file
-from vidfit.training.distillation import label_shards
+from vidfit.training.soft_labels import label_shards
 
 OnProgress = Callable[[int, int], None]
 """Called with (items done, about how many in all)."""

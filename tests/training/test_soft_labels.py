@@ -19,8 +19,9 @@ from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, infer_spec, read_videos
 from vidfit.features.spec import Video
 from vidfit.preflight import check_ids_of_shards
-from vidfit.training.distillation import DistillConfig, SoftLabels, SoftTargets, check_names, label_shards
+from vidfit.training.distillation import DistillConfig, SoftTargets
 from vidfit.training.losses import cross_entropy
+from vidfit.training.soft_labels import SoftLabels, check_names, label_shards
 
 CLASSES = 300
 NAMES = [f"label {index}" for index in range(CLASSES)]
