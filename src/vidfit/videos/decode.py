@@ -52,8 +52,8 @@ class Sampling:
 
     Attributes:
         rate: steps per second.
-        picture_size: height and width of the pictures in pixels.
-        sound_window: samples of sound per step.
+        picture_size: height and width of the pictures in pixels; 0 reads no pictures.
+        sound_window: samples of sound per step; 0 reads no sound.
         picture_time: where in a step its picture is taken: 0 is the start, 0.5 the middle.
     """
 
@@ -111,9 +111,11 @@ def read_steps(path: Path, sampling: Sampling, reading: Reading) -> Iterator[Pic
     """
     with _opened(path) as container:
         picture_stream, sound_stream = _streams(container)
+        picture_stream = picture_stream if sampling.picture_size else None
+        sound_stream = sound_stream if sampling.sound_window else None
         streams = [stream for stream in (picture_stream, sound_stream) if stream is not None]
         if not streams:
-            raise DataError(f"{path}: holds neither picture nor sound; give a video or sound file")
+            raise DataError(f"{path}: holds nothing of what is asked for (picture or sound); give another file")
         zero = min((float(it.start_time * it.time_base) for it in streams if it.start_time is not None), default=0.0)
         pictures = _PictureSteps(sampling) if picture_stream is not None else None
         sounds = SoundWindows(sampling.rate, sampling.sound_window) if sound_stream is not None else None
