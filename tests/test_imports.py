@@ -33,6 +33,7 @@ ABOVE = {
     "bundled_recipes",
     "summary",
     "cli",
+    "commands_videos",
     "__init__",
     "__main__",
 }

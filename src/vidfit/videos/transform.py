@@ -21,6 +21,8 @@ ABSENT: Final = 127
 _WHITENING: Final = 0.5
 # Root mean square of the first component; bytes reach from -2 to 2.
 _SPREAD: Final = 0.7
+# Of the first component's variance.
+_LEAST_SHARE: Final = 1e-7
 
 
 def _array(dtype: str) -> Any:
@@ -85,10 +87,12 @@ def fit_transform(embeddings: Iterable[np.ndarray], size: int) -> Transform:
     mean = total / count
     variances, components = np.linalg.eigh(products / count - np.outer(mean, mean))
     order = np.argsort(variances)[::-1][:size]
-    variances, components = np.maximum(variances[order], 1e-12), components[:, order]
+    variances, components = variances[order], components[:, order]
     # The sign of a component is arbitrary; fixed, so that a library's version does not decide it.
     components = components * np.sign(components[np.abs(components).argmax(0), np.arange(len(order))])
-    scale = _SPREAD / np.sqrt(variances[0]) * (variances[0] / variances) ** (_WHITENING / 2)
+    # Where there are fewer steps than components, the rest is rounding errors: they become byte 127.
+    share = np.maximum(variances / variances[0], _LEAST_SHARE)
+    scale = np.where(share > _LEAST_SHARE, _SPREAD / np.sqrt(variances[0]) * share ** (-_WHITENING / 2), 0)
     steps = np.abs(components).max(0) / 127
     codes = np.rint(components / steps).astype(np.int8)
     return Transform(mean=mean.astype(np.float32), components=codes, scale=(scale * steps).astype(np.float32))
