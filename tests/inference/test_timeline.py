@@ -19,11 +19,12 @@ def test_a_step_has_the_mean_of_its_windows():
 
 def test_a_short_dip_does_not_end_an_interval():
     probabilities = np.array([0.1, 0.6, 0.35, 0.7, 0.2, 0.4, 0.1])
-    assert spans(probabilities, 0.5, 1, 6.8) == [Span(1.0, 4.0, pytest.approx(0.55))]
+    (span,) = spans(probabilities, 0.5, 1, 6.8)
+    assert span == pytest.approx((1.0, 4.0, 0.55))
 
 
 def test_an_interval_ends_with_the_video():
-    assert spans(np.array([0.0, 0.9, 0.9]), 0.5, 1, 3.4) == [Span(1.0, 3.4, pytest.approx(0.9))]
+    assert spans(np.array([0.0, 0.9, 0.9]), 0.5, 1, 3.4) == [Span(1.0, 3.4, 0.9)]
     assert spans(np.array([0.9, 0.9]), 0.5, 2, 0.8)[0].end == 0.8
 
 
