@@ -33,7 +33,6 @@ ABOVE = {
     "bundled_recipes",
     "summary",
     "cli",
-    "commands_videos",
     "__init__",
     "__main__",
 }

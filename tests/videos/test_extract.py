@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, tone, write
 from vidfit.errors import DataError, OutputError
 from vidfit.features.shards import read_videos
+from vidfit.features.spec import Video
 from vidfit.videos.backbones import find_backbone
 from vidfit.videos.extract import Plan, extract, read_vocabulary, split_of
 from vidfit.videos.extractor import Settings, read_extractor
@@ -62,7 +63,7 @@ def corpus(tmp_path_factory) -> Path:
         for clip in range(4):
             sound = None if (number, clip) == (0, 0) else tone(300 * (number + 1), 2 + clip)
             shade = np.clip(np.array(colour) + 6 * clip, 0, 255)
-            show = lambda time, shade=shade: plain(shade)  # noqa: E731
+            show = lambda time, shade=shade: plain(shade.tolist())  # noqa: E731
             write(folder / "clips" / name / f"{clip}.mp4", show, frames_at(12, 2 + clip), sound)
     (folder / "clips" / "red" / "broken.mp4").write_bytes(b"nothing")
     return folder
@@ -95,10 +96,9 @@ def features(corpus) -> Path:
     return output
 
 
-def videos_of(features: Path) -> dict:
-    return {
-        video.id: video for shard in sorted((features / "shards").glob("*.tfrecord")) for video in read_videos(shard)
-    }
+def videos_of(features: Path) -> dict[str, Video]:
+    read = [item for shard in sorted((features / "shards").glob("*.tfrecord")) for item in read_videos(shard)]
+    return {item.id: item for item in read if isinstance(item, Video)}
 
 
 def content(features: Path) -> dict[str, bytes]:

@@ -8,8 +8,10 @@ alone, not from the order in which they were finished: a killed and resumed call
 import csv
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +23,7 @@ from vidfit.errors import DataError, OutputError
 from vidfit.features.example import write_shard
 from vidfit.features.spec import Video, Vocabulary
 from vidfit.files import make_folder, replacing
+from vidfit.progress import OnProgress, Progress, silent
 from vidfit.videos.embed import Embedded
 from vidfit.videos.embed_worker import Job, embed_files, load
 from vidfit.videos.extractor import FILE, Extractor, Settings
@@ -29,9 +32,9 @@ from vidfit.videos.transform import Transform, fit_transform
 
 VOCABULARY: Final = "vocabulary.csv"
 _VIDEOS_A_SHARD: Final = 256
+_SECONDS_PER_LINE: Final = 10
 
-Show = Callable[[int, int, float], None]
-"""Called with (finished videos, all videos, seconds of video that were read)."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Extracted:
     resumed: int
 
 
-def extract(plan: Plan, output: Path, workers: int, show: Show = lambda done, total, seconds: None) -> Extracted:
+def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = silent) -> Extracted:
     """Make the features of some videos; resumes what was stopped.
 
     Raises:
@@ -79,7 +82,7 @@ def extract(plan: Plan, output: Path, workers: int, show: Show = lambda done, to
     _begin(folder, plan.settings)
     jobs = [Job(source.path.absolute(), folder / _key(source)) for source in plan.sources]
     resumed = sum(job.target.with_suffix(".npz").exists() for job in jobs)
-    distributed.together(_embed_all, jobs, plan.settings, workers, here={"show": show})
+    distributed.on_all_ranks(_embed_all, jobs, plan.settings, workers, here={"on_progress": on_progress})
     failed = {job.path: job.target for job in jobs if not job.target.with_suffix(".npz").exists()}
     good = [source for source in plan.sources if source.path.absolute() not in failed]
     _write_table(
@@ -141,17 +144,23 @@ def _begin(folder: Path, settings: Settings) -> None:
         path.unlink()
 
 
-def _embed_all(jobs: Sequence[Job], settings: Settings, workers: int, *, show: Show | None = None) -> None:
+def _embed_all(jobs: Sequence[Job], settings: Settings, workers: int, *, on_progress: OnProgress = silent) -> None:
     """On every rank: its share of the files."""
-    missing = [job for job in distributed.once(lambda: jobs) if not job.target.with_suffix(".npz").exists()]
-    missing = distributed.once(lambda: missing)
+    # Asked of one rank, for another that looked later might find what this call has made.
+    missing = distributed.on_rank_0(lambda: [job for job in jobs if not job.target.with_suffix(".npz").exists()])
+    own = distributed.share_of_rank(missing)
+    start = told = time.monotonic()
     seconds = 0.0
-    own = distributed.share(missing)
     for number, (_, duration) in enumerate(embed_files(own, settings, workers) if own else (), start=1):
         seconds += duration
-        if show:
-            show(number, len(own), seconds)
-    distributed.every(1)
+        now = time.monotonic()
+        speed = f"{number / (now - start):.1f} videos/s, {seconds / (now - start):.0f} s of video a second"
+        on_progress(Progress("extracting", number, len(own), "videos", speed))
+        if now - told >= _SECONDS_PER_LINE:
+            told = now
+            left = (now - start) / number * (len(own) - number)
+            log.debug("extracting: %d/%d videos, %s, %.0f s left", number, len(own), speed, left)
+    distributed.all_gather(1)
 
 
 def _fit(plan: Plan, sources: Sequence[Source], folder: Path) -> dict[str, Transform]:

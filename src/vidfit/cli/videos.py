@@ -1,5 +1,6 @@
 """The commands that take videos: extract, label."""
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -7,7 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from vidfit.cli.app import app
+from vidfit.cli.terminal import progress_bar
 from vidfit.errors import VidfitError
+
+log = logging.getLogger(__name__)
 
 Videos = Annotated[
     list[str],
@@ -18,6 +23,7 @@ Hop = Annotated[float, typer.Option(help="Seconds from one window to the next.")
 Threshold = Annotated[float, typer.Option(help="Probability from which on a label holds.")]
 
 
+@app.command()
 def extract(
     sources: Videos,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the features. Resumed if unfinished.")],
@@ -44,7 +50,6 @@ def extract(
     Leaves OUTPUT/shards, vocabulary.csv, extractor.json, videos.csv (what was found), failed.csv (what cannot be read,
     and why). Needs `pip install 'vidfit[videos]'`.
     """
-    from vidfit import progress
     from vidfit.videos.decode import av
     from vidfit.videos.extract import Plan
     from vidfit.videos.extract import extract as extract_videos
@@ -59,8 +64,8 @@ def extract(
     found = find_sources(sources)
     splits = {"eval": 1.0} if like and split == "train=0.8,validation=0.1,eval=0.1" else _splits(split)
     plan = Plan(found, settings, splits, extractor, vocabulary, {"rgb": image_bytes, "audio": sound_bytes})
-    with progress.extraction_bar("extracting", len(found)) as show:
-        made = extract_videos(plan, output, workers or os.cpu_count() or 1, show)
+    with progress_bar() as on_progress:
+        made = extract_videos(plan, output, workers or os.cpu_count() or 1, on_progress)
     before = f", {made.resumed:,} of them before" if made.resumed else ""
     failed = f"; {made.failed:,} failed, see {output / 'failed.csv'}" if made.failed else ""
     print(f"{output}: {made.videos:,} videos, {made.seconds / 3600:.2f} hours{before}{failed}")
@@ -68,6 +73,7 @@ def extract(
         raise typer.Exit(3)
 
 
+@app.command()
 def label(
     model: Annotated[Path, typer.Argument(help="A packed .onnx file, trained on features of `vidfit extract`.")],
     videos: Videos,
@@ -82,9 +88,9 @@ def label(
 
     Needs `pip install 'vidfit[videos]'`.
     """
-    from vidfit import progress
     from vidfit.inference.label import Labeller, TimelineOptions
     from vidfit.inference.label_files import check_suffix, write_labels
+    from vidfit.progress import Progress
     from vidfit.videos.decode import av
     from vidfit.videos.sources import find_sources
 
@@ -94,17 +100,17 @@ def label(
     found = find_sources(videos)
     labeller = Labeller(model, TimelineOptions(window, hop, threshold))
     labelled = []
-    with progress.counting_bar("labelling") as show:
+    with progress_bar() as on_progress:
         for number, source in enumerate(found, start=1):
             labelled.append(labeller.label(source))
-            show(number, len(found))
+            on_progress(Progress("labelling", number, len(found), "videos"))
             if not output:
                 _print_timeline(labelled[-1])
     if output:
         write_labels(output, labelled)
     failed = [video for video in labelled if video.error]
     for video in failed:
-        progress.console.print(video.error)
+        log.warning(video.error)
     if output:
         print(f"{output}: {len(labelled) - len(failed):,} videos" + (f"; {len(failed):,} failed" if failed else ""))
     if failed:
