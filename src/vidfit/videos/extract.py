@@ -82,7 +82,7 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
     _begin(folder, plan.settings)
     jobs = [Job(source.path.absolute(), folder / _key(source)) for source in plan.sources]
     resumed = sum(job.target.with_suffix(".npz").exists() for job in jobs)
-    distributed.on_all_ranks(_embed_all, jobs, plan.settings, workers, here={"on_progress": on_progress})
+    distributed.on_all_ranks(_embed_all, jobs, plan.settings, workers, rank_0_only={"on_progress": on_progress})
     failed = {job.path: job.target for job in jobs if not job.target.with_suffix(".npz").exists()}
     good = [source for source in plan.sources if source.path.absolute() not in failed]
     _write_table(
