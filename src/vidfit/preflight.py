@@ -26,6 +26,7 @@ from vidfit.search.validation import BATCH_SIZE, Validation
 from vidfit.sizes import format_size, parse_size
 from vidfit.training.distillation import DistillConfig, SoftTargets
 from vidfit.training.soft_labels import SoftLabels, check_ids, check_names, read_soft_labels_info, soft_labels_files
+from vidfit.videos.extractor import extractor_beside
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class Inputs:
     """Weights of each member."""
     soft_labels: list[dict[str, Any]] = field(default_factory=list)
     """What each file of given soft labels was made from."""
+    extractor: str | None = None
+    """How videos become these features, where `vidfit extract` made them."""
 
     def batches(self, shards: Sequence[Path], batch_size: int = BATCH_SIZE, **options: Any) -> Batches:
         """Batches of some of the shards; for the options see `Batches`."""
@@ -90,7 +93,8 @@ def check(recipe: Recipe, on_progress: OnProgress = silent) -> Inputs:
     check_ranks(recipe.members)
     if not recipe.pack.members or needs_narrow_weights(recipe.pack, parameters):
         Validation(inputs.batches(inputs.shards["validation"]))
-    return replace(inputs, parameters=parameters, soft_labels=soft_labels)
+    extractor = extractor_beside(Path(recipe.data.vocabulary), inputs.spec)
+    return replace(inputs, parameters=parameters, soft_labels=soft_labels, extractor=extractor)
 
 
 def _read(data: DataConfig, on_progress: OnProgress) -> Inputs:

@@ -100,6 +100,7 @@ class Trainings:
             vocabulary=inputs.vocabulary.names,
             step=0,
             gap_validation=-1.0,
+            extractor=inputs.extractor,
         )
         # Members of the same architecture must not start from the same weights.
         seed = self._recipe.seed * 65_537 + zlib.crc32(title.encode()) % 65_537

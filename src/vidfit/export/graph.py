@@ -65,7 +65,7 @@ def write_graph(
         OutputError: the file cannot be written.
     """
     _check_same_data(members)
-    spec, vocabulary = members[0].member.info.spec, members[0].member.info.vocabulary
+    info = members[0].member.info
     total = sum(packed.weight for packed in members)
     described = [_describe(packed, packed.weight / total) for packed in members]
     ensemble = _Ensemble(
@@ -77,11 +77,11 @@ def write_graph(
     _check_budget(stored, budget, "the weights alone take")
     if stored > PROTOBUF_LIMIT:
         raise _beyond_onnx(f"the weights alone take {stored:,} bytes")
-    program = _export(ensemble, spec)
+    program = _export(ensemble, info.spec)
     _name_nodes(program, [packed.member.info.name for packed in members])
     program.model.producer_name = "vidfit"
     program.model.producer_version = version("vidfit")
-    program.model.metadata_props.update(properties(spec, vocabulary, described))
+    program.model.metadata_props.update(properties(info.spec, info.vocabulary, described, info.extractor))
     # Not `program.save`: above 1.5 GiB it moves weights to a second file.
     try:
         proto = program.model_proto
@@ -99,7 +99,7 @@ def write_graph(
 def _check_same_data(members: Sequence[PackedMember]) -> None:
     first, *others = (packed.member.info for packed in members)
     for info in others:
-        if (info.spec, info.vocabulary) != (first.spec, first.vocabulary):
+        if info.data != first.data:
             raise ModelFileError(
                 f"member {info.name} was trained on other features or labels than {first.name}; "
                 "pack members of the same run or data"

@@ -30,6 +30,7 @@ class PackedInfo(BaseModel):
         spec: the modalities that the file reads.
         vocabulary: names of the C labels.
         members: name, family, weight, bits and quantised tensors of each member.
+        extractor: JSON of how videos become these features (`videos/extractor.py`). Absent where that is unknown.
         crc32c: checksum of the file (see `checksum.py`), eight hexadecimal digits.
     """
 
@@ -39,6 +40,7 @@ class PackedInfo(BaseModel):
     spec: Json[FeatureSpec]
     vocabulary: Json[tuple[str, ...]]
     members: Json[list[dict[str, Any]]]
+    extractor: str | None = None
     crc32c: str = Field(pattern=r"^[0-9a-f]{8}$")
 
 
@@ -95,17 +97,20 @@ def parse_metadata(path: Path, metadata: dict[str, str]) -> PackedInfo:
         raise ModelFileError(f"{path}: not a readable packed file ({reason(error)}); pack it again") from error
 
 
-def properties(spec: FeatureSpec, vocabulary: Sequence[str], members: list[dict[str, object]]) -> dict[str, str]:
+def properties(
+    spec: FeatureSpec, vocabulary: Sequence[str], members: list[dict[str, object]], extractor: str | None = None
+) -> dict[str, str]:
     """The metadata to write, with a blank checksum: key -> string."""
     info = PackedInfo.model_construct(
-        format=FORMAT, spec=spec, vocabulary=tuple(vocabulary), members=members, crc32c=BLANK
+        format=FORMAT, spec=spec, vocabulary=tuple(vocabulary), members=members, extractor=extractor, crc32c=BLANK
     )
-    return info.model_dump(by_alias=True, round_trip=True)
+    return info.model_dump(by_alias=True, round_trip=True, exclude_none=True)
 
 
-def metadata_bytes(spec: FeatureSpec, vocabulary: Sequence[str]) -> int:
+def metadata_bytes(spec: FeatureSpec, vocabulary: Sequence[str], extractor: str | None = None) -> int:
     """Bytes of the metadata in a file without members."""
-    return sum(len(key.encode()) + len(value.encode()) for key, value in properties(spec, vocabulary, []).items())
+    written = properties(spec, vocabulary, [], extractor)
+    return sum(len(key.encode()) + len(value.encode()) for key, value in written.items())
 
 
 def _fields(file: BinaryIO, size: int, wanted: Collection[int] | None = None) -> Iterator[tuple[int, Any]]:

@@ -54,6 +54,8 @@ class Predictor:
     """The modalities it reads."""
     vocabulary: tuple[str, ...]
     """Label names; class `c` of the probabilities is `vocabulary[c]`."""
+    extractor: str | None
+    """JSON of how videos become its features (`videos/extractor.py`). None where that is unknown."""
     window: int
     """How many videos to read together, so that some of them are of similar length (see `predict_batch`)."""
 
@@ -65,8 +67,10 @@ class Predictor:
         fill_up: int = 0,
         batch_size: int = BATCH_SIZE,
         parallel_batches: int = 1,
+        extractor: str | None = None,
     ):
         self.spec = spec
+        self.extractor = extractor
         self.vocabulary = vocabulary
         self.window = _BATCHES_PER_WINDOW * batch_size
         self._run = run
@@ -225,7 +229,8 @@ def load(
         raise VidfitError(f"parallel_batches {parallel_batches}: give a number of batches, or 0 for the fastest")
     if path.is_dir() or _is_safetensors(path):
         model = MemberModel(path)
-        return Predictor(model.info.spec, model.info.vocabulary, model, fill_up, batch_size)
+        info = model.info
+        return Predictor(info.spec, info.vocabulary, model, fill_up, batch_size, extractor=info.extractor)
     threads = threads or distributed.cores_per_rank()
     if parallel_batches != 1:
         threads = threads or _cores()
@@ -233,7 +238,15 @@ def load(
         # Each batch is computed by a thread of its own; the session's other threads help all of them.
         threads += 1 - parallel_batches
     model = PackedModel(path, threads)
-    return Predictor(model.info.spec, model.info.vocabulary, model, fill_up, batch_size, parallel_batches)
+    return Predictor(
+        model.info.spec,
+        model.info.vocabulary,
+        model,
+        fill_up,
+        batch_size,
+        parallel_batches,
+        model.info.extractor,
+    )
 
 
 def _cores() -> int:

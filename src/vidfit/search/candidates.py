@@ -265,7 +265,8 @@ def _measure_graph(member: Member, folder: Path, batch: Batch) -> dict[str, floa
         predictor.predict_batch(batch)
         seconds.append(time.perf_counter() - start)
     path.unlink()
+    info = member.info
     return {
-        "graph_bytes": bytes_alone - member_bytes(member) - metadata_bytes(member.info.spec, member.info.vocabulary),
+        "graph_bytes": bytes_alone - member_bytes(member) - metadata_bytes(info.spec, info.vocabulary, info.extractor),
         "ms": 1000 * float(np.median(seconds[1:])) / len(batch),
     }

@@ -75,7 +75,7 @@ class RunMembers:
 def _check_that_they_fit_together(files: Mapping[str, Path], infos: Mapping[str, MemberInfo]) -> None:
     first, *others = infos
     for name in others:
-        if (infos[name].spec, infos[name].vocabulary) != (infos[first].spec, infos[first].vocabulary):
+        if infos[name].data != infos[first].data:
             raise ModelFileError(
                 f"{files[name]}: has other features or labels than {files[first]}; train it again with this run's "
                 "recipe"

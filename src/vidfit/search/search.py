@@ -65,7 +65,8 @@ class Search:
     @property
     def common_bytes(self) -> int:
         """Bytes of a file without members."""
-        return metadata_bytes(self.members.info.spec, self.members.info.vocabulary)
+        info = self.members.info
+        return metadata_bytes(info.spec, info.vocabulary, info.extractor)
 
     @cached_property
     def validation(self) -> Validation:

@@ -37,7 +37,11 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class MemberInfo(BaseModel):
-    """What a member is, besides its weights."""
+    """What a member is, besides its weights.
+
+    Attributes:
+        extractor: JSON of how videos become its features (`videos/extractor.py`). None where that is unknown.
+    """
 
     # An unknown key is a damaged one, such as the checksum's.
     model_config = ConfigDict(extra="forbid")
@@ -48,6 +52,12 @@ class MemberInfo(BaseModel):
     vocabulary: tuple[str, ...]
     step: int
     gap_validation: float
+    extractor: str | None = None
+
+    @property
+    def data(self) -> tuple[object, ...]:
+        """What members of one file have in common: features, labels, and how videos become features."""
+        return self.spec, self.vocabulary, self.extractor
 
     def build(self) -> FrameClassifier:
         """The classifier with fresh weights."""

@@ -1,0 +1,144 @@
+"""What is in a video, and when: extraction, the model and the timeline together."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vidfit.errors import DataError, ModelFileError, VidfitError
+from vidfit.inference.predictor import Predictor, load
+from vidfit.inference.timeline import Span, over_steps, spans, windows
+from vidfit.videos.embed import Embedder
+from vidfit.videos.extract import to_frames
+from vidfit.videos.extractor import Extractor
+from vidfit.videos.sources import Source
+
+
+@dataclass
+class Label:
+    """A label of a video: the probability that it holds somewhere, and when it does."""
+
+    label: str
+    probability: float
+    segments: list[Span]
+
+
+@dataclass
+class LabelledVideo:
+    """A video with its labels.
+
+    Attributes:
+        path: as it was named.
+        duration: seconds; 0 where the file cannot be read.
+        labels: the most probable first.
+        probabilities: float32 `[T, C]` of each step; `rate` of them are a second.
+        rate: steps per second.
+        notes: what was wrong with the file.
+        error: why it has no labels; empty where it has.
+    """
+
+    path: str
+    duration: float = 0.0
+    labels: list[Label] = field(default_factory=list)
+    probabilities: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    rate: float = 1.0
+    notes: list[str] = field(default_factory=list)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class TimelineOptions:
+    """How a timeline is made.
+
+    Attributes:
+        window, hop: seconds of a window, and from one to the next.
+        threshold: probability at which a label holds.
+    """
+
+    window: float = 5.0
+    hop: float = 1.0
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (self.window > 0 and self.hop > 0):
+            raise VidfitError(f"window {self.window}, hop {self.hop}: give seconds above 0")
+        if not 0 < self.threshold <= 1:
+            raise VidfitError(f"threshold {self.threshold}: give a probability above 0, at most 1")
+
+
+class Labeller:
+    """A packed model and the extractor that it names, loaded.
+
+    Arguments:
+        model: a packed `.onnx` file of a model that was trained on extracted features.
+        options: of the timeline.
+
+    Raises:
+        ModelFileError: it is no such file, or its extractor is not known.
+        DataError: the backbones' files are missing.
+    """
+
+    def __init__(self, model: str | Path, options: TimelineOptions | None = None) -> None:
+        self.predictor: Predictor = load(model)
+        if self.predictor.extractor is None:
+            raise ModelFileError(
+                f"{model}: does not say how its features were made, so it cannot label videos; train on features of "
+                "`vidfit extract`, with its vocabulary.csv"
+            )
+        self.extractor = Extractor.model_validate_json(self.predictor.extractor)
+        self.options = options or TimelineOptions()
+        settings = self.extractor.settings
+        self._embedder = Embedder(settings.backbones, settings.rate, settings.picture_time)
+
+    def label(self, source: Source) -> LabelledVideo:
+        """The labels of one video; one that cannot be read has an `error`."""
+        try:
+            embedded = self._embedder.embed(source.path)
+        except DataError as error:
+            return LabelledVideo(str(source.path), error=str(error))
+        frames = to_frames(embedded, self.extractor)
+        probabilities_C = self.predictor.predict({name: array[None] for name, array in frames.items()})[0]
+        probabilities_TC = self._over_time(frames)
+        rate, threshold = self.extractor.settings.rate, self.options.threshold
+        labels = []
+        for index in np.argsort(-probabilities_C, kind="stable"):
+            segments = spans(probabilities_TC[:, index], threshold, rate, embedded.duration)
+            if segments or probabilities_C[index] >= threshold:
+                labels.append(Label(self.predictor.vocabulary[index], float(probabilities_C[index]), segments))
+        return LabelledVideo(str(source.path), embedded.duration, labels, probabilities_TC, rate, notes=embedded.notes)
+
+    def _over_time(self, frames: dict[str, np.ndarray]) -> np.ndarray:
+        """float32 `[T, C]`."""
+        steps = len(next(iter(frames.values())))
+        rate = self.extractor.settings.rate
+        length, hop = (max(1, round(seconds * rate)) for seconds in (self.options.window, self.options.hop))
+        stretches = windows(steps, length, hop)
+        cut = {name: np.stack([array[stretch] for stretch in stretches]) for name, array in frames.items()}
+        return over_steps(self.predictor.predict(cut), stretches, steps)
+
+
+def label(
+    model: str | Path,
+    videos: str | Path | Sequence[str | Path],
+    window: float = 5.0,
+    hop: float = 1.0,
+    threshold: float = 0.5,
+) -> Iterator[LabelledVideo]:
+    """Label videos: what is in them, and when.
+
+    Arguments:
+        model: a packed `.onnx` file.
+        videos: files, folders or globs.
+        window, hop: seconds of the windows that the timeline is made of.
+        threshold: probability at which a label holds.
+
+    Raises:
+        ModelFileError, DataError, VidfitError: as `Labeller`, or no video is found.
+    """
+    from vidfit.videos.sources import find_sources
+
+    labeller = Labeller(model, TimelineOptions(window, hop, threshold))
+    names = [videos] if isinstance(videos, str | Path) else videos
+    for source in find_sources(names):
+        yield labeller.label(source)

@@ -1,0 +1,108 @@
+"""Labelled videos as a file, in the format of its suffix.
+
+.json  a list; per video `path`, `duration`, `labels`: [{`label`, `probability`, `segments`: [{`start`, `end`,
+       `confidence`}]}], seconds; a video that cannot be read has `error`, one that is damaged `notes`
+.csv   a row per interval: path,label,start,end,confidence
+.vtt   captions for a player: which labels hold; of one video the file, of several a folder of that name
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+from vidfit.errors import OutputError
+from vidfit.files import make_folder, replacing
+from vidfit.inference.label import LabelledVideo
+
+SUFFIXES: Final = (".json", ".csv", ".vtt")
+
+
+def write_labels(path: Path, videos: Sequence[LabelledVideo]) -> None:
+    """Write the labels of some videos.
+
+    Raises:
+        OutputError: the suffix is unknown or the file cannot be written.
+    """
+    check_suffix(path)
+    if path.suffix == ".vtt":
+        _write_captions(path, videos)
+        return
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        if path.suffix == ".json":
+            json.dump([to_object(video) for video in videos], file, indent=1, ensure_ascii=False)
+            file.write("\n")
+        else:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["path", "label", "start", "end", "confidence"])
+            writer.writerows(_rows(videos))
+
+
+def check_suffix(path: Path) -> None:
+    """Raises OutputError where the suffix is no known format."""
+    if path.suffix not in SUFFIXES:
+        raise OutputError(f"{path}: {path.suffix or 'no suffix'} is no known format; name it {', '.join(SUFFIXES)}")
+
+
+def to_object(video: LabelledVideo) -> dict[str, Any]:
+    """A video as in the JSON file."""
+    labels = [
+        {
+            "label": label.label,
+            "probability": round(label.probability, 6),
+            "segments": [
+                {"start": round(span.start, 3), "end": round(span.end, 3), "confidence": round(span.confidence, 6)}
+                for span in label.segments
+            ],
+        }
+        for label in video.labels
+    ]
+    told: dict[str, Any] = {"path": video.path, "duration": round(video.duration, 3), "labels": labels}
+    if video.notes:
+        told["notes"] = video.notes
+    if video.error:
+        told["error"] = video.error
+    return told
+
+
+def _rows(videos: Iterable[LabelledVideo]) -> Iterable[list[str]]:
+    for video in videos:
+        for label in video.labels:
+            for span in label.segments:
+                yield [video.path, label.label, f"{span.start:.3f}", f"{span.end:.3f}", f"{span.confidence:.6f}"]
+
+
+def _write_captions(path: Path, videos: Sequence[LabelledVideo]) -> None:
+    if len(videos) == 1:
+        _write_vtt(path, videos[0])
+        return
+    make_folder(path)
+    names = [f"{Path(video.path).stem}.vtt" for video in videos]
+    for video, name in zip(videos, names, strict=True):
+        # Where two videos differ in their folder or ending alone, the name keeps all of it.
+        unique = name if names.count(name) == 1 else video.path.replace("/", "_") + ".vtt"
+        _write_vtt(path / unique, video)
+
+
+def _write_vtt(path: Path, video: LabelledVideo) -> None:
+    """A cue wherever the set of labels changes, so that a player shows all that hold at once."""
+    spans = [(span.start, span.end, label.label) for label in video.labels for span in label.segments]
+    edges = sorted({edge for start, end, _ in spans for edge in (start, end)})
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write("WEBVTT\n")
+        for start, end in pairwise(edges):
+            if held := [label for first, last, label in spans if first <= start and end <= last]:
+                file.write(f"\n{_clock(start)} --> {_clock(end)}\n{_escaped(', '.join(held))}\n")
+
+
+def _clock(seconds: float) -> str:
+    milliseconds = round(seconds * 1000)
+    hours, rest = divmod(milliseconds, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    return f"{hours:02}:{minutes:02}:{rest // 1000:02}.{rest % 1000:03}"
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())

@@ -1,0 +1,1 @@
+"""From video files to shards: decode, embed, transform. Needs `pip install 'vidfit[videos]'`."""

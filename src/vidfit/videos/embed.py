@@ -1,0 +1,140 @@
+"""Videos to embeddings: the pictures and sounds of a file through two models in ONNX Runtime.
+
+One thread per process, so that a video's embeddings are the same bytes however many processes work.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+
+from vidfit.videos.backbones import Backbone, model_file
+from vidfit.videos.decode import Picture, Reading, Sampling, read_steps
+from vidfit.videos.sound import log_mel
+
+_BATCH: Final = 16
+
+
+@dataclass
+class Embedded:
+    """A video's embeddings.
+
+    Attributes:
+        embeddings: modality -> `[T, D]`, float32 or uint8; zero in steps where it is absent.
+        present: modality -> bool `[T]`, whether the step has a picture or a sound.
+        duration: seconds.
+        notes: what was wrong with the file.
+    """
+
+    embeddings: dict[str, np.ndarray]
+    present: dict[str, np.ndarray]
+    duration: float
+    notes: list[str]
+
+
+class Embedder:
+    """The models, loaded, and how videos are sampled for them.
+
+    Arguments:
+        backbones: one per modality; a modality without one is not read.
+        rate: steps per second.
+        picture_time: where in a step its picture is taken, from 0 to 1.
+    """
+
+    def __init__(self, backbones: Sequence[Backbone], rate: float, picture_time: float) -> None:
+        self._models = {backbone.modality: _Model(backbone) for backbone in backbones}
+        by_modality = {backbone.modality: backbone for backbone in backbones}
+        rgb, audio = by_modality.get("rgb"), by_modality.get("audio")
+        self._sampling = Sampling(
+            rate=rate,
+            picture_size=rgb.size if rgb else 0,
+            sound_window=audio.window if audio else 0,
+            picture_time=picture_time,
+        )
+
+    def embed(self, path: Path) -> Embedded:
+        """Read and embed a file.
+
+        Raises:
+            DataError: nothing of it can be read.
+        """
+        reading = Reading()
+        batches = {modality: _Batches(model) for modality, model in self._models.items()}
+        for event in read_steps(path, self._sampling, reading):
+            modality, value = ("rgb", event.pixels) if isinstance(event, Picture) else ("audio", event.samples)
+            batches[modality].add(event.step, value)
+        found = {modality: batch.finish(reading.steps) for modality, batch in batches.items()}
+        return Embedded(
+            {modality: embeddings for modality, (embeddings, _) in found.items()},
+            {modality: present for modality, (_, present) in found.items()},
+            reading.duration,
+            reading.notes,
+        )
+
+
+class _Model:
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        self._session = onnxruntime.InferenceSession(str(model_file(backbone)), options, providers=providers)
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """`[B, D]` of pictures `[size, size, 3]` or sounds `[window]`."""
+        output = self._session.run([self.backbone.output], {self._input: self._prepared(np.stack(values))})[0]
+        return np.asarray(output).reshape(len(values), -1)[:, : self.backbone.embedding_size]
+
+    def _prepared(self, values: np.ndarray) -> np.ndarray:
+        backbone = self.backbone
+        if backbone.modality == "audio":
+            values = log_mel(values, backbone.log_offset)[:, None]
+        mean, deviation = np.array(backbone.mean, np.float32), np.array(backbone.deviation, np.float32)
+        if any(backbone.mean) or backbone.deviation != (1.0,):
+            values = (values - mean) / deviation
+        if backbone.dtype == "uint8" and values.dtype != np.uint8:
+            values = np.clip(np.rint(values), 0, 255)
+        if backbone.modality == "rgb" and backbone.channels == "first":
+            values = values.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(values, backbone.dtype)
+
+
+class _Batches:
+    """Collects what a model is to embed, and embeds it a batch at a time."""
+
+    def __init__(self, model: _Model) -> None:
+        self._model = model
+        self._waiting: list[np.ndarray] = []
+        self._steps: list[int] = []
+        self._done: list[np.ndarray] = []
+
+    def add(self, step: int, value: np.ndarray) -> None:
+        self._steps.append(step)
+        self._waiting.append(value)
+        if len(self._waiting) == _BATCH:
+            self._run()
+
+    def finish(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings `[T, D]` and whether each step has one, bool `[T]`."""
+        if self._waiting:
+            self._run()
+        dtype = self._done[0].dtype if self._done else np.dtype(np.float32)
+        embeddings = np.zeros((steps, self._model.backbone.embedding_size), dtype)
+        present = np.zeros(steps, bool)
+        kept: Any = np.array(self._steps, int)
+        if len(kept):
+            # A window may be complete although its step is cut off at the end.
+            inside = kept < steps
+            embeddings[kept[inside]] = np.concatenate(self._done)[inside]
+            present[kept[inside]] = True
+        return embeddings, present
+
+    def _run(self) -> None:
+        self._done.append(self._model.run(self._waiting))
+        self._waiting = []

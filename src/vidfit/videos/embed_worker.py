@@ -1,0 +1,106 @@
+"""Many files to embeddings, in several processes: a file each, `KEY.npz` or the reason why not, `KEY.failed`.
+
+A file that crashes the decoder takes its process with it. The others of that moment are tried again one by one.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vidfit.errors import DataError
+from vidfit.files import replacing
+from vidfit.videos.embed import Embedded, Embedder
+from vidfit.videos.extractor import Settings
+
+# A process is replaced after so many files: whatever a library leaks does not add up.
+_FILES_A_PROCESS = 500
+
+
+class Job(NamedTuple):
+    """A file to embed, and where to: without suffix."""
+
+    path: Path
+    target: Path
+
+
+def embed_files(jobs: Sequence[Job], settings: Settings, workers: int) -> Iterator[tuple[Job, float]]:
+    """Embed files; yields each with its duration in seconds as it is finished, 0 for one that failed."""
+    pending = list(jobs)
+    broken = yield from _in_pool(pending, settings, workers)
+    for job in broken:
+        if (yield from _in_pool([job], settings, 1)):
+            _fail(job, "crashes the decoder")
+            yield job, 0.0
+
+
+def _in_pool(jobs: Sequence[Job], settings: Settings, workers: int):
+    """Returns the jobs that were under way when a process died, and those after them."""
+    done: set[Job] = set()
+    context = get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, context, _start, (settings.model_dump_json(),), max_tasks_per_child=_FILES_A_PROCESS
+    ) as pool:
+        futures: dict[Future[float], Job] = {pool.submit(_embed, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                job = futures[future]
+                duration = future.result()
+                done.add(job)
+                yield job, duration
+        except BrokenProcessPool:
+            pass
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [job for job in jobs if job not in done]
+
+
+_embedder: Embedder | None = None
+
+
+def _start(settings: str) -> None:
+    global _embedder
+    parsed = Settings.model_validate_json(settings)
+    _embedder = Embedder(parsed.backbones, parsed.rate, parsed.picture_time)
+
+
+def _embed(job: Job) -> float:
+    assert _embedder is not None
+    if os.getppid() == 1:  # the command was killed
+        os._exit(1)
+    try:
+        embedded = _embedder.embed(job.path)
+    except DataError as error:
+        _fail(job, str(error))
+        return 0.0
+    save(job.target, embedded)
+    return embedded.duration
+
+
+def _fail(job: Job, why: str) -> None:
+    with replacing(job.target.with_suffix(".failed")) as partial:
+        partial.write_text(why, encoding="utf-8")
+
+
+def save(target: Path, embedded: Embedded) -> None:
+    """Write a video's embeddings as `target` with the suffix .npz."""
+    arrays = {f"embeddings.{name}": values for name, values in embedded.embeddings.items()}
+    arrays |= {f"present.{name}": values for name, values in embedded.present.items()}
+    with replacing(target.with_suffix(".npz")) as partial, partial.open("wb") as file:
+        np.savez(file, duration=np.float64(embedded.duration), notes=np.array(embedded.notes, np.str_), **arrays)  # type: ignore[arg-type]
+
+
+def load(path: Path) -> Embedded:
+    """Read what `save` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        kinds: dict[str, dict[str, np.ndarray]] = {"embeddings": {}, "present": {}}
+        for key in arrays.files:
+            kind, _, modality = key.partition(".")
+            if modality:
+                kinds[kind][modality] = arrays[key]
+        return Embedded(**kinds, duration=float(arrays["duration"]), notes=[str(note) for note in arrays["notes"]])

@@ -1,0 +1,238 @@
+"""Videos to a folder of shards, resumable.
+
+While FEATURES is being made, `FEATURES/embeddings` holds a file per finished video. When all are finished, transforms
+are fitted on the training videos, shards are written, and `extractor.json` last. Everything follows from the videos
+alone, not from the order in which they were finished: a killed and resumed call leaves the same bytes.
+"""
+
+import csv
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from vidfit import distributed
+from vidfit.errors import DataError, OutputError
+from vidfit.features.example import write_shard
+from vidfit.features.spec import Video, Vocabulary
+from vidfit.files import make_folder, replacing
+from vidfit.progress import OnProgress, Progress, silent
+from vidfit.videos.embed import Embedded
+from vidfit.videos.embed_worker import Job, embed_files, load
+from vidfit.videos.extractor import FILE, Extractor, Settings
+from vidfit.videos.sources import Source
+from vidfit.videos.transform import Transform, fit_transform
+
+VOCABULARY: Final = "vocabulary.csv"
+_VIDEOS_A_SHARD: Final = 256
+_SECONDS_PER_LINE: Final = 10
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be extracted.
+
+    Attributes:
+        sources: the videos.
+        settings: how they are read.
+        splits: split -> share of the videos, summing to 1.
+        like: the extractor to use; None fits transforms.
+        vocabulary: label names; None takes those of the sources.
+        sizes: modality -> bytes of a step, where transforms are fitted.
+    """
+
+    sources: Sequence[Source]
+    settings: Settings
+    splits: dict[str, float]
+    like: Extractor | None
+    vocabulary: tuple[str, ...] | None
+    sizes: dict[str, int]
+
+
+@dataclass
+class Extracted:
+    """What became of the videos."""
+
+    videos: int
+    failed: int
+    seconds: float
+    resumed: int
+
+
+def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = silent) -> Extracted:
+    """Make the features of some videos; resumes what was stopped.
+
+    Raises:
+        DataError: no video can be read, or none of them is for training although a transform has to be fitted.
+        OutputError: `output` cannot be written, is finished, or was begun with other settings.
+    """
+    vocabulary = _vocabulary(plan)
+    folder = output / "embeddings"
+    if (output / FILE).exists():
+        raise OutputError(f"{output}: is finished; for more videos give another folder and --like {output}")
+    _begin(folder, plan.settings)
+    jobs = [Job(source.path.absolute(), folder / _key(source)) for source in plan.sources]
+    resumed = sum(job.target.with_suffix(".npz").exists() for job in jobs)
+    distributed.on_all_ranks(_embed_all, jobs, plan.settings, workers, rank_0_only={"on_progress": on_progress})
+    failed = {job.path: job.target for job in jobs if not job.target.with_suffix(".npz").exists()}
+    good = [source for source in plan.sources if source.path.absolute() not in failed]
+    _write_table(
+        output / "failed.csv",
+        ["path", "reason"],
+        ([path, target.with_suffix(".failed").read_text(encoding="utf-8")] for path, target in failed.items()),
+    )
+    if not good:
+        raise DataError(f"none of {len(jobs)} videos can be read; {output / 'failed.csv'} says why")
+    extractor = plan.like or Extractor(settings=plan.settings, transforms=_fit(plan, good, folder))
+    seconds = _write(plan, good, folder, output, extractor, vocabulary)
+    with replacing(output / FILE) as partial:
+        partial.write_text(extractor.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder)
+    return Extracted(len(good), len(failed), seconds, resumed)
+
+
+def split_of(id: str, splits: dict[str, float]) -> str:
+    """The split of a video: by its id alone, so that it stays when videos are added."""
+    place, end = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8]) / 2**64, 0.0
+    for name, share in splits.items():
+        end += share
+        if place < end:
+            return name
+    return list(splits)[-1]
+
+
+def _vocabulary(plan: Plan) -> tuple[str, ...]:
+    named = sorted({label for source in plan.sources for label in source.labels})
+    if plan.vocabulary is None:
+        if not named:
+            raise DataError("no video has labels; give a table with `path,labels`, or a folder per label, or --like")
+        return tuple(named)
+    if unknown := [label for label in named if label not in plan.vocabulary]:
+        raise DataError(
+            f"label {unknown[0]!r} is not in the vocabulary of --like; correct the label or extract without"
+        )
+    return plan.vocabulary
+
+
+def _key(source: Source) -> str:
+    """Name of a video's files: its id is no file name, and a changed file is another video."""
+    try:
+        state = source.path.stat()
+        content = [state.st_size, state.st_mtime_ns]
+    except OSError:
+        content = []
+    return hashlib.sha256(json.dumps([source.id, str(source.path.absolute()), *content]).encode()).hexdigest()[:32]
+
+
+def _begin(folder: Path, settings: Settings) -> None:
+    make_folder(folder)
+    mark = folder / "settings"
+    if mark.exists() and mark.read_text() != settings.digest():
+        raise OutputError(f"{folder.parent}: was begun with other settings; remove it or choose another folder")
+    with replacing(mark) as partial:
+        partial.write_text(settings.digest())
+    for path in folder.glob("*.failed"):
+        path.unlink()
+
+
+def _embed_all(jobs: Sequence[Job], settings: Settings, workers: int, *, on_progress: OnProgress = silent) -> None:
+    """On every rank: its share of the files."""
+    # Asked of one rank, for another that looked later might find what this call has made.
+    missing = distributed.on_rank_0(lambda: [job for job in jobs if not job.target.with_suffix(".npz").exists()])
+    own = distributed.share_of_rank(missing)
+    start = told = time.monotonic()
+    seconds = 0.0
+    for number, (_, duration) in enumerate(embed_files(own, settings, workers) if own else (), start=1):
+        seconds += duration
+        now = time.monotonic()
+        speed = f"{number / (now - start):.1f} videos/s, {seconds / (now - start):.0f} s of video a second"
+        on_progress(Progress("extracting", number, len(own), "videos", speed))
+        if now - told >= _SECONDS_PER_LINE:
+            told = now
+            left = (now - start) / number * (len(own) - number)
+            log.debug("extracting: %d/%d videos, %s, %.0f s left", number, len(own), speed, left)
+    distributed.all_gather(1)
+
+
+def _fit(plan: Plan, sources: Sequence[Source], folder: Path) -> dict[str, Transform]:
+    training = [source for source in sources if _split(source, plan) == "train"]
+    transforms = {}
+    for backbone in plan.settings.backbones:
+        name = backbone.modality
+
+        def embeddings(name: str = name) -> Iterator[np.ndarray]:
+            for source in training:
+                embedded = load(folder / f"{_key(source)}.npz")
+                if embedded.present[name].any():
+                    yield embedded.embeddings[name][embedded.present[name]]
+
+        if sum(map(len, embeddings())) < 2:
+            raise DataError(f"no training video has {name}; leave that model out (--no-{name}) or give more videos")
+        transforms[name] = fit_transform(embeddings(), plan.sizes[name])
+    return transforms
+
+
+def _split(source: Source, plan: Plan) -> str:
+    return source.split or split_of(source.id, plan.splits)
+
+
+def _write(
+    plan: Plan, sources: Sequence[Source], folder: Path, output: Path, extractor: Extractor, vocabulary: Sequence[str]
+) -> float:
+    """Shards and tables; returns the seconds of all videos."""
+    shards = output / "shards"
+    make_folder(shards)
+    index = {name: number for number, name in enumerate(vocabulary)}
+    rows, seconds = [], 0.0
+    by_split: dict[str, list[Source]] = {}
+    # Shuffled by a hash, for the ids of a folder may be in the order of its labels.
+    for source in sorted(sources, key=lambda source: hashlib.sha256(source.id.encode()).digest()):
+        by_split.setdefault(_split(source, plan), []).append(source)
+    for split, members in by_split.items():
+        for number, first in enumerate(range(0, len(members), _VIDEOS_A_SHARD)):
+            videos = []
+            for source in members[first : first + _VIDEOS_A_SHARD]:
+                embedded = load(folder / f"{_key(source)}.npz")
+                videos.append(to_video(source, embedded, extractor, index))
+                rows.append([source.id, split, f"{embedded.duration:.3f}", "; ".join(embedded.notes)])
+                seconds += embedded.duration
+            write_shard(shards / f"{split}-{number:04d}.tfrecord", videos)
+    _write_table(output / "videos.csv", ["id", "split", "duration", "notes"], sorted(rows))
+    _write_table(output / VOCABULARY, ["label_id", "label_name"], enumerate(vocabulary))
+    return seconds
+
+
+def to_video(source: Source, embedded: Embedded, extractor: Extractor, index: dict[str, int]) -> Video:
+    """The record of a video."""
+    frames = to_frames(embedded, extractor)
+    labels = np.array(sorted(index[label] for label in source.labels), np.int64)
+    return Video(source.id, frames, labels)
+
+
+def to_frames(embedded: Embedded, extractor: Extractor) -> dict[str, np.ndarray]:
+    """uint8 `[T, K]` by modality."""
+    return {
+        name: transform.apply(embedded.embeddings[name], embedded.present[name])
+        for name, transform in extractor.transforms.items()
+    }
+
+
+def read_vocabulary(folder: Path) -> tuple[str, ...]:
+    """That of a folder of features."""
+    return Vocabulary.from_csv(folder / VOCABULARY).names
+
+
+def _write_table(path: Path, header: Sequence[str], rows: object) -> None:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)  # type: ignore[arg-type]

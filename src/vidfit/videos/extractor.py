@@ -1,0 +1,91 @@
+"""`extractor.json`: all that is needed to make the same features of further videos."""
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vidfit.errors import DataError, reason
+from vidfit.features.spec import FeatureSpec, Modality
+from vidfit.videos.backbones import Backbone
+from vidfit.videos.transform import Transform
+
+FILE: Final = "extractor.json"
+
+
+class Settings(BaseModel):
+    """How videos are read and embedded.
+
+    Attributes:
+        rate: steps per second.
+        picture_time: where in a step its picture is taken: 0 is the start, 0.5 the middle.
+        backbones: one or two, of different modalities.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rate: float = Field(default=1.0, gt=0, le=60)
+    picture_time: float = Field(default=0.5, ge=0, lt=1)
+    backbones: tuple[Backbone, ...] = Field(min_length=1)
+
+    def digest(self) -> str:
+        """The same for the same settings, wherever the models' files are."""
+        return hashlib.sha256(self.model_dump_json(exclude={"backbones": {"__all__": {"file"}}}).encode()).hexdigest()
+
+
+class Extractor(BaseModel):
+    """Settings and the transforms that were fitted, by modality."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    settings: Settings
+    transforms: dict[str, Transform]
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The modalities of the features that it makes."""
+        return FeatureSpec(
+            modalities=tuple(
+                Modality(name=backbone.modality, size=self.transforms[backbone.modality].size)
+                for backbone in self.settings.backbones
+            )
+        )
+
+    @property
+    def digest(self) -> str:
+        """Tells features of one extractor from those of another."""
+        text = self.settings.digest() + self.model_dump_json(include={"transforms"})
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_extractor(path: Path) -> Extractor:
+    """Read `extractor.json`.
+
+    Raises:
+        DataError: it is missing or not readable.
+    """
+    try:
+        return Extractor.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); give a folder that `vidfit extract` made"
+        ) from error
+    except ValidationError as error:
+        raise DataError(f"{path}: is no extractor of this version ({reason(error)}); extract anew") from error
+
+
+def extractor_beside(vocabulary: Path, spec: FeatureSpec) -> str | None:
+    """What the `extractor.json` in a vocabulary's folder says, if there is one.
+
+    Raises:
+        DataError: it makes other features than `spec`.
+    """
+    path = vocabulary.parent / FILE
+    if not path.exists():
+        return None
+    extractor = read_extractor(path)
+    if {it.name: it.size for it in extractor.spec.modalities} != {it.name: it.size for it in spec.modalities}:
+        raise DataError(f"{path}: makes other features than the training shards hold; give the vocabulary beside them")
+    return extractor.model_dump_json()

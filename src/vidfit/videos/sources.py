@@ -1,0 +1,239 @@
+"""What a user names as videos: files, folders, globs, and tables with labels.
+
+A table is a CSV or JSONL file. Paths in it count from its own folder.
+
+    path,labels                 several labels with `;` between them
+    path,label,start,end        one row per interval, in seconds
+    (JSONL) path, labels        and, if wanted, segments: [{"label", "start", "end"}]
+    Vertex AI's import files    CSV without header (ML_USE,path,label,start,end) and JSONL; of `gs://` paths the end
+
+In a folder, content decides what is a video. Where all its videos lie in subfolders, these name their labels.
+"""
+
+import csv
+import glob
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from vidfit.errors import DataError
+from vidfit.videos.decode import is_video
+
+# Endings that say that somebody takes a file for a video: if it cannot be read, that is told.
+_ENDINGS: Final = {
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv",
+    ".ts", ".vob", ".webm", ".wmv", ".aac", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma",
+}  # fmt: skip
+_ML_USE: Final = {"training": "train", "train": "train", "validation": "validation", "test": "eval"}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A label that holds from `start` to `end`, in seconds."""
+
+    label: str
+    start: float
+    end: float
+
+
+@dataclass
+class Source:
+    """A video to extract.
+
+    Attributes:
+        id: its path from the folder or the table's folder that named it, with `/`.
+        path: the file.
+        labels: names of what holds in it.
+        intervals: when, where that is known.
+        split: `train`, `validation` or `eval` where a table says so.
+    """
+
+    id: str
+    path: Path
+    labels: set[str] = field(default_factory=set)
+    intervals: list[Interval] = field(default_factory=list)
+    split: str | None = None
+
+
+def find_sources(names: Sequence[str | Path]) -> list[Source]:
+    """The videos that some files, folders, globs and tables name, sorted by id.
+
+    A video that several tables name has the labels and intervals of all.
+
+    Raises:
+        DataError: a name matches nothing, a table is wrong, or two videos would have the same id.
+    """
+    found: dict[str, Source] = {}
+    for name in names:
+        for source in _found(Path(name).expanduser(), str(name)):
+            known = found.setdefault(source.id, source)
+            if known is source:
+                continue
+            if known.path.resolve() != source.path.resolve():
+                raise DataError(
+                    f"{source.path} and {known.path} would both be called {source.id}; name one folder above"
+                )
+            known.labels |= source.labels
+            known.intervals += [interval for interval in source.intervals if interval not in known.intervals]
+            known.split = known.split or source.split
+    return [found[id] for id in sorted(found)]
+
+
+def _found(path: Path, name: str) -> Iterable[Source]:
+    if path.is_dir():
+        found = list(_in_folder(path))
+        what = "holds no video"
+    elif path.is_file():
+        found, what = list(_of_file(path)), "has no rows"
+    else:
+        matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
+        found = [source for match in matches for source in _found(match, str(match))]
+        what = "matches no file"
+    if not found:
+        raise DataError(f"{name}: {what}; give videos, a folder of them, a quoted glob or a table")
+    return found
+
+
+def _in_folder(folder: Path) -> Iterator[Source]:
+    videos = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_wanted(path, folder)]
+    by_folder = all(path.parent != folder for path in videos)
+    for path in videos:
+        inside = path.relative_to(folder)
+        yield Source(inside.as_posix(), path, {inside.parts[0]} if by_folder else set())
+
+
+def _is_wanted(path: Path, folder: Path) -> bool:
+    if any(part.startswith(".") for part in path.relative_to(folder).parts):
+        return False
+    return path.suffix.lower() in _ENDINGS or is_video(path)
+
+
+def _of_file(path: Path) -> Iterator[Source]:
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _of_csv(path)
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        return _of_jsonl(path)
+    return iter([Source(path.name, path)])
+
+
+def _of_csv(table: Path) -> Iterator[Source]:
+    delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file, delimiter=delimiter, strict=True)
+            first = next(rows, None)
+            if first is None:
+                return
+            header = first if "path" in first else None
+            if header is None:
+                yield _vertex_row(table, 1, first)
+            for row in rows:
+                if not row:
+                    continue
+                if header is None:
+                    yield _vertex_row(table, rows.line_num, row)
+                elif len(row) != len(header):
+                    raise _wrong(table, rows.line_num, f"has {len(row)} columns, the header {len(header)}")
+                else:
+                    yield _row(table, rows.line_num, dict(zip(header, row, strict=True)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read as a table ({error}); give a CSV file in UTF-8") from error
+
+
+def _row(table: Path, line: int, row: dict[str, Any]) -> Source:
+    source = _source(table, line, row.get("path"))
+    labels = row.get("labels", row.get("label")) or []
+    names = [label.strip() for label in (labels.split(";") if isinstance(labels, str) else labels)]
+    source.labels = {name for name in names if name}
+    segments = row.get("segments") or []
+    if (start := row.get("start")) not in (None, "") and (end := row.get("end")) not in (None, ""):
+        segments = [*segments, *({"label": name, "start": start, "end": end} for name in sorted(source.labels))]
+    for segment in segments:
+        source.intervals.append(_interval(table, line, segment["label"], segment["start"], segment["end"]))
+        source.labels.add(segment["label"])
+    source.split = _split(table, line, row.get("split") or row.get("ml_use"))
+    return source
+
+
+def _vertex_row(table: Path, line: int, row: list[str]) -> Source:
+    """`[ML_USE,]path,label[,start,end]`."""
+    cells = [cell.strip() for cell in row]
+    split = None
+    if cells[0].lower() in (*_ML_USE, "unassigned", ""):
+        split = _ML_USE.get(cells[0].lower())
+        cells = cells[1:]
+    if len(cells) not in (1, 2, 4):
+        raise _wrong(table, line, "is not `path,label` or `path,label,start,end`; begin with a header `path,labels`")
+    source = _source(table, line, cells[0])
+    source.split = split
+    if len(cells) > 1 and cells[1]:
+        source.labels = {cells[1]}
+        if len(cells) == 4 and cells[2]:
+            source.intervals = [_interval(table, line, cells[1], *cells[2:])]
+    return source
+
+
+def _of_jsonl(table: Path) -> Iterator[Source]:
+    try:
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{table}: cannot be read as a table ({error}); give JSON lines in UTF-8") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            yield _vertex_object(table, number, row) if "videoGcsUri" in row else _row(table, number, row)
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise _wrong(table, number, f"is no object with path and labels ({error!r})") from error
+
+
+def _vertex_object(table: Path, line: int, row: dict[str, Any]) -> Source:
+    source = _source(table, line, row["videoGcsUri"])
+    for annotation in row.get("timeSegmentAnnotations") or []:
+        source.labels.add(annotation["displayName"])
+        if "endTime" in annotation:
+            ends = (annotation.get("startTime", "0s"), annotation["endTime"])
+            source.intervals.append(_interval(table, line, annotation["displayName"], *ends))
+    resource = row.get("dataItemResourceLabels") or {}
+    source.split = _split(table, line, resource.get("aiplatform.googleapis.com/ml_use"))
+    return source
+
+
+def _source(table: Path, line: int, name: Any) -> Source:
+    if not isinstance(name, str) or not name:
+        raise _wrong(table, line, "has no path")
+    if not name.startswith("gs://"):
+        # One that is missing is told when it is to be read, as other failures are.
+        return Source(Path(name).as_posix(), table.parent / name)
+    parts = name.removeprefix("gs://").split("/")[1:]
+    for start in range(len(parts)):
+        inside = "/".join(parts[start:])
+        if (table.parent / inside).is_file():
+            return Source(inside, table.parent / inside)
+    raise _wrong(table, line, f"{name} lies in a bucket; copy the videos beside the table, in {table.parent}")
+
+
+def _interval(table: Path, line: int, label: str, start: Any, end: Any) -> Interval:
+    try:
+        first, last = (float(str(value).strip().removesuffix("s")) for value in (start, end))
+    except ValueError:
+        raise _wrong(table, line, f"start {start!r} and end {end!r} are no seconds") from None
+    if not 0 <= first < last:
+        raise _wrong(table, line, f"start {start} and end {end} are no interval")
+    return Interval(label, first, last)
+
+
+def _split(table: Path, line: int, name: Any) -> str | None:
+    if not name or str(name).lower() == "unassigned":
+        return None
+    split = _ML_USE.get(str(name).lower(), str(name).lower())
+    if split not in _ML_USE.values():
+        raise _wrong(table, line, f"split {name!r} is none of train, validation, eval")
+    return split
+
+
+def _wrong(table: Path, line: int, what: str) -> DataError:
+    return DataError(f"{table}, line {line}: {what}; correct the row")

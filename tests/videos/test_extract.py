@@ -1,0 +1,199 @@
+"""Videos to shards with small models of the tests' own, and what remains after a kill."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, tone, write
+from vidfit.errors import DataError, OutputError
+from vidfit.features.shards import read_videos
+from vidfit.features.spec import Video
+from vidfit.videos.backbones import find_backbone
+from vidfit.videos.extract import Plan, extract, read_vocabulary, split_of
+from vidfit.videos.extractor import Settings, read_extractor
+from vidfit.videos.sources import find_sources
+from vidfit.videos.transform import ABSENT
+
+COLOURS = {"red": RED, "green": GREEN, "blue": BLUE}
+
+
+def small_model(folder: Path, name: str, modality: str) -> str:
+    """A model that projects the mean colour (or spectrum) by a fixed matrix, and its card."""
+    channels, size = (3, 5) if modality == "rgb" else (64, 4)
+    matrix = np.random.default_rng(1).normal(size=(channels, size)).astype(np.float32)
+    shape = ["B", 16, 16, 3] if modality == "rgb" else ["B", 1, 96, 64]
+    nodes = [
+        helper.make_node("ReduceMean", ["input", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "matrix"], ["embeddings"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["B", size])],
+        [numpy_helper.from_array(matrix, "matrix"), numpy_helper.from_array(np.array([1, 2]), "axes")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path = folder / f"{name}.onnx"
+    onnx.save(model, path)
+    card = {"modality": modality, "embedding_size": size, "output": "embeddings"}
+    card |= {"size": 16, "mean": [127.5], "deviation": [64.0]} if modality == "rgb" else {}
+    path.with_suffix(".yaml").write_text(json.dumps(card))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """A folder with `models` and twelve videos in `clips`, a folder per label; one has no sound, one is broken."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "models").mkdir()
+    small_model(folder / "models", "colours", "rgb")
+    small_model(folder / "models", "bands", "audio")
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        (folder / "clips" / name).mkdir(parents=True)
+        for clip in range(4):
+            sound = None if (number, clip) == (0, 0) else tone(300 * (number + 1), 2 + clip)
+            shade = np.clip(np.array(colour) + 6 * clip, 0, 255)
+            show = lambda time, shade=shade: plain(shade.tolist())  # noqa: E731
+            write(folder / "clips" / name / f"{clip}.mp4", show, frames_at(12, 2 + clip), sound)
+    (folder / "clips" / "red" / "broken.mp4").write_bytes(b"nothing")
+    return folder
+
+
+def plan(corpus: Path, **changes) -> Plan:
+    models = corpus / "models"
+    settings = Settings(
+        backbones=(
+            find_backbone(str(models / "colours.onnx"), "rgb"),
+            find_backbone(str(models / "bands.onnx"), "audio"),
+        )
+    )
+    given = {
+        "sources": find_sources([corpus / "clips"]),
+        "settings": settings,
+        "splits": {"train": 0.7, "validation": 0.3},
+        "like": None,
+        "vocabulary": None,
+        "sizes": {"rgb": 3, "audio": 4},
+    }
+    return Plan(**{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def features(corpus) -> Path:
+    output = corpus / "features"
+    made = extract(plan(corpus), output, workers=1)
+    assert (made.videos, made.failed) == (12, 1)
+    return output
+
+
+def videos_of(features: Path) -> dict[str, Video]:
+    read = [item for shard in sorted((features / "shards").glob("*.tfrecord")) for item in read_videos(shard)]
+    return {item.id: item for item in read if isinstance(item, Video)}
+
+
+def content(features: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(features)): path.read_bytes() for path in sorted(features.rglob("*")) if path.is_file()
+    }
+
+
+def test_every_video_is_a_record_with_its_labels(features):
+    videos = videos_of(features)
+    names = read_vocabulary(features)
+    assert names == ("blue", "green", "red")
+    assert len(videos) == 12
+    for id, video in videos.items():
+        assert [names[label] for label in video.labels] == [id.split("/")[0]]
+        assert video.num_frames == 2 + int(id[-5])
+        assert {name: frames.shape[1] for name, frames in video.frames.items()} == {"rgb": 3, "audio": 4}
+
+
+def test_a_missing_modality_is_byte_127(features):
+    videos = videos_of(features)
+    assert (videos["red/0.mp4"].frames["audio"] == ABSENT).all()
+    assert (videos["red/0.mp4"].frames["rgb"] != ABSENT).any()
+    assert (videos["red/1.mp4"].frames["audio"] != ABSENT).any()
+
+
+def test_what_fails_is_listed_with_its_reason(features, corpus):
+    with (features / "failed.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["path"] == str(corpus / "clips" / "red" / "broken.mp4")
+    assert "no video that can be opened" in row["reason"]
+
+
+def test_two_workers_leave_the_same_bytes(features, corpus, tmp_path):
+    extract(plan(corpus), tmp_path / "features", workers=2)
+    assert content(tmp_path / "features") == content(features)
+
+
+def test_a_killed_call_is_resumed_to_the_same_bytes(features, corpus, tmp_path):
+    output, models = tmp_path / "features", corpus / "models"
+    command = [
+        sys.executable, "-m", "vidfit", "extract",
+        corpus / "clips", "-o", output, "--split", "train=0.7,validation=0.3",
+        "--image-model", models / "colours.onnx", "--sound-model", models / "bands.onnx", "--image-bytes", "3",
+        "--sound-bytes", "4", "--workers", "1",
+    ]  # fmt: skip
+    process = subprocess.Popen([str(part) for part in command])
+    while not list((output / "embeddings").glob("*.npz")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert again.returncode == 3, again.stderr
+    assert "12 videos" in again.stdout
+    assert "1 failed" in again.stdout
+    assert content(output) == content(features)
+
+
+def test_like_uses_the_same_transform_and_vocabulary(features, corpus, tmp_path):
+    like = read_extractor(features / "extractor.json")
+    some = [source for source in find_sources([corpus / "clips"]) if source.id == "green/2.mp4"]
+    again = plan(corpus, sources=some, like=like, vocabulary=read_vocabulary(features), splits={"eval": 1.0})
+    extract(again, tmp_path / "features", workers=1)
+    video = videos_of(tmp_path / "features")["green/2.mp4"]
+    first = videos_of(features)["green/2.mp4"]
+    assert video.labels.tolist() == first.labels.tolist()
+    for name, frames in first.frames.items():
+        np.testing.assert_array_equal(video.frames[name], frames)
+
+
+def test_a_finished_folder_is_not_added_to(features, corpus):
+    with pytest.raises(OutputError, match="is finished; for more videos"):
+        extract(plan(corpus), features, workers=1)
+
+
+def test_other_settings_do_not_resume_a_folder(corpus, tmp_path):
+    (tmp_path / "embeddings").mkdir()
+    (tmp_path / "embeddings" / "settings").write_text("others")
+    with pytest.raises(OutputError, match="was begun with other settings"):
+        extract(plan(corpus), tmp_path, workers=1)
+
+
+def test_another_model_of_the_same_name_is_refused(features, corpus, tmp_path):
+    other = Path(small_model(tmp_path, "colours", "rgb"))
+    other.write_bytes(other.read_bytes() + b" ")
+    like = read_extractor(features / "extractor.json")
+    moved = like.settings.backbones[0].model_copy(update={"file": other})
+    from vidfit.videos.backbones import model_file
+
+    with pytest.raises(DataError, match="is missing or another model"):
+        model_file(moved)
+
+
+def test_a_split_is_chosen_by_the_id_alone():
+    splits = {"train": 0.8, "validation": 0.1, "eval": 0.1}
+    chosen = [split_of(f"{number}.mp4", splits) for number in range(2000)]
+    assert [round(chosen.count(name) / 2000, 1) for name in splits] == [0.8, 0.1, 0.1]
+    assert split_of("7.mp4", splits) == chosen[7]

@@ -1,0 +1,100 @@
+"""What files, folders, globs and tables name."""
+
+import json
+
+import pytest
+
+from tests.videos.making import RED, frames_at, plain, write
+from vidfit.errors import DataError
+from vidfit.videos.sources import Interval, find_sources
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = write(tmp_path / "made.mp4", lambda time: plain(RED), frames_at(12, 1)).read_bytes()
+    (tmp_path / "made.mp4").unlink()
+    for name in ("cat/a.mp4", "cat/b.bin", "dog/deep/c.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(made)
+    (tmp_path / "cat" / "notes.txt").write_text("hello")
+    (tmp_path / "cat" / "._a.mp4").write_text("hello")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "dog" / "broken.mp4").write_text("no video")
+    return tmp_path
+
+
+def table(folder, name, text):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_a_folder_is_searched_by_content_and_names_labels(folder):
+    found = {source.id: source.labels for source in find_sources([folder])}
+    assert found == {
+        "cat/a.mp4": {"cat"},
+        "cat/b.bin": {"cat"},
+        "dog/broken.mp4": {"dog"},
+        "dog/deep/c.mp4": {"dog"},
+    }
+
+
+def test_a_glob_and_a_file_name_videos(folder):
+    assert [source.id for source in find_sources([f"{folder}/cat/*.mp4"])] == ["a.mp4"]
+    assert [source.id for source in find_sources([folder / "dog" / "deep" / "c.mp4"])] == ["c.mp4"]
+
+
+def test_tables_of_labels_and_of_intervals_go_together(folder):
+    labels = table(folder, "labels.csv", "path,labels\ncat/a.mp4,cat;indoors\n")
+    segments = table(folder, "segments.csv", "path,label,start,end\ncat/a.mp4,meow,0.5,2\ncat/a.mp4,cat,0,1.5\n")
+    (source,) = find_sources([labels, segments])
+    assert source.labels == {"cat", "indoors", "meow"}
+    assert source.intervals == [Interval("meow", 0.5, 2), Interval("cat", 0, 1.5)]
+
+
+def test_json_lines_name_labels_and_segments(folder):
+    row = {"path": "cat/a.mp4", "labels": ["cat"], "segments": [{"label": "meow", "start": 1, "end": 2}]}
+    (source,) = find_sources([table(folder, "videos.jsonl", json.dumps(row) + "\n")])
+    assert (source.labels, source.intervals) == ({"cat", "meow"}, [Interval("meow", 1, 2)])
+
+
+def test_vertex_ai_imports_are_read(folder):
+    rows = "TRAINING,gs://bucket/cat/a.mp4,meow,1.0,2.5\ntest,gs://bucket/x/dog/deep/c.mp4,bark,0,3\n"
+    first, second = find_sources([table(folder, "import.csv", rows)])
+    assert (first.id, first.split, first.intervals) == ("cat/a.mp4", "train", [Interval("meow", 1, 2.5)])
+    assert (second.id, second.split, second.labels) == ("dog/deep/c.mp4", "eval", {"bark"})
+    row = {
+        "videoGcsUri": "gs://bucket/cat/a.mp4",
+        "timeSegmentAnnotations": [{"displayName": "meow", "startTime": "1.5s", "endTime": "3s"}],
+        "dataItemResourceLabels": {"aiplatform.googleapis.com/ml_use": "validation"},
+    }
+    (third,) = find_sources([table(folder, "import.jsonl", json.dumps(row))])
+    assert (third.split, third.intervals) == ("validation", [Interval("meow", 1.5, 3)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label,start,end\na.mp4,cat,3,2\n", "line 2: start 3 and end 2 are no interval"),
+        ("path,label,start,end\na.mp4,cat,x,2\n", "line 2: start 'x' and end '2' are no seconds"),
+        ("path,labels\na.mp4,cat,dog\n", "line 2: has 3 columns, the header 2"),
+        ("path,labels\n,cat\n", "line 2: has no path"),
+        ("path,labels,split\na.mp4,cat,best\n", "line 2: split 'best' is none of"),
+        ("gs://bucket/gone.mp4,cat\n", "line 1: gs://bucket/gone.mp4 lies in a bucket; copy"),
+    ],
+)
+def test_a_wrong_row_is_named(folder, text, message):
+    with pytest.raises(DataError, match=message):
+        find_sources([table(folder, "labels.csv", text)])
+
+
+def test_two_videos_of_one_id_are_refused(folder):
+    other = folder / "other"
+    other.mkdir()
+    (other / "a.mp4").write_bytes((folder / "cat" / "a.mp4").read_bytes())
+    with pytest.raises(DataError, match=r"would both be called a\.mp4"):
+        find_sources([folder / "cat" / "a.mp4", other / "a.mp4"])
+
+
+def test_a_name_that_matches_nothing_is_refused(folder):
+    with pytest.raises(DataError, match="matches no file"):
+        find_sources([folder / "gone.mp4"])
