@@ -77,7 +77,8 @@ def test_inputs_give_the_outputs_of_their_layer(name: str):
     def check(layer, arguments, output):
         seen.add(type(layer))
         of_frames = isinstance(layer, FrameEncoder | Assignment)
-        expected = output[arguments[1] > 0] if of_frames else output
+        weights_BT = arguments[0].weights_BT if isinstance(layer, Assignment) else arguments[-1]
+        expected = output[weights_BT > 0] if of_frames else output
         found = FORMULAS[type(layer)](layer, INPUTS[type(layer)](layer, arguments, output))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -125,7 +126,7 @@ def states(layer: Layer, direction: Direction, sequence_TD: torch.Tensor, name: 
     rows = []
     for frame in sequence_TD.flip(0) if name == "back" else sequence_TD:
         rows.append(torch.cat([frame, hidden[0]]))
-        weights = (input_weights, state_weights, biases, torch.zeros_like(biases))
+        weights = (input_weights.T, state_weights.T, biases, torch.zeros_like(biases))
         if layer.cell == "lstm":
             hidden, cell = torch.lstm_cell(frame[None], (hidden, cell), *weights)
         else:
