@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.models.classifier import ClassifierConfig, FrameClassifier
+from vidfit.models.classifier import ClassifierConfig, VideoClassifier
 from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe, load_recipe
 from vidfit.training.averaging import AveragingConfig
 from vidfit.training.config import TrainingConfig
@@ -32,7 +32,7 @@ def test_there_are_four():
 
 def millions(name: str) -> float:
     with torch.device("meta"):
-        model = FrameClassifier(MEMBERS[name], YOUTUBE_8M, 3862)
+        model = VideoClassifier(MEMBERS[name], YOUTUBE_8M, 3862)
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 
@@ -50,7 +50,7 @@ def test_the_nine_together():
 def test_the_winners_members_run_at_full_size(name: str):
     """On the meta device, which has shapes but no numbers."""
     with torch.device("meta"):
-        model = FrameClassifier(MEMBERS[name], YOUTUBE_8M, 3862).eval()
+        model = VideoClassifier(MEMBERS[name], YOUTUBE_8M, 3862).eval()
         frames = {it.name: torch.zeros(1, 2, it.size, dtype=torch.uint8) for it in YOUTUBE_8M.modalities}
     assert model(frames).shape == (1, 3862)
 

@@ -1,6 +1,6 @@
 """The formulas of families and heads in float64 NumPy, written for clarity: videos of their own length, no padding.
 
-`Formulas(state)` reads the weights of a `FrameClassifier` by the names of its state dict. Batch norm sees the frames of
+`Formulas(state)` reads the weights of a `VideoClassifier` by the names of its state dict. Batch norm sees the frames of
 all videos one after another; everything that follows is done video by video, residuals included.
 """
 

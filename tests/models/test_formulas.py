@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.models.formulas import Formulas, gru, lstm, model_input
 from tests.models.reference import penalty
 from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.models.classifier import ClassifierConfig, FrameClassifier
+from vidfit.models.classifier import ClassifierConfig, VideoClassifier
 from vidfit.models.preprocessing import frame_mask, prepare_frames
 
 SPEC = FeatureSpec(modalities=tuple(Modality(name=name, size=size) for name, size in (("a", 7), ("b", 3), ("c", 4))))
@@ -50,11 +50,11 @@ FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]],
 
 def build(
     family: dict[str, Any], head: dict[str, Any], seed: int, encoder: dict[str, Any] | None = None
-) -> FrameClassifier:
+) -> VideoClassifier:
     """A classifier with random values in all of its state: fresh batch norms would hide mistakes."""
     torch.manual_seed(seed)
     config = ClassifierConfig.model_validate({"encoder": encoder, "family": family, "head": head})
-    module = FrameClassifier(config, SPEC, CLASSES)
+    module = VideoClassifier(config, SPEC, CLASSES)
     for name, value in module.state_dict().items():
         if name.endswith(("norm.weight", "running_var")):
             value.uniform_(0.5, 1.5)
@@ -73,7 +73,7 @@ def bytes_of(lengths: tuple[int, ...], seed: int) -> tuple[list[np.ndarray], dic
     return videos, {name: torch.from_numpy(padded[..., columns]) for name, columns in SPEC.slices().items()}
 
 
-def float64(module: FrameClassifier) -> dict[str, np.ndarray]:
+def float64(module: VideoClassifier) -> dict[str, np.ndarray]:
     return {name: value.double().numpy().copy() for name, value in module.state_dict().items()}
 
 

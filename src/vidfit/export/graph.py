@@ -26,7 +26,7 @@ from vidfit.export.weight_formats import OPSET
 from vidfit.export.weights import with_stored_weights
 from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing
-from vidfit.models.classifier import FrameClassifier
+from vidfit.models.classifier import VideoClassifier
 from vidfit.quantization.member import Member
 from vidfit.quantization.uniform import QuantizedTensor
 from vidfit.sizes import format_size
@@ -107,7 +107,7 @@ def _check_same_data(members: Sequence[PackedMember]) -> None:
 
 
 class _Ensemble(nn.Module):
-    def __init__(self, members: list[FrameClassifier], weights: list[float]):
+    def __init__(self, members: list[VideoClassifier], weights: list[float]):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.weights = weights

@@ -43,7 +43,7 @@ class ClassifierConfig(BaseModel):
     head: HeadConfig
 
 
-class FrameClassifier(nn.Module):
+class VideoClassifier(nn.Module):
     """Stored frames to class probabilities.
 
     Arguments:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from vidfit.features.batch import Batch
-from vidfit.models.classifier import FrameClassifier
+from vidfit.models.classifier import VideoClassifier
 from vidfit.models.dbof import ClusterGate
 from vidfit.models.encoder import FrameEncoder
 from vidfit.models.heads import ContextGating, Logistic, MixtureOfExperts
@@ -30,7 +30,7 @@ _LARGEST = torch.finfo(torch.float16).max
 
 
 @torch.inference_mode()
-def collect(classifier: FrameClassifier, batches: Iterable[Batch]) -> dict[str, LayerInputs]:
+def collect(classifier: VideoClassifier, batches: Iterable[Batch]) -> dict[str, LayerInputs]:
     """Samples of the inputs of every big weight matrix while the classifier predicts these videos.
 
     Arguments:
@@ -70,7 +70,7 @@ def collect(classifier: FrameClassifier, batches: Iterable[Batch]) -> dict[str, 
     return inputs
 
 
-def _parts(classifier: FrameClassifier, name: str, inputs: int) -> tuple[tuple[int, int], ...]:
+def _parts(classifier: VideoClassifier, name: str, inputs: int) -> tuple[tuple[int, int], ...]:
     """How the inputs of a matrix split into blocks: a long descriptor by cluster, everything else not at all."""
     family = classifier.family
     if name != "family.hidden.weights" or not isinstance(family, NetVLAD | NetFV):
