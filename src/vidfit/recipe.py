@@ -318,4 +318,6 @@ def _known_keys(place: tuple[int | str, ...]) -> list[str]:
             kind = kind.model_fields[key].annotation
         if NoneType in get_args(kind):
             kind = get_args(kind)[0]
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
     return [field.alias or name for name, field in kind.model_fields.items()]

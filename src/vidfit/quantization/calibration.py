@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from vidfit.features.batch import Batch
+from vidfit.models.attention import AttentionPooling
 from vidfit.models.classifier import VideoClassifier
 from vidfit.models.dbof import ClusterGate
 from vidfit.models.encoder import FrameEncoder
+from vidfit.models.frame_classifier import FrameClassifier
 from vidfit.models.heads import ContextGating, Logistic, MixtureOfExperts
 from vidfit.models.layers import Assignment, Hidden, inverse_norm
 from vidfit.models.netfv import NetFV
@@ -114,9 +116,17 @@ def _of_assignment(assignment: Assignment, arguments: tuple[Any, ...], output: A
     return {"weights": _real(frames.frames_BTD, frames.weights_BT) * frames.scale_D + frames.shift_D}
 
 
+def _of_attention(pooling: AttentionPooling, arguments: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
+    return dict.fromkeys(("queries", "values"), pooling.input_norm(_real(*arguments)))
+
+
 # Kind of layer -> function of the layer, its arguments and its output. It returns the inputs of its matrices by name.
 INPUTS: Mapping[type[nn.Module], Callable[[Any, tuple[Any, ...], Any], dict[str, Tensor]]] = {
     FrameEncoder: lambda layer, arguments, output: {"weights": _real(*arguments)},
+    FrameClassifier: lambda layer, arguments, output: dict.fromkeys(
+        ("weights", "attention_weights"), _real(*arguments)
+    ),
+    AttentionPooling: _of_attention,
     Assignment: _of_assignment,
     ClusterGate: _of_cluster_gate,
     Layer: _of_layer,
