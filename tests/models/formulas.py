@@ -34,6 +34,11 @@ def model_input(codes: list[Array]) -> list[Array]:
     return [normalise(video.astype(np.float64) * 4 / 255 + 4 / 512 - 2, axis=1) for video in codes]
 
 
+def log_sum_exp(logits: Array, temperature: float) -> Array:
+    """`[T, C]` -> `[C]`, in mean form."""
+    return temperature * np.log(np.mean(np.exp(logits / temperature), axis=0))
+
+
 def vlad(frames: Array, assign: Array, centres: Array | None) -> Array:
     """`[T, D]`, `[T, K]`, `[D, K]` -> `[K * D]`, cluster by cluster."""
     points = np.broadcast_to(frames[:, :, None], (*frames.shape, assign.shape[1]))
@@ -173,6 +178,40 @@ class Formulas:
             states.append(run("top.ahead", np.concatenate([ahead, back], axis=1))[1])
         state = np.stack(states)
         return self.gating(state, "family.gating") if "family.gating.weights" in self.state else state
+
+    def frame_probabilities(self, video: Array) -> Array:
+        return sigmoid(video @ self.state["family.weights"] + self.state["family.biases"])
+
+    def frame_classifier(self, videos: list[Array], pooling: str) -> Array:
+        pooled = []
+        for video in videos:
+            decided = self.frame_probabilities(video)
+            logits = np.log(decided / (1 - decided))
+            match pooling:
+                case "max":
+                    pooled.append(decided.max(0))
+                case "log-sum-exp":
+                    pooled.append(sigmoid(log_sum_exp(logits, 0.7)))
+                case "attention":
+                    shares = softmax((video @ self.state["family.attention_weights"]).T).T
+                    pooled.append((shares * decided).sum(0))
+                case "mean":
+                    pooled.append(decided.mean(0))
+                case "noisy-or":
+                    pooled.append(1 - np.prod(1 - decided, axis=0))
+        return np.stack(pooled)
+
+    def attention(self, videos: list[Array]) -> Array:
+        """Head by head: softmax over frames of its scores, then the mean of its part of the values."""
+        ends = np.cumsum([len(video) for video in videos])[:-1]
+        frames = np.split(self.batch_norm(np.concatenate(videos), "family.input_norm"), ends)
+        queries, values = self.state["family.queries"], self.state["family.values"]
+        heads = np.split(values, queries.shape[1], axis=1)
+        averages = [
+            np.concatenate([softmax(x @ query) @ (x @ own) for query, own in zip(queries.T, heads, strict=True)])
+            for x in frames
+        ]
+        return self.hidden(np.stack(averages))
 
     def logistic(self, x: Array) -> Array:
         return sigmoid(x @ self.state["head.classifier.weights"] + self.state["head.classifier.biases"])

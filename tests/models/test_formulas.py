@@ -45,15 +45,32 @@ FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]],
     "lstm gated": ({"type": "lstm", "cells": 4, "gating": True}, lambda f, videos: f.recurrent(videos, lstm)),
     "gru": ({"type": "gru", "cells": 6}, lambda f, videos: f.recurrent(videos, gru)),
     "gru gated": ({"type": "gru", "cells": 4, "gating": True}, lambda f, videos: f.recurrent(videos, gru)),
+    "attention": (
+        {"type": "attention", "heads": 3, "values": 12, "hidden": 5},
+        lambda f, videos: f.attention(videos),
+    ),
+    **{
+        f"frame-classifier {pooling}": (
+            {"type": "frame-classifier", "pooling": pooling, "temperature": 0.7},
+            lambda f, videos, pooling=pooling: f.frame_classifier(videos, pooling),
+        )
+        for pooling in ("max", "log-sum-exp", "attention", "mean", "noisy-or")
+    },
 }
 
 
 def build(
     family: dict[str, Any], head: dict[str, Any], seed: int, encoder: dict[str, Any] | None = None
 ) -> VideoClassifier:
-    """A classifier with random values in all of its state: fresh batch norms would hide mistakes."""
+    """A classifier with random values in all of its state: fresh batch norms would hide mistakes.
+
+    A frame classifier goes without the head.
+    """
     torch.manual_seed(seed)
-    config = ClassifierConfig.model_validate({"encoder": encoder, "family": family, "head": head})
+    parts = {"encoder": encoder, "family": family}
+    if family["type"] != "frame-classifier":
+        parts["head"] = head
+    config = ClassifierConfig.model_validate(parts)
     module = VideoClassifier(config, SPEC, CLASSES)
     for name, value in module.state_dict().items():
         if name.endswith(("norm.weight", "running_var")):
@@ -73,6 +90,12 @@ def bytes_of(lengths: tuple[int, ...], seed: int) -> tuple[list[np.ndarray], dic
     return videos, {name: torch.from_numpy(padded[..., columns]) for name, columns in SPEC.slices().items()}
 
 
+def pooled(module: VideoClassifier, frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
+    """What the family makes of frames: the head's input, or a frame classifier's probabilities."""
+    output = module.family(frames_BTD, counts_BT)
+    return output[0] if module.head is None else output
+
+
 def float64(module: VideoClassifier) -> dict[str, np.ndarray]:
     return {name: value.double().numpy().copy() for name, value in module.state_dict().items()}
 
@@ -87,7 +110,7 @@ def test_family_is_its_formula(family: str, training: bool, lengths: tuple[int, 
     expected = formula(Formulas(float64(module), training), model_input(videos))
     counts_BT = frame_mask(torch.tensor(lengths), max(lengths)).float()
     for counts in [counts_BT, None] if len(set(lengths)) == 1 else [counts_BT]:
-        actual = module.family(prepare_frames(frames, SPEC, counts), counts)
+        actual = pooled(module, prepare_frames(frames, SPEC, counts), counts)
         np.testing.assert_allclose(actual.detach(), expected, rtol=1e-5, atol=1e-5)
 
 
