@@ -30,6 +30,7 @@ class PackedInfo(BaseModel):
         spec: the modalities that the file reads.
         vocabulary: names of the C labels.
         members: name, family, weight, bits and quantised tensors of each member.
+        frame_probabilities: whether the file has this output besides `probabilities`. False if the key is missing.
         crc32c: checksum of the file (see `checksum.py`), eight hexadecimal digits.
     """
 
@@ -39,6 +40,7 @@ class PackedInfo(BaseModel):
     spec: Json[FeatureSpec]
     vocabulary: Json[tuple[str, ...]]
     members: Json[list[dict[str, Any]]]
+    frame_probabilities: Json[bool] = False
     crc32c: str = Field(pattern=r"^[0-9a-f]{8}$")
 
 
@@ -95,10 +97,17 @@ def parse_metadata(path: Path, metadata: dict[str, str]) -> PackedInfo:
         raise ModelFileError(f"{path}: not a readable packed file ({reason(error)}); pack it again") from error
 
 
-def properties(spec: FeatureSpec, vocabulary: Sequence[str], members: list[dict[str, object]]) -> dict[str, str]:
+def properties(
+    spec: FeatureSpec, vocabulary: Sequence[str], members: list[dict[str, object]], frame_probabilities: bool = False
+) -> dict[str, str]:
     """The metadata to write, with a blank checksum: key -> string."""
     info = PackedInfo.model_construct(
-        format=FORMAT, spec=spec, vocabulary=tuple(vocabulary), members=members, crc32c=BLANK
+        format=FORMAT,
+        spec=spec,
+        vocabulary=tuple(vocabulary),
+        members=members,
+        frame_probabilities=frame_probabilities,
+        crc32c=BLANK,
     )
     return info.model_dump(by_alias=True, round_trip=True)
 
