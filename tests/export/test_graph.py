@@ -64,6 +64,16 @@ DECIDING = {
 }
 CLASSIFIERS |= {
     "attention": {"family": {"type": "attention", "values": 560, "hidden": 64}, "head": LOGISTIC},
+    "nextvlad": {
+        "family": {
+            "type": "nextvlad",
+            "clusters": {"rgb": 50, "audio": 8},
+            "groups": {"rgb": 8, "audio": 4},
+            "hidden": 64,
+            "reduction": 4,
+        },
+        "head": LOGISTIC,
+    },
     **{name: DECIDING[name] for name in ("frames max", "frames attention")},
 }
 FAMILIES = list(CLASSIFIERS)

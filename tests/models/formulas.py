@@ -213,6 +213,30 @@ class Formulas:
         ]
         return self.hidden(np.stack(averages))
 
+    def nextvlad(self, videos: list[Array], slices: list[slice], groups: list[int]) -> Array:
+        """Point by point: each group of each frame adds its residuals."""
+        ends, descriptors = np.cumsum([len(video) for video in videos])[:-1], []
+        for index, (columns, parts) in enumerate(zip(slices, groups, strict=True)):
+            prefix, centres = f"family.pools.{index}", self.state[f"family.pools.{index}.centres"]
+            wide = np.concatenate(videos)[:, columns] @ self.state[f"{prefix}.expansion"]
+            wide = wide + self.state[f"{prefix}.expansion_biases"]
+            attention = sigmoid(wide @ self.state[f"{prefix}.attention"] + self.state[f"{prefix}.attention_biases"])
+            logits = self.batch_norm(wide @ self.state[f"{prefix}.assignment"], f"{prefix}.assignment_norm")
+            rows = []
+            for x, counts, scores in zip(*(np.split(it, ends) for it in (wide, attention, logits)), strict=True):
+                sums = np.zeros_like(centres)
+                for t in range(len(x)):
+                    pairs = zip(np.split(x[t], parts), np.split(scores[t], parts), strict=True)
+                    for count, (point, score) in zip(counts[t], pairs, strict=True):
+                        sums += count * softmax(score) * (point[:, None] - centres)
+                rows.append(normalise(sums, axis=0).ravel())
+            descriptors.append(self.batch_norm(np.stack(rows), f"{prefix}.output_norm"))
+        hidden = self.batch_norm(
+            np.concatenate(descriptors, axis=1) @ self.state["family.hidden.weights"], "family.hidden.norm"
+        )
+        squeezed = self.batch_norm(hidden @ self.state["family.gate.squeeze"], "family.gate.norm")
+        return hidden * sigmoid(np.maximum(squeezed, 0) @ self.state["family.gate.excite"])
+
     def logistic(self, x: Array) -> Array:
         return sigmoid(x @ self.state["head.classifier.weights"] + self.state["head.classifier.biases"])
 

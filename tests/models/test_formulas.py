@@ -20,6 +20,7 @@ LENGTHS = (5, 1, 9, 2, 9)
 CLASSES = 6
 
 POOLED = {"hidden": 5, "clusters": {"a": 4, "b": 3, "c": 2}}
+GROUPS = {"a": 7, "b": 2, "c": 4}
 POOLINGS = {"a": "gated", "b": "soft", "c": "gated"}
 FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]], np.ndarray]]] = {
     "mean": ({"type": "mean"}, lambda f, videos: f.mean(videos)),
@@ -48,6 +49,17 @@ FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]],
     "attention": (
         {"type": "attention", "heads": 3, "values": 12, "hidden": 5},
         lambda f, videos: f.attention(videos),
+    ),
+    "nextvlad": (
+        {
+            "type": "nextvlad",
+            "clusters": POOLED["clusters"],
+            "groups": GROUPS,
+            "hidden": 6,
+            "reduction": 2,
+            "dropout": 0,
+        },
+        lambda f, videos: f.nextvlad(videos, SLICES, list(GROUPS.values())),
     ),
     **{
         f"frame-classifier {pooling}": (

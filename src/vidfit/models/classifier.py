@@ -20,11 +20,19 @@ from vidfit.models.heads import Head, HeadConfig
 from vidfit.models.mean import MeanConfig, MeanPooling
 from vidfit.models.netfv import NetFV, NetFVConfig
 from vidfit.models.netvlad import NetVLAD, NetVLADConfig
+from vidfit.models.nextvlad import NeXtVLAD, NeXtVLADConfig
 from vidfit.models.preprocessing import frame_mask, prepare_frames
 from vidfit.models.recurrent import Recurrent, RecurrentConfig
 
 FamilyConfig = Annotated[
-    MeanConfig | NetVLADConfig | NetFVConfig | DBoFConfig | RecurrentConfig | AttentionConfig | FrameClassifierConfig,
+    MeanConfig
+    | NetVLADConfig
+    | NetFVConfig
+    | DBoFConfig
+    | RecurrentConfig
+    | AttentionConfig
+    | NeXtVLADConfig
+    | FrameClassifierConfig,
     Field(discriminator="type"),
 ]
 
@@ -36,6 +44,7 @@ FAMILIES: dict[str, Any] = {
     "lstm": Recurrent,
     "gru": Recurrent,
     "attention": AttentionPooling,
+    "nextvlad": NeXtVLAD,
 }
 
 

@@ -24,6 +24,7 @@ from vidfit.models.heads import ContextGating, Logistic, MixtureOfExperts
 from vidfit.models.layers import Assignment, Hidden, inverse_norm
 from vidfit.models.netfv import NetFV
 from vidfit.models.netvlad import NetVLAD
+from vidfit.models.nextvlad import NeXtVLADPool, SqueezeGate
 from vidfit.models.recurrent import Layer
 from vidfit.quantization.gptq import LayerInputs
 from vidfit.quantization.state import is_big
@@ -120,6 +121,17 @@ def _of_attention(pooling: AttentionPooling, arguments: tuple[Any, ...], output:
     return dict.fromkeys(("queries", "values"), pooling.input_norm(_real(*arguments)))
 
 
+def _of_nextvlad(pool: NeXtVLADPool, arguments: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
+    frames_ND = _real(*arguments)
+    wide_NW = pool.expanded(frames_ND)
+    return {"expansion": frames_ND, "attention": wide_NW, "assignment": wide_NW}
+
+
+def _of_squeeze_gate(gate: SqueezeGate, arguments: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
+    (hidden_BH,) = arguments
+    return {"squeeze": hidden_BH, "excite": gate.squeezed(hidden_BH)}
+
+
 # Kind of layer -> function of the layer, its arguments and its output. It returns the inputs of its matrices by name.
 INPUTS: Mapping[type[nn.Module], Callable[[Any, tuple[Any, ...], Any], dict[str, Tensor]]] = {
     FrameEncoder: lambda layer, arguments, output: {"weights": _real(*arguments)},
@@ -127,6 +139,8 @@ INPUTS: Mapping[type[nn.Module], Callable[[Any, tuple[Any, ...], Any], dict[str,
         ("weights", "attention_weights"), _real(*arguments)
     ),
     AttentionPooling: _of_attention,
+    NeXtVLADPool: _of_nextvlad,
+    SqueezeGate: _of_squeeze_gate,
     Assignment: _of_assignment,
     ClusterGate: _of_cluster_gate,
     Layer: _of_layer,
