@@ -1,6 +1,8 @@
 """The recipes that ship: all are read, and the winners' nine members have the published sizes."""
 
 from pathlib import Path
+from types import NoneType
+from typing import Annotated, get_args, get_origin
 
 import pytest
 import torch
@@ -26,8 +28,14 @@ def test_every_recipe_is_valid(path: Path):
     assert load_recipe(path).members
 
 
-def test_there_are_four():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == {"demo", "audioset", "yt8m-video-level", "yt8m-1gb"}
+def test_there_are_five():
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {
+        "demo",
+        "audioset",
+        "clips",
+        "yt8m-video-level",
+        "yt8m-1gb",
+    }
 
 
 def millions(name: str) -> float:
@@ -73,4 +81,6 @@ def test_the_documentation_has_every_key():
 
 
 def variants(union) -> tuple:
-    return union.__args__
+    """The models of a union, which may be optional and annotated with its discriminator."""
+    parts = [get_args(it)[0] if get_origin(it) is Annotated else it for it in (union, *get_args(union))]
+    return tuple(it for part in parts for it in get_args(part) if isinstance(it, type) and it is not NoneType)

@@ -312,7 +312,7 @@ def _place(problem: Any, document: dict[str, Any]) -> tuple[str, ...]:
     missing = keys[-1:] if problem["type"] == "missing" else ()
     place, node = [], document
     for key in keys[: len(keys) - len(missing)]:
-        if isinstance(node, list) or (isinstance(node, dict) and key in node):
+        if isinstance(key, int) if isinstance(node, list) else isinstance(node, dict) and key in node:
             node = node[key]
             place.append(str(key))
     return (*place, *missing)
