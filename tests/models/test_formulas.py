@@ -167,7 +167,7 @@ def test_head_is_its_formula(head: str, experts: int, label_gating: bool) -> Non
     x = x_BH.double().numpy()
     expected = formulas.mixture_of_experts(x, CLASSES) if experts else formulas.logistic(x)
     expected = formulas.gating(expected, "head.label_gating") if label_gating else expected
-    np.testing.assert_allclose(module.head(x_BH).detach(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(module.decides(x_BH).detach(), expected, rtol=1e-5, atol=1e-6)
     penalised = ("gate_weights", "expert_weights") if experts else ("weights",)
     squares = sum((formulas.state[f"head.classifier.{name}"] ** 2).sum() for name in penalised)
     np.testing.assert_allclose(penalty(module).item(), 0.1 * 0.5 * squares, rtol=1e-5)
@@ -175,7 +175,7 @@ def test_head_is_its_formula(head: str, experts: int, label_gating: bool) -> Non
 
 def test_dropout_acts_on_the_heads_input_in_training_only() -> None:
     """With the identity for weights the logits are the inputs that the classifier sees."""
-    head = build({"type": "mean"}, {"type": "logistic", "dropout": 0.5}, seed=4).head
+    head = build({"type": "mean"}, {"type": "logistic", "dropout": 0.5}, seed=4).decides
     head.load_state_dict(
         {"classifier.weights": torch.eye(SPEC.total_size, CLASSES), "classifier.biases": torch.zeros(CLASSES)}
     )

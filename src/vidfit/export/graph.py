@@ -128,6 +128,7 @@ class _Ensemble(nn.Module):
     def forward(self, frames: dict[str, Tensor], num_frames: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         videos, of_frames, total = [], [], 0.0
         for weight, member in zip(self.weights, self.members, strict=True):
+            assert isinstance(member, VideoClassifier)
             probabilities_BC, probabilities_BTC = member.with_frames(frames, num_frames)
             videos.append(weight * probabilities_BC)
             if probabilities_BTC is not None:
