@@ -1,12 +1,14 @@
 """The recipes that ship: all are read, and the winners' nine members have the published sizes."""
 
 from pathlib import Path
+from types import NoneType
+from typing import Annotated, get_args, get_origin
 
 import pytest
 import torch
 
 from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.models.classifier import ClassifierConfig, FrameClassifier
+from vidfit.models.classifier import ClassifierConfig, VideoClassifier
 from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe, load_recipe
 from vidfit.training.averaging import AveragingConfig
 from vidfit.training.config import TrainingConfig
@@ -26,13 +28,19 @@ def test_every_recipe_is_valid(path: Path):
     assert load_recipe(path).members
 
 
-def test_there_are_four():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == {"demo", "audioset", "yt8m-video-level", "yt8m-1gb"}
+def test_there_are_five():
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {
+        "demo",
+        "audioset",
+        "clips",
+        "yt8m-video-level",
+        "yt8m-1gb",
+    }
 
 
 def millions(name: str) -> float:
     with torch.device("meta"):
-        model = FrameClassifier(MEMBERS[name], YOUTUBE_8M, 3862)
+        model = VideoClassifier(MEMBERS[name], YOUTUBE_8M, 3862)
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 
@@ -50,7 +58,7 @@ def test_the_nine_together():
 def test_the_winners_members_run_at_full_size(name: str):
     """On the meta device, which has shapes but no numbers."""
     with torch.device("meta"):
-        model = FrameClassifier(MEMBERS[name], YOUTUBE_8M, 3862).eval()
+        model = VideoClassifier(MEMBERS[name], YOUTUBE_8M, 3862).eval()
         frames = {it.name: torch.zeros(1, 2, it.size, dtype=torch.uint8) for it in YOUTUBE_8M.modalities}
     assert model(frames).shape == (1, 3862)
 
@@ -73,4 +81,6 @@ def test_the_documentation_has_every_key():
 
 
 def variants(union) -> tuple:
-    return union.__args__
+    """The models of a union, which may be optional and annotated with its discriminator."""
+    parts = [get_args(it)[0] if get_origin(it) is Annotated else it for it in (union, *get_args(union))]
+    return tuple(it for part in parts for it in get_args(part) if isinstance(it, type) and it is not NoneType)

@@ -107,7 +107,7 @@ class Lineage:
             # Checkpointing and on_nan change nothing in a training that goes well.
             "member": config.model_dump(exclude_defaults=True, exclude={"training": {"checkpoint_minutes", "on_nan"}}),
             "family": config.family.type,
-            "head": config.head.type,
+            "head": config.head.type if config.head else None,
             "seed": self._recipe.seed,
             "train": self._inputs.digests(self.shards(job.fold, outside=True)),
             "validation": self._inputs.digests(self._inputs.shards["validation"]),

@@ -186,7 +186,9 @@ class Run:
             PackedMember(load_member(self.directory / "members" / name / QUANTIZED), weight)
             for name, weight in weights.items()
         ]
-        return {"members": write_graph(path, members, budget, portable=self.recipe.pack.portable)}
+        pack = self.recipe.pack
+        options = {"portable": pack.portable, "frame_probabilities": pack.frame_probabilities}
+        return {"members": write_graph(path, members, budget, **options)}
 
     def _report(self) -> None:
         """Write the report; whatever is wrong with it, the run is finished."""

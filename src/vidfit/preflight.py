@@ -19,7 +19,7 @@ from vidfit.features.shards import expand_shards, identity, infer_spec, read_vid
 from vidfit.features.spec import FeatureSpec, Video, Vocabulary
 from vidfit.features.survey import Survey, digests, survey_shards
 from vidfit.features.tfrecord import CorruptRecordError
-from vidfit.models.classifier import FrameClassifier
+from vidfit.models.classifier import VideoClassifier
 from vidfit.progress import OnProgress, counter, silent
 from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe
 from vidfit.search.validation import BATCH_SIZE, Validation
@@ -187,7 +187,7 @@ def count_parameters(name: str, config: MemberConfig, spec: FeatureSpec, classes
     """Weights of a member, built without memory; what its options cannot do with these shards shows here."""
     try:
         with torch.device("meta"):
-            classifier = FrameClassifier(config, spec, classes)
+            classifier = VideoClassifier(config, spec, classes)
     except RecipeError as error:
         raise RecipeError(f"members.{name}.family.{error}") from error
     return sum(parameter.numel() for parameter in classifier.parameters())

@@ -78,6 +78,11 @@ class PackConfig(Strict):
         description="operators of the ONNX standard alone: slower where weights have less than 8 bits",
     )
 
+    frame_probabilities: bool = Field(
+        default=False,
+        description="a second output of the file: the probabilities of each frame, from its frame classifiers",
+    )
+
     @model_validator(mode="after")
     def _only_a_search_has_a_limit_of_time(self) -> "PackConfig":
         if self.members and self.max_ms:
@@ -156,6 +161,13 @@ class Recipe(Strict):
         for key, name in named:
             if name not in self.members:
                 raise ValueError(f"{key} names {name!r}, which is not among members: {', '.join(self.members)}")
+        return self
+
+    @model_validator(mode="after")
+    def _frame_classifiers_are_packed(self) -> "Recipe":
+        packed = [self.members[name] for name in self.pack.members or self.members if name in self.members]
+        if self.pack.frame_probabilities and all(member.head for member in packed):
+            raise ValueError("pack.frame_probabilities needs a packed member of type frame-classifier; add one")
         return self
 
 
@@ -300,7 +312,7 @@ def _place(problem: Any, document: dict[str, Any]) -> tuple[str, ...]:
     missing = keys[-1:] if problem["type"] == "missing" else ()
     place, node = [], document
     for key in keys[: len(keys) - len(missing)]:
-        if isinstance(node, list) or (isinstance(node, dict) and key in node):
+        if isinstance(key, int) if isinstance(node, list) else isinstance(node, dict) and key in node:
             node = node[key]
             place.append(str(key))
     return (*place, *missing)
@@ -317,5 +329,7 @@ def _known_keys(place: tuple[int | str, ...]) -> list[str]:
         else:
             kind = kind.model_fields[key].annotation
         if NoneType in get_args(kind):
+            kind = get_args(kind)[0]
+        if get_origin(kind) is Annotated:
             kind = get_args(kind)[0]
     return [field.alias or name for name, field in kind.model_fields.items()]

@@ -22,6 +22,8 @@ from vidfit.export import graph
 from vidfit.export.graph import PackedMember, write_graph
 from vidfit.export.weight_formats import Int8Weight, weight_format
 from vidfit.features.spec import FeatureSpec, Modality
+from vidfit.inference.packed_model import PackedModel
+from vidfit.inference.predictor import load
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.quantization.member import Member
 from vidfit.quantization.state import Schemes, flatten_state, is_big, stored_codes
@@ -35,6 +37,7 @@ VIDEO_LEVEL = FeatureSpec(
         Modality(name="mean_audio", size=8, dtype="float32"),
     )
 )
+KEYS = ("format", "spec", "vocabulary", "members", "frame_probabilities", "crc32c")
 LOGISTIC = {"type": "logistic"}
 ENCODER = {"hidden": 40, "dropout": 0.1}
 CLASSIFIERS = {
@@ -52,10 +55,32 @@ CLASSIFIERS = {
     "lstm": {"family": {"type": "lstm", "cells": 160}, "head": LOGISTIC},
     "gru": {"family": {"type": "gru", "cells": 160, "gating": True}, "head": LOGISTIC},
 }
+DECIDING = {
+    f"frames {pooling}": {
+        "encoder": {"hidden": [120, 150]},
+        "family": {"type": "frame-classifier", "pooling": pooling},
+    }
+    for pooling in ("max", "attention", "log-sum-exp", "mean", "noisy-or")
+}
+CLASSIFIERS |= {
+    "attention": {"family": {"type": "attention", "values": 560, "hidden": 64}, "head": LOGISTIC},
+    "nextvlad": {
+        "family": {
+            "type": "nextvlad",
+            "clusters": {"rgb": 50, "audio": 8},
+            "groups": {"rgb": 8, "audio": 4},
+            "hidden": 64,
+            "reduction": 4,
+        },
+        "head": LOGISTIC,
+    },
+    **{name: DECIDING[name] for name in ("frames max", "frames attention")},
+}
 FAMILIES = list(CLASSIFIERS)
 CLASSIFIERS |= {
     f"encoded {name}": {**CLASSIFIERS[name], "encoder": ENCODER} for name in ("mean", "netvlad", "gated", "gru")
 }
+CLASSIFIERS |= DECIDING
 
 
 def member(name: str, spec: FeatureSpec = SPEC, schemes: Schemes = INT8) -> Member:
@@ -183,10 +208,10 @@ def test_a_video_does_not_depend_on_its_batch(packed: Path, tmp_path: Path):
 
 def assert_videos_do_not_depend_on_their_batch(path: Path) -> None:
     session, inputs = onnxruntime.InferenceSession(path), arrays(8, 11)
-    (together,) = session.run(None, inputs)
+    (together,) = session.run(["probabilities"], inputs)
     for video, frames in enumerate(inputs["num_frames"]):
         alone = {name: array[video : video + 1, :frames] for name, array in inputs.items() if name in SIZES}
-        (found,) = session.run(None, {**alone, "num_frames": inputs["num_frames"][video : video + 1]})
+        (found,) = session.run(["probabilities"], {**alone, "num_frames": inputs["num_frames"][video : video + 1]})
         np.testing.assert_allclose(np.asarray(found)[0], np.asarray(together)[video], atol=1e-5)
 
 
@@ -360,7 +385,8 @@ def test_metadata_is_what_the_format_says(packed: Path):
             {"name": "audio", "size": 8, "dtype": "uint8"},
         ]
     }
-    assert set(properties) == {f"vidfit.{key}" for key in ("format", "spec", "vocabulary", "members", "crc32c")}
+    assert set(properties) == {f"vidfit.{key}" for key in KEYS}
+    assert properties["vidfit.frame_probabilities"] == "false"
     members = json.loads(properties["vidfit.members"])
     assert [row["name"] for row in members] == list(CLASSIFIERS)
     assert [row["bits"] for row in members] == [32 if row["name"].endswith("mean") else 8 for row in members]
@@ -483,3 +509,58 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path):
     assert told == f"{path}: cannot be written (File too large); raise the limit (ulimit -f) or choose another place\n"
     assert path.read_bytes() == b"what stood here"
     assert sorted(tmp_path.iterdir()) == [source, path]
+
+
+@pytest.fixture(scope="module")
+def deciding() -> list[PackedMember]:
+    """Frame classifiers with enough labels that the weights of decisions are quantised, and another family."""
+    labels = tuple(map(str, range(120)))
+    members = []
+    for name, weight in (("frames max", 1.0), ("mean", 5.0), ("frames attention", 2.0)):
+        original = float_member(name)
+        info = original.info.model_copy(update={"vocabulary": labels})
+        torch.manual_seed(0)
+        model = info.build()
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+        members.append(PackedMember(Member(info, dict(model.state_dict())).quantized(), weight))
+    return members
+
+
+def test_frame_probabilities_are_the_mean_over_frame_classifiers(deciding: list[PackedMember], tmp_path: Path):
+    path = tmp_path / "model.onnx"
+    write_graph(path, deciding, 10_000_000, frame_probabilities=True)
+    assert isinstance(deciding[2].member.state["family.attention_weights"], QuantizedTensor)
+    model, inputs = PackedModel(path, 1), arrays(6, 9)
+    lengths_B = inputs["num_frames"]
+    frames = {name: inputs[name] for name in SIZES}
+    tensors = {name: torch.from_numpy(values) for name, values in frames.items()}
+    with torch.inference_mode():
+        expected_BTC = sum(
+            packed.weight / 3 * packed.member.classifier().with_frames(tensors, torch.from_numpy(lengths_B))[1].numpy()
+            for packed in (deciding[0], deciding[2])
+        )
+    found_BTC = load(path, threads=1).predict_frames(frames, lengths_B)
+    real_BT = np.arange(9) < lengths_B[:, None]
+    assert (found_BTC[~real_BT] == 0).all()
+    np.testing.assert_allclose(found_BTC[real_BT], expected_BTC[real_BT], atol=1e-2, rtol=0)
+    np.testing.assert_allclose(model(frames, lengths_B), torch_average(deciding, inputs), atol=1e-2, rtol=0)
+    assert (model.info.frame_probabilities, found_BTC.shape) == (True, (6, 9, 120))
+    assert [(put.name, put.shape) for put in onnxruntime.InferenceSession(path).get_outputs()] == [
+        ("probabilities", ["videos", 120]),
+        ("frame_probabilities", ["videos", "frames", 120]),
+    ]
+    assert_videos_do_not_depend_on_their_batch(path)
+
+
+def test_frame_probabilities_need_a_frame_classifier(tmp_path: Path):
+    with pytest.raises(ModelFileError, match="none of the packed members is a frame-classifier"):
+        write_graph(tmp_path / "m.onnx", [PackedMember(member("mean"), 1.0)], 10_000_000, frame_probabilities=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_without_frame_probabilities_says_so(packed: Path):
+    model, inputs = load(packed), arrays(2, 3)
+    assert not model.has_frame_probabilities
+    with pytest.raises(ModelFileError, match="no frame probabilities; train a frame-classifier and pack it"):
+        model.predict_frames({name: inputs[name] for name in SIZES}, inputs["num_frames"])

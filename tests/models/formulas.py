@@ -1,6 +1,6 @@
 """The formulas of families and heads in float64 NumPy, written for clarity: videos of their own length, no padding.
 
-`Formulas(state)` reads the weights of a `FrameClassifier` by the names of its state dict. Batch norm sees the frames of
+`Formulas(state)` reads the weights of a `VideoClassifier` by the names of its state dict. Batch norm sees the frames of
 all videos one after another; everything that follows is done video by video, residuals included.
 """
 
@@ -32,6 +32,11 @@ def relu6(x: Array) -> Array:
 def model_input(codes: list[Array]) -> list[Array]:
     """Bytes `[T, D]` of each video -> dequantised frames of L2 norm 1."""
     return [normalise(video.astype(np.float64) * 4 / 255 + 4 / 512 - 2, axis=1) for video in codes]
+
+
+def log_sum_exp(logits: Array, temperature: float) -> Array:
+    """`[T, C]` -> `[C]`, in mean form."""
+    return temperature * np.log(np.mean(np.exp(logits / temperature), axis=0))
 
 
 def vlad(frames: Array, assign: Array, centres: Array | None) -> Array:
@@ -173,6 +178,64 @@ class Formulas:
             states.append(run("top.ahead", np.concatenate([ahead, back], axis=1))[1])
         state = np.stack(states)
         return self.gating(state, "family.gating") if "family.gating.weights" in self.state else state
+
+    def frame_probabilities(self, video: Array) -> Array:
+        return sigmoid(video @ self.state["family.weights"] + self.state["family.biases"])
+
+    def frame_classifier(self, videos: list[Array], pooling: str) -> Array:
+        pooled = []
+        for video in videos:
+            decided = self.frame_probabilities(video)
+            logits = np.log(decided / (1 - decided))
+            match pooling:
+                case "max":
+                    pooled.append(decided.max(0))
+                case "log-sum-exp":
+                    pooled.append(sigmoid(log_sum_exp(logits, 0.7)))
+                case "attention":
+                    shares = softmax((video @ self.state["family.attention_weights"]).T).T
+                    pooled.append((shares * decided).sum(0))
+                case "mean":
+                    pooled.append(decided.mean(0))
+                case "noisy-or":
+                    pooled.append(1 - np.prod(1 - decided, axis=0))
+        return np.stack(pooled)
+
+    def attention(self, videos: list[Array]) -> Array:
+        """Head by head: softmax over frames of its scores, then the mean of its part of the values."""
+        ends = np.cumsum([len(video) for video in videos])[:-1]
+        frames = np.split(self.batch_norm(np.concatenate(videos), "family.input_norm"), ends)
+        queries, values = self.state["family.queries"], self.state["family.values"]
+        heads = np.split(values, queries.shape[1], axis=1)
+        averages = [
+            np.concatenate([softmax(x @ query) @ (x @ own) for query, own in zip(queries.T, heads, strict=True)])
+            for x in frames
+        ]
+        return self.hidden(np.stack(averages))
+
+    def nextvlad(self, videos: list[Array], slices: list[slice], groups: list[int]) -> Array:
+        """Point by point: each group of each frame adds its residuals."""
+        ends, descriptors = np.cumsum([len(video) for video in videos])[:-1], []
+        for index, (columns, parts) in enumerate(zip(slices, groups, strict=True)):
+            prefix, centres = f"family.pools.{index}", self.state[f"family.pools.{index}.centres"]
+            wide = np.concatenate(videos)[:, columns] @ self.state[f"{prefix}.expansion"]
+            wide = wide + self.state[f"{prefix}.expansion_biases"]
+            attention = sigmoid(wide @ self.state[f"{prefix}.attention"] + self.state[f"{prefix}.attention_biases"])
+            logits = self.batch_norm(wide @ self.state[f"{prefix}.assignment"], f"{prefix}.assignment_norm")
+            rows = []
+            for x, counts, scores in zip(*(np.split(it, ends) for it in (wide, attention, logits)), strict=True):
+                sums = np.zeros_like(centres)
+                for t in range(len(x)):
+                    pairs = zip(np.split(x[t], parts), np.split(scores[t], parts), strict=True)
+                    for count, (point, score) in zip(counts[t], pairs, strict=True):
+                        sums += count * softmax(score) * (point[:, None] - centres)
+                rows.append(normalise(sums, axis=0).ravel())
+            descriptors.append(self.batch_norm(np.stack(rows), f"{prefix}.output_norm"))
+        hidden = self.batch_norm(
+            np.concatenate(descriptors, axis=1) @ self.state["family.hidden.weights"], "family.hidden.norm"
+        )
+        squeezed = self.batch_norm(hidden @ self.state["family.gate.squeeze"], "family.gate.norm")
+        return hidden * sigmoid(np.maximum(squeezed, 0) @ self.state["family.gate.excite"])
 
     def logistic(self, x: Array) -> Array:
         return sigmoid(x @ self.state["head.classifier.weights"] + self.state["head.classifier.biases"])

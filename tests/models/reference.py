@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tests.conftest import GOLDEN
 from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.models.classifier import ClassifierConfig, FrameClassifier
+from vidfit.models.classifier import ClassifierConfig, VideoClassifier
 
 
-def penalty(module: FrameClassifier) -> Tensor:
+def penalty(module: VideoClassifier) -> Tensor:
     """What the original adds to the loss, a scalar."""
     return torch.stack([l2 * 0.5 * weights.square().sum() for weights, l2 in module.penalised().items()]).sum()
 
@@ -130,15 +130,15 @@ class Reference:
         )
 
     def frames(self) -> tuple[dict[str, Tensor], Tensor]:
-        """What `FrameClassifier` takes: bytes by modality, lengths."""
+        """What `VideoClassifier` takes: bytes by modality, lengths."""
         codes = torch.from_numpy(self["in/features_uint8"])
         frames = {name: codes[..., columns] for name, columns in self.spec.slices().items()}
         return frames, torch.from_numpy(self["in/num_frames"]).long()
 
-    def classifier(self) -> FrameClassifier:
+    def classifier(self) -> VideoClassifier:
         """The module with the file's weights, in inference mode."""
         config = ClassifierConfig.model_validate({"family": self._family(), "head": self._head()})
-        module = FrameClassifier(config, self.spec, self["out/predictions"].shape[1])
+        module = VideoClassifier(config, self.spec, self["out/predictions"].shape[1])
         missing, unexpected = module.load_state_dict(self.state("var"), strict=False)
         assert not unexpected
         assert all(name.endswith("num_batches_tracked") for name in missing)

@@ -1,4 +1,4 @@
-"""The frame layer against float64 NumPy, alone and in front of families of every kind."""
+"""The frame layers against float64 NumPy, alone and in front of families of every kind."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from tests.models.formulas import Formulas, gru, model_input
-from tests.models.test_formulas import LENGTHS, SPEC, build, bytes_of, float64
+from tests.models.test_formulas import LENGTHS, SPEC, build, bytes_of, float64, pooled
+from vidfit.models.encoder import EncoderConfig
 from vidfit.models.preprocessing import frame_mask, prepare_frames
 
 HIDDEN = 6
@@ -24,21 +26,35 @@ FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]],
         lambda f, videos: f.hidden(f.dbof(videos, WHOLE)),
     ),
     "gru": ({"type": "gru", "cells": 6}, lambda f, videos: f.recurrent(videos, gru)),
+    "attention": (
+        {"type": "attention", "heads": 2, "values": 8, "hidden": 5},
+        lambda f, videos: f.attention(videos),
+    ),
+    "frame-classifier": (
+        {"type": "frame-classifier", "pooling": "attention"},
+        lambda f, videos: f.frame_classifier(videos, "attention"),
+    ),
 }
 
 
 def encoded(formulas: Formulas, videos: list[np.ndarray]) -> list[np.ndarray]:
     ends = np.cumsum([len(video) for video in videos])[:-1]
-    hidden = formulas.batch_norm(np.concatenate(videos) @ formulas.state["encoder.weights"], "encoder.norm")
-    return np.split(np.maximum(hidden, 0), ends)
+    hidden, layer = np.concatenate(videos), "encoder"
+    while f"{layer}.weights" in formulas.state:
+        hidden = np.maximum(formulas.batch_norm(hidden @ formulas.state[f"{layer}.weights"], f"{layer}.norm"), 0)
+        layer += ".deeper"
+    return np.split(hidden, ends)
 
 
+@pytest.mark.parametrize("sizes", [HIDDEN, [7, HIDDEN], [5, 7, HIDDEN]], ids=["one", "two", "three"])
 @pytest.mark.parametrize("lengths", [LENGTHS, (4, 4, 4)], ids=["unequal", "equal"])
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_encoder_and_family_are_their_formulas(family: str, training: bool, lengths: tuple[int, ...]) -> None:
+def test_encoder_and_family_are_their_formulas(
+    family: str, training: bool, lengths: tuple[int, ...], sizes: int | list[int]
+) -> None:
     config, formula = FAMILIES[family]
-    module = build(config, {"type": "logistic"}, 1, {"hidden": HIDDEN}).train(training)
+    module = build(config, {"type": "logistic"}, 1, {"hidden": sizes}).train(training)
     videos, frames = bytes_of(lengths, seed=2)
     formulas = Formulas(float64(module), training)
     expected = encoded(formulas, model_input(videos))
@@ -50,8 +66,8 @@ def test_encoder_and_family_are_their_formulas(family: str, training: bool, leng
         hidden_BTH = module.encoder(prepare_frames(frames, SPEC, counts), counts)
         for found, video in zip(hidden_BTH.detach(), expected, strict=True):
             np.testing.assert_allclose(found[: len(video)], video, rtol=1e-5, atol=1e-5)
-        pooled = module.family(hidden_BTH, counts).detach()
-        np.testing.assert_allclose(pooled, formula(formulas, expected), rtol=1e-5, atol=1e-5)
+        found = pooled(module, hidden_BTH, counts).detach()
+        np.testing.assert_allclose(found, formula(formulas, expected), rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -62,3 +78,9 @@ def test_dropout_acts_in_training_only() -> None:
     assert (module.encoder.eval()(frames_BTD, None) > 0).all()
     dropped = (module.encoder.train()(frames_BTD, None) == 0).float().mean()
     assert 0.4 < dropped < 0.6
+
+
+@pytest.mark.parametrize("sizes", [0, [], [4, 0], [4, 4, 4, 4]])
+def test_an_encoder_has_one_to_three_layers(sizes: object) -> None:
+    with pytest.raises(ValidationError):
+        EncoderConfig.model_validate({"hidden": sizes})

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.models.formulas import Formulas, gru, lstm, model_input
 from tests.models.reference import penalty
 from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.models.classifier import ClassifierConfig, FrameClassifier
+from vidfit.models.classifier import ClassifierConfig, VideoClassifier
 from vidfit.models.preprocessing import frame_mask, prepare_frames
 
 SPEC = FeatureSpec(modalities=tuple(Modality(name=name, size=size) for name, size in (("a", 7), ("b", 3), ("c", 4))))
@@ -20,6 +20,7 @@ LENGTHS = (5, 1, 9, 2, 9)
 CLASSES = 6
 
 POOLED = {"hidden": 5, "clusters": {"a": 4, "b": 3, "c": 2}}
+GROUPS = {"a": 7, "b": 2, "c": 4}
 POOLINGS = {"a": "gated", "b": "soft", "c": "gated"}
 FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]], np.ndarray]]] = {
     "mean": ({"type": "mean"}, lambda f, videos: f.mean(videos)),
@@ -45,16 +46,44 @@ FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]],
     "lstm gated": ({"type": "lstm", "cells": 4, "gating": True}, lambda f, videos: f.recurrent(videos, lstm)),
     "gru": ({"type": "gru", "cells": 6}, lambda f, videos: f.recurrent(videos, gru)),
     "gru gated": ({"type": "gru", "cells": 4, "gating": True}, lambda f, videos: f.recurrent(videos, gru)),
+    "attention": (
+        {"type": "attention", "heads": 3, "values": 12, "hidden": 5},
+        lambda f, videos: f.attention(videos),
+    ),
+    "nextvlad": (
+        {
+            "type": "nextvlad",
+            "clusters": POOLED["clusters"],
+            "groups": GROUPS,
+            "hidden": 6,
+            "reduction": 2,
+            "dropout": 0,
+        },
+        lambda f, videos: f.nextvlad(videos, SLICES, list(GROUPS.values())),
+    ),
+    **{
+        f"frame-classifier {pooling}": (
+            {"type": "frame-classifier", "pooling": pooling, "temperature": 0.7},
+            lambda f, videos, pooling=pooling: f.frame_classifier(videos, pooling),
+        )
+        for pooling in ("max", "log-sum-exp", "attention", "mean", "noisy-or")
+    },
 }
 
 
 def build(
     family: dict[str, Any], head: dict[str, Any], seed: int, encoder: dict[str, Any] | None = None
-) -> FrameClassifier:
-    """A classifier with random values in all of its state: fresh batch norms would hide mistakes."""
+) -> VideoClassifier:
+    """A classifier with random values in all of its state: fresh batch norms would hide mistakes.
+
+    A frame classifier goes without the head.
+    """
     torch.manual_seed(seed)
-    config = ClassifierConfig.model_validate({"encoder": encoder, "family": family, "head": head})
-    module = FrameClassifier(config, SPEC, CLASSES)
+    parts = {"encoder": encoder, "family": family}
+    if family["type"] != "frame-classifier":
+        parts["head"] = head
+    config = ClassifierConfig.model_validate(parts)
+    module = VideoClassifier(config, SPEC, CLASSES)
     for name, value in module.state_dict().items():
         if name.endswith(("norm.weight", "running_var")):
             value.uniform_(0.5, 1.5)
@@ -73,7 +102,13 @@ def bytes_of(lengths: tuple[int, ...], seed: int) -> tuple[list[np.ndarray], dic
     return videos, {name: torch.from_numpy(padded[..., columns]) for name, columns in SPEC.slices().items()}
 
 
-def float64(module: FrameClassifier) -> dict[str, np.ndarray]:
+def pooled(module: VideoClassifier, frames_BTD: Tensor, counts_BT: Tensor | None) -> Tensor:
+    """What the family makes of frames: the head's input, or a frame classifier's probabilities."""
+    output = module.family(frames_BTD, counts_BT)
+    return output[0] if module.head is None else output
+
+
+def float64(module: VideoClassifier) -> dict[str, np.ndarray]:
     return {name: value.double().numpy().copy() for name, value in module.state_dict().items()}
 
 
@@ -87,7 +122,7 @@ def test_family_is_its_formula(family: str, training: bool, lengths: tuple[int, 
     expected = formula(Formulas(float64(module), training), model_input(videos))
     counts_BT = frame_mask(torch.tensor(lengths), max(lengths)).float()
     for counts in [counts_BT, None] if len(set(lengths)) == 1 else [counts_BT]:
-        actual = module.family(prepare_frames(frames, SPEC, counts), counts)
+        actual = pooled(module, prepare_frames(frames, SPEC, counts), counts)
         np.testing.assert_allclose(actual.detach(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -132,7 +167,7 @@ def test_head_is_its_formula(head: str, experts: int, label_gating: bool) -> Non
     x = x_BH.double().numpy()
     expected = formulas.mixture_of_experts(x, CLASSES) if experts else formulas.logistic(x)
     expected = formulas.gating(expected, "head.label_gating") if label_gating else expected
-    np.testing.assert_allclose(module.head(x_BH).detach(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(module.decides(x_BH).detach(), expected, rtol=1e-5, atol=1e-6)
     penalised = ("gate_weights", "expert_weights") if experts else ("weights",)
     squares = sum((formulas.state[f"head.classifier.{name}"] ** 2).sum() for name in penalised)
     np.testing.assert_allclose(penalty(module).item(), 0.1 * 0.5 * squares, rtol=1e-5)
@@ -140,7 +175,7 @@ def test_head_is_its_formula(head: str, experts: int, label_gating: bool) -> Non
 
 def test_dropout_acts_on_the_heads_input_in_training_only() -> None:
     """With the identity for weights the logits are the inputs that the classifier sees."""
-    head = build({"type": "mean"}, {"type": "logistic", "dropout": 0.5}, seed=4).head
+    head = build({"type": "mean"}, {"type": "logistic", "dropout": 0.5}, seed=4).decides
     head.load_state_dict(
         {"classifier.weights": torch.eye(SPEC.total_size, CLASSES), "classifier.biases": torch.zeros(CLASSES)}
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.models.formulas import Formulas, gru, model_input
 from tests.models.reference import DEFAULT_FILES, EQUAL_FILES, GRU_FILES, Reference, penalty
-from vidfit.models.classifier import FrameClassifier
+from vidfit.models.classifier import VideoClassifier
 from vidfit.models.preprocessing import frame_mask, prepare_frames
 from vidfit.training.averaging import AveragingConfig, averaged_copy
 from vidfit.training.losses import cross_entropy
@@ -46,7 +46,7 @@ def close(actual: Tensor | np.ndarray | float, expected: Tensor | np.ndarray, wh
     np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=TOLERANCE, atol=TOLERANCE, err_msg=what)
 
 
-def training_loss(reference: Reference, module: FrameClassifier) -> tuple[Tensor, Tensor]:
+def training_loss(reference: Reference, module: VideoClassifier) -> tuple[Tensor, Tensor]:
     """Probabilities in training mode and the label loss; targets are mixed with the teacher's where there is one."""
     labels_BC = torch.from_numpy(reference["train/labels"]).float()
     targets_BC = labels_BC

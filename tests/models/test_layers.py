@@ -13,7 +13,7 @@ from tests.export.exporting import exported
 from tests.models.test_formulas import SPEC
 from vidfit.errors import RecipeError
 from vidfit.kernels.pooling import sum_frames
-from vidfit.models.classifier import ClassifierConfig, FrameClassifier
+from vidfit.models.classifier import ClassifierConfig, VideoClassifier
 from vidfit.models.pooled import per_modality
 
 VALUES = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 7, 5))).float()
@@ -31,7 +31,7 @@ def test_unknown_modality_names_the_field_and_the_modalities(field: str) -> None
     family = {"type": "dbof", "hidden": 4, "clusters": 4, field: value}
     config = ClassifierConfig.model_validate({"family": family, "head": {"type": "logistic"}})
     with pytest.raises(RecipeError, match=rf"^{field}: .*\['a', 'b', 'c'\]"):
-        FrameClassifier(config, SPEC, 2)
+        VideoClassifier(config, SPEC, 2)
 
 
 @pytest.mark.parametrize(

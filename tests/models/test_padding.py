@@ -15,6 +15,7 @@ from tests.models.test_formulas import FAMILIES, build, bytes_of
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     **{name: (config, None) for name, (config, _) in FAMILIES.items()},
     **{f"encoder, {name}": (config, {"hidden": HIDDEN}) for name, (config, _) in ENCODED.items()},
+    "deep encoder": ({"type": "mean"}, {"hidden": [4, 5, HIDDEN]}),
 }
 
 

@@ -7,7 +7,7 @@ from vidfit.errors import RecipeError
 from vidfit.features.batch import Batch
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.kernels import factored_gradients
-from vidfit.models.classifier import ClassifierConfig, FrameClassifier
+from vidfit.models.classifier import ClassifierConfig, VideoClassifier
 from vidfit.models.sampling import sample_frames
 from vidfit.training import train_step
 from vidfit.training.config import TrainingConfig
@@ -32,7 +32,7 @@ def build_step(family: str = "lstm", **config) -> TrainStep:
     torch.manual_seed(3)
     classifier = ClassifierConfig.model_validate({"family": FAMILIES[family], "head": HEAD})
     options = {"steps": 1, "batch_size": 7, "sample_frames": 5, **config}
-    return TrainStep(FrameClassifier(classifier, SPEC, CLASSES), TrainingConfig.model_validate(options), 1)
+    return TrainStep(VideoClassifier(classifier, SPEC, CLASSES), TrainingConfig.model_validate(options), 1)
 
 
 def take_steps(train_step: TrainStep, steps: int = 3) -> list[float]:

@@ -60,6 +60,9 @@ def pack_members(
         typer.Option(help="A member's weight in the average. Give one for each member, or none for equal weights."),
     ] = None,
     portable: Portable = False,
+    frame_probabilities: Annotated[
+        bool, typer.Option("--frame-probabilities", help="Add probabilities of each frame, from frame classifiers.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Pack the members you name into one ONNX file. Float members are quantised to 8 bits first."""
@@ -76,7 +79,7 @@ def pack_members(
     refuse_to_overwrite(output, overwrite, map(member_file, members))
     loaded = [load_member(path).quantized() for path in members]
     packed = [PackedMember(*pair) for pair in zip(loaded, weights, strict=True)]
-    write_graph(output, packed, limit, portable=portable)
+    write_graph(output, packed, limit, portable=portable, frame_probabilities=frame_probabilities)
     print(f"{output}: {len(members)} members, {format_size(output.stat().st_size)} of {format_size(limit)}")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import onnxscript.optimizer
 import torch
 from google.protobuf.message import EncodeError
-from torch import nn
+from torch import Tensor, nn
 
 from vidfit.checksum import write_checksum
 from vidfit.errors import BudgetError, ModelFileError
@@ -26,7 +26,7 @@ from vidfit.export.weight_formats import OPSET
 from vidfit.export.weights import with_stored_weights
 from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing
-from vidfit.models.classifier import FrameClassifier
+from vidfit.models.classifier import VideoClassifier
 from vidfit.quantization.member import Member
 from vidfit.quantization.uniform import QuantizedTensor
 from vidfit.sizes import format_size
@@ -45,7 +45,12 @@ class PackedMember:
 
 
 def write_graph(
-    path: Path, members: Sequence[PackedMember], budget: int, *, portable: bool = False
+    path: Path,
+    members: Sequence[PackedMember],
+    budget: int,
+    *,
+    portable: bool = False,
+    frame_probabilities: bool = False,
 ) -> list[dict[str, object]]:
     """Write the ensemble as one ONNX file of at most `budget` bytes.
 
@@ -55,33 +60,42 @@ def write_graph(
         budget: most bytes the finished file may take.
         portable: use only standard ONNX operators. Each run then expands hidden layers that have less than 8 bits and
             more than 8,192 inputs.
+        frame_probabilities: add a second output, float32 `[B, T, C]`: the weighted mean over the frame classifiers.
+            Values of slots after a video's end are undefined.
 
     Returns:
         The file's metadata of each member: name, family, weight, bits, bytes, tensors.
 
     Raises:
         BudgetError: the file would be larger than the budget or than ONNX's 2 GiB. No file is left.
-        ModelFileError: members have different features or labels.
+        ModelFileError: members have different features or labels, or none has frame probabilities.
         OutputError: the file cannot be written.
     """
     _check_same_data(members)
+    if frame_probabilities and not any(packed.member.info.classifier.head is None for packed in members):
+        raise ModelFileError(
+            "frame_probabilities: none of the packed members is a frame-classifier; pack one, or leave the key out"
+        )
     info = members[0].member.info
     total = sum(packed.weight for packed in members)
     described = [_describe(packed, packed.weight / total) for packed in members]
     ensemble = _Ensemble(
         [with_stored_weights(packed.member, portable=portable) for packed in members],
         [packed.weight / total for packed in members],
+        frame_probabilities,
     )
     stored = sum(tensor.nbytes for tensor in ensemble.state_dict().values())
     # Exporting a gigabyte takes minutes, so check first whether the weights fit.
     _check_budget(stored, budget, "the weights alone take")
     if stored > PROTOBUF_LIMIT:
         raise _beyond_onnx(f"the weights alone take {stored:,} bytes")
-    program = _export(ensemble, info.spec)
+    program = _export(ensemble, info.spec, ["probabilities", "frame_probabilities"][: 1 + frame_probabilities])
     _name_nodes(program, [packed.member.info.name for packed in members])
     program.model.producer_name = "vidfit"
     program.model.producer_version = version("vidfit")
-    program.model.metadata_props.update(properties(info.spec, info.vocabulary, described, info.extractor))
+    program.model.metadata_props.update(
+        properties(info.spec, info.vocabulary, described, info.extractor, frame_probabilities)
+    )
     # Not `program.save`: above 1.5 GiB it moves weights to a second file.
     try:
         proto = program.model_proto
@@ -107,19 +121,26 @@ def _check_same_data(members: Sequence[PackedMember]) -> None:
 
 
 class _Ensemble(nn.Module):
-    def __init__(self, members: list[FrameClassifier], weights: list[float]):
+    def __init__(self, members: list[VideoClassifier], weights: list[float], frame_probabilities: bool):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.weights = weights
+        self.frame_probabilities = frame_probabilities
 
-    def forward(self, frames: dict[str, torch.Tensor], num_frames: torch.Tensor) -> torch.Tensor:
-        probabilities = [
-            weight * member(frames, num_frames) for weight, member in zip(self.weights, self.members, strict=True)
-        ]
-        return torch.stack(probabilities).sum(0)
+    def forward(self, frames: dict[str, Tensor], num_frames: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        videos, of_frames, total = [], [], 0.0
+        for weight, member in zip(self.weights, self.members, strict=True):
+            assert isinstance(member, VideoClassifier)
+            probabilities_BC, probabilities_BTC = member.with_frames(frames, num_frames)
+            videos.append(weight * probabilities_BC)
+            if probabilities_BTC is not None:
+                of_frames.append(weight * probabilities_BTC)
+                total += weight
+        mean_BC = torch.stack(videos).sum(0)
+        return (mean_BC, torch.stack(of_frames).sum(0) / total) if self.frame_probabilities else mean_BC
 
 
-def _export(ensemble: nn.Module, spec: FeatureSpec) -> torch.onnx.ONNXProgram:
+def _export(ensemble: nn.Module, spec: FeatureSpec, outputs: list[str]) -> torch.onnx.ONNXProgram:
     # Two videos of three frames: the exporter treats sizes of 0 and 1 as constants.
     frames = {
         modality.name: torch.zeros(2, 3, modality.size, dtype=getattr(torch, modality.dtype))
@@ -133,7 +154,7 @@ def _export(ensemble: nn.Module, spec: FeatureSpec) -> torch.onnx.ONNXProgram:
             dynamo=True,
             dynamic_shapes=({name: {0: videos, 1: longest} for name in frames}, {0: videos}),
             input_names=[*frames, "num_frames"],
-            output_names=["probabilities"],
+            output_names=outputs,
             opset_version=OPSET,
             verbose=False,
             optimize=False,

@@ -31,6 +31,7 @@ class PackedInfo(BaseModel):
         vocabulary: names of the C labels.
         members: name, family, weight, bits and quantised tensors of each member.
         extractor: JSON of how videos become these features (`videos/extractor.py`). Absent where that is unknown.
+        frame_probabilities: whether the file has this output besides `probabilities`. False if the key is missing.
         crc32c: checksum of the file (see `checksum.py`), eight hexadecimal digits.
     """
 
@@ -41,6 +42,7 @@ class PackedInfo(BaseModel):
     vocabulary: Json[tuple[str, ...]]
     members: Json[list[dict[str, Any]]]
     extractor: str | None = None
+    frame_probabilities: Json[bool] = False
     crc32c: str = Field(pattern=r"^[0-9a-f]{8}$")
 
 
@@ -98,18 +100,28 @@ def parse_metadata(path: Path, metadata: dict[str, str]) -> PackedInfo:
 
 
 def properties(
-    spec: FeatureSpec, vocabulary: Sequence[str], members: list[dict[str, object]], extractor: str | None = None
+    spec: FeatureSpec,
+    vocabulary: Sequence[str],
+    members: list[dict[str, object]],
+    extractor: str | None,
+    frame_probabilities: bool,
 ) -> dict[str, str]:
     """The metadata to write, with a blank checksum: key -> string."""
     info = PackedInfo.model_construct(
-        format=FORMAT, spec=spec, vocabulary=tuple(vocabulary), members=members, extractor=extractor, crc32c=BLANK
+        format=FORMAT,
+        spec=spec,
+        vocabulary=tuple(vocabulary),
+        members=members,
+        extractor=extractor,
+        frame_probabilities=frame_probabilities,
+        crc32c=BLANK,
     )
     return info.model_dump(by_alias=True, round_trip=True, exclude_none=True)
 
 
 def metadata_bytes(spec: FeatureSpec, vocabulary: Sequence[str], extractor: str | None = None) -> int:
     """Bytes of the metadata in a file without members."""
-    written = properties(spec, vocabulary, [], extractor)
+    written = properties(spec, vocabulary, [], extractor, frame_probabilities=False)
     return sum(len(key.encode()) + len(value.encode()) for key, value in written.items())
 
 

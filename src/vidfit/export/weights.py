@@ -14,7 +14,7 @@ from vidfit.export.descriptor import StoredDescriptor
 from vidfit.export.frames import StoredFrames
 from vidfit.export.recurrent import StoredLayer
 from vidfit.export.weight_formats import FEW_INPUTS, Int8Weight, NBitsWeight, WeightFormat, weight_format
-from vidfit.models.classifier import FrameClassifier
+from vidfit.models.classifier import VideoClassifier
 from vidfit.models.layers import Hidden
 from vidfit.models.netfv import FisherVector, NetFV
 from vidfit.models.netvlad import VLAD, NetVLAD
@@ -22,7 +22,7 @@ from vidfit.models.recurrent import Layer
 from vidfit.quantization.member import Member
 
 
-def with_stored_weights(member: Member, *, portable: bool) -> FrameClassifier:
+def with_stored_weights(member: Member, *, portable: bool) -> VideoClassifier:
     """The member's module with stored weights where it is quantised. Parameters without a tensor stay on `meta`."""
     with torch.device("meta"):
         module = member.info.build()

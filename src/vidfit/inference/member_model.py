@@ -44,11 +44,28 @@ class MemberModel:
         Raises:
             ModelFileError: the model was loaded on a GPU before this process was forked.
         """
+        return self._run(frames, num_frames_B)[0].cpu().numpy()
+
+    @property
+    def has_frame_probabilities(self) -> bool:
+        """Whether it is a frame classifier."""
+        return self.info.classifier.head is None
+
+    @torch.inference_mode()
+    def frame_probabilities(self, frames: Mapping[str, np.ndarray], num_frames_B: np.ndarray) -> np.ndarray:
+        """As a call, but probabilities of each frame, `[B, T, C]`. Only if `has_frame_probabilities`."""
+        probabilities_BTC = self._run(frames, num_frames_B)[1]
+        assert probabilities_BTC is not None
+        return probabilities_BTC.cpu().numpy()
+
+    def _run(
+        self, frames: Mapping[str, np.ndarray], num_frames_B: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self._process != os.getpid():
             self._adapt_to_fork()
         # Copies, because PyTorch warns of read-only arrays.
         tensors = {name: torch.tensor(array, device=self._device) for name, array in frames.items()}
-        return self._module(tensors, torch.tensor(num_frames_B, device=self._device)).cpu().numpy()
+        return self._module.with_frames(tensors, torch.tensor(num_frames_B, device=self._device))
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path, str | None]]:
         return type(self)._unpickled, (self.path, self._checksum)

@@ -52,8 +52,20 @@ class PackedModel:
         Raises:
             ModelFileError: in a forked process, the file has changed or is gone.
         """
+        return self._run("probabilities", frames, num_frames_B)
+
+    @property
+    def has_frame_probabilities(self) -> bool:
+        """Whether the file was packed with frame probabilities."""
+        return self.info.frame_probabilities
+
+    def frame_probabilities(self, frames: Mapping[str, np.ndarray], num_frames_B: np.ndarray) -> np.ndarray:
+        """As a call, but probabilities of each frame, `[B, T, C]`. Only if `has_frame_probabilities`."""
+        return self._run("frame_probabilities", frames, num_frames_B)
+
+    def _run(self, output: str, frames: Mapping[str, np.ndarray], num_frames_B: np.ndarray) -> np.ndarray:
         session = self._session or self._open_again()
-        return np.asarray(session.run(["probabilities"], {**frames, "num_frames": num_frames_B})[0])
+        return np.asarray(session.run([output], {**frames, "num_frames": num_frames_B})[0])
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path, int, str]]:
         return type(self)._unpickled, (self.path, self._threads, self.info.crc32c)
@@ -153,6 +165,7 @@ def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) ->
     inputs.append(("num_frames", "tensor(int64)", []))
     if [(put.name, put.type, put.shape[2:]) for put in session.get_inputs()] != inputs:
         raise ValueError("its inputs are not those that vidfit.spec names")
-    outputs = [(put.name, put.type, put.shape[1:]) for put in session.get_outputs()]
-    if outputs != [("probabilities", "tensor(float)", [len(info.vocabulary)])]:
-        raise ValueError("its output is not as long as vidfit.vocabulary")
+    sizes = {"probabilities": 1, "frame_probabilities": 2} if info.frame_probabilities else {"probabilities": 1}
+    found = [(put.name, put.type, put.shape[axes:]) for put, axes in zip(session.get_outputs(), (1, 2), strict=False)]
+    if found != [(name, "tensor(float)", [len(info.vocabulary)]) for name in sizes]:
+        raise ValueError("its outputs are not as long as vidfit.vocabulary, or not those that its metadata name")

@@ -68,6 +68,7 @@ class Predictor:
         batch_size: int = BATCH_SIZE,
         parallel_batches: int = 1,
         extractor: str | None = None,
+        run_frames: Model | None = None,
     ):
         self.spec = spec
         self.extractor = extractor
@@ -77,6 +78,7 @@ class Predictor:
         self._fill_up = fill_up
         self._batch_size = batch_size
         self._parallel_batches = parallel_batches
+        self._run_frames = run_frames
 
     def predict(self, frames: Frames, num_frames: np.ndarray | None = None) -> np.ndarray:
         """Probabilities of every label for some videos.
@@ -92,14 +94,39 @@ class Predictor:
             DataError: an array has not the modality, size or type that the model reads; or the model was loaded with
                 `fill_up`, whose random draws need video ids.
         """
+        parts = self._slices(frames, self._check(frames, num_frames))
+        return np.concatenate([np.empty((0, len(self.vocabulary)), np.float32), *self._run_all(self._run, parts)])
+
+    @property
+    def has_frame_probabilities(self) -> bool:
+        """Whether `predict_frames` works: the model has a frame classifier and, if packed, `frame_probabilities`."""
+        return self._run_frames is not None
+
+    def predict_frames(self, frames: Frames, num_frames: np.ndarray | None = None) -> np.ndarray:
+        """Probabilities of every label for each frame of some videos: they say when a label holds.
+
+        Arguments:
+            frames, num_frames: as in `predict`.
+
+        Returns:
+            float32 `[B, T, C]`; 0 in slots after a video's end.
+
+        Raises:
+            ModelFileError: the model has no frame probabilities.
+            DataError: as in `predict`.
+        """
+        if self._run_frames is None:
+            raise ModelFileError(
+                "the model has no frame probabilities; train a frame-classifier and pack it with "
+                "pack.frame_probabilities: true"
+            )
         lengths_B = self._check(frames, num_frames)
-
-        def inputs() -> Iterator[tuple[Frames, np.ndarray]]:
-            for start in range(0, len(lengths_B), self._batch_size):
-                rows = slice(start, start + self._batch_size)
-                yield {name: np.ascontiguousarray(array[rows]) for name, array in frames.items()}, lengths_B[rows]
-
-        return np.concatenate([np.empty((0, len(self.vocabulary)), np.float32), *self._run_all(inputs())])
+        longest = next(iter(frames.values())).shape[1]
+        parts = self._slices(frames, lengths_B)
+        empty = np.empty((0, longest, len(self.vocabulary)), np.float32)
+        found_BTC = np.concatenate([empty, *self._run_all(self._run_frames, parts)])
+        found_BTC[np.arange(longest) >= lengths_B[:, None]] = 0
+        return found_BTC
 
     def predict_shards(self, shards: Shards) -> Iterator[tuple[str, np.ndarray]]:
         """Probabilities of every label for each video in some shards.
@@ -135,21 +162,27 @@ class Predictor:
         probabilities_BC = np.empty((len(batch), len(self.vocabulary)), np.float32)
         parts = batch.num_frames.argsort(stable=True).split(self._batch_size)
         inputs = (self._inputs(batch.rows(rows)) for rows in parts)
-        for rows, part_BC in zip(parts, self._run_all(inputs), strict=True):
+        for rows, part_BC in zip(parts, self._run_all(self._run, inputs), strict=True):
             probabilities_BC[rows.numpy()] = part_BC
         return probabilities_BC
 
-    def _run_all(self, inputs: Iterator[tuple[Frames, np.ndarray]]) -> Iterator[np.ndarray]:
+    def _slices(self, frames: Frames, lengths_B: np.ndarray) -> Iterator[tuple[Frames, np.ndarray]]:
+        """Parts of at most `batch_size` videos."""
+        for start in range(0, len(lengths_B), self._batch_size):
+            rows = slice(start, start + self._batch_size)
+            yield {name: np.ascontiguousarray(array[rows]) for name, array in frames.items()}, lengths_B[rows]
+
+    def _run_all(self, run: Model, inputs: Iterator[tuple[Frames, np.ndarray]]) -> Iterator[np.ndarray]:
         """Probabilities of each input, in order; several inputs are computed in parallel.
 
         Inputs are drawn in this thread: padding in the others would start PyTorch's threads once more in each.
         """
         if self._parallel_batches == 1:
-            yield from (self._run(*pair) for pair in inputs)
+            yield from (run(*pair) for pair in inputs)
             return
         # A pool for each call: a kept one would not survive a fork.
         with ThreadPoolExecutor(self._parallel_batches) as pool:
-            yield from pool.map(lambda pair: self._run(*pair), inputs)
+            yield from pool.map(lambda pair: run(*pair), inputs)
 
     def _inputs(self, batch: Batch) -> tuple[Frames, np.ndarray]:
         """What the model takes: frames by modality `[B, T, D]`, and the real frames of each video, int64 `[B]`."""
@@ -228,24 +261,21 @@ def load(
     if parallel_batches < 0:
         raise VidfitError(f"parallel_batches {parallel_batches}: give a number of batches, or 0 for the fastest")
     if path.is_dir() or _is_safetensors(path):
-        model = MemberModel(path)
-        info = model.info
-        return Predictor(info.spec, info.vocabulary, model, fill_up, batch_size, extractor=info.extractor)
+        return _predictor(MemberModel(path), fill_up, batch_size, 1)
     threads = threads or distributed.cores_per_rank()
     if parallel_batches != 1:
         threads = threads or _cores()
         parallel_batches = min(parallel_batches or _MOST_PARALLEL, threads)
         # Each batch is computed by a thread of its own; the session's other threads help all of them.
         threads += 1 - parallel_batches
-    model = PackedModel(path, threads)
+    return _predictor(PackedModel(path, threads), fill_up, batch_size, parallel_batches)
+
+
+def _predictor(model: MemberModel | PackedModel, fill_up: int, batch_size: int, parallel_batches: int) -> Predictor:
+    info = model.info
+    run_frames = model.frame_probabilities if model.has_frame_probabilities else None
     return Predictor(
-        model.info.spec,
-        model.info.vocabulary,
-        model,
-        fill_up,
-        batch_size,
-        parallel_batches,
-        model.info.extractor,
+        info.spec, info.vocabulary, model, fill_up, batch_size, parallel_batches, info.extractor, run_frames
     )
 
 

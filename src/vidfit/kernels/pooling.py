@@ -88,12 +88,28 @@ def sum_frames(values_BTK: Tensor, weights_BT: Tensor | None) -> Tensor:
         return (weights_BT[:, None].expand(-1, 2, -1) @ values_BTK.float())[:, 0]
 
 
+def mean_frames(values_BTK: Tensor, weights_BT: Tensor | None) -> Tensor:
+    """`sum_t w_t v_t / sum_t w_t`, float32 `[B, K]`."""
+    if weights_BT is None:
+        return values_BTK.mean(dim=1)
+    return sum_frames(values_BTK, weights_BT) / weights_BT.sum(dim=1, keepdim=True)
+
+
+def exponentials(values_BTK: Tensor, weights_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`exp(v_t - m)`, float32 `[B, T, K]`, and m, the largest v of a video's real frames, `[B, K]`, as a constant.
+
+    Those of padding are at most 1, whatever its values.
+    """
+    largest_BK = max_frames(values_BTK, weights_BT).detach().float()
+    return (values_BTK.float() - largest_BK[:, None]).clamp_max(0).exp(), largest_BK
+
+
 def max_frames(values_BTK: Tensor, weights_BT: Tensor | None) -> Tensor:
-    """`max_t v_t` over the real frames, for values that are never negative: float32 `[B, K]`."""
+    """`max_t v_t` over the real frames, float32 `[B, K]`."""
     if weights_BT is None:
         return values_BTK.amax(dim=1)
     if not torch.compiler.is_exporting():
-        return (values_BTK * (weights_BT > 0)[:, :, None]).amax(dim=1)
+        return values_BTK.masked_fill((weights_BT == 0)[:, :, None], -torch.inf).amax(dim=1)
     # ONNX Runtime is seven times slower when the axis before the reduced one has length 1, as for one video. So reduce
     # two halves; empty slots, and the extra one of an odd length, repeat the last frame.
     videos, frames, clusters = values_BTK.shape

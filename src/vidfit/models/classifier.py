@@ -1,26 +1,39 @@
 """One member of an ensemble: from stored frames to probabilities, by a family and a head.
 
+A frame classifier decides itself and has no head.
+
 Shapes: B videos, T frames, D features, C classes.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
+from vidfit.models.attention import AttentionConfig, AttentionPooling
 from vidfit.models.dbof import DBoF, DBoFConfig
 from vidfit.models.encoder import EncoderConfig, FrameEncoder
+from vidfit.models.frame_classifier import FrameClassifier, FrameClassifierConfig
 from vidfit.models.heads import Head, HeadConfig
 from vidfit.models.mean import MeanConfig, MeanPooling
 from vidfit.models.netfv import NetFV, NetFVConfig
 from vidfit.models.netvlad import NetVLAD, NetVLADConfig
+from vidfit.models.nextvlad import NeXtVLAD, NeXtVLADConfig
 from vidfit.models.preprocessing import frame_mask, prepare_frames
 from vidfit.models.recurrent import Recurrent, RecurrentConfig
 
 FamilyConfig = Annotated[
-    MeanConfig | NetVLADConfig | NetFVConfig | DBoFConfig | RecurrentConfig, Field(discriminator="type")
+    MeanConfig
+    | NetVLADConfig
+    | NetFVConfig
+    | DBoFConfig
+    | RecurrentConfig
+    | AttentionConfig
+    | NeXtVLADConfig
+    | FrameClassifierConfig,
+    Field(discriminator="type"),
 ]
 
 FAMILIES: dict[str, Any] = {
@@ -30,20 +43,31 @@ FAMILIES: dict[str, Any] = {
     "dbof": DBoF,
     "lstm": Recurrent,
     "gru": Recurrent,
+    "attention": AttentionPooling,
+    "nextvlad": NeXtVLAD,
 }
 
 
 class ClassifierConfig(BaseModel):
-    """A family and a head, as in a recipe; `type` selects each."""
+    """A family and a head, as in a recipe; `type` selects each. A frame classifier has no head."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: EncoderConfig | None = None
     family: FamilyConfig
-    head: HeadConfig
+    head: HeadConfig | None = None
+
+    @model_validator(mode="after")
+    def _something_decides(self) -> "ClassifierConfig":
+        decides = isinstance(self.family, FrameClassifierConfig)
+        if decides and self.head:
+            raise ValueError("a frame-classifier decides itself; remove head")
+        if not decides and not self.head:
+            raise ValueError("missing key head; only a frame-classifier does without")
+        return self
 
 
-class FrameClassifier(nn.Module):
+class VideoClassifier(nn.Module):
     """Stored frames to class probabilities.
 
     Arguments:
@@ -61,9 +85,15 @@ class FrameClassifier(nn.Module):
         # A packed graph whose frames stay bytes replaces it (`export/frames.py`).
         self.prepare: Callable[..., Any] = prepare_frames
         self.classes = classes
-        self.encoder = FrameEncoder(config.encoder, spec) if config.encoder else None
-        self.family = FAMILIES[config.family.type](config.family, self.encoder.spec if self.encoder else spec)
-        self.head = Head(config.head, self.family.output_size, classes)
+        encoder = config.encoder
+        self.encoder = FrameEncoder(encoder.sizes, encoder.dropout, spec) if encoder else None
+        seen = self.encoder.spec if self.encoder else spec
+        if isinstance(config.family, FrameClassifierConfig):
+            self.family, self.head = FrameClassifier(config.family, seen, classes), None
+        else:
+            self.family = FAMILIES[config.family.type](config.family, seen)
+            assert config.head is not None
+            self.head = Head(config.head, self.family.output_size, classes)
 
     def forward(
         self, frames: Mapping[str, Tensor], num_frames: Tensor | None = None, frame_weights: Tensor | None = None
@@ -79,14 +109,33 @@ class FrameClassifier(nn.Module):
         Returns:
             float32 `[B, C]`.
         """
+        return self.with_frames(frames, num_frames, frame_weights)[0]
+
+    def with_frames(
+        self, frames: Mapping[str, Tensor], num_frames: Tensor | None = None, frame_weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `forward`, and the probabilities of each frame, float32 `[B, T, C]`; None if the family has none.
+
+        Probabilities of slots that hold no frame are undefined; ignore them.
+        """
         max_frames = frames[self.spec.modalities[0].name].shape[1]
         mask_BT = None if num_frames is None else frame_mask(num_frames, max_frames)
         frames_BTD = self.prepare(frames, self.spec, mask_BT)
         weights_BT = frame_weights if mask_BT is None else mask_BT.float()
         if self.encoder is not None:
             frames_BTD = self.encoder(frames_BTD, weights_BT)
-        return self.head(self.family(frames_BTD, weights_BT))
+        pooled = self.family(frames_BTD, weights_BT)
+        return pooled if self.head is None else (self.head(pooled), None)
+
+    @property
+    def decides(self) -> Head | FrameClassifier:
+        """The part that makes probabilities."""
+        return self.family if self.head is None else self.head
+
+    def set_prior(self, frequencies_C: Tensor) -> None:
+        """Start an untrained classifier at the labels' frequencies; see `Head.set_prior`."""
+        self.decides.set_prior(frequencies_C)
 
     def penalised(self) -> dict[Tensor, float]:
         """Weights with an L2 penalty and its l2. The optimiser adds the gradient, `l2 * W`."""
-        return self.head.penalised()
+        return self.decides.penalised()

@@ -1,11 +1,12 @@
-"""A hidden layer in front of a family: `dropout(ReLU(BN(x W)))` of each frame, over all modalities.
+"""Hidden layers in front of a family: each is `dropout(ReLU(BN(x W)))` of each frame, over all modalities.
 
-The family then pools learned features instead of stored ones, for D * H more weights. It sees a single modality, named
-`frame`.
+The family then pools learned features instead of stored ones, for D * H more weights per layer. It sees a single
+modality, named `frame`.
 
 Shapes: B videos, T frames, D features, H hidden.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -17,36 +18,47 @@ from vidfit.models.batch_norm import BatchNorm
 
 
 class EncoderConfig(BaseModel):
-    """Size and dropout of the frame layer.
+    """Sizes and dropout of the frame layers.
 
     Attributes:
-        hidden: H, the size of a frame as the family sees it.
-        dropout: fraction of the outputs that a training step drops.
+        hidden: H, one size or a list of up to three. The family sees frames of the last one.
+        dropout: fraction of each layer's outputs that a training step drops.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: PositiveInt
+    hidden: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1, max_length=3)]
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def sizes(self) -> list[int]:
+        """H of each layer."""
+        return self.hidden if isinstance(self.hidden, list) else [self.hidden]
 
 
 class FrameEncoder(nn.Module):
-    """The frame layer. Its attribute `spec` describes its output.
+    """The first frame layer, followed by the deeper ones. Its attribute `spec` describes what the last one returns.
 
     Arguments:
-        config: size and dropout.
+        sizes: H of each layer.
+        dropout: fraction of each layer's outputs to drop.
         spec: modalities of the frames it reads.
     """
 
-    def __init__(self, config: EncoderConfig, spec: FeatureSpec) -> None:
+    def __init__(self, sizes: Sequence[int], dropout: float, spec: FeatureSpec) -> None:
         super().__init__()
-        self.spec = FeatureSpec(modalities=(Modality(name="frame", size=config.hidden, dtype="float32"),))
+        size, *deeper = sizes
+        self.spec = FeatureSpec(modalities=(Modality(name="frame", size=size, dtype="float32"),))
         # He et al. 2015, eq. 10, for a layer before a batch norm.
         std = (2 / spec.total_size) ** 0.5
-        self.weights = nn.Parameter(nn.init.normal_(torch.empty(spec.total_size, config.hidden), std=std))
-        self.norm = BatchNorm(config.hidden)
-        self.dropout = nn.Dropout(config.dropout)
+        self.weights = nn.Parameter(nn.init.normal_(torch.empty(spec.total_size, size), std=std))
+        self.norm = BatchNorm(size)
+        self.dropout = nn.Dropout(dropout)
+        self.deeper = FrameEncoder(deeper, dropout, self.spec) if deeper else None
+        if self.deeper is not None:
+            self.spec = self.deeper.spec
 
     def forward(self, frames_BTD: Tensor, weights_BT: Tensor | None) -> Tensor:
         """float32 `[B, T, D]` and frame weights `[B, T]` (None: each frame counts once) -> float32 `[B, T, H]`."""
-        return self.dropout(torch.relu(self.norm(frames_BTD @ self.weights, weights_BT)))
+        hidden_BTH = self.dropout(torch.relu(self.norm(frames_BTD @ self.weights, weights_BT)))
+        return hidden_BTH if self.deeper is None else self.deeper(hidden_BTH, weights_BT)

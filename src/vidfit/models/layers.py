@@ -40,23 +40,25 @@ class Assignment(nn.Module):
 
 
 class Hidden(nn.Module):
-    """The layer between a video's descriptor and the head: `x W + b`, or `ReLU6(BN(x W))`.
+    """The layer between a video's descriptor and the head: `x W + b`, `BN(x W)`, or `ReLU6(BN(x W))`.
 
     Source: Miech et al. 2017 (`netvlad_relu` and its sisters); the winners of 2018 trained without the ReLU.
 
     Arguments:
         input_size: P, length of the descriptor.
         size: H.
-        relu: batch norm and ReLU6 instead of the bias.
+        batch_norm: batch norm instead of the bias.
+        relu: ReLU6 after the batch norm.
         dropout: fraction of the descriptor that a training step drops.
     """
 
-    def __init__(self, input_size: int, size: int, *, relu: bool, dropout: float) -> None:
+    def __init__(self, input_size: int, size: int, *, batch_norm: bool, relu: bool, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.weights = nn.Parameter(torch.empty(input_size, size))
-        self.norm = BatchNorm(size) if relu else None
-        self.biases = None if relu else nn.Parameter(nn.init.normal_(torch.empty(size), std=0.01))
+        self.norm = BatchNorm(size) if batch_norm else None
+        self.relu = relu
+        self.biases = None if batch_norm else nn.Parameter(nn.init.normal_(torch.empty(size), std=0.01))
 
     def reset_parameters(self, clusters: int) -> None:
         """Normal weights: std 1/sqrt(clusters) as in the original; before a batch norm He et al. 2015, eq. 10.
@@ -72,7 +74,9 @@ class Hidden(nn.Module):
         """float32 `[B, P]` -> `[B, H]`."""
         hidden_BH = self.dropout(descriptor_BP) @ self.weights
         if self.norm is not None:
-            hidden_BH = F.relu6(self.norm(hidden_BH))
+            hidden_BH = self.norm(hidden_BH)
+        if self.relu:
+            hidden_BH = F.relu6(hidden_BH)
         if self.biases is not None:
             hidden_BH = hidden_BH + self.biases
         return hidden_BH

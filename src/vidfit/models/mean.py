@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
-from vidfit.kernels.pooling import sum_frames
+from vidfit.kernels.pooling import mean_frames
 
 
 class MeanConfig(BaseModel):
@@ -32,6 +32,4 @@ class MeanPooling(nn.Module):
 
     def forward(self, frames_BTD: Tensor, weights_BT: Tensor | None) -> Tensor:
         """float32 `[B, T, D]` and frame weights `[B, T]` (None: each frame counts once) -> float32 `[B, D]`."""
-        if weights_BT is None:
-            return frames_BTD.mean(dim=1)
-        return sum_frames(frames_BTD, weights_BT) / weights_BT.sum(dim=1, keepdim=True)
+        return mean_frames(frames_BTD, weights_BT)

@@ -85,7 +85,9 @@ class PooledFamily(nn.Module):
         self.input_norm = BatchNorm(spec.total_size)
         self.pools = nn.ModuleList(pools)
         descriptor_size = sum(pool.output_size for pool in pools)
-        self.hidden = Hidden(descriptor_size, config.hidden, relu=config.relu, dropout=config.dropout)
+        self.hidden = Hidden(
+            descriptor_size, config.hidden, batch_norm=config.relu, relu=config.relu, dropout=config.dropout
+        )
         self.gating = ContextGating(config.hidden) if config.gating else None
         self.output_size = config.hidden
         for pool in pools:

@@ -108,7 +108,7 @@ def fill_up(frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_BS: Ten
 def mix_frames(frames: Mapping[str, Tensor], weight_B: Tensor, partner_B: Tensor) -> dict[str, Tensor]:
     """Mixup: video i becomes `weight_i * video_i + (1 - weight_i) * video_partner(i)`, frame by frame.
 
-    Bytes are dequantised first. Give the result to `FrameClassifier` as it is, and mix the labels by the same weights.
+    Bytes are dequantised first. Give the result to `VideoClassifier` as it is, and mix the labels by the same weights.
 
     Arguments:
         frames: modality name -> uint8 or float32 `[B, S, D]`; every slot holds a frame.

@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from vidfit.features.batch import Batch
-from vidfit.models.classifier import FrameClassifier
+from vidfit.models.attention import AttentionPooling
+from vidfit.models.classifier import VideoClassifier
 from vidfit.models.dbof import ClusterGate
 from vidfit.models.encoder import FrameEncoder
+from vidfit.models.frame_classifier import FrameClassifier
 from vidfit.models.heads import ContextGating, Logistic, MixtureOfExperts
 from vidfit.models.layers import Assignment, Hidden, inverse_norm
 from vidfit.models.netfv import NetFV
 from vidfit.models.netvlad import NetVLAD
+from vidfit.models.nextvlad import NeXtVLADPool, SqueezeGate
 from vidfit.models.recurrent import Layer
 from vidfit.quantization.gptq import LayerInputs
 from vidfit.quantization.state import is_big
@@ -30,7 +33,7 @@ _LARGEST = torch.finfo(torch.float16).max
 
 
 @torch.inference_mode()
-def collect(classifier: FrameClassifier, batches: Iterable[Batch]) -> dict[str, LayerInputs]:
+def collect(classifier: VideoClassifier, batches: Iterable[Batch]) -> dict[str, LayerInputs]:
     """Samples of the inputs of every big weight matrix while the classifier predicts these videos.
 
     Arguments:
@@ -70,7 +73,7 @@ def collect(classifier: FrameClassifier, batches: Iterable[Batch]) -> dict[str, 
     return inputs
 
 
-def _parts(classifier: FrameClassifier, name: str, inputs: int) -> tuple[tuple[int, int], ...]:
+def _parts(classifier: VideoClassifier, name: str, inputs: int) -> tuple[tuple[int, int], ...]:
     """How the inputs of a matrix split into blocks: a long descriptor by cluster, everything else not at all."""
     family = classifier.family
     if name != "family.hidden.weights" or not isinstance(family, NetVLAD | NetFV):
@@ -114,9 +117,30 @@ def _of_assignment(assignment: Assignment, arguments: tuple[Any, ...], output: A
     return {"weights": _real(frames.frames_BTD, frames.weights_BT) * frames.scale_D + frames.shift_D}
 
 
+def _of_attention(pooling: AttentionPooling, arguments: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
+    return dict.fromkeys(("queries", "values"), pooling.input_norm(_real(*arguments)))
+
+
+def _of_nextvlad(pool: NeXtVLADPool, arguments: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
+    frames_ND = _real(*arguments)
+    wide_NW = pool.expanded(frames_ND)
+    return {"expansion": frames_ND, "attention": wide_NW, "assignment": wide_NW}
+
+
+def _of_squeeze_gate(gate: SqueezeGate, arguments: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
+    (hidden_BH,) = arguments
+    return {"squeeze": hidden_BH, "excite": gate.squeezed(hidden_BH)}
+
+
 # Kind of layer -> function of the layer, its arguments and its output. It returns the inputs of its matrices by name.
 INPUTS: Mapping[type[nn.Module], Callable[[Any, tuple[Any, ...], Any], dict[str, Tensor]]] = {
     FrameEncoder: lambda layer, arguments, output: {"weights": _real(*arguments)},
+    FrameClassifier: lambda layer, arguments, output: dict.fromkeys(
+        ("weights", "attention_weights"), _real(*arguments)
+    ),
+    AttentionPooling: _of_attention,
+    NeXtVLADPool: _of_nextvlad,
+    SqueezeGate: _of_squeeze_gate,
     Assignment: _of_assignment,
     ClusterGate: _of_cluster_gate,
     Layer: _of_layer,

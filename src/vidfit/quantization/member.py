@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from vidfit.errors import ModelFileError, VidfitError, reason
-from vidfit.models.classifier import FrameClassifier
+from vidfit.models.classifier import VideoClassifier
 from vidfit.quantization.gptq import LayerInputs
 from vidfit.quantization.state import (
     Schemes,
@@ -50,7 +50,7 @@ class Member:
         """Bytes of all tensors as they are stored."""
         return sum(value.nbytes for value in self.state.values())
 
-    def classifier(self) -> FrameClassifier:
+    def classifier(self) -> VideoClassifier:
         """The member as a module in evaluation mode, with float32 weights. Float tensors are shared, not copied."""
         with torch.device("meta"):  # drawing initial weights would take longer than everything else
             module = self.info.build()

@@ -105,6 +105,7 @@ class Packer:
         self.on_progress = on_progress
         self.search = Search(RunMembers.read(directory, recipe, weights), on_progress)
         self._portable = recipe.pack.portable
+        self._frame_probabilities = recipe.pack.frame_probabilities
 
     def pack_named(self, budgets: Sequence[str], max_ms: float | None = None, overwrite: bool = False) -> list[Path]:
         """Write one file per budget, `RUN/packed/BUDGET.onnx`; see `pack`."""
@@ -156,7 +157,9 @@ class Packer:
         """
         chosen = zip(ensemble.candidates, ensemble.weights, strict=True)
         members = [PackedMember(self.search.candidates[place].load(), weight) for place, weight in chosen]
-        return write_graph(path, members, budget, portable=self._portable)
+        return write_graph(
+            path, members, budget, portable=self._portable, frame_probabilities=self._frame_probabilities
+        )
 
     def _write_the_best(self, fitting: Sequence[Ensemble], path: Path, budget: int) -> list[dict[str, Any]]:
         for ensemble in fitting[:0:-1]:

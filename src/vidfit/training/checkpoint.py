@@ -22,7 +22,7 @@ from vidfit.checksum import BLANK, Mark, is_intact, write_checksum
 from vidfit.errors import ModelFileError, reason
 from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing, utf8_name
-from vidfit.models.classifier import ClassifierConfig, FrameClassifier
+from vidfit.models.classifier import ClassifierConfig, VideoClassifier
 
 BEST = "best.safetensors"
 # 2: descriptors of NetVLAD and NetFV are ordered by cluster; in 1 they were ordered by feature.
@@ -59,9 +59,9 @@ class MemberInfo(BaseModel):
         """What members of one file have in common: features, labels, and how videos become features."""
         return self.spec, self.vocabulary, self.extractor
 
-    def build(self) -> FrameClassifier:
+    def build(self) -> VideoClassifier:
         """The classifier with fresh weights."""
-        return FrameClassifier(self.classifier, self.spec, len(self.vocabulary))
+        return VideoClassifier(self.classifier, self.spec, len(self.vocabulary))
 
 
 def save_member(path: Path, info: MemberInfo, tensors: dict[str, torch.Tensor], **extra: object) -> None:

@@ -1,5 +1,6 @@
 """How a member is trained: the keys of a recipe's `training`, and the learning rate that follows from them."""
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -36,6 +37,10 @@ class TrainingConfig(BaseModel):
         description="how far to repeat videos with rare labels and drop those with frequent ones",
     )
     learning_rate: float = Field(default=0.001, gt=0)
+    schedule: Literal["staircase", "one-cycle"] = Field(
+        default="staircase",
+        description="of the learning rate: it falls in steps (`lr_decay`), or rises and falls once over all `steps`",
+    )
     lr_decay: float = Field(default=0.8, gt=0, le=1, description="multiply the learning rate by this ...")
     lr_decay_examples: int = Field(default=4_000_000, gt=0, description="... after each so many videos")
     per_tensor_clip_norm: float = Field(default=1.0, gt=0, description="largest norm of each tensor's gradient")
@@ -67,6 +72,12 @@ class TrainingConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _a_cycle_has_a_length(self) -> "TrainingConfig":
+        if self.schedule == "one-cycle" and self.steps is None:
+            raise ValueError("schedule: one-cycle needs steps; epochs do not fix their number")
+        return self
+
+    @model_validator(mode="after")
     def _mixes_sampled_frames(self) -> "TrainingConfig":
         if self.mixup and self.sampling == "none":
             raise ValueError("mixup pairs frames of two videos one by one; it needs sampling: replacement or sequence")
@@ -74,5 +85,20 @@ class TrainingConfig(BaseModel):
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """A staircase: times `lr_decay` after each `lr_decay_examples` videos."""
-    return config.learning_rate * config.lr_decay ** (step * config.batch_size // config.lr_decay_examples)
+    """The learning rate of a step, counted from 0.
+
+    A staircase is multiplied by `lr_decay` after each `lr_decay_examples` videos. One cycle rises from 1/25 of
+    `learning_rate` over 30% of the steps, and falls to 1/250,000 of it, both as a half cosine.
+
+    Source: Smith & Topin 2018 (arXiv 1708.07120), as `torch.optim.lr_scheduler.OneCycleLR`, with its defaults.
+    """
+    if config.schedule == "staircase":
+        return config.learning_rate * config.lr_decay ** (step * config.batch_size // config.lr_decay_examples)
+    assert config.steps is not None
+    lowest, last = config.learning_rate / 25, config.steps - 1
+    top = 0.3 * config.steps - 1
+    if step <= top:
+        start, end, done = lowest, config.learning_rate, step / top
+    else:
+        start, end, done = config.learning_rate, lowest / 1e4, min(1.0, (step - top) / max(last - top, 1e-9))
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * done))

@@ -112,7 +112,7 @@ class ResumableModel:
         else:
             self.state = TrainingState()
             model = self.train_step.model
-            model.head.set_prior(label_frequencies(self._batches, model.classes).to(self.train_step.device))
+            model.set_prior(label_frequencies(self._batches, model.classes).to(self.train_step.device))
         self.finite = FiniteCheck(self._info.name, self.state)
         self._saved_at, self._saved_step = time.monotonic(), self.state.step
 

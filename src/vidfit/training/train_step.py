@@ -23,7 +23,7 @@ from vidfit import distributed
 from vidfit.errors import RecipeError
 from vidfit.features.batch import Batch, sent
 from vidfit.kernels.factored_gradients import FactoredGradients
-from vidfit.models.classifier import FrameClassifier
+from vidfit.models.classifier import VideoClassifier
 from vidfit.models.recurrent import Recurrent
 from vidfit.models.sampling import mix_frames, sample_distinct, sample_frames, sample_sequence
 from vidfit.training.config import TrainingConfig
@@ -55,7 +55,7 @@ class TrainStep:
         RecipeError: the device cannot train the family in the recipe's precision.
     """
 
-    def __init__(self, model: FrameClassifier, config: TrainingConfig, seed: int) -> None:
+    def __init__(self, model: VideoClassifier, config: TrainingConfig, seed: int) -> None:
         self._config, self._seed = config, seed
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm1d):

@@ -19,7 +19,7 @@ import torch
 from vidfit import distributed
 from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches
-from vidfit.models.classifier import FrameClassifier
+from vidfit.models.classifier import VideoClassifier
 from vidfit.training.checkpoint import BEST, MemberInfo, read_info, save_member
 from vidfit.training.config import TrainingConfig, learning_rate
 from vidfit.training.distillation import SoftTargets
@@ -182,7 +182,7 @@ class Trainer:
         model, keep = resumable.train_step.model, False
         if resumable.average and averaging:
             model, keep = resumable.average.module, averaging.keep == "always"
-        assert isinstance(model, FrameClassifier)
+        assert isinstance(model, VideoClassifier)
         result = validate(model, self._validation_batches)
         self._gap = result["gap"]
         with stopping.held():

@@ -11,10 +11,10 @@ from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batch import Batch, sent
 from vidfit.features.loader import Batches
 from vidfit.files import replacing
-from vidfit.models.classifier import FrameClassifier
+from vidfit.models.classifier import VideoClassifier
 
 
-def validate(model: FrameClassifier, batches: Batches) -> dict[str, float]:
+def validate(model: VideoClassifier, batches: Batches) -> dict[str, float]:
     """Metrics of the model over every frame of the batches. The model is left in training mode."""
     model.eval()
     result = evaluate(lambda batch: predict(model, batch), batches, model.classes)
@@ -23,7 +23,7 @@ def validate(model: FrameClassifier, batches: Batches) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def predict(model: FrameClassifier, batch: Batch) -> np.ndarray:
+def predict(model: VideoClassifier, batch: Batch) -> np.ndarray:
     """Probabilities of a batch over all its frames, float32 `[B, C]`."""
     device = next(model.parameters()).device
     batch = batch.to(device)
