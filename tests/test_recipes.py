@@ -56,7 +56,7 @@ def test_the_nine_together():
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_the_winners_members_run_at_full_size(name: str):
-    """Large members on the meta device, which has shapes but no numbers. It has no autocast, which recurrent ones ask."""
+    """Large members on the meta device, which has shapes but no numbers, and no autocast, which recurrent ones need."""
     with torch.device("cpu" if MEMBERS[name].family.type in ("lstm", "gru") else "meta"):
         model = VideoClassifier(MEMBERS[name], YOUTUBE_8M, 3862).eval()
         frames = {it.name: torch.zeros(1, 2, it.size, dtype=torch.uint8) for it in YOUTUBE_8M.modalities}
