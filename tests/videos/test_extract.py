@@ -132,6 +132,20 @@ def test_what_fails_is_listed_with_its_reason(features, corpus):
     assert "no video that can be opened" in row["reason"]
 
 
+def test_intervals_are_kept_in_a_table_of_their_own(corpus, tmp_path, caplog):
+    table = corpus / "clips" / "table.csv"
+    table.write_text("path,label,start,end\nred/1.mp4,red,0.5,2\nred/1.mp4,dot,1,inf\nred/2.mp4,red,,\n")
+    try:
+        extract(plan(corpus, sources=find_sources([table]), splits={"train": 1.0}), tmp_path / "features", workers=1)
+    finally:
+        table.unlink()
+    with (tmp_path / "features" / "segments.csv").open() as file:
+        rows = [(row["path"], row["label"], float(row["start"]), float(row["end"])) for row in csv.DictReader(file)]
+    assert rows == [("red/1.mp4", "dot", 1, pytest.approx(3, abs=0.1)), ("red/1.mp4", "red", 0.5, 2)]
+    assert videos_of(tmp_path / "features")["red/1.mp4"].labels.tolist() == [0, 1]
+    assert "2 intervals are kept in" in caplog.text
+
+
 def test_two_workers_leave_the_same_bytes(features, corpus, tmp_path):
     extract(plan(corpus), tmp_path / "features", workers=2)
     assert content(tmp_path / "features") == content(features)
