@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vidfit.errors import DataError, reason
+from vidfit.errors import DataError, ModelFileError, reason
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.videos.backbones import Backbone
 from vidfit.videos.transform import Transform
@@ -74,6 +74,20 @@ def read_extractor(path: Path) -> Extractor:
         ) from error
     except ValidationError as error:
         raise DataError(f"{path}: is no extractor of this version ({reason(error)}); extract anew") from error
+
+
+def parse_extractor(text: str, path: Path) -> Extractor:
+    """The extractor that a model file names.
+
+    Raises:
+        ModelFileError: it is of another version.
+    """
+    try:
+        return Extractor.model_validate_json(text)
+    except ValidationError as error:
+        raise ModelFileError(
+            f"{path}: names an extractor that this version cannot read ({reason(error)}); install the vidfit it is of"
+        ) from error
 
 
 def extractor_beside(vocabulary: Path, spec: FeatureSpec) -> str | None:
