@@ -49,7 +49,6 @@ def call(*arguments: object) -> int:
 def command(capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs the command; gives exit code, standard output, standard error."""
 
-
     def run(*arguments: object) -> tuple[int, str, str]:
         code = call(*arguments)
         out, err = capfd.readouterr()
@@ -254,6 +253,35 @@ def test_a_model_of_other_features_cannot_label(place: Path, command: Command, t
     assert code == 2
     assert f"{plain}: does not say how its features were made" in err
     assert err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def others(place: Path) -> Path:
+    """Features of the same sizes by another extractor: at two steps a second."""
+    models = ("--image-model", place / "colours.onnx", "--sound-model", place / "bands.onnx", "--rate", "2")
+    sizes = ("--image-bytes", "3", "--sound-bytes", "2", "--workers", "1")
+    (place / "some.csv").write_text("path,labels\nred0.mp4,red\ngre0.mp4,green\nblu0.mp4,blue & cold\n")
+    assert call("extract", place / "some.csv", "-o", place / "others", *models, *sizes, "--split", "train=1") == 0
+    return place / "others"
+
+
+def test_features_of_another_extractor_are_refused(place: Path, others: Path, command: Command, tmp_path: Path):
+    for arguments in (("evaluate",), ("predict", "-o", tmp_path / "out.csv")):
+        code, _, err = command(arguments[0], place / "model.onnx", others / "shards", *arguments[1:])
+        assert code == 2
+        assert f"{others / 'extractor.json'}: these features were made with colours and bands, 2 a second" in err
+        assert "those of the model with colours and bands, 1 a second" in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "out.csv").exists()
+    assert command("evaluate", place / "model.onnx", place / "features" / "shards")[0] == 0
+
+
+def test_a_run_refuses_shards_of_two_extractors(place: Path, others: Path, command: Command, tmp_path: Path):
+    recipe = (place / "recipe.yaml").read_text().replace("features/shards/eval*", f"{others}/shards")
+    (place / "mixed.yaml").write_text(recipe)
+    code, _, err = command("run", place / "mixed.yaml", "-o", tmp_path / "run")
+    assert code == 2
+    assert "those of data.vocabulary with colours and bands, 1 a second" in err
 
 
 def test_an_extractor_of_another_version_is_one_line(place: Path, tmp_path: Path):
