@@ -10,6 +10,8 @@ summary = vidfit.run(vidfit.load_recipe("recipe.yaml"), "run-folder")
 file = vidfit.pack("run-folder", budget="100MB")
 scores = vidfit.evaluate(file, "shards/eval*.tfrecord")
 
+for video in vidfit.label(file, "videos/*.mp4"): ...   # what is in it, and when
+
 The library logs to `logging.getLogger("vidfit")` and reports progress to the callbacks you give it. It prints nothing.
 """
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from vidfit.features.example import write_shard
     from vidfit.features.spec import Video
     from vidfit.features.video_check import quantize_frames
+    from vidfit.inference.label import label
     from vidfit.inference.on_shards import evaluate, predict
     from vidfit.inference.predictor import Predictor, load
     from vidfit.pipeline import run
@@ -43,6 +46,7 @@ __all__ = [
     "VidfitError",
     "__version__",
     "evaluate",
+    "label",
     "load",
     "load_recipe",
     "pack",
@@ -58,6 +62,7 @@ _HOMES = {
     "Recipe": "vidfit.recipe",
     "Video": "vidfit.features.spec",
     "evaluate": "vidfit.inference.on_shards",
+    "label": "vidfit.inference.label",
     "load": "vidfit.inference.predictor",
     "load_recipe": "vidfit.recipe",
     "pack": "vidfit.search.packer",

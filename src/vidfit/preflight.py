@@ -26,7 +26,7 @@ from vidfit.search.validation import BATCH_SIZE, Validation
 from vidfit.sizes import format_size, parse_size
 from vidfit.training.distillation import DistillConfig, SoftTargets
 from vidfit.training.soft_labels import SoftLabels, check_ids, check_names, read_soft_labels_info, soft_labels_files
-from vidfit.videos.extractor import extractor_beside
+from vidfit.videos.extractor import check_features, extractor_beside
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ def check(recipe: Recipe, on_progress: OnProgress = silent) -> Inputs:
     if not recipe.pack.members or needs_narrow_weights(recipe.pack, parameters):
         Validation(inputs.batches(inputs.shards["validation"]))
     extractor = extractor_beside(Path(recipe.data.vocabulary), inputs.spec)
+    check_features(extractor, [shard for shards in inputs.shards.values() for shard in shards], "data.vocabulary")
     return replace(inputs, parameters=parameters, soft_labels=soft_labels, extractor=extractor)
 
 

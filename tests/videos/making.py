@@ -1,12 +1,15 @@
-"""Tiny video files for tests, made with PyAV. A test skips where PyAV is not installed."""
+"""Tiny video files and backbones for tests, made with PyAV and ONNX. A test skips where PyAV is not installed."""
 
+import json
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 av = pytest.importorskip("av")
 
@@ -102,3 +105,28 @@ def write_samples(
 def frames_at(rate: float, seconds: float, start: float = 0.0) -> list[float]:
     """Times of frames of a constant rate."""
     return [start + number / rate for number in range(round(rate * seconds))]
+
+
+def small_model(folder: Path, name: str, modality: str) -> str:
+    """A model that projects the mean colour (or spectrum) by a fixed matrix, and its card."""
+    channels, size = (3, 5) if modality == "rgb" else (64, 4)
+    matrix = np.random.default_rng(1).normal(size=(channels, size)).astype(np.float32)
+    shape = ["B", 16, 16, 3] if modality == "rgb" else ["B", 1, 96, 64]
+    nodes = [
+        helper.make_node("ReduceMean", ["input", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "matrix"], ["embeddings"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["B", size])],
+        [numpy_helper.from_array(matrix, "matrix"), numpy_helper.from_array(np.array([1, 2]), "axes")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path = folder / f"{name}.onnx"
+    onnx.save(model, path)
+    card = {"modality": modality, "embedding_size": size, "output": "embeddings"}
+    card |= {"size": 16, "mean": [127.5], "deviation": [64.0]} if modality == "rgb" else {}
+    path.with_suffix(".yaml").write_text(json.dumps(card))
+    return str(path)

@@ -1,7 +1,6 @@
 """Videos to shards with small models of the tests' own, and what remains after a kill."""
 
 import csv
-import json
 import signal
 import subprocess
 import sys
@@ -9,11 +8,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, tone, write
+from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, small_model, tone, write
 from vidfit.errors import DataError, OutputError
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
@@ -24,31 +21,6 @@ from vidfit.videos.sources import find_sources
 from vidfit.videos.transform import ABSENT
 
 COLOURS = {"red": RED, "green": GREEN, "blue": BLUE}
-
-
-def small_model(folder: Path, name: str, modality: str) -> str:
-    """A model that projects the mean colour (or spectrum) by a fixed matrix, and its card."""
-    channels, size = (3, 5) if modality == "rgb" else (64, 4)
-    matrix = np.random.default_rng(1).normal(size=(channels, size)).astype(np.float32)
-    shape = ["B", 16, 16, 3] if modality == "rgb" else ["B", 1, 96, 64]
-    nodes = [
-        helper.make_node("ReduceMean", ["input", "axes"], ["mean"], keepdims=0),
-        helper.make_node("MatMul", ["mean", "matrix"], ["embeddings"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        name,
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["B", size])],
-        [numpy_helper.from_array(matrix, "matrix"), numpy_helper.from_array(np.array([1, 2]), "axes")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    path = folder / f"{name}.onnx"
-    onnx.save(model, path)
-    card = {"modality": modality, "embedding_size": size, "output": "embeddings"}
-    card |= {"size": 16, "mean": [127.5], "deviation": [64.0]} if modality == "rgb" else {}
-    path.with_suffix(".yaml").write_text(json.dumps(card))
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +102,20 @@ def test_what_fails_is_listed_with_its_reason(features, corpus):
         (row,) = csv.DictReader(file)
     assert row["path"] == str(corpus / "clips" / "red" / "broken.mp4")
     assert "no video that can be opened" in row["reason"]
+
+
+def test_intervals_are_kept_in_a_table_of_their_own(corpus, tmp_path, caplog):
+    table = corpus / "clips" / "table.csv"
+    table.write_text("path,label,start,end\nred/1.mp4,red,0.5,2\nred/1.mp4,dot,1,inf\nred/2.mp4,red,,\n")
+    try:
+        extract(plan(corpus, sources=find_sources([table]), splits={"train": 1.0}), tmp_path / "features", workers=1)
+    finally:
+        table.unlink()
+    with (tmp_path / "features" / "segments.csv").open() as file:
+        rows = [(row["path"], row["label"], float(row["start"]), float(row["end"])) for row in csv.DictReader(file)]
+    assert rows == [("red/1.mp4", "dot", 1, pytest.approx(3, abs=0.1)), ("red/1.mp4", "red", 0.5, 2)]
+    assert videos_of(tmp_path / "features")["red/1.mp4"].labels.tolist() == [0, 1]
+    assert "2 intervals are kept in" in caplog.text
 
 
 def test_two_workers_leave_the_same_bytes(features, corpus, tmp_path):

@@ -76,6 +76,9 @@ def test_vertex_ai_imports_are_read(folder):
     [
         ("path,label,start,end\na.mp4,cat,3,2\n", "line 2: start 3 and end 2 are no interval"),
         ("path,label,start,end\na.mp4,cat,x,2\n", "line 2: start 'x' and end '2' are no seconds"),
+        ("path,label,start,end\na.mp4,cat,1,\n", "line 2: start '1' and end '' are no seconds"),
+        ("path,label,start,end\na.mp4,,1,2\n", "line 2: has an interval without a label"),
+        ("a.mp4,cat,,2\n", "line 1: start '' and end '2' are no seconds"),
         ("path,labels\na.mp4,cat,dog\n", "line 2: has 3 columns, the header 2"),
         ("path,labels\n,cat\n", "line 2: has no path"),
         ("path,labels,split\na.mp4,cat,best\n", "line 2: split 'best' is none of"),

@@ -76,8 +76,8 @@ def refuse_packed(*members: Path) -> None:
 
 
 def refuse_to_overwrite(path: Path, overwrite: bool, sources: Iterable[Path]) -> None:
-    """Raises OutputError if `path` exists and may not be replaced, or is one of the sources."""
+    """Raises OutputError if `path` exists and may not be replaced, or is one of the inputs."""
     if path.resolve() in (source.resolve() for source in sources):
-        raise OutputError(f"{path}: is the member itself; choose another name")
+        raise OutputError(f"{path}: is also the input; choose another name")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name or add --overwrite")

@@ -3,12 +3,13 @@
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vidfit.cli.app import app
+from vidfit.cli.app import Overwrite, app, refuse_to_overwrite
 from vidfit.cli.terminal import progress_bar
 from vidfit.errors import VidfitError
 
@@ -83,11 +84,14 @@ def label(
     window: Window = 5.0,
     hop: Hop = 1.0,
     threshold: Threshold = 0.5,
+    overwrite: Overwrite = False,
 ) -> None:
     """Say what is in videos, and when.
 
-    Needs `pip install 'vidfit[videos]'`.
+    A .vtt file is for one video; of several it is a folder with a file each. Videos that cannot be read are listed, and
+    the exit code is then 3. Needs `pip install 'vidfit[videos]'`.
     """
+    from vidfit.files import check_place
     from vidfit.inference.label import Labeller, TimelineOptions
     from vidfit.inference.label_files import check_suffix, write_labels
     from vidfit.progress import Progress
@@ -98,13 +102,17 @@ def label(
     if output:
         check_suffix(output)
     found = find_sources(videos)
+    if output:
+        refuse_to_overwrite(output, overwrite, [model, *map(Path, videos), *(source.path for source in found)])
+        if not (output.suffix == ".vtt" and len(found) > 1):
+            check_place(output)
     labeller = Labeller(model, TimelineOptions(window, hop, threshold))
     labelled = []
     with progress_bar() as on_progress:
         for number, source in enumerate(found, start=1):
             labelled.append(labeller.label(source))
             on_progress(Progress("labelling", number, len(found), "videos"))
-            if not output:
+            if not output and not labelled[-1].error:
                 _print_timeline(labelled[-1])
     if output:
         write_labels(output, labelled)
@@ -137,14 +145,14 @@ def _like(path: Path) -> tuple[Any, tuple[str, ...]]:
     """Extractor and vocabulary of a folder of features or of a packed model."""
     from vidfit.inference.predictor import load
     from vidfit.videos.extract import read_vocabulary
-    from vidfit.videos.extractor import FILE, Extractor, read_extractor
+    from vidfit.videos.extractor import FILE, parse_extractor, read_extractor
 
     if path.is_dir():
         return read_extractor(path / FILE), read_vocabulary(path)
     predictor = load(path)
     if predictor.extractor is None:
         raise VidfitError(f"--like {path}: does not say how its features were made; give a folder of features")
-    return Extractor.model_validate_json(predictor.extractor), predictor.vocabulary
+    return parse_extractor(predictor.extractor, path), predictor.vocabulary
 
 
 def _splits(text: str) -> dict[str, float]:
@@ -164,6 +172,7 @@ def _splits(text: str) -> dict[str, float]:
 
 def _print_timeline(video: Any) -> None:
     """A table of a video's labels, each with a bar over time."""
+    block = "█" if "utf" in (sys.stdout.encoding or "").lower() else "#"
     width = max(20, min(shutil.get_terminal_size().columns - 36, 80))
     print(f"{video.path}  {video.duration:.1f} s" + "".join(f"  ({note})" for note in video.notes))
     for label in video.labels:
@@ -171,7 +180,7 @@ def _print_timeline(video: Any) -> None:
         for span in label.segments:
             first = int(span.start / max(video.duration, 1e-9) * width)
             last = max(first + 1, round(span.end / max(video.duration, 1e-9) * width))
-            bar[first:last] = "█" * (min(last, width) - first)
+            bar[first:last] = block * (min(last, width) - first)
         print(f"  {label.label[:24]:<24} {label.probability:>6.1%} |{''.join(bar)}|")
-    if not video.labels and not video.error:
+    if not video.labels:
         print("  no label is probable enough; try a lower --threshold")

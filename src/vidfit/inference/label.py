@@ -1,5 +1,6 @@
 """What is in a video, and when: extraction, the model and the timeline together."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,10 @@ import numpy as np
 from vidfit.errors import DataError, ModelFileError, VidfitError
 from vidfit.inference.predictor import Predictor, load
 from vidfit.inference.timeline import Span, over_steps, spans, windows
+from vidfit.videos.decode import av
 from vidfit.videos.embed import Embedder
 from vidfit.videos.extract import to_frames
-from vidfit.videos.extractor import Extractor
+from vidfit.videos.extractor import parse_extractor
 from vidfit.videos.sources import Source
 
 
@@ -52,7 +54,7 @@ class TimelineOptions:
     """How a timeline is made.
 
     Attributes:
-        window, hop: seconds of a window, and from one to the next.
+        window, hop: seconds of a window, and from one to the next; a hop is no longer than a window.
         threshold: probability at which a label holds.
     """
 
@@ -61,10 +63,12 @@ class TimelineOptions:
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (self.window > 0 and self.hop > 0):
-            raise VidfitError(f"window {self.window}, hop {self.hop}: give seconds above 0")
+        if not (0 < self.hop <= self.window < math.inf):
+            raise VidfitError(
+                f"window {self.window:g}, hop {self.hop:g}: give seconds above 0, and a hop no longer than the window"
+            )
         if not 0 < self.threshold <= 1:
-            raise VidfitError(f"threshold {self.threshold}: give a probability above 0, at most 1")
+            raise VidfitError(f"threshold {self.threshold:g}: give a probability above 0, at most 1")
 
 
 class Labeller:
@@ -77,16 +81,18 @@ class Labeller:
     Raises:
         ModelFileError: it is no such file, or its extractor is not known.
         DataError: the backbones' files are missing.
+        VidfitError: PyAV is not installed.
     """
 
     def __init__(self, model: str | Path, options: TimelineOptions | None = None) -> None:
+        av()
         self.predictor: Predictor = load(model)
         if self.predictor.extractor is None:
             raise ModelFileError(
                 f"{model}: does not say how its features were made, so it cannot label videos; train on features of "
                 "`vidfit extract`, with its vocabulary.csv"
             )
-        self.extractor = Extractor.model_validate_json(self.predictor.extractor)
+        self.extractor = parse_extractor(self.predictor.extractor, Path(model))
         self.options = options or TimelineOptions()
         settings = self.extractor.settings
         self._embedder = Embedder(settings.backbones, settings.rate, settings.picture_time)
@@ -125,7 +131,7 @@ def label(
     hop: float = 1.0,
     threshold: float = 0.5,
 ) -> Iterator[LabelledVideo]:
-    """Label videos: what is in them, and when.
+    """Label videos: what is in them, and when. Each is read when you ask for it.
 
     Arguments:
         model: a packed `.onnx` file.
@@ -140,5 +146,4 @@ def label(
 
     labeller = Labeller(model, TimelineOptions(window, hop, threshold))
     names = [videos] if isinstance(videos, str | Path) else videos
-    for source in find_sources(names):
-        yield labeller.label(source)
+    return (labeller.label(source) for source in find_sources(names))

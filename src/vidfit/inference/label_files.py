@@ -3,7 +3,8 @@
 .json  a list; per video `path`, `duration`, `labels`: [{`label`, `probability`, `segments`: [{`start`, `end`,
        `confidence`}]}], seconds; a video that cannot be read has `error`, one that is damaged `notes`
 .csv   a row per interval: path,label,start,end,confidence
-.vtt   captions for a player: which labels hold; of one video the file, of several a folder of that name
+.vtt   captions for a player: which labels hold; of one video the file, of several a folder of that name with a file
+       for each that can be read
 """
 
 import csv
@@ -75,12 +76,14 @@ def _rows(videos: Iterable[LabelledVideo]) -> Iterable[list[str]]:
 
 
 def _write_captions(path: Path, videos: Sequence[LabelledVideo]) -> None:
+    readable = [video for video in videos if not video.error]
     if len(videos) == 1:
-        _write_vtt(path, videos[0])
+        for video in readable:
+            _write_vtt(path, video)
         return
     make_folder(path)
-    names = [f"{Path(video.path).stem}.vtt" for video in videos]
-    for video, name in zip(videos, names, strict=True):
+    names = [f"{Path(video.path).stem}.vtt" for video in readable]
+    for video, name in zip(readable, names, strict=True):
         # Where two videos differ in their folder or ending alone, the name keeps all of it.
         unique = name if names.count(name) == 1 else video.path.replace("/", "_") + ".vtt"
         _write_vtt(path / unique, video)
@@ -88,7 +91,9 @@ def _write_captions(path: Path, videos: Sequence[LabelledVideo]) -> None:
 
 def _write_vtt(path: Path, video: LabelledVideo) -> None:
     """A cue wherever the set of labels changes, so that a player shows all that hold at once."""
-    spans = [(span.start, span.end, label.label) for label in video.labels for span in label.segments]
+    spans = [
+        (round(span.start, 3), round(span.end, 3), label.label) for label in video.labels for span in label.segments
+    ]
     edges = sorted({edge for start, end, _ in spans for edge in (start, end)})
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write("WEBVTT\n")

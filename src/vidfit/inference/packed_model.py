@@ -165,7 +165,9 @@ def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) ->
     inputs.append(("num_frames", "tensor(int64)", []))
     if [(put.name, put.type, put.shape[2:]) for put in session.get_inputs()] != inputs:
         raise ValueError("its inputs are not those that vidfit.spec names")
-    sizes = {"probabilities": 1, "frame_probabilities": 2} if info.frame_probabilities else {"probabilities": 1}
+    names = ["probabilities", "frame_probabilities"][: 1 + info.frame_probabilities]
     found = [(put.name, put.type, put.shape[axes:]) for put, axes in zip(session.get_outputs(), (1, 2), strict=False)]
-    if found != [(name, "tensor(float)", [len(info.vocabulary)]) for name in sizes]:
-        raise ValueError("its outputs are not as long as vidfit.vocabulary, or not those that its metadata name")
+    if found != [(name, "tensor(float)", [len(info.vocabulary)]) for name in names]:
+        raise ValueError(
+            "its output is not as long as vidfit.vocabulary, or its outputs are not those that its metadata name"
+        )

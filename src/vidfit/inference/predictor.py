@@ -30,6 +30,7 @@ from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.inference.member_model import MemberModel
 from vidfit.inference.packed_model import PackedModel
 from vidfit.models.sampling import fill_up as fill_up_frames
+from vidfit.videos.extractor import check_features
 
 BATCH_SIZE = 16
 # With videos of 120 to 300 frames, 29% of a batch of 32 is padding; with eight batches sorted by length, 5%.
@@ -139,6 +140,7 @@ class Predictor:
 
         Raises:
             DataError: a record is damaged, or has not the modalities, sizes and types that the model reads.
+            ModelFileError: `vidfit extract` made the shards with another extractor than the model's.
         """
         patterns = [shards] if isinstance(shards, str | Path) else shards
         for batch in read_ahead(self.batches(expand_shards(patterns))):
@@ -151,7 +153,12 @@ class Predictor:
         skip_corrupt: bool = False,
         labelled_only: bool = False,
     ) -> Batches:
-        """For `predict_batch`, in the shards' order (see `Batches`)."""
+        """For `predict_batch`, in the shards' order (see `Batches`).
+
+        Raises:
+            ModelFileError: `vidfit extract` made the shards with another extractor than the model's.
+        """
+        check_features(self.extractor, shards, "the model")
         return Batches(shards, self.spec, classes, self.window, skip_corrupt=skip_corrupt, labelled_only=labelled_only)
 
     def predict_batch(self, batch: Batch) -> np.ndarray:

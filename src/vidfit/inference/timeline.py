@@ -26,7 +26,7 @@ class Span(NamedTuple):
 def windows(steps: int, length: int, hop: int) -> list[slice]:
     """Stretches of `length` steps every `hop` steps, never padded: the last ends with the video.
 
-    A video that is shorter than a window is one window.
+    `hop` is at most `length`, so every step is in one. A video that is shorter than a window is one window.
     """
     if steps <= length:
         return [slice(0, steps)]
@@ -41,8 +41,7 @@ def over_steps(probabilities_WC: np.ndarray, stretches: Sequence[slice], steps: 
     for stretch, row_C in zip(stretches, probabilities_WC, strict=True):
         total_TC[stretch] += row_C
         count_T[stretch] += 1
-    # Where hops are longer than windows, some steps have none.
-    return (total_TC / np.maximum(count_T, 1)).astype(np.float32)
+    return (total_TC / count_T).astype(np.float32)
 
 
 def spans(probabilities_T: np.ndarray, threshold: float, rate: float, duration: float) -> list[Span]:

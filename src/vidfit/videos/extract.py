@@ -9,10 +9,11 @@ import csv
 import hashlib
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ from vidfit.videos.sources import Source
 from vidfit.videos.transform import Transform, fit_transform
 
 VOCABULARY: Final = "vocabulary.csv"
+SEGMENTS: Final = "segments.csv"
 _VIDEOS_A_SHARD: Final = 256
 _SECONDS_PER_LINE: Final = 10
 
@@ -176,7 +178,7 @@ def _fit(plan: Plan, sources: Sequence[Source], folder: Path) -> dict[str, Trans
                     yield embedded.embeddings[name][embedded.present[name]]
 
         if sum(map(len, embeddings())) < 2:
-            raise DataError(f"no training video has {name}; leave that model out (--no-{name}) or give more videos")
+            raise DataError(f"no training video has {name}; leave its model out (`none`) or give more videos")
         transforms[name] = fit_transform(embeddings(), plan.sizes[name])
     return transforms
 
@@ -192,7 +194,7 @@ def _write(
     shards = output / "shards"
     make_folder(shards)
     index = {name: number for number, name in enumerate(vocabulary)}
-    rows, seconds = [], 0.0
+    rows, intervals, seconds = [], [], 0.0
     by_split: dict[str, list[Source]] = {}
     # Shuffled by a hash, for the ids of a folder may be in the order of its labels.
     for source in sorted(sources, key=lambda source: hashlib.sha256(source.id.encode()).digest()):
@@ -204,9 +206,20 @@ def _write(
                 embedded = load(folder / f"{_key(source)}.npz")
                 videos.append(to_video(source, embedded, extractor, index))
                 rows.append([source.id, split, f"{embedded.duration:.3f}", "; ".join(embedded.notes)])
+                for label, start, end in map(astuple, source.intervals):
+                    # A table may say `inf` for the end of the video.
+                    end = embedded.duration if math.isinf(end) else end
+                    intervals.append([source.id, label, f"{start:.3f}", f"{end:.3f}"])
                 seconds += embedded.duration
             write_shard(shards / f"{split}-{number:04d}.tfrecord", videos)
     _write_table(output / "videos.csv", ["id", "split", "duration", "notes"], sorted(rows))
+    if intervals:
+        _write_table(output / SEGMENTS, ["path", "label", "start", "end"], sorted(intervals))
+        log.warning(
+            "extracting: %d intervals are kept in %s; in the shards their labels hold for the whole video",
+            len(intervals),
+            output / SEGMENTS,
+        )
     _write_table(output / VOCABULARY, ["label_id", "label_name"], enumerate(vocabulary))
     return seconds
 

@@ -1,12 +1,13 @@
 """`extractor.json`: all that is needed to make the same features of further videos."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vidfit.errors import DataError, reason
+from vidfit.errors import DataError, ModelFileError, reason
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.videos.backbones import Backbone
 from vidfit.videos.transform import Transform
@@ -59,6 +60,12 @@ class Extractor(BaseModel):
         text = self.settings.digest() + self.model_dump_json(include={"transforms"})
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        names = " and ".join(backbone.name for backbone in self.settings.backbones)
+        return f"{names}, {self.settings.rate:g} a second (digest {self.digest[:12]})"
+
 
 def read_extractor(path: Path) -> Extractor:
     """Read `extractor.json`.
@@ -74,6 +81,42 @@ def read_extractor(path: Path) -> Extractor:
         ) from error
     except ValidationError as error:
         raise DataError(f"{path}: is no extractor of this version ({reason(error)}); extract anew") from error
+
+
+def parse_extractor(text: str, path: str | Path) -> Extractor:
+    """The extractor that a model file names.
+
+    Raises:
+        ModelFileError: it is of another version.
+    """
+    try:
+        return Extractor.model_validate_json(text)
+    except ValidationError as error:
+        raise ModelFileError(
+            f"{path}: names an extractor that this version cannot read ({reason(error)}); install the vidfit it is of"
+        ) from error
+
+
+def check_features(extractor: str | None, shards: Iterable[Path], whose: str) -> None:
+    """Compare an extractor with that of the folders that `vidfit extract` made of some shards.
+
+    Arguments:
+        extractor: JSON; None fits all, for nothing is known. So do shards without `extractor.json`.
+        whose: `the model`, for the message.
+
+    Raises:
+        ModelFileError: shards are of another extractor.
+    """
+    if extractor is None:
+        return
+    expected = parse_extractor(extractor, whose)
+    for folder in sorted({folder for shard in shards for folder in shard.absolute().parents[:2]}):
+        path = folder / FILE
+        if path.is_file() and (found := read_extractor(path)).digest != expected.digest:
+            raise ModelFileError(
+                f"{path}: these features were made with {found.title}, those of {whose} with {expected.title}; "
+                "extract the videos with --like"
+            )
 
 
 def extractor_beside(vocabulary: Path, spec: FeatureSpec) -> str | None:

@@ -148,7 +148,10 @@ def _row(table: Path, line: int, row: dict[str, Any]) -> Source:
     names = [label.strip() for label in (labels.split(";") if isinstance(labels, str) else labels)]
     source.labels = {name for name in names if name}
     segments = row.get("segments") or []
-    if (start := row.get("start")) not in (None, "") and (end := row.get("end")) not in (None, ""):
+    start, end = ("" if row.get(name) is None else row[name] for name in ("start", "end"))
+    if start != "" or end != "":
+        if not source.labels:
+            raise _wrong(table, line, "has an interval without a label")
         segments = [*segments, *({"label": name, "start": start, "end": end} for name in sorted(source.labels))]
     for segment in segments:
         source.intervals.append(_interval(table, line, segment["label"], segment["start"], segment["end"]))
@@ -170,7 +173,7 @@ def _vertex_row(table: Path, line: int, row: list[str]) -> Source:
     source.split = split
     if len(cells) > 1 and cells[1]:
         source.labels = {cells[1]}
-        if len(cells) == 4 and cells[2]:
+        if len(cells) == 4 and (cells[2] or cells[3]):
             source.intervals = [_interval(table, line, cells[1], *cells[2:])]
     return source
 
