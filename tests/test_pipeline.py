@@ -91,7 +91,7 @@ def test_labels_of_an_older_file_do_not_outlive_it(copy: Path, recipe_file: Path
 
 
 def test_a_failed_report_loses_no_run(
-    copy: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    copy: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     def fails(_):
         raise KeyError("a mistake of ours")
@@ -100,7 +100,7 @@ def test_a_failed_report_loses_no_run(
     summary = run(load_recipe(recipe_file), copy)
     assert json.loads((copy / "summary.json").read_text()) == summary
     assert not (copy / "report.html").exists()
-    assert f"`vidfit report {copy}` tries again" in capfd.readouterr().err
+    assert f"`vidfit report {copy}` tries again" in caplog.text
 
 
 def test_a_second_call_does_nothing_again(copy: Path, recipe_file: Path):

@@ -536,10 +536,11 @@ def test_frame_probabilities_are_the_mean_over_frame_classifiers(deciding: list[
     frames = {name: inputs[name] for name in SIZES}
     tensors = {name: torch.from_numpy(values) for name, values in frames.items()}
     with torch.inference_mode():
-        expected_BTC = sum(
-            packed.weight / 3 * packed.member.classifier().with_frames(tensors, torch.from_numpy(lengths_B))[1].numpy()
-            for packed in (deciding[0], deciding[2])
-        )
+        expected_BTC = np.zeros((6, 9, 120), np.float32)
+        for packed in (deciding[0], deciding[2]):
+            _, own_BTC = packed.member.classifier().with_frames(tensors, torch.from_numpy(lengths_B))
+            assert own_BTC is not None
+            expected_BTC += packed.weight / 3 * own_BTC.numpy()
     found_BTC = load(path, threads=1).predict_frames(frames, lengths_B)
     real_BT = np.arange(9) < lengths_B[:, None]
     assert (found_BTC[~real_BT] == 0).all()

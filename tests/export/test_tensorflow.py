@@ -218,7 +218,7 @@ def write_by_hand(
     )
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=11)
-    helper.set_model_props(model, properties(SPEC, LABELS, []))
+    helper.set_model_props(model, properties(SPEC, LABELS, [], None, frame_probabilities=False))
     onnx.save(model, path)
 
 

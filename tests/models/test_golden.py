@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.models.formulas import Formulas, gru, model_input
 from tests.models.reference import DEFAULT_FILES, EQUAL_FILES, GRU_FILES, Reference, penalty
 from vidfit.models.classifier import VideoClassifier
+from vidfit.models.pooled import PooledFamily
 from vidfit.models.preprocessing import frame_mask, prepare_frames
 from vidfit.training.averaging import AveragingConfig, averaged_copy
 from vidfit.training.losses import cross_entropy
@@ -74,6 +75,7 @@ def test_golden_inference(name: str, read: Callable[[str], Reference]) -> None:
     model_input_BTD = torch.from_numpy(reference["in/model_input"])
     with torch.inference_mode():
         if "mid/pooled" in reference:
+            assert isinstance(module.family, PooledFamily)
             close(module.family.pool(model_input_BTD, counts_BT).T, reference.by_cluster(reference["mid/pooled"].T))
         if "mid/head_input" in reference:
             close(module.family(model_input_BTD, counts_BT), reference["mid/head_input"])
