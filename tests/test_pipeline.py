@@ -145,14 +145,14 @@ def test_a_default_that_is_written_out_changes_nothing(copy: Path, recipe_file: 
 
 @pytest.mark.parametrize("change", ["family={type: gru, cells: 96}", "head={type: moe}"])
 def test_another_type_of_the_same_keys_is_another_member(copy: Path, recipe_file: Path, change: str):
-    with pytest.raises(OutputError, match="members/lstm: was trained with other settings"):
+    with pytest.raises(OutputError, match="members/lstm: was trained with different settings"):
         run(load_recipe(recipe_file, (f"members.lstm.{change}",)), copy)
 
 
 def test_a_refused_run_leaves_the_folder_as_it_was(copy: Path, recipe_file: Path):
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     changed = ("members.lstm.training.learning_rate=0.01", "members.mean.training.steps=8")
-    with pytest.raises(OutputError, match="other settings"):
+    with pytest.raises(OutputError, match="different settings"):
         run(load_recipe(recipe_file, changed), copy)
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
@@ -171,7 +171,7 @@ def test_an_unreadable_record_of_stages(copy: Path, recipe_file: Path, text: str
     with pytest.raises(OutputError, match=r"stages\.json: cannot be read .* remove this file .* --overwrite"):
         run(load_recipe(recipe_file), copy)
     stages.unlink()
-    with pytest.raises(OutputError, match=r"was trained with other settings .*--overwrite"):
+    with pytest.raises(OutputError, match=r"was trained with different settings .*--overwrite"):
         run(load_recipe(recipe_file), copy)
 
 
@@ -207,7 +207,7 @@ def test_a_run_folder_that_is_a_file(recipe_file: Path, tmp_path: Path):
 def test_other_settings_do_not_overwrite_a_trained_member(copy: Path, recipe_file: Path):
     changed = load_recipe(recipe_file, ("members.mean.training.learning_rate=0.01",))
     before = times(copy)
-    with pytest.raises(OutputError, match=r"members/mean: was trained with other settings .*--overwrite"):
+    with pytest.raises(OutputError, match=r"members/mean: was trained with different settings .*--overwrite"):
         run(changed, copy)
     assert times(copy) == before
     run(changed, copy, overwrite=True)
@@ -338,10 +338,10 @@ def test_each_member_may_teach_its_own_successor(recipe_file: Path, tmp_path: Pa
 
 def test_changed_teachers_are_not_replaced_unasked(recipe_file: Path, tmp_path: Path):
     teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [mean]}")
-    with pytest.raises(OutputError, match=r"distillation/0/teachers/mean: was trained with other settings"):
+    with pytest.raises(OutputError, match=r"distillation/0/teachers/mean: was trained with different settings"):
         teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [mean]}", "seed=3")
     # Other teachers: nothing of theirs stands in the way, but the members were taught by others.
-    with pytest.raises(OutputError, match=r"members/mean: was trained with other settings"):
+    with pytest.raises(OutputError, match=r"members/mean: was trained with different settings"):
         teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [vlad]}")
 
 
@@ -379,7 +379,7 @@ def test_a_teacher_of_the_same_settings_is_another_teacher(recipe_file: Path, tm
     """Two members that differ in nothing but their names start from different weights."""
     twins = "members={one: &one {family: {type: mean}, head: {type: logistic}}, two: *one}"
     summary = teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [one]}", twins, "pack.members=[one]")
-    with pytest.raises(OutputError, match=r"members/one: was trained with other settings"):
+    with pytest.raises(OutputError, match=r"members/one: was trained with different settings"):
         teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [two]}", twins, "pack.members=[one]")
     run(
         load_recipe(recipe_file, (*SHORT, "distill={generations: 1, teachers: [two]}", twins, "pack.members=[one]")),

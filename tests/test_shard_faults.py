@@ -107,7 +107,7 @@ def test_other_training_shards_are_told_before_anything(vidfit: Call, own: Path,
     relabel(own / "train" / "train0.tfrecord", lambda labels: np.unique((labels + 1) % len(LABELS)))
     code, _, err = vidfit(*command)
     assert code == 2
-    assert "was trained with other settings or shards" in err
+    assert "was trained with different settings or shards" in err
     assert vidfit(*command, "--overwrite")[0] == 0
 
 
