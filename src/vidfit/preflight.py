@@ -180,7 +180,7 @@ def check_labels(which: str, inputs: Inputs) -> None:
         raise DataError(f"data.{which}: none of its videos has a label; give labelled shards")
     if unlabelled:
         skip = inputs.labelled_only
-        what = "are skipped" if skip else "count as videos that no label fits; `--unlabelled skip` leaves them out"
+        what = "are left out" if skip else "count as videos that no label fits; `--unlabelled skip` leaves them out"
         log.warning("data.%s: %s of %s videos have no label; they %s", which, f"{unlabelled:,}", f"{videos:,}", what)
 
 

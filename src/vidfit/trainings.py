@@ -6,14 +6,13 @@ What is trained and recorded already is not trained again (stages.py), so a seco
 import logging
 import shutil
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vidfit import distributed
 from vidfit.errors import OutputError
 from vidfit.features.loader import Batches, balanced_copies
-from vidfit.features.skipped import Skipped
+from vidfit.features.skipped import NOTHING, Skipped
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import soft_label
 from vidfit.lineage import Lineage, TrainingJob
@@ -28,6 +27,7 @@ from vidfit.training.checkpoint_manager import CHECKPOINTS
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import SoftTargets
 from vidfit.training.epochs import label_counts
+from vidfit.training.progress_meter import Progress as Training
 from vidfit.training.soft_labels import SoftLabels, soft_labels_file
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,7 @@ class Trainings:
         soft_targets = None
         if soft_labels and self._recipe.distill:
             soft_targets = SoftTargets(SoftLabels(soft_labels, inputs.vocabulary.names), self._recipe.distill.weight)
+        report = _Report(title, self._on_progress)
         best = distributed.on_all_ranks(
             trainer.train,
             info,
@@ -117,10 +118,11 @@ class Trainings:
             seed,
             soft_targets=soft_targets,
             rank_0_only={
-                "on_progress": self._training_progress(title),
+                "on_progress": report,
                 "log": lambda line: log.info("%s: %s", title, line),
             },
         )
+        log_skipped(title, report.skipped)
         log.info("%s: best validation GAP %.4f at step %d", title, best.gap_validation, best.step)
         return {"step": best.step, "gap_validation": best.gap_validation}
 
@@ -136,21 +138,6 @@ class Trainings:
             return batches
         counts_C, _ = label_counts(batches, len(self._inputs.vocabulary))
         return self._inputs.batches(shards, **reading, copies=balanced_copies(counts_C, training.balance))
-
-    def _training_progress(self, title: str) -> Callable[[trainer.Progress], None]:
-        """Passes a training's progress on, and logs each validation."""
-        logged: float | None = None
-
-        def on_progress(now: trainer.Progress) -> None:
-            nonlocal logged
-            gap = "" if now.gap is None else f"GAP {now.gap:.4f}  "
-            note = f"loss {now.loss:.3f}  {gap}{now.videos_per_second:,.0f} videos/s"
-            self._on_progress(Progress(title, now.step, now.steps, "steps", note))
-            if now.gap != logged:
-                logged = now.gap
-                log.debug("%s: step %d%s  %s", title, now.step, f"/{now.steps}" if now.steps else "", note)
-
-        return on_progress
 
     def _soft_labels(self, student: TrainingJob) -> Path | None:
         """Where a student's soft labels are; trains its teachers and has them label the training videos."""
@@ -212,3 +199,21 @@ class Trainings:
         """Whether the job's folder has checkpoints that are not known to be of this lineage."""
         has_checkpoints = any((self._folder(job) / file).exists() for file in (BEST, *CHECKPOINTS))
         return has_checkpoints and not self._stages.begun(f"train {self._lineage.title(job)}", self._lineage.of(job))
+
+
+class _Report:
+    """Passes a training's progress on, and logs each validation."""
+
+    def __init__(self, title: str, on_progress: OnProgress) -> None:
+        self._title, self._on_progress = title, on_progress
+        self._logged: float | None = None
+        self.skipped = NOTHING
+
+    def __call__(self, now: Training) -> None:
+        gap = "" if now.gap is None else f"GAP {now.gap:.4f}  "
+        note = f"loss {now.loss:.3f}  {gap}{now.videos_per_second:,.0f} videos/s"
+        self._on_progress(Progress(self._title, now.step, now.steps, "steps", note))
+        self.skipped = now.skipped
+        if now.gap != self._logged:
+            self._logged = now.gap
+            log.debug("%s: step %d%s  %s", self._title, now.step, f"/{now.steps}" if now.steps else "", note)

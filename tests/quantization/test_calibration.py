@@ -51,15 +51,25 @@ def test_blocks_of_a_descriptor_are_its_clusters():
 
 # Kind of layer -> its output, from its own matrices and the inputs that were captured for them.
 FORMULAS = {
-    FrameEncoder: lambda layer, inputs: torch.relu(layer.norm(inputs["weights"] @ layer.weights)),
+    FrameEncoder: lambda layer, inputs: encoded(layer, inputs["weights"]),
     Assignment: lambda layer, inputs: layer.norm(inputs["weights"] @ layer.weights),
     ClusterGate: lambda layer, inputs: torch.sigmoid(layer.norm(inputs["weights"] @ layer.weights)),
-    Hidden: lambda layer, inputs: inputs["weights"] @ layer.weights + layer.biases,
+    Hidden: lambda layer, inputs: hidden(layer, inputs["weights"] @ layer.weights),
     Logistic: lambda layer, inputs: torch.sigmoid(inputs["weights"] @ layer.weights + layer.biases),
     ContextGating: lambda layer, inputs: (
         inputs["weights"] * torch.sigmoid(affine(layer, inputs["weights"] @ layer.weights))
     ),
 }
+
+
+def encoded(layer: FrameEncoder, values: torch.Tensor) -> torch.Tensor:
+    values = torch.relu(layer.norm(values @ layer.weights))
+    return values if layer.deeper is None else encoded(layer.deeper, values)
+
+
+def hidden(layer: Hidden, values: torch.Tensor) -> torch.Tensor:
+    values = values + layer.biases if layer.norm is None else layer.norm(values)
+    return torch.nn.functional.relu6(values) if layer.relu else values
 
 
 def affine(gating: ContextGating, gates: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from vidfit import load, pack
 from vidfit.errors import BudgetError, DataError, ModelFileError, OutputError
+from vidfit.progress import Progress
 from vidfit.quantization.member import load_member
 from vidfit.quantization.sensitivity import divergence
 from vidfit.search import candidates
@@ -59,13 +60,13 @@ def test_files_fit_are_as_large_as_they_were_taken_for_and_tell_the_truth(run: P
 
 def test_a_packed_file_is_logged_and_nothing_is_printed(run: Path, monkeypatch: pytest.MonkeyPatch, capsys, caplog):
     monkeypatch.setattr(logging.getLogger("vidfit"), "handlers", [])  # a command may have run in this process
-    seen = []
+    seen: list[Progress] = []
     with caplog.at_level(logging.INFO, logger="vidfit"):
-        file = pack(run, "200kB", on_progress=lambda *step: seen.append(step))
+        file = pack(run, "200kB", on_progress=seen.append)
     assert capsys.readouterr() == ("", "")
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [str(file)]
-    assert {what for what, _, _ in seen} == {"searching ensembles"}
-    assert [done for _, done, _ in seen] == list(range(1, len(seen) + 1))
+    assert {now.stage for now in seen} == {"searching"}
+    assert [now.done for now in seen] == list(range(1, len(seen) + 1))
 
 
 def test_given_members_are_all_packed_with_equal_weights(run: Path):

@@ -62,9 +62,9 @@ def test_a_changed_weight_is_told_by_the_checksum(tmp_path: Path):
 @pytest.mark.parametrize(
     ("older", "message"),
     [
-        ({}, "a member of an older vidfit .* train it again"),
-        ({"format": 1}, "a member of an older vidfit .* train it again"),
-        ({"format": "2"}, "a member of an older vidfit .* train it again"),
+        ({}, "a member of an older vidfit .* retrain"),
+        ({"format": 1}, "a member of an older vidfit .* retrain"),
+        ({"format": "2"}, "a member of an older vidfit .* retrain"),
         ({"format": 3}, r"a member of a newer vidfit \(format 3; this one reads 2\); install a newer vidfit"),
     ],
 )
