@@ -195,7 +195,7 @@ def test_shards_without_a_sound_record(finished: Path, tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.tfrecord").write_bytes(b"no records at all, but a text")
     for _ in range(2):
-        with pytest.raises(DataError, match=r"a\.tfrecord and 1 more shards hold no record .*\(2 corrupt\)"):
+        with pytest.raises(DataError, match=r"a\.tfrecord, record 0: this is no TFRecord file"):
             predict(tmp_path / "out.csv", finished / "model.onnx", expand_shards([tmp_path]), skip_corrupt=True)
         assert not (tmp_path / "out.csv").exists()
 
