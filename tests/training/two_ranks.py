@@ -93,10 +93,11 @@ def over_shards(member: Path, corpus: Path, folder: Path) -> dict[str, Any]:
     """Evaluate, predict and label soft; gives the figures."""
     shards = expand_shards([corpus / "train", corpus / "validation"])
     predicted = distributed.on_all_ranks(predict, member, shards, folder / "predicted.csv", 3, False, False, 1, 0, 4)
-    labelled = distributed.on_all_ranks(soft_label, [member], shards, folder / "soft", 3)
+    labelled, skipped = distributed.on_all_ranks(soft_label, [member], shards, folder / "soft", 3)
     figures = distributed.on_all_ranks(measure, member, shards)
     _, details = distributed.on_all_ranks(measure_labels, member, shards)
-    return {"predicted": vars(predicted), "labelled": labelled, **figures, "seconds": 0, **details}
+    written = {**vars(predicted), "skipped": str(predicted.skipped)}
+    return {"predicted": written, "labelled": [labelled, str(skipped)], **figures, "seconds": 0, **details}
 
 
 def main(corpus: Path, folder: Path) -> None:
