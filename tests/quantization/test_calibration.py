@@ -68,7 +68,10 @@ def encoded(layer: FrameEncoder, values: torch.Tensor) -> torch.Tensor:
 
 
 def hidden(layer: Hidden, values: torch.Tensor) -> torch.Tensor:
-    values = values + layer.biases if layer.norm is None else layer.norm(values)
+    if layer.norm is not None:
+        values = layer.norm(values)
+    if layer.biases is not None:
+        values = values + layer.biases
     return torch.nn.functional.relu6(values) if layer.relu else values
 
 
