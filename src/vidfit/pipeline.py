@@ -19,7 +19,7 @@ before the first training step are refused then, and the folder stays as it was.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -209,33 +209,28 @@ class Run:
         return [self.inputs.digests(self.inputs.shards["eval"]), self.recipe.data.unlabelled]
 
     def _evaluate(self, model: Path, what: str) -> dict[str, Any]:
-        stage = f"evaluating {what}"
-        result = distributed.on_all_ranks(
-            measure,
-            model,
-            self.inputs.shards["eval"],
-            self.inputs.skip_corrupt,
-            labelled_only=self.inputs.labelled_only,
-            rank_0_only={"on_progress": counter(self._on_progress, stage, "videos")},
-        )
-        log_skipped(stage, skipped_of(result))
+        result = self._measure(measure, model, what)
+        log_skipped(f"evaluating {what}", skipped_of(result))
         return _scores(result)
 
     def _evaluate_labels(self, packed: Path, labels: Path) -> dict[str, Any]:
         """As `_evaluate`, and leaves the details of labels and probabilities in a file."""
         labels.unlink(missing_ok=True)  # of another packed file
-        stage = "evaluating packed"
-        result, details = distributed.on_all_ranks(
-            measure_labels,
-            packed,
+        result, details = self._measure(measure_labels, packed, "packed")
+        log_skipped("evaluating packed", skipped_of(result))
+        write_text(labels, json.dumps(details, indent=2) + "\n")
+        return _scores(result)
+
+    def _measure(self, job: Callable[..., Any], model: Path, what: str) -> Any:
+        """What a job of `distributed_jobs.py` finds of a model on the eval shards."""
+        return distributed.on_all_ranks(
+            job,
+            model,
             self.inputs.shards["eval"],
             self.inputs.skip_corrupt,
             labelled_only=self.inputs.labelled_only,
-            rank_0_only={"on_progress": counter(self._on_progress, stage, "videos")},
+            rank_0_only={"on_progress": counter(self._on_progress, f"evaluating {what}", "videos")},
         )
-        log_skipped(stage, skipped_of(result))
-        write_text(labels, json.dumps(details, indent=2) + "\n")
-        return _scores(result)
 
 
 def _scores(result: dict[str, float]) -> dict[str, float]:
