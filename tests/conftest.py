@@ -1,5 +1,6 @@
 """Where the real data and the reference vectors are, and a skip with a reason where there are none by default."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user-cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def library_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's log as it is without a command: one that a test runs in this process shows it its own way."""
+    log = logging.getLogger("vidfit")
+    for name, value in {"handlers": [], "propagate": True, "level": logging.NOTSET}.items():
+        monkeypatch.setattr(log, name, value)
 
 
 @pytest.fixture(scope="session")

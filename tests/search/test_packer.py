@@ -58,8 +58,7 @@ def test_files_fit_are_as_large_as_they_were_taken_for_and_tell_the_truth(run: P
         ]
 
 
-def test_a_packed_file_is_logged_and_nothing_is_printed(run: Path, monkeypatch: pytest.MonkeyPatch, capsys, caplog):
-    monkeypatch.setattr(logging.getLogger("vidfit"), "handlers", [])  # a command may have run in this process
+def test_a_packed_file_is_logged_and_nothing_is_printed(run: Path, capsys, caplog):
     seen: list[Progress] = []
     with caplog.at_level(logging.INFO, logger="vidfit"):
         file = pack(run, "200kB", on_progress=seen.append)

@@ -120,9 +120,9 @@ def test_checkpoints_that_are_all_damaged(corpus: Path, tmp_path: Path):
     assert all((tmp_path / file).exists() for file in CHECKPOINTS)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize(("code", "advice"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "choose a place")])
 def test_a_checkpoint_that_cannot_be_written_leaves_those_before(
-    corpus: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    corpus: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
 ):
     def refused(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
         save_file(tensors, path, metadata)
@@ -132,7 +132,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before(
 
     with monkeypatch.context() as patch:
         patch.setattr("vidfit.training.checkpoint.save_file", refused)
-        with pytest.raises(OutputError, match=rf"safetensors: cannot be written \({os.strerror(code)}\); free some"):
+        with pytest.raises(OutputError, match=rf"safetensors: cannot be written \({os.strerror(code)}\); {advice}"):
             go(corpus, tmp_path)
     assert not list(tmp_path.glob(".*"))
     go(corpus, tmp_path)

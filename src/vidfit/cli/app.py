@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vidfit.cli.terminal import show_log
 from vidfit.errors import ModelFileError, OutputError
 
 app = typer.Typer(
@@ -66,6 +67,7 @@ def options(
     ] = False,
 ) -> None:
     """Options that stand before the command."""
+    show_log()
 
 
 def refuse_packed(*members: Path) -> None:

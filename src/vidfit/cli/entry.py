@@ -11,7 +11,6 @@ from typing import NoReturn, TextIO
 
 from vidfit import environment
 from vidfit.cli.app import app
-from vidfit.cli.terminal import show_log
 from vidfit.errors import VidfitError, reason
 
 _STDOUT = "standard output"
@@ -20,7 +19,6 @@ _STDOUT = "standard output"
 def main() -> None:
     """Entry point of the `vidfit` command."""
     environment.set_defaults()
-    show_log()
     for stream in (sys.stdout, sys.stderr):
         # What the terminal cannot show, in names and help, is escaped.
         if isinstance(stream, io.TextIOWrapper):
