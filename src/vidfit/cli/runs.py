@@ -7,6 +7,7 @@ import typer
 
 from vidfit.cli.app import Overrides, Overwrite, RecipeFile, RunFolder, SkipCorrupt, Unlabelled, app
 from vidfit.cli.terminal import progress_bar
+from vidfit.cli.videos import label
 
 
 @app.command()
@@ -57,15 +58,27 @@ def train(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for corpus and run.")] = Path("demo-run"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; by default demo-run or demo-videos-run.")
+    ] = None,
+    videos: Annotated[bool, typer.Option("--videos", help="From video files to a timeline.")] = False,
 ) -> None:
-    """The whole path on a generated corpus, in minutes: four families and a baseline in one file under 2 MB."""
-    from vidfit.demo import run_demo
+    """The whole path on generated data, in minutes.
+
+    By default on features: four families and a baseline, distilled, in one file under 2 MB. With `--videos` on clips:
+    their features, a model, and what it says of four new clips. That needs `pip install 'vidfit[videos]'`.
+    """
+    from vidfit.demo import run_demo, run_video_demo
     from vidfit.summary import print_summary
 
+    folder = output or Path("demo-videos-run" if videos else "demo-run")
     with progress_bar() as on_progress:
-        summary = run_demo(output, on_progress)
-    print_summary(summary, output / "run")
+        summary = (run_video_demo if videos else run_demo)(folder, on_progress)
+    print_summary(summary, folder / "run")
+    if videos:
+        command = f"vidfit label {folder / 'run' / 'model.onnx'} {folder / 'new'}"
+        print(f"\nWhat it says of new clips ({command}); the truth is in {folder / 'new' / 'segments.csv'}:")
+        label(folder / "run" / "model.onnx", [str(folder / "new" / "labels.csv")])
 
 
 @app.command()
