@@ -120,18 +120,28 @@ def _check_same_data(members: Sequence[PackedMember]) -> None:
             )
 
 
+class _WithFrames(nn.Module):
+    """A member as a module to call: the exporter notes on a node which modules were called, not which methods."""
+
+    def __init__(self, classifier: VideoClassifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, frames: dict[str, Tensor], num_frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.classifier.with_frames(frames, num_frames)
+
+
 class _Ensemble(nn.Module):
     def __init__(self, members: list[VideoClassifier], weights: list[float], frame_probabilities: bool):
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members = nn.ModuleList(_WithFrames(member) for member in members)
         self.weights = weights
         self.frame_probabilities = frame_probabilities
 
     def forward(self, frames: dict[str, Tensor], num_frames: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         videos, of_frames, total = [], [], 0.0
         for weight, member in zip(self.weights, self.members, strict=True):
-            assert isinstance(member, VideoClassifier)
-            probabilities_BC, probabilities_BTC = member.with_frames(frames, num_frames)
+            probabilities_BC, probabilities_BTC = member(frames, num_frames)
             videos.append(weight * probabilities_BC)
             if probabilities_BTC is not None:
                 of_frames.append(weight * probabilities_BTC)
