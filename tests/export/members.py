@@ -54,7 +54,7 @@ DECIDING = {
     for pooling in ("max", "attention", "log-sum-exp", "mean", "noisy-or")
 }
 CLASSIFIERS |= {
-    "attention": {"family": {"type": "attention", "values": 700, "hidden": 64}, "head": LOGISTIC},
+    "attention": {"family": {"type": "attention", "values": 720, "hidden": 64}, "head": LOGISTIC},
     "nextvlad": {
         "family": {
             "type": "nextvlad",
