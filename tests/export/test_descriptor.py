@@ -96,7 +96,7 @@ def descriptors(one: np.ndarray, other: np.ndarray, last: np.ndarray) -> np.ndar
 
 
 @every_layer
-def test_products_are_those_of_normalised_descriptors_up_to_rounding(place: int, layers: list[Layer], run: Run):
+def test_products_are_those_of_normalised_descriptors(place: int, layers: list[Layer], run: Run):
     stored, tensor = layers[place]
     assert INPUTS > FEW_INPUTS
     values_BP, weights_PO = descriptors(*parts()), tensor.dequantize().double().numpy()

@@ -65,11 +65,11 @@ def test_neither_its_batch_nor_padding_changes_a_video(packed: Path):
 
 
 def test_weights_stay_int8_when_the_file_is_loaded(packed: Path):
-    # Assignment weights of netvlad become bytes: they are floats in the file, as they are small.
+    # Loading rounds the assignment weights of netvlad to bytes: they are small, so the file holds floats.
     assert_loading_keeps_codes(packed, onnx.TensorProto.INT8, -32 * (24 + 8))
 
 
-def test_every_row_of_metadata_is_of_its_members_scheme(tmp_path: Path):
+def test_metadata_tells_each_members_scheme_and_bytes(tmp_path: Path):
     """One matrix of 150 inputs each; `test_weight_formats.py` has all schemes."""
     spec = FeatureSpec(modalities=(Modality(name="rgb", size=150),))
     info = float_member("mean").info.model_copy(update={"spec": spec, "vocabulary": LONG_LABELS})

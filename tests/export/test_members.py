@@ -1,6 +1,6 @@
-"""Members of every family, each packed alone: near PyTorch, one video at a time, and with codes as they are stored.
+"""Packed files of one member each, of every family: near PyTorch, row by row, with codes that stay packed.
 
-An export takes seconds, so each file is made once and has frames of one modality. `test_graph.py` has two.
+An export takes seconds. So each file is made once, and with one modality. `test_graph.py` has two.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ from vidfit.quantization.uniform import QuantizedTensor, QuantScheme
 SHAPES = [(1, 1), (1, 9), (2, 3), (7, 5), (3, 40), (9, 12)]
 INT8_FILES = [(name, "8") for name in (*FAMILIES, "encoded netvlad")]
 NARROW_FILES = [("gated", "4/channel"), ("gru", "4/channel"), ("wide", "4/channel"), ("wide", "6/channel")]
-# Their hidden layer is of MatMulNBits, where rows of a batch change each other a little.
+# In MatMulNBits, rows of a batch change each other slightly.
 NBITS_FILES = [("wide", "4/channel"), ("wide", "6/channel")]
 ROW_BY_ROW = [file for file in INT8_FILES + NARROW_FILES if file not in NBITS_FILES]
 Alone = Callable[[str, str], Path]
@@ -91,8 +91,8 @@ def test_weights_are_int8_in_the_file_and_after_loading(name: str, scheme: str, 
     assert sum(codes) == sum(big)
     assert_nothing_large_is_float(stored)
     assert bool(big) == (name != "mean"), "all others have a tensor large enough"
-    # The centres of `wide` become floats: they are small, and stand beside no matmul. Assignment weights of netvlad,
-    # light and netfv become bytes: they are floats in the file, as they are small.
+    # Loading expands the centres of `wide`: no matmul multiplies them. It rounds the assignment weights of netvlad,
+    # light and netfv to bytes: they are small, so the file holds floats.
     unpacked = {"wide": 24 * 720, "netvlad": -24 * 32, "light": -24 * 32, "netfv": -24 * 16}.get(name, 0)
     if big:
         assert_loading_keeps_codes(alone(name, scheme), onnx.TensorProto.INT8, unpacked)

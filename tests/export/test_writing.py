@@ -1,6 +1,6 @@
-"""What `write_graph` refuses, and what it leaves: one line, and no half of a file.
+"""Errors of `write_graph`: each is one line and leaves no partial file.
 
-None of it is about the export, which takes seconds: tests that reach it are given a graph that was exported before.
+An export takes seconds. So these tests share one graph.
 """
 
 import resource
@@ -21,14 +21,14 @@ from vidfit.features.spec import FeatureSpec, Modality
 
 @pytest.fixture(scope="module")
 def program() -> torch.onnx.ONNXProgram:
-    """A graph of `mean`; whose weights it has is no matter here."""
+    """The graph of a `mean` member."""
     ensemble = graph._Ensemble([member("mean", RGB).classifier()], [1.0], frame_probabilities=False)
     return graph._export(ensemble, RGB, ["probabilities"])
 
 
 @pytest.fixture
 def exported(program: torch.onnx.ONNXProgram, monkeypatch: pytest.MonkeyPatch) -> list[PackedMember]:
-    """A member that needs no export."""
+    """A member whose export is `program`."""
     monkeypatch.setattr(graph, "_export", lambda *arguments: program)
     return [PackedMember(member("mean", RGB), 1.0)]
 
@@ -96,7 +96,7 @@ def test_frame_probabilities_need_a_frame_classifier(tmp_path: Path):
 
 @contextmanager
 def small_files() -> Iterator[None]:
-    """A real limit: the operating system writes no more than 1,000 bytes to a file of this process."""
+    """Let this process write at most 1,000 bytes to a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
     try:
