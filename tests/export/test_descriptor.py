@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,39 +22,58 @@ from vidfit.quantization.uniform import QuantizedTensor, QuantScheme, quantize
 # Clusters and features; of the last part all clusters have one factor, as those of a NetFV's second order.
 SHAPES, OUTPUTS = ((8, 1100), (5, 40), (3, 10)), 7
 INPUTS = sum(clusters * features for clusters, features in SHAPES)
-Run = Callable[[list[np.ndarray]], np.ndarray]
-Layer = tuple[WeightFormat, QuantizedTensor, Run]
+Layer = tuple[WeightFormat, QuantizedTensor]
+Run = Callable[[list[np.ndarray]], tuple[np.ndarray, ...]]
+LAYERS = ["int8", "nbits"]
+every_layer = pytest.mark.parametrize("place", range(len(LAYERS)), ids=LAYERS)
 
 
-class HiddenLayer(nn.Module):
-    def __init__(self, stored: WeightFormat) -> None:
+class HiddenLayers(nn.Module):
+    def __init__(self, stored: list[WeightFormat]) -> None:
         super().__init__()
-        self.stored = stored
+        self.stored = nn.ModuleList(stored)
         self.dropout = nn.Dropout(0.5).eval()
 
-    def forward(self, one_BKD: torch.Tensor, other_BKD: torch.Tensor, last_BKD: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, one_BKD: torch.Tensor, other_BKD: torch.Tensor, last_BKD: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         parts = [StoredDescriptor.flatten_scaled(values, intra_norm(values)) for values in (one_BKD, other_BKD)]
         factor_B11 = inverse_norm(last_BKD.flatten(1), dim=1)[:, :, None]
         parts.append(StoredDescriptor.flatten_scaled(last_BKD, factor_B11))
-        return self.dropout(torch.cat(parts, dim=1)) @ StoredWeight(self.stored)  # type: ignore[arg-type]
+        descriptor: Any = self.dropout(torch.cat(parts, dim=1))  # type: ignore[arg-type]
+        return tuple(descriptor @ StoredWeight(stored) for stored in self.stored)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=[8, 4], ids=["int8", "nbits"])
-def layer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Layer:
-    torch.manual_seed(0)
-    tensor = quantize(torch.randn(INPUTS, OUTPUTS) + 0.3, QuantScheme(bits=request.param, granularity="channel"))
-    stored = Int8Weight(tensor) if request.param == 8 else NBitsWeight(tensor)
-    path: Path = tmp_path_factory.mktemp("descriptor") / "hidden.onnx"
+@pytest.fixture(scope="module")
+def layers() -> list[Layer]:
+    stored: list[Layer] = []
+    for kind, bits in ((Int8Weight, 8), (NBitsWeight, 4)):
+        torch.manual_seed(0)
+        tensor = quantize(torch.randn(INPUTS, OUTPUTS) + 0.3, QuantScheme(bits=bits, granularity="channel"))
+        stored.append((kind(tensor), tensor))
+    return stored
+
+
+@pytest.fixture(scope="module")
+def path(layers: list[Layer], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both layers in one graph, as an export takes seconds."""
+    path = tmp_path_factory.mktemp("descriptor") / "hidden.onnx"
     example = tuple(torch.zeros(2, *shape) for shape in SHAPES)
     videos = ({0: torch.export.Dim("videos")},) * 3
-    onnx.save(exported(HiddenLayer(stored), example, ["one", "other", "last"], videos), path)
+    module = HiddenLayers([stored for stored, _ in layers])
+    onnx.save(exported(module, example, ["one", "other", "last"], videos), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(path: Path) -> Run:
     session = onnxruntime.InferenceSession(path)
 
-    def run(parts: list[np.ndarray]) -> np.ndarray:
+    def run(parts: list[np.ndarray]) -> tuple[np.ndarray, ...]:
         inputs = {name: part.astype(np.float32) for name, part in zip(("one", "other", "last"), parts, strict=True)}
-        return np.asarray(session.run(None, inputs)[0])
+        return tuple(map(np.asarray, session.run(None, inputs)))
 
-    return stored, tensor, run
+    return run
 
 
 def parts() -> list[np.ndarray]:
@@ -75,12 +95,13 @@ def descriptors(one: np.ndarray, other: np.ndarray, last: np.ndarray) -> np.ndar
     return np.concatenate([normalise(values.reshape(len(values), -1), axis=1) for values in by_cluster], axis=1)
 
 
-def test_products_are_those_of_normalised_descriptors_up_to_rounding(layer: Layer):
-    stored, tensor, run = layer
+@every_layer
+def test_products_are_those_of_normalised_descriptors(place: int, layers: list[Layer], run: Run):
+    stored, tensor = layers[place]
     assert INPUTS > FEW_INPUTS
     values_BP, weights_PO = descriptors(*parts()), tensor.dequantize().double().numpy()
     low_B1, high_B1 = (np.minimum(values_BP.min(1), 0), np.maximum(values_BP.max(1), 0))
-    found = run(parts())
+    found = run(parts())[place]
     assert np.isfinite(found).all()
     if isinstance(stored, Int8Weight):
         step_B1 = np.maximum((high_B1 - low_B1) / 127, 1e-30)[:, None]
@@ -98,9 +119,16 @@ def test_products_are_those_of_normalised_descriptors_up_to_rounding(layer: Laye
     assert (np.abs(found - exact) <= bound + 1e-5).all()
 
 
-def test_a_video_is_rounded_by_itself(layer: Layer):
-    *_, run = layer
-    together = run(parts())
+def test_each_part_is_rounded_cluster_by_cluster(path: Path):
+    """A cluster has one step for as many values as its part has features."""
+    rounded = [node for node in onnx.load(path).graph.node if node.op_type == "QuantizeLinear"]
+    blocks = [it.i for node in rounded for it in node.attribute if it.name == "block_size"]
+    assert blocks == [features for _, features in SHAPES]
+
+
+@every_layer
+def test_a_video_is_rounded_by_itself(place: int, run: Run):
+    together = run(parts())[place]
     for number in range(len(together)):
-        alone = run([part[number : number + 1] for part in parts()])
+        alone = run([part[number : number + 1] for part in parts()])[place]
         np.testing.assert_allclose(alone[0], together[number], rtol=1e-5, atol=1e-5)

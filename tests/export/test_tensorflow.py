@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.corpus import LABELS
-from tests.export.test_graph import CLASSIFIERS, SCHEMES, SPEC, VIDEO_LEVEL, arrays, float_member, member
+from tests.export.members import CLASSIFIERS, SCHEMES, SPEC, VIDEO_LEVEL, arrays, float_member, member
 from vidfit.errors import ModelFileError
 from vidfit.export.graph import PackedMember, write_graph
 from vidfit.export.metadata import properties

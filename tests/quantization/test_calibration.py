@@ -5,7 +5,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from tests.corpus import videos
-from tests.export.test_graph import CLASSIFIERS, float_member
+from tests.export.members import CLASSIFIERS, float_member
 from vidfit.features.batch import Batch, collate
 from vidfit.models.dbof import ClusterGate
 from vidfit.models.encoder import FrameEncoder
