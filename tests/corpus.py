@@ -74,3 +74,7 @@ def write_recipe(folder: Path, corpus: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(corpus=corpus))
     return path
+
+
+MEAN_ALONE = ("pack.members=[mean]",)
+"""Settings for tests that are not about the packed file: its graph is written in seconds."""

@@ -37,6 +37,7 @@ class Lives:
             now = _snapshot(folder)
             left -= now != before
             before = now
+            time.sleep(0.001)  # leaves the processor to the process
         time.sleep(random.random() * 0.005)
         os.kill(process, number)
         return self._end()
