@@ -32,7 +32,7 @@ class Lives:
     def kill(self, number: signal.Signals, folder: Path, random: Random, *arguments: object) -> int:
         """To a random moment after a random number of changes of files in a folder, if it comes to that."""
         process = self._begin(arguments)
-        left, before = random.randint(1, 80), _snapshot(folder)
+        left, before = random.randint(1, 40), _snapshot(folder)
         while left and not _is_over(process):
             now = _snapshot(folder)
             left -= now != before
