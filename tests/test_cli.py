@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from tests.corpus import LABELS, VIDEOS, write_recipe
+from tests.corpus import LABELS, SMALL_GRAPHS, VIDEOS, write_recipe
 from vidfit import load
 from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batch import Batch
@@ -245,21 +245,16 @@ def test_batch_size_and_threads_change_rounding_alone(vidfit, finished: Path, co
         assert other_gap == pytest.approx(gap, abs=1e-4)
 
 
-SMALL_GRAPHS = """members={
-  mean: {family: {type: mean}, head: {type: logistic}},
-  lstm: {family: {type: lstm, cells: 96}, head: {type: logistic}},
-}"""
-
-
 def test_a_run_is_searched_and_packed_for_other_budgets(vidfit, corpus: Path, tmp_path: Path):
     recipe = write_recipe(tmp_path, corpus)
     folder = tmp_path / "run"
-    search = ("--set", "pack={budget: 200kB}", "--set", SMALL_GRAPHS, "--set", "training.steps=8")
+    search = ("--set", "pack={budget: 200kB}", "--set", SMALL_GRAPHS)
     code, out, err = vidfit("run", recipe, "-o", folder, *search)
     assert code == 0, err
     summary = json.loads((folder / "summary.json").read_text())
     packed = summary["packed"]
     assert packed["bytes"] == (folder / "model.onnx").stat().st_size <= 200_000
+    assert [row["name"] for row in packed["members"]] == ["mean", "lstm"]
     assert f"{packed['gap_selection']:.4f} on the half that selected its members" in out
     assert json.loads((folder / "frontier.json").read_text())["baselines"] == {}
     # The second call finds everything done.

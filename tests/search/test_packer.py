@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from vidfit import load, pack
+from tests.corpus import SMALL_GRAPHS, write_recipe
+from vidfit import load, load_recipe, pack
 from vidfit.errors import BudgetError, DataError, ModelFileError, OutputError
+from vidfit.pipeline import Run
 from vidfit.progress import Progress
 from vidfit.quantization.member import load_member
 from vidfit.quantization.sensitivity import divergence
@@ -23,12 +25,15 @@ from vidfit.training.validation import predict
 
 
 @pytest.fixture(scope="module")
-def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose candidates have been made, of the two members whose graphs are small; read only."""
-    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("searched") / "run"))
-    shutil.rmtree(run / "members" / "vlad")
-    open_run(run).search.frontier()
-    return run
+def searched(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose candidates have been made; read only."""
+    folder = tmp_path_factory.mktemp("searched")
+    recipe = load_recipe(write_recipe(folder, corpus), (SMALL_GRAPHS, "pack={budget: 200kB}"))
+    training = Run(recipe, folder / "run")
+    for name in recipe.members:
+        training.train(name)
+    open_run(folder / "run").search.frontier()
+    return folder / "run"
 
 
 @pytest.fixture
@@ -39,6 +44,7 @@ def run(searched: Path, tmp_path: Path) -> Path:
 def test_files_fit_are_as_large_as_they_were_taken_for_and_tell_the_truth(run: Path):
     packer = open_run(run)
     frontier = packer.search.frontier()
+    assert [len(ensemble.candidates) for ensemble in (frontier[0], frontier[-1])] == [1, 2]
     for budget in (frontier[0].bytes, 2 * frontier[-1].bytes):
         file = pack(run, f"{budget}")
         told = json.loads(file.with_suffix(".json").read_text())
