@@ -84,7 +84,7 @@ def test_run_train_and_summary(vidfit, corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("trouble", ["disk", "shard", "divergence", "signal"])
-def test_trouble_in_a_training_is_told_in_one_line_and_the_next_call_goes_on(
+def test_trouble_in_training_is_one_line_and_it_can_be_gone_on(
     vidfit, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
 ):
     shutil.copytree(corpus, tmp_path / "corpus")
@@ -177,7 +177,7 @@ def test_quantize_and_pack(vidfit, finished: Path, corpus: Path, tmp_path: Path)
     assert err == "vidfit: --weight: give 2 positive weights, one for each member\n"
 
 
-def test_export_without_tensorflow_names_the_line_that_installs_it(vidfit, finished: Path, tmp_path: Path, monkeypatch):
+def test_export_without_tensorflow_names_what_installs_it(vidfit, finished: Path, tmp_path: Path, monkeypatch):
     """What it writes is tested in export/test_tensorflow.py, with TensorFlow."""
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.delitem(sys.modules, "vidfit.export.tensorflow_operators", raising=False)

@@ -145,7 +145,7 @@ def test_a_teacher_of_the_same_settings_is_another_teacher(recipe_file: Path, tm
     assert train("two", overwrite=True) != by_one
 
 
-def test_soft_labels_that_lack_a_shard_are_told_before_any_training(corpus: Path, recipe_file: Path, tmp_path: Path):
+def test_soft_labels_that_lack_a_shard_are_told_before_training(corpus: Path, recipe_file: Path, tmp_path: Path):
     shards = expand_shards([corpus / "train"])
     (tmp_path / "soft").mkdir()
     teacher = {shards[0]: lambda batch: np.full((len(batch), 5), 0.5, np.float32)}
@@ -163,7 +163,7 @@ def test_folds_need_as_many_shards(recipe_file: Path, tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_folder_of_soft_labels_is_told_before_any_training(recipe_file: Path, tmp_path: Path):
+def test_missing_soft_labels_are_told_before_training(recipe_file: Path, tmp_path: Path):
     with pytest.raises(DataError, match=r"none: holds no soft labels"):
         teach(recipe_file, tmp_path / "run", "{soft_labels: none}")
     assert not (tmp_path / "run").exists()

@@ -100,7 +100,7 @@ def test_a_new_budget_packs_again_and_trains_nothing(copy: Path, recipe_file: Pa
     assert {name for name in after if after[name] != before[name]} == {"model.onnx"}
 
 
-def test_named_members_that_do_not_fit_in_8_bits_take_narrower_widths(copy: Path, recipe_file: Path):
+def test_named_members_too_large_in_8_bits_take_narrower_widths(copy: Path, recipe_file: Path):
     assert (copy / "members" / "lstm" / "quantized.safetensors").stat().st_size > 200_000
     named = ("pack.members={lstm: 2, mean: 1}", "pack.budget=200kB")
     packed = run(load_recipe(recipe_file, named), copy)["packed"]
@@ -159,7 +159,7 @@ def test_an_unreadable_record_of_stages(copy: Path, recipe_file: Path, text: str
         run(load_recipe(recipe_file), copy)
 
 
-def test_options_that_the_shards_refuse_are_told_before_any_training(recipe_file: Path, tmp_path: Path):
+def test_options_the_shards_refuse_are_told_before_training(recipe_file: Path, tmp_path: Path):
     recipe = load_recipe(recipe_file, ("members.vlad.family.clusters={rgb: 4, speech: 2}",))
     with pytest.raises(RecipeError, match=r"^members\.vlad\.family\.clusters: .*'speech'"):
         run(recipe, tmp_path / "run")

@@ -137,7 +137,7 @@ def test_after_a_bad_record_the_finished_shards_are_taken_over(
     assert not (tmp_path / "out.csv.partial").exists()
 
 
-def test_a_shard_with_skipped_records_is_finished_only_where_they_are_skipped(
+def test_skipped_records_finish_a_shard_only_where_skipped(
     finished: Path, tmp_path: Path, shards: list[Path], counted: list[str]
 ):
     model, output = finished / "model.onnx", tmp_path / "out.csv"

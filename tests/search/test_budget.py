@@ -61,7 +61,7 @@ def test_the_search_finds_the_optimum_within_the_budget(seed: int, fractions: li
 
 @given(seed=st.integers(0, 2**32 - 1), fraction=st.floats(0.05, 1))
 @settings(max_examples=50)
-def test_given_members_are_all_packed_at_the_best_widths_that_fit(seed: int, fraction: float):
+def test_given_members_are_packed_at_the_best_widths_that_fit(seed: int, fraction: float):
     candidates, held_out = problem(seed)
     weights = {"member-0": 0.5, "member-2": 0.2, "member-3": 0.3}
     places = [range(member * WIDTHS, (member + 1) * WIDTHS) for member in (0, 2, 3)]
@@ -109,7 +109,7 @@ def test_what_does_not_fit_says_what_would():
         best_within(frontier, 10)
 
 
-def test_members_that_are_all_too_slow_are_an_error_that_names_the_fastest():
+def test_members_all_too_slow_are_an_error_naming_the_fastest():
     candidates, held_out = problem(5)
     fastest = min(candidates, key=lambda candidate: candidate.ms)
     with pytest.raises(BudgetError, match=rf"the fastest, {fastest.member}, takes {fastest.ms:.3f}"):

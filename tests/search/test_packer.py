@@ -41,7 +41,7 @@ def run(searched: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(searched, tmp_path / "run"))
 
 
-def test_files_fit_are_as_large_as_they_were_taken_for_and_tell_the_truth(run: Path):
+def test_files_fit_and_tell_the_truth_of_size_and_scores(run: Path):
     packer = open_run(run)
     frontier = packer.search.frontier()
     assert [len(ensemble.candidates) for ensemble in (frontier[0], frontier[-1])] == [1, 2]
@@ -85,7 +85,7 @@ def test_given_members_are_all_packed_with_equal_weights(run: Path):
         pack(run, "200kB", members=["mean", "vlad"])
 
 
-def test_candidates_span_widths_and_come_nearer_to_the_float_member(run: Path):
+def test_candidates_span_widths_and_near_the_float_member(run: Path):
     packer = open_run(run)
     own = [candidate for candidate in packer.search.candidates if candidate.member == "lstm"]
     assert own[0].bits < 3
@@ -118,7 +118,7 @@ def test_a_member_that_is_trained_again_is_measured_again(run: Path):
     assert (run / "packing" / "lstm" / "candidates.json").stat().st_mtime_ns == others
 
 
-def test_a_kill_while_candidates_are_made_costs_that_member_alone(run: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_kill_while_making_candidates_costs_one_member(run: Path, monkeypatch: pytest.MonkeyPatch):
     document = run / "packing" / "mean" / "candidates.json"
     before = [(candidate.member, candidate.bytes) for candidate in open_run(run).search.candidates]
     others = (run / "packing" / "lstm" / "candidates.json").stat().st_mtime_ns
@@ -136,7 +136,7 @@ def test_a_kill_while_candidates_are_made_costs_that_member_alone(run: Path, mon
     assert (run / "packing" / "lstm" / "candidates.json").stat().st_mtime_ns == others
 
 
-def test_a_file_that_turns_out_too_large_gives_way_to_the_next_smaller(run: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_too_large_gives_way_to_the_next_smaller(run: Path, monkeypatch: pytest.MonkeyPatch):
     packer = open_run(run)
     best, following = packer.search.frontier()[-1], packer.search.frontier()[-2]
     write = Packer.write
@@ -153,7 +153,7 @@ def test_a_file_that_turns_out_too_large_gives_way_to_the_next_smaller(run: Path
     ]
 
 
-def test_a_budget_that_is_too_small_says_what_the_smallest_file_takes_and_leaves_nothing(run: Path):
+def test_too_small_a_budget_says_what_the_smallest_file_takes(run: Path):
     smallest = open_run(run).search.frontier()[0].bytes
     with pytest.raises(BudgetError, match=f"smallest possible file takes {smallest:,}"):
         pack(run, "100")
@@ -210,7 +210,7 @@ def test_weights_that_are_no_numbers_are_named(run: Path, tensor: str):
     assert not (run / "packed").exists()
 
 
-def test_the_frontier_is_measured_on_the_eval_shards_beside_its_baselines(run: Path):
+def test_the_frontier_is_measured_on_the_eval_shards(run: Path):
     packer = open_run(run)
     known = packer.search.frontier()
     document = measure_frontier(packer, (f"{known[0].bytes}", "1GB"))
