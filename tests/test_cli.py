@@ -14,11 +14,8 @@ import pytest
 import torch
 
 from tests.corpus import LABELS, SMALL_GRAPHS, VIDEOS, write_recipe
-from vidfit import load
-from vidfit.evaluation.evaluate import evaluate
+from vidfit import load_recipe, run
 from vidfit.features.batch import Batch
-from vidfit.features.loader import Batches
-from vidfit.features.shards import expand_shards
 from vidfit.training.train_step import TrainStep
 
 
@@ -168,10 +165,9 @@ def test_quantize_and_pack(vidfit, finished: Path, corpus: Path, tmp_path: Path)
     assert code == 0
     assert "2 members" in out
     assert vidfit("evaluate", model, corpus / "eval", "--json", tmp_path / "e.json")[0] == 0
-    mean, lstm = map(load, members)
-    batches = Batches(expand_shards([corpus / "eval"]), mean.spec, len(LABELS), 16)
-    expected = evaluate(lambda batch: (2 * mean.predict_batch(batch) + lstm.predict_batch(batch)) / 3, batches, 5)
-    assert json.loads((tmp_path / "e.json").read_text())["gap"] == pytest.approx(expected["gap"], abs=1e-4)
+    folder = shutil.copytree(finished, tmp_path / "run")
+    packed = run(load_recipe(write_recipe(tmp_path, corpus), ("pack.members={mean: 2, lstm: 1}",)), folder)["packed"]
+    assert json.loads((tmp_path / "e.json").read_text())["gap"] == packed["gap"]
     code, _, err = vidfit("pack-members", *members, "-o", model, "--budget", "1MB", "--overwrite", "--weight", 1)
     assert code == 2
     assert err == "vidfit: --weight: give 2 positive weights, one for each member\n"
