@@ -22,9 +22,6 @@ from vidfit.training.soft_labels import soft_labels_files
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
-Two = tuple[Path, list[tuple[int, str, str]]]
-
-counts_threads = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux names them")
 
 
 @pytest.fixture(autouse=True)
@@ -79,16 +76,16 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> Two:
-    """What two processes left in a folder; exit code, standard output and standard error of each."""
+def two(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str]]]:
+    """What two processes left in a folder; exit code and standard error of each."""
     folder = tmp_path_factory.mktemp("two")
     processes = start("tests.training.two_ranks", uneven, folder)
-    told = [process.communicate(timeout=200) for process in processes]
-    return folder, [(process.returncode, *texts) for process, texts in zip(processes, told, strict=True)]
+    told = [process.communicate(timeout=200)[1] for process in processes]
+    return folder, [(process.returncode, text) for process, text in zip(processes, told, strict=True)]
 
 
 @pytest.fixture
-def by_two(two: Two) -> Path:
+def by_two(two: tuple[Path, list[tuple[int, str]]]) -> Path:
     assert (two[0] / "figures.json").exists(), two[1]
     return two[0]
 
@@ -141,22 +138,18 @@ def test_torchrun_runs_a_recipe(corpus: Path, tmp_path: Path):
     assert not list(run.rglob("*.partial"))
 
 
-def test_what_fails_on_one_rank_is_told_once_and_hangs_no_other(two: Two):
-    assert [code for code, _, _ in two[1]] == [1, 1]
-    (told,) = [line for _, _, text in two[1] for line in text.splitlines()]
+def test_what_fails_on_one_rank_is_told_once_and_hangs_no_other(two: tuple[Path, list[tuple[int, str]]]):
+    assert [code for code, _ in two[1]] == [1, 1]
+    (told,) = [line for _, text in two[1] for line in text.splitlines()]
     assert told.startswith("told: ")
     assert "damaged1.tfrecord, record 7" in told
 
 
-@counts_threads
-def test_no_thread_of_transfers_outlives_the_group():
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux names them")
+@pytest.mark.parametrize(("end", "codes"), [("ends", [0, 0]), ("fails", [1, 1])])
+def test_no_thread_of_transfers_outlives_the_group(end: str, codes: list[int]):
     """Such a thread can abort the process while Python exits, although the work is done."""
-    processes = start("tests.training.leaving_ranks")
+    processes = start("tests.training.leaving_ranks", end)
     told = [process.communicate(timeout=200) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    assert [process.returncode for process in processes] == codes, told
     assert [printed for printed, _ in told] == ["[]\n", "[]\n"], told
-
-
-@counts_threads
-def test_no_thread_of_transfers_outlives_a_failure(two: Two):
-    assert [printed for _, printed, _ in two[1]] == ["[]\n", "[]\n"], two[1]

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 
 from tests.corpus import LABELS
-from tests.training.leaving_ranks import threads_of_transfers
 from vidfit import distributed
 from vidfit.errors import VidfitError
 from vidfit.features.batch import Batch, joined
@@ -104,7 +102,6 @@ def over_shards(member: Path, corpus: Path, folder: Path) -> dict[str, Any]:
 
 def main(corpus: Path, folder: Path) -> None:
     """All that works, and then what one rank cannot read."""
-    import_module("torch._dynamo")  # as torch.onnx does, when a file is packed
     for family in CLASSIFIERS:
         train_member(family, corpus / TRAINING[family], corpus, folder)
     figures = over_shards(folder / "netvlad" / BEST, corpus, folder)
@@ -116,6 +113,4 @@ if __name__ == "__main__":
     try:
         distributed.run(lambda: main(*map(Path, sys.argv[1:])))
     except VidfitError as error:
-        if Path("/proc/self/task").exists():
-            print(threads_of_transfers())
         sys.exit(f"told: {error}")
