@@ -1,14 +1,20 @@
 """Where the real data and the reference vectors are, and a skip with a reason where there are none by default."""
 
+import functools
 import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from tests.corpus import write_corpus, write_recipe
 from vidfit import load_recipe, run
+from vidfit.cli import main
+
+Call = Callable[..., tuple[int, str, str]]
 
 # How long an example takes is no property of the code that is tested.
 settings.register_profile("vidfit", deadline=None)
@@ -33,6 +39,14 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user-cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_registry() -> Iterator[None]:
+    """PyTorch's exporter builds its table of operators for each file, and only reads it: one for all saves a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +81,26 @@ def finished(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     run(load_recipe(write_recipe(folder, corpus)), folder / "run")
     return folder / "run"
+
+
+@pytest.fixture
+def recipe_file(corpus: Path, tmp_path: Path) -> Path:
+    """The recipe of the small corpus."""
+    return write_recipe(tmp_path, corpus)
+
+
+@pytest.fixture
+def vidfit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Runs the command; gives exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["vidfit", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call

@@ -74,3 +74,13 @@ def write_recipe(folder: Path, corpus: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(corpus=corpus))
     return path
+
+
+SMALL_GRAPHS = """members={
+  mean: {family: {type: mean}, head: {type: logistic}, training: {steps: 14}},
+  lstm: {family: {type: lstm, cells: 96}, head: {type: logistic}, training: {steps: 8}},
+}"""
+"""Settings for tests that search and pack: two members that are soon written, of about the same GAP."""
+
+MEAN_ALONE = ("pack.members=[mean]",)
+"""Settings for tests that are not about the packed file: its graph is written in seconds."""

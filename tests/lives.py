@@ -32,11 +32,12 @@ class Lives:
     def kill(self, number: signal.Signals, folder: Path, random: Random, *arguments: object) -> int:
         """To a random moment after a random number of changes of files in a folder, if it comes to that."""
         process = self._begin(arguments)
-        left, before = random.randint(1, 80), _snapshot(folder)
+        left, before = random.randint(1, 40), _snapshot(folder)
         while left and not _is_over(process):
             now = _snapshot(folder)
             left -= now != before
             before = now
+            time.sleep(0.001)  # leaves the processor to the process
         time.sleep(random.random() * 0.005)
         os.kill(process, number)
         return self._end()

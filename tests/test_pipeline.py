@@ -2,49 +2,30 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import onnxruntime
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.corpus import LABELS, VIDEOS, write_recipe
-from tests.lives import lives
+from tests.corpus import LABELS, MEAN_ALONE, VIDEOS
+from tests.folders import times
 from vidfit import load, load_recipe, run
 from vidfit.errors import BudgetError, DataError, OutputError, RecipeError
 from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.example import to_sequence_example
 from vidfit.features.loader import Batches
-from vidfit.features.shards import expand_shards, infer_spec, read_videos
+from vidfit.features.shards import expand_shards, read_videos
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
 from vidfit.pipeline import Run
-from vidfit.quantization.member import load_member
 from vidfit.training.checkpoint import read_member
-from vidfit.training.checkpoint_manager import Checkpoints
-from vidfit.training.soft_labels import SoftLabels, label_shards
 
 
 @pytest.fixture
 def copy(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
-
-
-@pytest.fixture
-def recipe_file(corpus: Path, tmp_path: Path) -> Path:
-    return write_recipe(tmp_path, corpus)
-
-
-def times(folder: Path) -> dict[str, int]:
-    return {
-        str(path.relative_to(folder)): path.stat().st_mtime_ns
-        for pattern in ("*.safetensors", "*.onnx")
-        for path in folder.rglob(pattern)
-    }
 
 
 def test_the_summary_says_what_was_found(finished: Path, corpus: Path):
@@ -86,7 +67,7 @@ def test_labels_of_an_older_file_do_not_outlive_it(copy: Path, recipe_file: Path
 
     monkeypatch.setattr("vidfit.pipeline.measure_labels", fails)
     with pytest.raises(KeyboardInterrupt):
-        run(load_recipe(recipe_file, ("pack.members=[lstm]",)), copy)
+        run(load_recipe(recipe_file, MEAN_ALONE), copy)
     assert not (copy / "labels.json").exists()
 
 
@@ -119,20 +100,23 @@ def test_a_new_budget_packs_again_and_trains_nothing(copy: Path, recipe_file: Pa
     assert {name for name in after if after[name] != before[name]} == {"model.onnx"}
 
 
-def test_named_members_that_do_not_fit_in_8_bits_take_narrower_widths(copy: Path, recipe_file: Path):
-    assert (copy / "model.onnx").stat().st_size > 250_000
-    packed = run(load_recipe(recipe_file, ("pack.budget=250kB",)), copy)["packed"]
-    assert packed["bytes"] <= 250_000
-    assert {row["name"]: row["weight"] for row in packed["members"]} == pytest.approx({"vlad": 2 / 3, "lstm": 1 / 3})
+def test_named_members_too_large_in_8_bits_take_narrower_widths(copy: Path, recipe_file: Path):
+    assert (copy / "members" / "lstm" / "quantized.safetensors").stat().st_size > 200_000
+    named = ("pack.members={lstm: 2, mean: 1}", "pack.budget=200kB")
+    packed = run(load_recipe(recipe_file, named), copy)["packed"]
+    assert packed["bytes"] <= 200_000
+    assert {row["name"]: row["weight"] for row in packed["members"]} == pytest.approx({"lstm": 2 / 3, "mean": 1 / 3})
     assert min(row["bits"] for row in packed["members"]) < 8
     assert packed["gap_confirmation"] > 0
 
 
 def test_a_lost_file_is_made_again(copy: Path, recipe_file: Path):
-    old = json.loads((copy / "summary.json").read_text())
+    recipe = load_recipe(recipe_file, MEAN_ALONE)
+    old = run(recipe, copy)
     (copy / "members" / "vlad" / "quantized.safetensors").unlink()
     (copy / "model.onnx").unlink()
-    assert run(load_recipe(recipe_file), copy) == old
+    assert run(recipe, copy) == old
+    assert (copy / "members" / "vlad" / "quantized.safetensors").exists()
     onnxruntime.InferenceSession(copy / "model.onnx")
 
 
@@ -175,7 +159,7 @@ def test_an_unreadable_record_of_stages(copy: Path, recipe_file: Path, text: str
         run(load_recipe(recipe_file), copy)
 
 
-def test_options_that_the_shards_refuse_are_told_before_any_training(recipe_file: Path, tmp_path: Path):
+def test_options_the_shards_refuse_are_told_before_training(recipe_file: Path, tmp_path: Path):
     recipe = load_recipe(recipe_file, ("members.vlad.family.clusters={rgb: 4, speech: 2}",))
     with pytest.raises(RecipeError, match=r"^members\.vlad\.family\.clusters: .*'speech'"):
         run(recipe, tmp_path / "run")
@@ -223,8 +207,8 @@ def test_a_budget_that_cannot_hold_leaves_everything(copy: Path, recipe_file: Pa
 
 
 def test_no_file_above_the_budget_is_left(copy: Path, recipe_file: Path):
-    with pytest.raises(BudgetError, match="no ensemble fits 200,000 bytes"):
-        run(load_recipe(recipe_file, ("pack.budget=200kB",)), copy)
+    with pytest.raises(BudgetError, match="no ensemble fits 100,000 bytes"):
+        run(load_recipe(recipe_file, ("pack.members=[lstm]", "pack.budget=100kB")), copy)
     assert not (copy / "model.onnx").exists()
     assert not (copy / "summary.json").exists()
 
@@ -235,170 +219,9 @@ def test_training_on_eval_shards_is_refused(corpus: Path, recipe_file: Path, tmp
         run(recipe, tmp_path / "run")
 
 
-class KilledError(Exception):
-    """Stands for a kill."""
-
-
-def test_a_run_killed_in_training_ends_as_if_never_killed(
-    finished: Path, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    promote = Checkpoints.promote
-
-    def promote_and_die(self: Checkpoints) -> None:
-        promote(self)
-        raise KilledError
-
-    for _ in range(2):
-        with monkeypatch.context() as patched:
-            patched.setattr(Checkpoints, "promote", promote_and_die)
-            with pytest.raises(KilledError):
-                run(load_recipe(recipe_file), tmp_path / "killed")
-    assert run(load_recipe(recipe_file), tmp_path / "killed") == json.loads((finished / "summary.json").read_text())
-    for name in ("mean", "vlad", "lstm"):
-        for file in ("best.safetensors", "last.safetensors"):
-            member = Path("members", name, file)
-            assert (tmp_path / "killed" / member).read_bytes() == (finished / member).read_bytes()
-
-
 def test_a_budget_that_cannot_hold_is_refused_before_training(recipe_file: Path, tmp_path: Path):
     with pytest.raises(BudgetError, match=r"pack\.budget: the packed members take .* at least \(vlad "):
         run(load_recipe(recipe_file, ("pack.budget=20kB",)), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-SHORT = ("training.steps=8",)
-
-
-def teach(recipe_file: Path, folder: Path, distill: str, *more: str) -> dict:
-    return run(load_recipe(recipe_file, (*SHORT, f"distill={distill}", *more)), folder)
-
-
-def ids_in(shards: list[Path]) -> set[str]:
-    spec = infer_spec(shards)
-    return {id for batch in Batches(shards, spec, None, 50) for id in batch.ids}
-
-
-@pytest.fixture(scope="module")
-def taught(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two generations whose teacher is trained out of fold; read only."""
-    folder = tmp_path_factory.mktemp("taught")
-    recipe_file = write_recipe(folder, corpus)
-    teach(recipe_file, folder / "run", "{generations: 2, teachers: [vlad], folds: 2, top_k: 3}")
-    return folder / "run"
-
-
-def test_generations_are_trained_one_from_the_other(taught: Path, corpus: Path):
-    summary = json.loads((taught / "summary.json").read_text())
-    trained = [(row["generation"], row["name"], row["fold"]) for row in summary["teachers"]]
-    assert trained == [(0, "vlad", 0), (0, "vlad", 1), (1, "vlad", 0), (1, "vlad", 1)]
-    assert all(0 < row["gap_validation"] <= 1 for row in summary["teachers"])
-    assert [row["name"] for row in summary["members"]] == ["mean", "vlad", "lstm"]
-    for generation in "01":
-        soft = taught / "distillation" / generation / "soft-labels"
-        assert ids_in_soft_labels(soft) == ids_in(expand_shards([corpus / "train"]))
-    states = [
-        load_member(taught / folder).info.gap_validation
-        for folder in ("distillation/0/teachers/vlad/fold-0", "distillation/1/teachers/vlad/fold-0", "members/vlad")
-    ]
-    assert len(set(states)) == 3
-
-
-def ids_in_soft_labels(folder: Path) -> set[str]:
-    return {id for file in folder.glob("*.parquet") for id in pq.read_table(file)["id"].to_pylist()}
-
-
-def test_a_video_is_labelled_by_the_teacher_that_has_not_seen_it(taught: Path, corpus: Path):
-    shards = expand_shards([corpus / "train"])
-    soft_labels = SoftLabels(taught / "distillation" / "0" / "soft-labels", LABELS)
-    for fold, shard in enumerate(shards):
-        batch = next(iter(Batches([shard], infer_spec(shards), None, 100)))
-        found = soft_labels.of(batch.ids).numpy()
-        for teacher in (0, 1):
-            predicted = load(taught / "distillation/0/teachers/vlad" / f"fold-{teacher}").predict_batch(batch)
-            kept = np.where(predicted >= np.sort(predicted, axis=1)[:, -3, None], predicted, 0)
-            assert np.allclose(found, kept, rtol=2**-10, atol=1e-6) == (teacher == fold)
-
-
-def test_a_taught_run_does_nothing_again(taught: Path, corpus: Path, tmp_path: Path):
-    before = times(taught)
-    teach(write_recipe(tmp_path, corpus), taught, "{generations: 2, teachers: [vlad], folds: 2, top_k: 3}")
-    assert times(taught) == before
-
-
-def test_each_member_may_teach_its_own_successor(recipe_file: Path, tmp_path: Path):
-    summary = teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: own, weight: 0.9}")
-    assert [(row["name"], row["fold"]) for row in summary["teachers"]] == [
-        ("mean", None),
-        ("vlad", None),
-        ("lstm", None),
-    ]
-    folders = sorted(path.name for path in (tmp_path / "run/distillation/0/soft-labels").iterdir())
-    assert folders == ["lstm", "mean", "vlad"]
-
-
-def test_changed_teachers_are_not_replaced_unasked(recipe_file: Path, tmp_path: Path):
-    teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [mean]}")
-    with pytest.raises(OutputError, match=r"distillation/0/teachers/mean: was trained with different settings"):
-        teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [mean]}", "seed=3")
-    # Other teachers: nothing of theirs stands in the way, but the members were taught by others.
-    with pytest.raises(OutputError, match=r"members/mean: was trained with different settings"):
-        teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [vlad]}")
-
-
-def test_soft_labels_of_other_videos_never_reach_the_training(corpus: Path, recipe_file: Path, tmp_path: Path):
-    """Soft labels for validation and eval videos that would show at once change no bit of what is trained."""
-
-    def poisoned(which: str, folder: Path, probability: float) -> None:
-        shards = expand_shards([corpus / which])
-        teacher = {shards[0]: lambda batch: np.full((len(batch), 5), probability, np.float32)}
-        folder.mkdir(exist_ok=True)
-        label_shards(shards, folder, teacher, LABELS, 5, lambda shard: Batches([shard], infer_spec(shards), None, 50))
-
-    for name, sets in (("clean", ["train"]), ("leaky", ["train", "validation", "eval"])):
-        for which in sets:
-            poisoned(which, tmp_path / name, 0.2 if which == "train" else 1.0)
-        teach(recipe_file, tmp_path / f"run-{name}", f"{{soft_labels: {tmp_path / name}}}")
-    assert ids_in_soft_labels(tmp_path / "leaky") > ids_in_soft_labels(tmp_path / "clean")
-    for member in ("mean", "vlad", "lstm"):
-        file = Path("members", member, "last.safetensors")
-        assert (tmp_path / "run-leaky" / file).read_bytes() == (tmp_path / "run-clean" / file).read_bytes()
-
-
-def test_teachers_may_be_removed_once_their_students_are_there(taught: Path, corpus: Path, tmp_path: Path):
-    folder = Path(shutil.copytree(taught, tmp_path / "run"))
-    for generation in "01":
-        shutil.rmtree(folder / "distillation" / generation / "teachers")
-    before = times(folder)
-    distill = "{generations: 2, teachers: [vlad], folds: 2, top_k: 3}"
-    summary = teach(write_recipe(tmp_path, corpus), folder, distill)
-    assert times(folder) == before
-    assert summary == json.loads((taught / "summary.json").read_text())
-
-
-def test_a_teacher_of_the_same_settings_is_another_teacher(recipe_file: Path, tmp_path: Path):
-    """Two members that differ in nothing but their names start from different weights."""
-    twins = "members={one: &one {family: {type: mean}, head: {type: logistic}}, two: *one}"
-    summary = teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [one]}", twins, "pack.members=[one]")
-    with pytest.raises(OutputError, match=r"members/one: was trained with different settings"):
-        teach(recipe_file, tmp_path / "run", "{generations: 1, teachers: [two]}", twins, "pack.members=[one]")
-    run(
-        load_recipe(recipe_file, (*SHORT, "distill={generations: 1, teachers: [two]}", twins, "pack.members=[one]")),
-        tmp_path / "run",
-        overwrite=True,
-    )
-    again = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert again["members"][0]["gap_validation"] != summary["members"][0]["gap_validation"]
-
-
-def test_soft_labels_that_lack_a_shard_are_told_before_any_training(corpus: Path, recipe_file: Path, tmp_path: Path):
-    shards = expand_shards([corpus / "train"])
-    (tmp_path / "soft").mkdir()
-    teacher = {shards[0]: lambda batch: np.full((len(batch), 5), 0.5, np.float32)}
-    label_shards(
-        shards[:1], tmp_path / "soft", teacher, LABELS, 5, lambda shard: Batches([shard], infer_spec(shards), None, 50)
-    )
-    with pytest.raises(DataError, match=r"soft: 48 of 96 training videos have no soft labels there, such as 0-1"):
-        teach(recipe_file, tmp_path / "run", "{soft_labels: soft}")
     assert not (tmp_path / "run").exists()
 
 
@@ -407,41 +230,3 @@ def test_balanced_reading_trains_another_model(finished: Path, recipe_file: Path
     folders = (tmp_path / "run", finished)
     balanced, plain = (read_member(folder / "members" / "mean")[1]["head.classifier.weights"] for folder in folders)
     assert not torch.equal(balanced, plain)
-
-
-def test_folds_need_as_many_shards(recipe_file: Path, tmp_path: Path):
-    with pytest.raises(RecipeError, match=r"distill\.folds: .* of 2 training shards there are not 3 parts"):
-        teach(recipe_file, tmp_path / "run", "{generations: 1, folds: 3}")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_missing_folder_of_soft_labels_is_told_before_any_training(recipe_file: Path, tmp_path: Path):
-    with pytest.raises(DataError, match=r"none: holds no soft labels"):
-        teach(recipe_file, tmp_path / "run", "{soft_labels: none}")
-    assert not (tmp_path / "run").exists()
-
-
-def test_killed_again_and_again_ends_as_if_never_killed(corpus: Path, tmp_path: Path):
-    """At random moments of all stages, by SIGKILL and by SIGTERM, until there is nothing left to do."""
-    command = [
-        "run",
-        write_recipe(tmp_path, corpus),
-        *("--set", "members={mean: {family: {type: mean}, head: {type: logistic}}}"),
-        *("--set", "pack.members=[mean]"),
-        *("--set", "distill={generations: 1, top_k: 3}"),
-        *("--set", "training.averaging={steps: 16, learning_rate: 0.001, ema_decay: 0.875}"),
-    ]
-    # A checkpoint a step, so that most moments are in the midst of one.
-    killed_command = [*command, "--set", "training.checkpoint_minutes=0.000001", "-o", tmp_path / "killed"]
-    random, codes = Random(9), []
-    with lives() as processes:
-        assert processes.live(*command, "-o", tmp_path / "whole") == 0
-        while not codes or codes[-1] != 0:
-            number = random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
-            codes.append(processes.kill(number, tmp_path / "killed", random, *killed_command))
-            assert codes[-1] in (0, -signal.SIGKILL if number == signal.SIGKILL else 143)
-            assert len(codes) < 100
-    assert codes.count(-signal.SIGKILL) >= 3
-    assert codes.count(143) >= 1
-    for file in ("members/mean/best.safetensors", "members/mean/last.safetensors", "model.onnx", "summary.json"):
-        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

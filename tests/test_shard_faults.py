@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import Call
 from tests.corpus import LABELS, VIDEOS, videos, write_corpus
 from vidfit import load_recipe, run
-from vidfit.cli import main
 from vidfit.features import survey
 from vidfit.features.example import write_shard
 from vidfit.features.spec import Video
@@ -25,25 +25,11 @@ members: {mean: {family: {type: mean}, head: {type: logistic}}}
 pack: {budget: 1MB, members: [mean]}
 """
 
-Call = Callable[..., tuple[int, str, str]]
 
-
-@pytest.fixture
-def vidfit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Runs the command; gives exit code, standard output, standard error."""
+@pytest.fixture(autouse=True)
+def fresh_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard that has just been written counts as settled."""
     monkeypatch.setattr(survey, "_TICK", 0)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["vidfit", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +88,14 @@ def test_labels_corrected_in_place_are_measured_anew(vidfit: Call, own: Path, tm
 
 
 def test_other_training_shards_are_told_before_anything(vidfit: Call, own: Path, tmp_path: Path):
-    command = "run", own / "recipe.yaml", "-o", tmp_path / "run"
-    assert vidfit(*command)[0] == 0
+    command = own / "recipe.yaml", "-o", tmp_path / "run"
+    assert vidfit("train", *command)[0] == 0
     relabel(own / "train" / "train0.tfrecord", lambda labels: np.unique((labels + 1) % len(LABELS)))
-    code, _, err = vidfit(*command)
-    assert code == 2
-    assert "was trained with different settings or shards" in err
-    assert vidfit(*command, "--overwrite")[0] == 0
+    for verb in ("run", "train"):
+        code, _, err = vidfit(verb, *command)
+        assert code == 2
+        assert "was trained with different settings or shards" in err
+    assert vidfit("train", *command, "--overwrite")[0] == 0
 
 
 def test_soft_labels_go_by_content(vidfit: Call, own: Path, model: Path, tmp_path: Path):

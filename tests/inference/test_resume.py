@@ -50,7 +50,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_killed_process_is_gone_on_with(
     finished: Path,
-    corpus: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     counted: list[str],
@@ -60,11 +59,11 @@ def test_a_killed_process_is_gone_on_with(
     shards = tmp_path / "shards"
     shards.mkdir()
     for number in range(100):
-        shutil.copy(corpus / "eval" / "eval0.tfrecord", shards / f"{number:03}.tfrecord")
+        write_shard(shards / f"{number:03}.tfrecord", videos(6, seed=number))
     whole, output = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
     command = ("predict", finished / "model.onnx", shards, "--batch-size", 1, "-o")
     call(monkeypatch, *command, whole)
-    assert len(counted) == 100 * VIDEOS["eval"] // 2
+    assert len(counted) == 100 * 6
     counted.clear()
 
     process = subprocess.Popen([sys.executable, "-m", "vidfit", *map(str, command), output])
@@ -79,7 +78,7 @@ def test_a_killed_process_is_gone_on_with(
     capfd.readouterr()
     call(monkeypatch, *command, output)
     assert f"; {parts} shards were finished before" in capfd.readouterr().out
-    assert len(counted) == (100 - parts) * VIDEOS["eval"] // 2
+    assert len(counted) == (100 - parts) * 6
     assert output.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([output.name, "shards", whole.name])
 
@@ -138,7 +137,7 @@ def test_after_a_bad_record_the_finished_shards_are_taken_over(
     assert not (tmp_path / "out.csv.partial").exists()
 
 
-def test_a_shard_with_skipped_records_is_finished_only_where_they_are_skipped(
+def test_skipped_records_finish_a_shard_only_where_skipped(
     finished: Path, tmp_path: Path, shards: list[Path], counted: list[str]
 ):
     model, output = finished / "model.onnx", tmp_path / "out.csv"

@@ -55,7 +55,7 @@ def test_labels_outside_the_kept_classes_count_as_missed():
     assert exactly([scores], labels).gap([0], [1.0]) == pytest.approx(0.5)
 
 
-def test_fitted_weights_have_the_least_squared_error_of_the_simplex():
+def test_fitted_weights_err_least_of_all_on_the_simplex():
     labels, predictions = labels_and_predictions(2, 3, classes=40)
     weights, _ = exactly(predictions, labels).expected([0, 1, 2])
     assert weights.sum() == pytest.approx(1)
@@ -109,7 +109,7 @@ def test_widths_cost_what_their_divergence_costs_on_average():
         assert held_out.expected([place])[1] == pytest.approx(expected, abs=1e-4)
 
 
-def test_where_no_loss_can_be_measured_the_nearer_width_is_still_the_better_one():
+def test_without_a_measurable_loss_the_nearer_width_is_better():
     labels, _ = labels_and_predictions(6, 1)
     perfect = np.where(labels, 0.9, 0.1)
     widths = [perfect + 0.05 * np.where(labels, -1, 1), perfect]
@@ -119,7 +119,7 @@ def test_where_no_loss_can_be_measured_the_nearer_width_is_still_the_better_one(
 
 
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 7))
-def test_least_squares_on_the_simplex_cannot_be_bettered_by_moving_weight(seed: int, size: int):
+def test_least_squares_are_not_bettered_by_moving_weight(seed: int, size: int):
     random = np.random.default_rng(seed)
     root = random.normal(size=(size, size + 2))
     products, product = root @ root.T + 1e-3 * np.eye(size), random.normal(size=size)
