@@ -250,7 +250,7 @@ def test_a_run_is_searched_and_packed_for_other_budgets(vidfit, corpus: Path, tm
     summary = json.loads((folder / "summary.json").read_text())
     packed = summary["packed"]
     assert packed["bytes"] == (folder / "model.onnx").stat().st_size <= 200_000
-    assert [row["name"] for row in packed["members"]] == ["mean", "lstm"]
+    assert [row["name"] for row in packed["members"]] == ["mean", "frames"]
     assert f"{packed['gap_selection']:.4f} on the half that selected its members" in out
     assert json.loads((folder / "frontier.json").read_text())["baselines"] == {}
     # The second call finds everything done.

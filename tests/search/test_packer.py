@@ -76,26 +76,26 @@ def test_a_packed_file_is_logged_and_nothing_is_printed(run: Path, capsys, caplo
 
 
 def test_given_members_are_all_packed_with_equal_weights(run: Path):
-    file = pack(run, "200kB", members=["mean", "lstm"])
+    file = pack(run, "200kB", members=["mean", "frames"])
     told = json.loads(file.with_suffix(".json").read_text())
-    assert [(member["name"], member["weight"]) for member in told["members"]] == [("mean", 0.5), ("lstm", 0.5)]
+    assert [(member["name"], member["weight"]) for member in told["members"]] == [("mean", 0.5), ("frames", 0.5)]
     with pytest.raises(BudgetError, match="smallest possible file takes"):
-        pack(run, "20kB", members=["mean", "lstm"])
-    with pytest.raises(ModelFileError, match="has no trained member 'vlad'; it has mean, lstm"):
+        pack(run, "20kB", members=["mean", "frames"])
+    with pytest.raises(ModelFileError, match="has no trained member 'vlad'; it has mean, frames"):
         pack(run, "200kB", members=["mean", "vlad"])
 
 
 def test_candidates_span_widths_and_near_the_float_member(run: Path):
     packer = open_run(run)
-    own = [candidate for candidate in packer.search.candidates if candidate.member == "lstm"]
+    own = [candidate for candidate in packer.search.candidates if candidate.member == "frames"]
     assert own[0].bits < 3
     assert own[-1].bits > 5
     assert [candidate.bytes for candidate in own] == sorted(candidate.bytes for candidate in own)
-    classifier = load_member(run / "members" / "lstm").classifier()
+    classifier = load_member(run / "members" / "frames").classifier()
     reference = packer.search.validation.predictions(lambda batch: predict(classifier, batch))
     away = [divergence(reference, candidate.predictions()) for candidate in own]
     assert away[-1] < away[0]
-    saved = json.loads((run / "packing" / "lstm" / "candidates.json").read_text())
+    saved = json.loads((run / "packing" / "frames" / "candidates.json").read_text())
     assert {cost["tensor"] for cost in saved["costs"]} == set(saved["candidates"][0]["schemes"])
 
 
@@ -112,16 +112,16 @@ def test_a_member_that_is_trained_again_is_measured_again(run: Path):
     info, tensors, _ = read_member(run / "members" / "mean")
     tensors["head.classifier.biases"] += 1
     save_member(run / "members" / "mean" / "best.safetensors", info, tensors)
-    others = (run / "packing" / "lstm" / "candidates.json").stat().st_mtime_ns
+    others = (run / "packing" / "frames" / "candidates.json").stat().st_mtime_ns
     open_run(run).search.frontier()
     assert (run / "packing" / "mean" / "candidates.json").read_text() != before
-    assert (run / "packing" / "lstm" / "candidates.json").stat().st_mtime_ns == others
+    assert (run / "packing" / "frames" / "candidates.json").stat().st_mtime_ns == others
 
 
 def test_a_kill_while_making_candidates_costs_one_member(run: Path, monkeypatch: pytest.MonkeyPatch):
     document = run / "packing" / "mean" / "candidates.json"
     before = [(candidate.member, candidate.bytes) for candidate in open_run(run).search.candidates]
-    others = (run / "packing" / "lstm" / "candidates.json").stat().st_mtime_ns
+    others = (run / "packing" / "frames" / "candidates.json").stat().st_mtime_ns
     document.write_text('{"inputs": "cut')
 
     def stop(*_: object) -> None:
@@ -133,7 +133,7 @@ def test_a_kill_while_making_candidates_costs_one_member(run: Path, monkeypatch:
             open_run(run).search.frontier()
     assert not document.exists()
     assert [(candidate.member, candidate.bytes) for candidate in open_run(run).search.candidates] == before
-    assert (run / "packing" / "lstm" / "candidates.json").stat().st_mtime_ns == others
+    assert (run / "packing" / "frames" / "candidates.json").stat().st_mtime_ns == others
 
 
 def test_a_file_too_large_gives_way_to_the_next_smaller(run: Path, monkeypatch: pytest.MonkeyPatch):
@@ -192,20 +192,20 @@ def test_a_run_without_its_validation_shards_is_named(run: Path):
 
 
 def test_a_member_of_another_vocabulary_is_named(run: Path):
-    info, tensors, _ = read_member(run / "members" / "lstm")
+    info, tensors, _ = read_member(run / "members" / "frames")
     other = info.model_copy(update={"vocabulary": ("other", *info.vocabulary[1:])})
-    save_member(run / "members" / "lstm" / "best.safetensors", other, tensors)
-    with pytest.raises(ModelFileError, match=r"lstm/best\.safetensors: has other features or labels"):
+    save_member(run / "members" / "frames" / "best.safetensors", other, tensors)
+    with pytest.raises(ModelFileError, match=r"frames/best\.safetensors: has other features or labels"):
         pack(run, "1MB")
 
 
 @pytest.mark.parametrize("tensor", ["weights", "biases"])
 def test_weights_that_are_no_numbers_are_named(run: Path, tensor: str):
-    info, tensors, _ = read_member(run / "members" / "lstm")
+    info, tensors, _ = read_member(run / "members" / "frames")
     name = next(name for name in tensors if tensor in name)
     tensors[name].view(-1)[0] = torch.nan
-    save_member(run / "members" / "lstm" / "best.safetensors", info, tensors)
-    with pytest.raises(ModelFileError, match=rf"lstm/best\.safetensors: tensor '{name}' holds NaN or infinity"):
+    save_member(run / "members" / "frames" / "best.safetensors", info, tensors)
+    with pytest.raises(ModelFileError, match=rf"frames/best\.safetensors: tensor '{name}' holds NaN or infinity"):
         pack(run, "1MB")
     assert not (run / "packed").exists()
 

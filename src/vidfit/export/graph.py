@@ -100,6 +100,8 @@ def write_graph(
     try:
         proto = program.model_proto
         expand_placeholders(proto)
+        # Shapes and the exporter's notes on every value: more bytes than a small member's weights, and nobody needs them.
+        proto.graph.ClearField("value_info")
         content = proto.SerializeToString()
     except (EncodeError, ValueError) as error:
         raise _beyond_onnx(f"the weights take {stored:,} bytes and there is no room for the graph") from error
