@@ -1,0 +1,136 @@
+"""Measure a model's timeline on shards whose videos have known intervals."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidfit.errors import DataError, ModelFileError
+from vidfit.evaluation.intervals import IntervalMetrics
+from vidfit.features.batch import Batch
+from vidfit.features.prefetch import read_ahead
+from vidfit.features.shards import estimate_records, expand_shards
+from vidfit.features.skipped import Skipped
+from vidfit.inference.predictor import BATCH_SIZE, Predictor, load
+from vidfit.inference.timeline import Timeline, TimelineOptions
+from vidfit.progress import OnProgress, counter, silent
+from vidfit.videos.extractor import steps_per_second
+from vidfit.videos.sources import find_sources
+
+log = logging.getLogger(__name__)
+
+Truth = dict[str, dict[int, list[tuple[float, float]]]]
+"""Video id -> class -> (start, end) in seconds."""
+
+
+def evaluate_timeline(
+    model: Path | str,
+    shards: str | Path | Sequence[str | Path],
+    segments: Path | str,
+    options: TimelineOptions | None = None,
+    *,
+    skip_corrupt: bool = False,
+    threads: int = 0,
+    batch_size: int = BATCH_SIZE,
+    on_progress: OnProgress = silent,
+) -> dict[str, Any]:
+    """Measure when a model says that labels hold.
+
+    Arguments:
+        model: a packed file, or a member: its folder or file.
+        shards: TFRecord files, folders of them, caches, or globs; one or several.
+        segments: a table with a row per interval: `path,label,start,end`, in seconds; `path` is a video's id in the
+            shards. `vidfit extract` leaves it as `segments.csv`. Other tables that `extract` takes work too.
+        options: windows and threshold.
+        For the others see `vidfit.evaluate`.
+
+    Returns:
+        What `IntervalMetrics.result` holds; `timeline`, which probabilities were used; `threshold`; what was skipped;
+        and `seconds` of wall time.
+
+    Raises:
+        DataError: the table is wrong, names a label that the model lacks, lacks a labelled video of the shards, or has
+            none of the shards' videos.
+        ModelFileError: the model cannot be read, or has one frame per video.
+    """
+    begun, options = time.perf_counter(), options or TimelineOptions()
+    predictor = load(model, threads, batch_size=batch_size)
+    if predictor.spec.level == "video":
+        raise ModelFileError(f"{model}: reads one frame per video, so it has no timeline; take a frame-level model")
+    truth = _read_truth(Path(segments), predictor)
+    paths = expand_shards([shards] if isinstance(shards, str | Path) else shards, log.warning)
+    timeline = Timeline(predictor, steps_per_second(predictor.extractor, paths), options)
+    metrics, skipped, unlabelled, seen = IntervalMetrics(predictor.vocabulary), Skipped(), 0, set()
+    show, total = counter(on_progress, "evaluating", "videos"), estimate_records(paths)
+    for batch in read_ahead(predictor.batches(paths, len(predictor.vocabulary), skip_corrupt)):
+        skipped += batch.skipped
+        for id, labelled, frames in _videos(batch):
+            if id in seen:
+                raise DataError(f"video {id!r} is in the shards twice; evaluate each once")
+            if labelled and id not in truth:
+                raise DataError(
+                    f"{segments}: has no row for video {id!r}, which has labels in the shards; add its rows"
+                )
+            seen.add(id)
+            unlabelled += id not in truth
+            _, probabilities_TC = timeline.probabilities(frames)
+            metrics.update(probabilities_TC, timeline.rate, truth.get(id, {}), timeline.intervals(probabilities_TC))
+            show(len(seen), max(total, len(seen)))
+    _check_used(Path(segments), truth, seen, metrics.late)
+    result = metrics.result()
+    if math.isnan(result["timeline_map"]):
+        raise DataError(f"{segments}: no interval covers the middle of a second of these videos; give seconds")
+    passed = {"skipped": skipped.records, "skipped_bytes": skipped.bytes, "unlabelled": unlabelled}
+    seconds = time.perf_counter() - begun
+    return {"timeline": timeline.method, "threshold": options.threshold, **result, **passed, "seconds": seconds}
+
+
+def _read_truth(segments: Path, predictor: Predictor) -> Truth:
+    classes = {name: index for index, name in enumerate(predictor.vocabulary)}
+    truth: Truth = {}
+    for source in find_sources([segments]):
+        if missing := source.labels - {interval.label for interval in source.intervals}:
+            raise DataError(f"{segments}: {source.id} has {min(missing)!r} without an interval; give its start and end")
+        of_video = truth.setdefault(source.id, {})
+        for interval in source.intervals:
+            if interval.label not in classes:
+                raise DataError(
+                    f"{segments}: {source.id} has label {interval.label!r}, which the model does not know; "
+                    "correct the label or remove its rows"
+                )
+            of_video.setdefault(classes[interval.label], []).append((interval.start, interval.end))
+    if not any(truth.values()):
+        raise DataError(f"{segments}: has no intervals; give a table with the header path,label,start,end")
+    return truth
+
+
+def _videos(batch: Batch) -> Iterator[tuple[str, bool, dict[str, np.ndarray]]]:
+    """Id, whether it has labels, and frames `[T, D]` by modality of each video."""
+    lengths = batch.num_frames.tolist()
+    parts = {name: whole.split(lengths) for name, whole in batch.frames.items()}
+    for place, (id, labels) in enumerate(zip(batch.ids, batch.label_counts.tolist(), strict=True)):
+        yield id, labels > 0, {name: part[place].numpy() for name, part in parts.items()}
+
+
+def _check_used(segments: Path, truth: Truth, seen: set[str], late: int) -> None:
+    """Warn of rows that were not used.
+
+    Raises:
+        DataError: none was.
+    """
+    others = [id for id in truth if id not in seen]
+    if len(others) == len(truth):
+        raise DataError(
+            f"{segments}: none of its videos, such as {others[0]!r}, is in the shards; its paths must be ids"
+        )
+    if others:
+        log.warning(
+            "evaluating: %d of %d videos in %s, such as %r, are not in these shards",
+            len(others), len(truth), segments, others[0],
+        )  # fmt: skip
+    if late:
+        log.warning("evaluating: %d intervals begin after the end of their video and do not count", late)
