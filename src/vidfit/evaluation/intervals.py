@@ -72,9 +72,9 @@ class IntervalMetrics:
             timeline_overlap: mean of the labels' overlaps; NaN if none has a true interval.
             videos, cells: how many.
             labels: of each label `name`; `cells`, in which it holds; `average_precision` of a list of all cells, None
-                if it holds in none; `overlap`, None if it has no true interval. The overlap is the intersection over the
-                union, in seconds, of true and found intervals: its mean over the videos in which there are some of
-                either. A label that is missed in a video, or found in vain, has overlap 0 there.
+                if it holds in none; `overlap`, None if it has no true interval. The overlap is the intersection over
+                the union, in seconds, of true and found intervals: its mean over the videos with any of either. A label
+                that is missed in a video, or found in vain, has overlap 0 there.
         """
         scores, holds = np.concatenate(self._scores), np.concatenate(self._holds)
         labels = []

@@ -73,7 +73,8 @@ def evaluate_timeline(
                 raise DataError(f"video {id!r} is in the shards twice; evaluate each once")
             if labelled and id not in truth:
                 raise DataError(
-                    f"{segments}: has no row for video {id!r}, which has labels in the shards; add its rows"
+                    f"{segments}: has no row for video {id!r}, which has labels in the shards; add its rows "
+                    f"(its paths, such as {next(iter(truth))!r}, must be ids of videos)"
                 )
             seen.add(id)
             unlabelled += id not in truth
