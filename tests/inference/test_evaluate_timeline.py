@@ -12,7 +12,7 @@ import vidfit
 from tests.inference.test_label import Command, call, command  # noqa: F401 - a fixture
 from vidfit.evaluation.intervals import IntervalMetrics
 from vidfit.features.shards import read_videos
-from vidfit.inference.timeline import over_steps, spans, windows
+from vidfit.inference.timeline import from_frames, over_steps, spans, windows
 
 LABELS = ("wind", "bell", "a, b")
 RECIPE = """
@@ -91,7 +91,7 @@ def test_frame_probabilities_are_measured(place: Path, command: Command, tmp_pat
 
     def over_time(frames: dict[str, np.ndarray]) -> np.ndarray:
         video = {"rgb": frames["rgb"][None]}
-        return np.sqrt(model.predict_frames(video)[0] * model.predict(video))
+        return from_frames(model.predict_frames(video)[0], model.predict(video)[0])
 
     told = expected(place, over_time, 0.4).result()
     assert (result["timeline"], result["threshold"], result["videos"]) == ("frame probabilities", 0.4, 30)

@@ -1,8 +1,8 @@
 """When a label holds: probabilities over time, and the intervals they give.
 
-A model that decides per frame gives them directly: a step has the geometric mean of its frame's probability and the
-video's. Other models see windows. A video is cut into overlapping stretches, and each is classified as a video of its
-own. A step then has the mean of the windows that cover it.
+A model that decides per frame gives them directly (`from_frames`). Other models see windows. A video is cut into
+overlapping stretches, and each is classified as a video of its own. A step then has the mean of the windows that cover
+it.
 
 Shapes: T steps of a video, W windows, C classes.
 """
@@ -19,6 +19,8 @@ from vidfit.inference.predictor import Predictor
 
 _WINDOW: Final = 5.0
 _HOP: Final = 1.0
+# Keeps logits finite.
+_SURE: Final = 1e-6
 # An interval goes on while its probability is above this share of the threshold that began it.
 _HYSTERESIS = 0.6
 
@@ -91,7 +93,7 @@ class Timeline:
         video = {name: array[None] for name, array in frames.items()}
         probabilities_C = self.predictor.predict(video)[0]
         if self._by_frames:
-            return probabilities_C, np.sqrt(self.predictor.predict_frames(video)[0] * probabilities_C)
+            return probabilities_C, from_frames(self.predictor.predict_frames(video)[0], probabilities_C)
         steps = len(next(iter(frames.values())))
         length, hop = (max(1, round(seconds * self.rate)) for seconds in self.options.seconds)
         stretches = windows(steps, length, hop)
@@ -106,6 +108,25 @@ class Timeline:
         """Start and end of each label's intervals, in a video that ends with its last step."""
         duration = len(probabilities_TC) / self.rate
         return [[(span.start, span.end) for span in self.spans(column_T, duration)] for column_T in probabilities_TC.T]
+
+
+def from_frames(frames_TC: np.ndarray, video_C: np.ndarray) -> np.ndarray:
+    """float32 `[T, C]`: each step's probability, `sqrt(video * sigmoid(z))`.
+
+    `z` is the weighted mean of the logits of the step's frame (weight 4) and its neighbours (1 each). So a label needs
+    both the moment and the video, and a single frame counts for less.
+
+    Arguments:
+        frames_TC, video_C: probabilities of the frames and of the video.
+    """
+    likely_TC = np.clip(np.asarray(frames_TC, np.float64), _SURE, 1 - _SURE)
+    logits_TC = np.log(likely_TC / (1 - likely_TC))
+    weights_T = np.full(len(logits_TC), 4.0)
+    sums_TC = 4 * logits_TC
+    for here, beside in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
+        sums_TC[here] += logits_TC[beside]
+        weights_T[here] += 1
+    return np.sqrt(video_C / (1 + np.exp(-sums_TC / weights_T[:, None]))).astype(np.float32)
 
 
 def windows(steps: int, length: int, hop: int) -> list[slice]:
