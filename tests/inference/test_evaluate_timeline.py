@@ -23,6 +23,13 @@ members:
   mean: {family: {type: mean}, head: {type: logistic}}
 pack: {budget: 100kB, members: {frames: 1}, frame_probabilities: true}
 """
+VIDEO_LEVEL = """
+data: {train: train.tfrecord, validation: validation.tfrecord, eval: eval.tfrecord, vocabulary: vocabulary.csv}
+training: {steps: 2, batch_size: 4, learning_rate: 0.05, validate_every: 2}
+members:
+  mean: {family: {type: mean}, head: {type: logistic}}
+pack: {budget: 100kB}
+"""
 
 Rows = list[tuple[str, str, float, float]]
 
@@ -43,6 +50,10 @@ def videos(split: str, count: int, seed: int) -> tuple[list[vidfit.Video], Rows]
     return made, rows
 
 
+# The intervals of the shards of eval.
+ROWS = videos("eval", 30, 2)[1]
+
+
 def write_table(path: Path, rows: Rows) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label", "start", "end"), *rows])
@@ -53,10 +64,9 @@ def write_table(path: Path, rows: Rows) -> Path:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards, `segments.csv` of those of eval, a run, and `mean.onnx`, which has no frame probabilities."""
     folder = tmp_path_factory.mktemp("timeline")
-    for seed, (split, count) in enumerate({"train": 96, "validation": 48, "eval": 30}.items()):
-        made, rows = videos(split, count, seed)
-        vidfit.write_shard(folder / f"{split}.tfrecord", made)
-    write_table(folder / "segments.csv", rows)
+    for seed, (split, count) in enumerate({"train": 96, "validation": 48, "eval": len(ROWS)}.items()):
+        vidfit.write_shard(folder / f"{split}.tfrecord", videos(split, count, seed)[0])
+    write_table(folder / "segments.csv", ROWS)
     lines = ["label_id,label_name", *(f'{index},"{name}"' for index, name in enumerate(LABELS))]
     (folder / "vocabulary.csv").write_text("\n".join(lines) + "\n")
     (folder / "recipe.yaml").write_text(RECIPE)
@@ -131,8 +141,7 @@ def test_windows_are_measured(place: Path, command: Command, tmp_path: Path, for
 
 
 def test_a_table_may_have_videos_of_other_shards(place: Path, command: Command, tmp_path: Path):  # noqa: F811
-    rows = videos("eval", 30, 2)[1]
-    table = write_table(tmp_path / "all.csv", [*rows, ("train/0.mp4", "bell", 0, 1), (rows[0][0], "bell", 90, 91)])
+    table = write_table(tmp_path / "all.csv", [*ROWS, ("train/0.mp4", "bell", 0, 1), (ROWS[0][0], "bell", 90, 91)])
     arguments = ("evaluate", place / "run/model.onnx", place / "eval.tfrecord", "--segments")
     code, out, err = command(*arguments, table)
     assert code == 0
@@ -143,9 +152,6 @@ def test_a_table_may_have_videos_of_other_shards(place: Path, command: Command, 
     assert [line for line in out.splitlines() if "map" in line] == [
         line for line in plain.splitlines() if "map" in line
     ]
-
-
-ROWS = videos("eval", 30, 2)[1]
 
 
 @pytest.mark.parametrize(
@@ -214,28 +220,23 @@ def test_a_corrupt_record_is_skipped_on_request(place: Path, command: Command, t
     assert "videos           29" in out
 
 
+def test_python_gives_what_the_command_prints(place: Path):
+    given = (place / "run/model.onnx", place / "eval.tfrecord", place / "segments.csv")
+    seen = []
+    found = vidfit.evaluate_timeline(*given, threshold=0.3, on_progress=lambda progress: seen.append(progress.done))
+    assert (found["threshold"], found["videos"], seen) == (0.3, 30, list(range(1, 31)))
+
+
 def test_a_model_of_whole_videos_has_no_timeline(place: Path, command: Command, tmp_path: Path):  # noqa: F811
     random = np.random.default_rng(1)
     for split in ("train", "validation", "eval"):
-        made = [
-            vidfit.Video(
-                f"{split}{number}", {"mean": random.normal(size=(1, 4)).astype(np.float32)}, np.array([number % 3])
-            )
-            for number in range(12)
-        ]
+        features = random.normal(size=(12, 1, 4)).astype(np.float32)
+        made = [vidfit.Video(f"{split}{it}", {"mean": features[it]}, np.array([it % 3])) for it in range(12)]
         vidfit.write_shard(tmp_path / f"{split}.tfrecord", made)
     (tmp_path / "vocabulary.csv").write_text((place / "vocabulary.csv").read_text())
-    recipe = (
-        RECIPE.replace("steps: 60", "steps: 2")
-        .replace("sampling: none, ", "")
-        .replace("validate_every: 60", "validate_every: 2")
-    )
-    recipe = recipe.replace("frames: {family: {type: frame-classifier}}\n", "").replace(
-        "{frames: 1}, frame_probabilities: true", "{mean: 1}"
-    )
-    (tmp_path / "recipe.yaml").write_text(recipe)
-    vidfit.run(vidfit.load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
-    arguments = ("evaluate", tmp_path / "run/model.onnx", tmp_path / "eval.tfrecord", "--segments")
-    code, _, err = command(*arguments, place / "segments.csv")
+    (tmp_path / "recipe.yaml").write_text(VIDEO_LEVEL)
+    assert command("train", tmp_path / "recipe.yaml", "-o", tmp_path / "run")[0] == 0
+    member = tmp_path / "run" / "members" / "mean"
+    code, _, err = command("evaluate", member, tmp_path / "eval.tfrecord", "--segments", place / "segments.csv")
     assert code == 2
     assert "reads one frame per video, so it has no timeline" in err

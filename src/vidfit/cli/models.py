@@ -24,7 +24,6 @@ from vidfit.cli.app import (
 )
 from vidfit.cli.terminal import progress_bar
 from vidfit.errors import OutputError, VidfitError
-from vidfit.summary import print_table
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,6 @@ def evaluate(
     from vidfit.files import replacing
     from vidfit.inference import on_shards
     from vidfit.inference.evaluate_timeline import evaluate_timeline
-    from vidfit.inference.timeline import TimelineOptions
     from vidfit.progress import log_skipped
 
     _check_timeline_options(segments, [window, hop, threshold], [unlabelled, fill_up])
@@ -70,8 +68,8 @@ def evaluate(
                 "on_progress": on_progress,
             }
             if segments:
-                options = TimelineOptions(window, hop, 0.5 if threshold is None else threshold)
-                result = evaluate_timeline(model, shards, segments, options, **shared)
+                asked = {"window": window, "hop": hop, "threshold": 0.5 if threshold is None else threshold}
+                result = evaluate_timeline(model, shards, segments, **asked, **shared)
             else:
                 kept = {"labelled_only": unlabelled == "skip", "fill_up": fill_up}
                 result = on_shards.evaluate(model, shards, **kept, **shared)
@@ -175,6 +173,8 @@ def _check_timeline_options(segments: Path | None, of_timeline: Sequence[object]
 
 def _print_figures(result: dict[str, Any]) -> None:
     """A table of the labels, if there is one, and the other figures one by one."""
+    from vidfit.summary import print_table
+
     if labels := result.get("labels"):
         rows = [("label", "seconds", "average precision", "overlap")]
         for label in labels:

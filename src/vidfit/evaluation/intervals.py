@@ -28,8 +28,8 @@ class IntervalMetrics:
         self.videos = 0
         self.late = 0
         """True intervals that begin after their video's last step. They do not count."""
-        self._scores = [np.empty((0, len(names)), np.float32)]
-        self._holds = [np.empty((0, len(names)), bool)]
+        self._scores: list[np.ndarray] = [np.empty((0, len(names)), np.float32)]
+        self._holds: list[np.ndarray] = [np.empty((0, len(names)), bool)]
         self._overlaps: list[list[float]] = [[] for _ in names]
         self._occurs = np.zeros(len(names), bool)
 

@@ -31,8 +31,10 @@ def evaluate_timeline(
     model: Path | str,
     shards: str | Path | Sequence[str | Path],
     segments: Path | str,
-    options: TimelineOptions | None = None,
     *,
+    window: float | None = None,
+    hop: float | None = None,
+    threshold: float = 0.5,
     skip_corrupt: bool = False,
     threads: int = 0,
     batch_size: int = BATCH_SIZE,
@@ -45,19 +47,20 @@ def evaluate_timeline(
         shards: TFRecord files, folders of them, caches, or globs; one or several.
         segments: a table with a row per interval: `path,label,start,end`, in seconds; `path` is a video's id in the
             shards. `vidfit extract` leaves it as `segments.csv`. Other tables that `extract` takes work too.
-        options: windows and threshold.
+        window, hop, threshold: of the timeline, as in `vidfit.label`.
         For the others see `vidfit.evaluate`.
 
     Returns:
-        What `IntervalMetrics.result` holds; `timeline`, which probabilities were used; `threshold`; what was skipped;
-        and `seconds` of wall time.
+        `timeline_map`, `timeline_overlap`, `videos`, `cells`, and `labels` with the figures of each (see
+        `IntervalMetrics.result`); `timeline`, which probabilities were used; `threshold`; `unlabelled`, videos without
+        labels and intervals; what was skipped; and `seconds` of wall time.
 
     Raises:
         DataError: the table is wrong, names a label that the model lacks, lacks a labelled video of the shards, or has
             none of the shards' videos.
         ModelFileError: the model cannot be read, or has one frame per video.
     """
-    begun, options = time.perf_counter(), options or TimelineOptions()
+    begun, options = time.perf_counter(), TimelineOptions(window, hop, threshold)
     predictor = load(model, threads, batch_size=batch_size)
     if predictor.spec.level == "video":
         raise ModelFileError(f"{model}: reads one frame per video, so it has no timeline; take a frame-level model")
