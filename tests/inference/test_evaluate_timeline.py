@@ -28,7 +28,7 @@ data: {train: train.tfrecord, validation: validation.tfrecord, eval: eval.tfreco
 training: {steps: 2, batch_size: 4, learning_rate: 0.05, validate_every: 2}
 members:
   mean: {family: {type: mean}, head: {type: logistic}}
-pack: {budget: 100kB}
+pack: {budget: 100kB, members: {mean: 1}}
 """
 
 Rows = list[tuple[str, str, float, float]]
