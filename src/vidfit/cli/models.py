@@ -56,23 +56,18 @@ def evaluate(
     from vidfit.progress import log_skipped
 
     _check_timeline_options(segments, [window, hop, threshold], [unlabelled, fill_up])
+    asked: dict[str, Any] = {"labelled_only": unlabelled == "skip", "fill_up": fill_up}
+    if segments:
+        threshold = 0.5 if threshold is None else threshold
+        asked = {"segments": segments, "window": window, "hop": hop, "threshold": threshold}
+    asked |= {"skip_corrupt": skip_corrupt, "threads": threads, "batch_size": batch_size}
     if json_file:
         _refuse_other_than_json(json_file)
     # Entered before the evaluation, so that a bad place is known at once.
     with replacing(json_file) if json_file else nullcontext() as partial:
         with progress_bar() as on_progress:
-            shared: dict[str, Any] = {
-                "skip_corrupt": skip_corrupt,
-                "threads": threads,
-                "batch_size": batch_size,
-                "on_progress": on_progress,
-            }
-            if segments:
-                asked = {"window": window, "hop": hop, "threshold": 0.5 if threshold is None else threshold}
-                result = evaluate_timeline(model, shards, segments, **asked, **shared)
-            else:
-                kept = {"labelled_only": unlabelled == "skip", "fill_up": fill_up}
-                result = on_shards.evaluate(model, shards, **kept, **shared)
+            measure = evaluate_timeline if segments else on_shards.evaluate
+            result = measure(model, shards, on_progress=on_progress, **asked)
         log_skipped("evaluating", skipped_of(result))
         if count := int(result["unlabelled"]):
             what = "were left out" if unlabelled == "skip" else "count as videos that no label fits"

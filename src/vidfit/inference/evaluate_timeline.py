@@ -56,8 +56,8 @@ def evaluate_timeline(
         labels and intervals; what was skipped; and `seconds` of wall time.
 
     Raises:
-        DataError: the table is wrong, names a label that the model lacks, lacks a labelled video of the shards, or has
-            none of the shards' videos.
+        DataError: the table is wrong, or names a label that the model lacks. Or a labelled video of the shards has no
+            row.
         ModelFileError: the model cannot be read, or has one frame per video.
     """
     begun, options = time.perf_counter(), TimelineOptions(window, hop, threshold)
@@ -67,28 +67,22 @@ def evaluate_timeline(
     truth = _read_truth(Path(segments), predictor)
     paths = expand_shards([shards] if isinstance(shards, str | Path) else shards, log.warning)
     timeline = Timeline(predictor, steps_per_second(predictor.extractor, paths), options)
-    metrics, skipped, unlabelled, seen = IntervalMetrics(predictor.vocabulary), Skipped(), 0, set()
+    batches = predictor.batches(paths, len(predictor.vocabulary), skip_corrupt)
+    metrics, skipped, seen = IntervalMetrics(predictor.vocabulary), Skipped(), set()
     show, total = counter(on_progress, "evaluating", "videos"), estimate_records(paths)
-    for batch in read_ahead(predictor.batches(paths, len(predictor.vocabulary), skip_corrupt)):
+    for batch in read_ahead(batches):
         skipped += batch.skipped
-        for id, labelled, frames in _videos(batch):
-            if id in seen:
-                raise DataError(f"video {id!r} is in the shards twice; evaluate each once")
-            if labelled and id not in truth:
-                raise DataError(
-                    f"{segments}: has no row for video {id!r}, which has labels in the shards; add its rows "
-                    f"(its paths, such as {next(iter(truth))!r}, must be ids of videos)"
-                )
-            seen.add(id)
-            unlabelled += id not in truth
+        _check_batch(batch, Path(segments), truth, seen)
+        for id, frames in _videos(batch):
             _, probabilities_TC = timeline.probabilities(frames)
             metrics.update(probabilities_TC, timeline.rate, truth.get(id, {}), timeline.intervals(probabilities_TC))
+            seen.add(id)
             show(len(seen), max(total, len(seen)))
     _check_used(Path(segments), truth, seen, metrics.late)
     result = metrics.result()
     if math.isnan(result["timeline_map"]):
         raise DataError(f"{segments}: no interval covers the middle of a second of these videos; give seconds")
-    passed = {"skipped": skipped.records, "skipped_bytes": skipped.bytes, "unlabelled": unlabelled}
+    passed = {"skipped": skipped.records, "skipped_bytes": skipped.bytes, "unlabelled": len(seen - truth.keys())}
     seconds = time.perf_counter() - begun
     return {"timeline": timeline.method, "threshold": options.threshold, **result, **passed, "seconds": seconds}
 
@@ -112,12 +106,25 @@ def _read_truth(segments: Path, predictor: Predictor) -> Truth:
     return truth
 
 
-def _videos(batch: Batch) -> Iterator[tuple[str, bool, dict[str, np.ndarray]]]:
-    """Id, whether it has labels, and frames `[T, D]` by modality of each video."""
+def _check_batch(batch: Batch, segments: Path, truth: Truth, seen: set[str]) -> None:
+    """Raises DataError for a video that was seen before, or one with labels and without a row."""
+    again = set(batch.ids) & seen or {id for id in batch.ids if batch.ids.count(id) > 1}
+    if again:
+        raise DataError(f"video {min(again)!r} is in the shards twice; evaluate each once")
+    for id, labels in zip(batch.ids, batch.label_counts.tolist(), strict=True):
+        if labels and id not in truth:
+            raise DataError(
+                f"{segments}: has no row for video {id!r}, which has labels in the shards; add its rows "
+                f"(its paths, such as {next(iter(truth))!r}, must be ids of videos)"
+            )
+
+
+def _videos(batch: Batch) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Id and frames `[T, D]` by modality of each video."""
     lengths = batch.num_frames.tolist()
     parts = {name: whole.split(lengths) for name, whole in batch.frames.items()}
-    for place, (id, labels) in enumerate(zip(batch.ids, batch.label_counts.tolist(), strict=True)):
-        yield id, labels > 0, {name: part[place].numpy() for name, part in parts.items()}
+    for place, id in enumerate(batch.ids):
+        yield id, {name: part[place].numpy() for name, part in parts.items()}
 
 
 def _check_used(segments: Path, truth: Truth, seen: set[str], late: int) -> None:

@@ -39,8 +39,7 @@ class TimelineOptions:
 
     Attributes:
         window, hop: seconds of a window, and from one to the next. A hop is no longer than a window. If both are None,
-            the timeline comes from frame probabilities where the model has them, else from windows of 5 seconds, one
-            per second.
+            frame probabilities are used. A model without them gets windows of 5 seconds, one per second.
         threshold: probability at which a label holds.
     """
 
