@@ -180,7 +180,7 @@ def _print_figures(result: dict[str, Any]) -> None:
         print_table(rows, words={"label"})
         print()
     figures = {name: value for name, value in result.items() if name != "labels"}
-    width = max(12, *map(len, figures))
+    width = 16 if labels else 12
     for name, value in figures.items():
         shown = f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
         print(f"{name:<{width}} {shown}")
