@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vidfit.features.example import write_shard
     from vidfit.features.spec import Video
     from vidfit.features.video_check import quantize_frames
+    from vidfit.inference.evaluate_timeline import evaluate_timeline
     from vidfit.inference.label import label
     from vidfit.inference.on_shards import evaluate, predict
     from vidfit.inference.predictor import Predictor, load
@@ -46,6 +47,7 @@ __all__ = [
     "VidfitError",
     "__version__",
     "evaluate",
+    "evaluate_timeline",
     "label",
     "load",
     "load_recipe",
@@ -62,6 +64,7 @@ _HOMES = {
     "Recipe": "vidfit.recipe",
     "Video": "vidfit.features.spec",
     "evaluate": "vidfit.inference.on_shards",
+    "evaluate_timeline": "vidfit.inference.evaluate_timeline",
     "label": "vidfit.inference.label",
     "load": "vidfit.inference.predictor",
     "load_recipe": "vidfit.recipe",

@@ -31,7 +31,7 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
         )
     size = format_size(packed["bytes"])
     rows.append(("packed", "", "", "", f"{packed['gap']:.4f}", f"{packed['map']:.4f}", "", size, "", "1.00"))
-    _print_table(rows, words={"member", "family"})
+    print_table(rows, words={"member", "family"})
     print()
     for member in members:
         gaps: dict[int, list[float]] = {}
@@ -72,10 +72,10 @@ def print_frontier(document: dict[str, Any]) -> None:
         ]
         members = ", ".join(f"{member['name']} {member['bits']:.1f} bits" for member in point["members"])
         rows.append((format_size(point["bytes"]), f"{point['gap']:.4f}", *others, members))
-    _print_table(rows, words={"members"})
+    print_table(rows, words={"members"})
 
 
-def _print_table(rows: Sequence[Sequence[str]], words: Set[str]) -> None:
+def print_table(rows: Sequence[Sequence[str]], words: Set[str]) -> None:
     """Columns two spaces apart, numbers to the right; `words` are the headings of those that stand to the left."""
     columns: list[list[str]] = []
     for column in zip(*rows, strict=True):

@@ -27,6 +27,7 @@ training: {steps: 300, batch_size: 16, sample_frames: 4, learning_rate: 0.05, va
            batch_norm_momentum: 0.1}
 members:
   mean: {family: {type: mean}, head: {type: logistic}}
+  frames: {family: {type: frame-classifier}}
 pack: {budget: 100kB, members: {mean: 1}}
 """
 TIME = re.compile(r"(\d{2,}):([0-5]\d):([0-5]\d)\.(\d{3})")
@@ -59,7 +60,9 @@ def command(capfd: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `features`, a packed `model.onnx` trained on them, and `new` videos; one of these is broken."""
+    """A folder with `features`, `model.onnx` and `frames.onnx` (which has frame probabilities) trained on them, and
+    `new` videos, of which one is broken.
+    """
     folder = tmp_path_factory.mktemp("label")
     models = [small_model(folder, "colours", "rgb"), small_model(folder, "bands", "audio")]
     rows = ["path,labels,split"]
@@ -77,6 +80,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     vidfit.run(vidfit.load_recipe(folder / "recipe.yaml"), folder / "run")
     (folder / "model.onnx").write_bytes((folder / "run" / "model.onnx").read_bytes())
+    frames = ["-o", folder / "frames.onnx", "--budget", "100kB", "--frame-probabilities"]
+    assert call("pack-members", folder / "run" / "members" / "frames", *frames) == 0
     (folder / "new").mkdir()
     halves = by_second(RED, RED, RED, BLUE, BLUE, BLUE)
     write(folder / "new" / "halves.mp4", halves, frames_at(4, 6), tone(400, 6))
@@ -130,6 +135,25 @@ def test_json_says_what_is_in_each_video_and_when(place: Path, command: Command,
         assert segment["start"] == pytest.approx(start, abs=0.2)
         assert segment["end"] == pytest.approx(end, abs=0.2)
         assert 0.3 <= segment["confidence"] <= 1
+
+
+def test_the_timeline_comes_from_frame_probabilities(place: Path, command: Command, tmp_path: Path):
+    video = place / "new" / "halves.mp4"
+    code, _, _ = command("label", place / "frames.onnx", video, "-o", tmp_path / "out.json", "--threshold", "0.7")
+    assert code == 0
+    (halves,) = json.loads((tmp_path / "out.json").read_text())
+    found = {it["label"]: [(part["start"], part["end"]) for part in it["segments"]] for it in halves["labels"]}
+    assert found == {"red": [(0, 3)], "blue & cold": [(3, pytest.approx(6, abs=0.2))]}
+
+
+def test_a_window_is_used_where_it_is_asked_for(place: Path):
+    (by_frames,), (by_windows,) = (
+        vidfit.label(place / "frames.onnx", place / "new" / "halves.mp4", window) for window in (None, 5)
+    )
+    model = vidfit.load(place / "frames.onnx")
+    blue = model.vocabulary.index("blue & cold")
+    # Each window of five of the six seconds sees both halves; the first frame sees one.
+    assert by_frames.probabilities[0, blue] < 0.3 < 0.6 < by_windows.probabilities[0, blue]
 
 
 def test_csv_has_a_row_per_interval(place: Path, command: Command, tmp_path: Path):

@@ -1,9 +1,18 @@
 """Windows over steps, and intervals of probabilities."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
+from scipy import special
 
-from vidfit.inference.timeline import Span, over_steps, spans, windows
+from vidfit.errors import VidfitError
+from vidfit.features.spec import FeatureSpec, Modality
+from vidfit.inference.predictor import Predictor
+from vidfit.inference.timeline import Span, Timeline, TimelineOptions, from_frames, over_steps, spans, windows
+
+SPEC = FeatureSpec(modalities=(Modality(name="rgb", size=2),))
+FRAMES = {"rgb": np.random.default_rng(1).integers(256, size=(7, 2)).astype(np.uint8)}
 
 
 def test_windows_cover_a_video_and_are_never_padded():
@@ -30,3 +39,70 @@ def test_an_interval_ends_with_the_video():
 
 def test_what_is_never_sure_is_no_interval():
     assert spans(np.array([0.4, 0.4]), 0.5, 1, 2.0) == []
+
+
+def of_frames(frames: Mapping[str, np.ndarray], num_frames_B: np.ndarray) -> np.ndarray:
+    """A model that decides about each frame."""
+    return frames["rgb"].astype(np.float32) / 255
+
+
+def of_videos(frames: Mapping[str, np.ndarray], num_frames_B: np.ndarray) -> np.ndarray:
+    return of_frames(frames, num_frames_B).mean(axis=1)
+
+
+def timeline(by_frames: bool, rate: float = 1, **options: float) -> Timeline:
+    predictor = Predictor(SPEC, ("a", "b"), of_videos, run_frames=of_frames if by_frames else None)
+    return Timeline(predictor, rate, TimelineOptions(**options))
+
+
+def together(frames_TC: np.ndarray, video_C: np.ndarray) -> np.ndarray:
+    """`from_frames` the slow way."""
+    logits_TC, found = special.logit(frames_TC), []
+    for step in range(len(logits_TC)):
+        near = [
+            (4 if other == step else 1, logits_TC[other]) for other in range(len(logits_TC)) if abs(other - step) < 2
+        ]
+        mean_C = sum(weight * logits_C for weight, logits_C in near) / sum(weight for weight, _ in near)
+        found.append(np.sqrt(special.expit(mean_C) * video_C))
+    return np.stack(found)
+
+
+def test_frames_and_the_video_decide_together():
+    found_C, found_TC = timeline(True).probabilities(FRAMES)
+    share_TC = FRAMES["rgb"] / 255
+    np.testing.assert_allclose(found_C, share_TC.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found_TC, together(share_TC, share_TC.mean(axis=0)), rtol=1e-5)
+    assert timeline(True).method == "frame probabilities"
+
+
+def test_certain_frames_give_finite_probabilities():
+    found_TC = from_frames(np.array([[1, 0], [1, 0], [0, 1]], np.float32), np.array([1, 0], np.float32))
+    assert (np.abs(found_TC - [[1, 0], [1, 0], [0, 0]]) < 0.02).all()
+    np.testing.assert_allclose(from_frames(np.array([[0.25]]), np.array([1.0])), [[0.5]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("by_frames", "options"), [(False, {}), (True, {"window": 5}), (True, {"hop": 1})])
+def test_windows_are_used_where_asked_for_or_needed(by_frames: bool, options: dict[str, float]):
+    made = timeline(by_frames, **options)
+    _, found_TC = made.probabilities(FRAMES)
+    parts = [FRAMES["rgb"][start : start + 5] / 255 for start in range(3)]
+    covering = [[0], [0, 1], [0, 1, 2], [0, 1, 2], [0, 1, 2], [1, 2], [2]]
+    expected_TC = [np.mean([parts[window].mean(axis=0) for window in windows], axis=0) for windows in covering]
+    np.testing.assert_allclose(found_TC, expected_TC, rtol=1e-5)
+    assert made.method == "windows of 5 s, one every 1 s"
+
+
+def test_windows_are_seconds_at_any_rate():
+    at_two, at_one = (timeline(False, rate, window=4 / rate, hop=2 / rate).probabilities(FRAMES) for rate in (2, 1))
+    np.testing.assert_array_equal(at_two[1], at_one[1])
+
+
+def test_intervals_of_all_labels_end_with_the_last_step():
+    found = timeline(True, rate=2).intervals(np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]]))
+    assert found == [[(0.0, 1.0)], [(1.0, 1.5)]]
+
+
+@pytest.mark.parametrize("options", [{"window": 0}, {"hop": 0}, {"hop": 6}, {"window": 0.5}, {"threshold": 0}])
+def test_options_that_make_no_timeline_are_refused(options: dict[str, float]):
+    with pytest.raises(VidfitError, match="give"):
+        TimelineOptions(**options)

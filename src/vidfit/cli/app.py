@@ -52,6 +52,14 @@ Threads = Annotated[
 BatchSize = Annotated[
     int, typer.Option(min=1, help="Videos in a batch. Up to four batches are computed at once; more take more memory.")
 ]
+Window = Annotated[
+    float | None,
+    typer.Option(
+        help="Make the timeline of windows of so many seconds. By default it comes from frame probabilities if the "
+        "model has them, else from windows of 5 seconds."
+    ),
+]
+Hop = Annotated[float | None, typer.Option(help="Seconds from one window to the next. 1 by default.")]
 
 
 def _print_version(asked: bool) -> None:

@@ -2,13 +2,26 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vidfit.cli.app import BatchSize, FillUp, Model, Overwrite, Shards, SkipCorrupt, Threads, Unlabelled, app
+from vidfit.cli.app import (
+    BatchSize,
+    FillUp,
+    Hop,
+    Model,
+    Overwrite,
+    Shards,
+    SkipCorrupt,
+    Threads,
+    Unlabelled,
+    Window,
+    app,
+)
 from vidfit.cli.terminal import progress_bar
 from vidfit.errors import OutputError, VidfitError
 
@@ -25,34 +38,41 @@ def evaluate(
     threads: Threads = 0,
     batch_size: BatchSize = 16,
     fill_up: FillUp = 0,
+    segments: Annotated[
+        Path | None,
+        typer.Option(help="Measure the timeline instead, against the intervals in this table: path,label,start,end."),
+    ] = None,
+    window: Window = None,
+    hop: Hop = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability from which on a label holds in the timeline. 0.5 by default.")
+    ] = None,
 ) -> None:
-    """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR."""
+    """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR. With --segments, measure its timeline."""
     from vidfit.evaluation.evaluate import skipped_of
     from vidfit.files import replacing
     from vidfit.inference import on_shards
+    from vidfit.inference.evaluate_timeline import evaluate_timeline
     from vidfit.progress import log_skipped
 
+    _check_timeline_options(segments, [window, hop, threshold], [unlabelled, fill_up])
+    asked: dict[str, Any] = {"labelled_only": unlabelled == "skip", "fill_up": fill_up}
+    if segments:
+        threshold = 0.5 if threshold is None else threshold
+        asked = {"segments": segments, "window": window, "hop": hop, "threshold": threshold}
+    asked |= {"skip_corrupt": skip_corrupt, "threads": threads, "batch_size": batch_size}
     if json_file:
         _refuse_other_than_json(json_file)
     # Entered before the evaluation, so that a bad place is known at once.
     with replacing(json_file) if json_file else nullcontext() as partial:
         with progress_bar() as on_progress:
-            result = on_shards.evaluate(
-                model,
-                shards,
-                skip_corrupt=skip_corrupt,
-                labelled_only=unlabelled == "skip",
-                threads=threads,
-                batch_size=batch_size,
-                fill_up=fill_up,
-                on_progress=on_progress,
-            )
+            measure = evaluate_timeline if segments else on_shards.evaluate
+            result = measure(model, shards, on_progress=on_progress, **asked)
         log_skipped("evaluating", skipped_of(result))
         if count := int(result["unlabelled"]):
             what = "were left out" if unlabelled == "skip" else "count as videos that no label fits"
             log.warning("evaluating: %s videos have no label and %s", f"{count:,}", what)
-        for name, value in result.items():
-            print(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value:,}")
+        _print_figures(result)
         if partial:
             partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -136,6 +156,34 @@ def soft_label(
     share = size / sum(shard.stat().st_size for shard in paths)
     what = f"{labelled} of {len(paths)} shards labelled now"
     print(f"{output}: {what}; in all {format_size(size)}, {share:.1%} of the shards")
+
+
+def _check_timeline_options(segments: Path | None, of_timeline: Sequence[object], of_videos: Sequence[object]) -> None:
+    """Raises VidfitError for options that would be ignored."""
+    if segments and any(of_videos):
+        raise VidfitError("--unlabelled and --fill-up have no meaning for a timeline; leave them out with --segments")
+    if not segments and any(option is not None for option in of_timeline):
+        raise VidfitError("--window, --hop and --threshold are for a timeline; give the true intervals with --segments")
+
+
+def _print_figures(result: dict[str, Any]) -> None:
+    """A table of the labels, if there is one, and the other figures one by one."""
+    from vidfit.summary import print_table
+
+    if labels := result.get("labels"):
+        rows = [("label", "seconds", "average precision", "overlap")]
+        for label in labels:
+            precision, overlap = (
+                "-" if label[name] is None else f"{label[name]:.4f}" for name in ("average_precision", "overlap")
+            )
+            rows.append((label["name"], f"{label['cells']:,}", precision, overlap))
+        print_table(rows, words={"label"})
+        print()
+    figures = {name: value for name, value in result.items() if name != "labels"}
+    width = 16 if labels else 12
+    for name, value in figures.items():
+        shown = f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        print(f"{name:<{width}} {shown}")
 
 
 def _refuse_other_than_json(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vidfit.cli.app import Overwrite, app, refuse_to_overwrite
+from vidfit.cli.app import Hop, Overwrite, Window, app, refuse_to_overwrite
 from vidfit.cli.terminal import progress_bar
 from vidfit.errors import VidfitError
 
@@ -19,8 +19,6 @@ Videos = Annotated[
     list[str],
     typer.Argument(help="Videos, folders of them, (quoted) globs, or tables: CSV or JSONL with path and labels."),
 ]
-Window = Annotated[float, typer.Option(help="Seconds of a window of the timeline.")]
-Hop = Annotated[float, typer.Option(help="Seconds from one window to the next.")]
 Threshold = Annotated[float, typer.Option(help="Probability from which on a label holds.")]
 
 
@@ -81,8 +79,8 @@ def label(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A .json, .csv or .vtt file. Without it, a table is printed.")
     ] = None,
-    window: Window = 5.0,
-    hop: Hop = 1.0,
+    window: Window = None,
+    hop: Hop = None,
     threshold: Threshold = 0.5,
     overwrite: Overwrite = False,
 ) -> None:
@@ -92,8 +90,9 @@ def label(
     the exit code is then 3. Needs `pip install 'vidfit[videos]'`.
     """
     from vidfit.files import check_place
-    from vidfit.inference.label import Labeller, TimelineOptions
+    from vidfit.inference.label import Labeller
     from vidfit.inference.label_files import check_suffix, write_labels
+    from vidfit.inference.timeline import TimelineOptions
     from vidfit.progress import Progress
     from vidfit.videos.decode import av
     from vidfit.videos.sources import find_sources

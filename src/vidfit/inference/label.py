@@ -1,15 +1,14 @@
 """What is in a video, and when: extraction, the model and the timeline together."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from vidfit.errors import DataError, ModelFileError, VidfitError
+from vidfit.errors import DataError, ModelFileError
 from vidfit.inference.predictor import Predictor, load
-from vidfit.inference.timeline import Span, over_steps, spans, windows
+from vidfit.inference.timeline import Span, Timeline, TimelineOptions
 from vidfit.videos.decode import av
 from vidfit.videos.embed import Embedder
 from vidfit.videos.extract import to_frames
@@ -49,28 +48,6 @@ class LabelledVideo:
     error: str = ""
 
 
-@dataclass(frozen=True)
-class TimelineOptions:
-    """How a timeline is made.
-
-    Attributes:
-        window, hop: seconds of a window, and from one to the next; a hop is no longer than a window.
-        threshold: probability at which a label holds.
-    """
-
-    window: float = 5.0
-    hop: float = 1.0
-    threshold: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not (0 < self.hop <= self.window < math.inf):
-            raise VidfitError(
-                f"window {self.window:g}, hop {self.hop:g}: give seconds above 0, and a hop no longer than the window"
-            )
-        if not 0 < self.threshold <= 1:
-            raise VidfitError(f"threshold {self.threshold:g}: give a probability above 0, at most 1")
-
-
 class Labeller:
     """A packed model and the extractor that it names, loaded.
 
@@ -93,8 +70,8 @@ class Labeller:
                 "`vidfit extract`, with its vocabulary.csv"
             )
         self.extractor = parse_extractor(self.predictor.extractor, Path(model))
-        self.options = options or TimelineOptions()
         settings = self.extractor.settings
+        self.timeline = Timeline(self.predictor, settings.rate, options or TimelineOptions())
         self._embedder = Embedder(settings.backbones, settings.rate, settings.picture_time)
 
     def label(self, source: Source) -> LabelledVideo:
@@ -104,31 +81,21 @@ class Labeller:
         except DataError as error:
             return LabelledVideo(str(source.path), error=str(error))
         frames = to_frames(embedded, self.extractor)
-        probabilities_C = self.predictor.predict({name: array[None] for name, array in frames.items()})[0]
-        probabilities_TC = self._over_time(frames)
-        rate, threshold = self.extractor.settings.rate, self.options.threshold
+        probabilities_C, probabilities_TC = self.timeline.probabilities(frames)
         labels = []
         for index in np.argsort(-probabilities_C, kind="stable"):
-            segments = spans(probabilities_TC[:, index], threshold, rate, embedded.duration)
-            if segments or probabilities_C[index] >= threshold:
+            segments = self.timeline.spans(probabilities_TC[:, index], embedded.duration)
+            if segments or probabilities_C[index] >= self.timeline.options.threshold:
                 labels.append(Label(self.predictor.vocabulary[index], float(probabilities_C[index]), segments))
+        rate = self.timeline.rate
         return LabelledVideo(str(source.path), embedded.duration, labels, probabilities_TC, rate, notes=embedded.notes)
-
-    def _over_time(self, frames: dict[str, np.ndarray]) -> np.ndarray:
-        """float32 `[T, C]`."""
-        steps = len(next(iter(frames.values())))
-        rate = self.extractor.settings.rate
-        length, hop = (max(1, round(seconds * rate)) for seconds in (self.options.window, self.options.hop))
-        stretches = windows(steps, length, hop)
-        cut = {name: np.stack([array[stretch] for stretch in stretches]) for name, array in frames.items()}
-        return over_steps(self.predictor.predict(cut), stretches, steps)
 
 
 def label(
     model: str | Path,
     videos: str | Path | Sequence[str | Path],
-    window: float = 5.0,
-    hop: float = 1.0,
+    window: float | None = None,
+    hop: float | None = None,
     threshold: float = 0.5,
 ) -> Iterator[LabelledVideo]:
     """Label videos: what is in them, and when. Each is read when you ask for it.
@@ -136,8 +103,8 @@ def label(
     Arguments:
         model: a packed `.onnx` file.
         videos: files, folders or globs.
-        window, hop: seconds of the windows that the timeline is made of.
-        threshold: probability at which a label holds.
+        window, hop, threshold: of the timeline (see `TimelineOptions`). By default it comes from the model's frame
+            probabilities if it has them, else from windows of 5 seconds, one per second.
 
     Raises:
         ModelFileError, DataError, VidfitError: as `Labeller`, or no video is found.

@@ -1,16 +1,26 @@
-"""When a label holds: probabilities over time, and the intervals they say.
+"""When a label holds: probabilities over time, and the intervals they give.
 
-Probabilities of steps come from a model that decides per frame, or from windows: a video is cut into overlapping
-stretches, each is classified as a video of its own, and a step has the mean of the windows that cover it.
+A model that decides per frame gives them directly (`from_frames`). Other models see windows. A video is cut into
+overlapping stretches, and each is classified as a video of its own. A step then has the mean of the windows that cover
+it.
 
 Shapes: T steps of a video, W windows, C classes.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from vidfit.errors import VidfitError
+from vidfit.inference.predictor import Predictor
+
+_WINDOW: Final = 5.0
+_HOP: Final = 1.0
+# Keeps logits finite.
+_SURE: Final = 1e-6
 # An interval goes on while its probability is above this share of the threshold that began it.
 _HYSTERESIS = 0.6
 
@@ -21,6 +31,101 @@ class Span(NamedTuple):
     start: float
     end: float
     confidence: float
+
+
+@dataclass(frozen=True)
+class TimelineOptions:
+    """How a timeline is made.
+
+    Attributes:
+        window, hop: seconds of a window, and from one to the next. A hop is no longer than a window. If both are None,
+            frame probabilities are used. A model without them gets windows of 5 seconds, one per second.
+        threshold: probability at which a label holds.
+    """
+
+    window: float | None = None
+    hop: float | None = None
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        window, hop = self.seconds
+        if not (0 < hop <= window < math.inf):
+            raise VidfitError(
+                f"window {window:g}, hop {hop:g}: give seconds above 0, and a hop no longer than the window"
+            )
+        if not 0 < self.threshold <= 1:
+            raise VidfitError(f"threshold {self.threshold:g}: give a probability above 0, at most 1")
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Window and hop, with the defaults filled in."""
+        return _WINDOW if self.window is None else self.window, _HOP if self.hop is None else self.hop
+
+
+class Timeline:
+    """Probabilities over time, by a loaded model.
+
+    Arguments:
+        predictor: the model.
+        rate: steps (frames) per second of its videos.
+        options: windows and threshold.
+    """
+
+    def __init__(self, predictor: Predictor, rate: float, options: TimelineOptions) -> None:
+        self.predictor, self.rate, self.options = predictor, rate, options
+        self._by_frames = predictor.has_frame_probabilities and options.window is None and options.hop is None
+
+    @property
+    def method(self) -> str:
+        """What the probabilities come from, for people."""
+        if self._by_frames:
+            return "frame probabilities"
+        window, hop = self.options.seconds
+        return f"windows of {window:g} s, one every {hop:g} s"
+
+    def probabilities(self, frames: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of a video, float32 `[C]`, and of each of its steps, float32 `[T, C]`.
+
+        Arguments:
+            frames: by modality, `[T, D]` as the model reads them.
+        """
+        video = {name: array[None] for name, array in frames.items()}
+        probabilities_C = self.predictor.predict(video)[0]
+        if self._by_frames:
+            return probabilities_C, from_frames(self.predictor.predict_frames(video)[0], probabilities_C)
+        steps = len(next(iter(frames.values())))
+        length, hop = (max(1, round(seconds * self.rate)) for seconds in self.options.seconds)
+        stretches = windows(steps, length, hop)
+        cut = {name: np.stack([array[stretch] for stretch in stretches]) for name, array in frames.items()}
+        return probabilities_C, over_steps(self.predictor.predict(cut), stretches, steps)
+
+    def spans(self, probabilities_T: np.ndarray, duration: float) -> list[Span]:
+        """Intervals in which a label holds (see `spans`)."""
+        return spans(probabilities_T, self.options.threshold, self.rate, duration)
+
+    def intervals(self, probabilities_TC: np.ndarray) -> list[list[tuple[float, float]]]:
+        """Start and end of each label's intervals, in a video that ends with its last step."""
+        duration = len(probabilities_TC) / self.rate
+        return [[(span.start, span.end) for span in self.spans(column_T, duration)] for column_T in probabilities_TC.T]
+
+
+def from_frames(frames_TC: np.ndarray, video_C: np.ndarray) -> np.ndarray:
+    """float32 `[T, C]`: each step's probability, `sqrt(video * sigmoid(z))`.
+
+    `z` is the weighted mean of the logits of the step's frame (weight 4) and its neighbours (1 each). So a label needs
+    both the moment and the video, and a single frame counts for less.
+
+    Arguments:
+        frames_TC, video_C: probabilities of the frames and of the video.
+    """
+    likely_TC = np.clip(np.asarray(frames_TC, np.float64), _SURE, 1 - _SURE)
+    logits_TC = np.log(likely_TC / (1 - likely_TC))
+    weights_T = np.full(len(logits_TC), 4.0)
+    sums_TC = 4 * logits_TC
+    for here, beside in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
+        sums_TC[here] += logits_TC[beside]
+        weights_T[here] += 1
+    return np.sqrt(video_C / (1 + np.exp(-sums_TC / weights_T[:, None]))).astype(np.float32)
 
 
 def windows(steps: int, length: int, hop: int) -> list[slice]:

@@ -110,13 +110,36 @@ def check_features(extractor: str | None, shards: Iterable[Path], whose: str) ->
     if extractor is None:
         return
     expected = parse_extractor(extractor, whose)
-    for folder in sorted({folder for shard in shards for folder in shard.absolute().parents[:2]}):
-        path = folder / FILE
-        if path.is_file() and (found := read_extractor(path)).digest != expected.digest:
+    for path in _extractor_files(shards):
+        if (found := read_extractor(path)).digest != expected.digest:
             raise ModelFileError(
                 f"{path}: these features were made with {found.title}, those of {whose} with {expected.title}; "
                 "extract the videos with --like"
             )
+
+
+def steps_per_second(extractor: str | None, shards: Iterable[Path]) -> float:
+    """Steps (frames) per second of some features: 1 where nothing says it, as in YouTube-8M.
+
+    Arguments:
+        extractor: JSON, from a model. None asks the `extractor.json` beside the shards.
+
+    Raises:
+        DataError: shards differ.
+        ModelFileError: the extractor is of another version.
+    """
+    if extractor:
+        return parse_extractor(extractor, "the model").settings.rate
+    rates = {read_extractor(path).settings.rate: path for path in _extractor_files(shards)}
+    if len(rates) > 1:
+        (first, one), (second, other), *_ = rates.items()
+        raise DataError(f"{one} has {first:g} frames per second, {other} {second:g}; evaluate them one by one")
+    return next(iter(rates), 1.0)
+
+
+def _extractor_files(shards: Iterable[Path]) -> list[Path]:
+    folders = sorted({folder for shard in shards for folder in shard.absolute().parents[:2]})
+    return [folder / FILE for folder in folders if (folder / FILE).is_file()]
 
 
 def extractor_beside(vocabulary: Path, spec: FeatureSpec) -> str | None:
