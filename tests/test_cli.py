@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from tests.corpus import LABELS, SMALL_GRAPHS, VIDEOS, write_recipe
-from vidfit import load_recipe, run
 from vidfit.features.batch import Batch
 from vidfit.training.train_step import TrainStep
 
@@ -166,7 +165,9 @@ def test_quantize_and_pack(vidfit, finished: Path, corpus: Path, tmp_path: Path)
     assert "2 members" in out
     assert vidfit("evaluate", model, corpus / "eval", "--json", tmp_path / "e.json")[0] == 0
     folder = shutil.copytree(finished, tmp_path / "run")
-    packed = run(load_recipe(write_recipe(tmp_path, corpus), ("pack.members={mean: 2, lstm: 1}",)), folder)["packed"]
+    recipe = write_recipe(tmp_path, corpus)
+    assert vidfit("run", recipe, "-o", folder, "--set", "pack.members={mean: 2, lstm: 1}")[0] == 0
+    packed = json.loads((folder / "summary.json").read_text())["packed"]
     assert json.loads((tmp_path / "e.json").read_text())["gap"] == packed["gap"]
     code, _, err = vidfit("pack-members", *members, "-o", model, "--budget", "1MB", "--overwrite", "--weight", 1)
     assert code == 2
