@@ -48,6 +48,12 @@ def test_no_more_components_than_the_videos_have(videos):
     assert (codes[:, :6] != ABSENT).any()
 
 
+def test_videos_that_are_all_alike_become_the_mean():
+    video = np.full((5, 8), 0.1, np.float32)
+    transform = fit_transform([video, video], 4)
+    np.testing.assert_array_equal(transform.apply(video, np.ones(5, bool)), ABSENT)
+
+
 def test_a_step_has_the_same_bytes_in_any_video(videos):
     transform = fit_transform(videos, 6)
     whole = transform.apply(videos[0], np.ones(30, bool))

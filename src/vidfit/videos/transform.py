@@ -1,4 +1,7 @@
-"""Embeddings to the bytes of a shard: the principal components, scaled to the range of a byte.
+"""Embeddings to the bytes of a shard: the principal components, all by one factor to the range of a byte.
+
+No whitening: components of little variance stay small, and rounding drops much of them. With the same spread for all,
+a frame classifier learns their noise (docs/architecture.md has the figures).
 
 A byte x stands for `x * 4/255 + 4/512 - 2`, so a value of 0, the mean of the training videos, is byte 127. That byte is
 also what an absent picture or sound is: all 127. A model that normalises frames gets nothing from it, and the other
@@ -17,12 +20,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 ABSENT: Final = 127
 """The byte of every value of a modality that a step does not have."""
 
-# 1 would give every component the same spread, 0 leave it as it is.
-_WHITENING: Final = 0.5
 # Root mean square of the first component; bytes reach from -2 to 2.
 _SPREAD: Final = 0.7
-# Of the first component's variance.
-_LEAST_SHARE: Final = 1e-7
 
 
 def _array(dtype: str) -> Any:
@@ -90,9 +89,9 @@ def fit_transform(embeddings: Iterable[np.ndarray], size: int) -> Transform:
     variances, components = variances[order], components[:, order]
     # The sign of a component is arbitrary; fixed, so that a library's version does not decide it.
     components = components * np.sign(components[np.abs(components).argmax(0), np.arange(len(order))])
-    # Where there are fewer steps than components, the rest is rounding errors: they become byte 127.
-    share = np.maximum(variances / variances[0], _LEAST_SHARE)
-    scale = np.where(share > _LEAST_SHARE, _SPREAD / np.sqrt(variances[0]) * share ** (-_WHITENING / 2), 0)
+    # Embeddings that are all alike vary by rounding errors alone: every byte is 127.
+    varied = variances[0] > 1e-9 * np.square(mean).sum()
+    scale = _SPREAD / np.sqrt(variances[0]) if varied else 0.0
     steps = np.abs(components).max(0) / 127
     codes = np.rint(components / steps).astype(np.int8)
     return Transform(mean=mean.astype(np.float32), components=codes, scale=(scale * steps).astype(np.float32))
