@@ -101,6 +101,10 @@ def test_overrides(tmp_path: Path):
         (["members.mean.head=null"], r"members\.mean: missing key head; only a frame-classifier does without"),
         (["members.mean.family={type: frame-classifier}"], r"members\.mean: a frame-classifier decides itself; remove"),
         (["pack.frame_probabilities=true"], r"needs a packed member of type frame-classifier; add one"),
+        (
+            ["members.mean.head=null", "members.mean.family={type: frame-classifier, pooling: noisy-or}"],
+            r"members\.mean: pooling noisy-or counts frames as prediction does; it needs training\.sampling: none",
+        ),
         (["members.mean.head={type: logistic, l3: 1}"], r"unknown key members\.mean\.head\.l3; .* l2, dropout"),
         (["members.mean.encoder={hidden: [4, 0]}"], r"encoder\.hidden\.1: give a number greater than 0, not 0"),
         (["pack.portable=2"], r"pack\.portable: give true or false, not 2$"),

@@ -61,6 +61,13 @@ class MemberConfig(ClassifierConfig):
 
     training: TrainingConfig
 
+    @model_validator(mode="after")
+    def _noisy_or_sees_each_frame_once(self) -> "MemberConfig":
+        """It grows with the number of frames, and a draw with replacement has `sample_frames` of every video."""
+        if getattr(self.family, "pooling", None) == "noisy-or" and self.training.sampling != "none":
+            raise ValueError("pooling noisy-or counts frames as prediction does; it needs training.sampling: none")
+        return self
+
 
 class PackConfig(Strict):
     """The one graph file."""

@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+import yaml
 
 from tests.corpus import SMALL_GRAPHS, write_recipe
 from vidfit import load, load_recipe, pack
@@ -73,6 +75,16 @@ def test_a_packed_file_is_logged_and_nothing_is_printed(run: Path, capsys, caplo
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [str(file)]
     assert {now.stage for now in seen} == {"searching"}
     assert [now.done for now in seen] == list(range(1, len(seen) + 1))
+
+
+def test_frame_probabilities_are_left_out_where_none_can_be(run: Path, caplog):
+    recipe = run / "recipe.yaml"
+    document = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump(document | {"pack": document["pack"] | {"frame_probabilities": True}}))
+    file = pack(run, "50kB")
+    assert [row["name"] for row in json.loads(file.with_suffix(".json").read_text())["members"]] == ["mean"]
+    assert "50kB.onnx: holds no frame-classifier, so it gives no frame probabilities" in caplog.text
+    assert [output.name for output in onnx.load(file).graph.output] == ["probabilities"]
 
 
 def test_given_members_are_all_packed_with_equal_weights(run: Path):

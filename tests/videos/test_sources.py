@@ -38,6 +38,24 @@ def test_a_folder_is_searched_by_content_and_names_labels(folder):
     }
 
 
+def test_folders_named_after_splits_hold_folders_of_labels(folder):
+    for split, name in (("train", "cat"), ("Val", "cat"), ("test", "dog")):
+        (folder / "sorted" / split / name).mkdir(parents=True)
+        (folder / "sorted" / split / name / "a.mp4").write_bytes((folder / "cat" / "a.mp4").read_bytes())
+    found = {source.id: (source.split, source.labels) for source in find_sources([folder / "sorted"])}
+    assert found == {
+        "train/cat/a.mp4": ("train", {"cat"}),
+        "Val/cat/a.mp4": ("validation", {"cat"}),
+        "test/dog/a.mp4": ("eval", {"dog"}),
+    }
+
+
+def test_a_video_beside_folders_is_told_and_ends_labels(folder, caplog):
+    (folder / "stray.gif").write_bytes((folder / "cat" / "a.mp4").read_bytes())
+    assert all(not source.labels for source in find_sources([folder]))
+    assert "stray.gif lies beside folders, so their names are not taken for labels" in caplog.text
+
+
 def test_a_glob_and_a_file_name_videos(folder):
     assert [source.id for source in find_sources([f"{folder}/cat/*.mp4"])] == ["a.mp4"]
     assert [source.id for source in find_sources([folder / "dog" / "deep" / "c.mp4"])] == ["c.mp4"]

@@ -157,9 +157,11 @@ class Packer:
         """
         chosen = zip(ensemble.candidates, ensemble.weights, strict=True)
         members = [PackedMember(self.search.candidates[place].load(), weight) for place, weight in chosen]
-        return write_graph(
-            path, members, budget, portable=self._portable, frame_probabilities=self._frame_probabilities
-        )
+        of_frames = any(packed.member.info.classifier.head is None for packed in members)
+        if self._frame_probabilities and not of_frames:
+            _log.warning("%s: holds no frame-classifier, so it gives no frame probabilities", path)
+        wanted = self._frame_probabilities and of_frames
+        return write_graph(path, members, budget, portable=self._portable, frame_probabilities=wanted)
 
     def _write_the_best(self, fitting: Sequence[Ensemble], path: Path, budget: int) -> list[dict[str, Any]]:
         for ensemble in fitting[:0:-1]:

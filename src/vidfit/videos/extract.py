@@ -80,7 +80,9 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
     vocabulary = _vocabulary(plan)
     folder = output / "embeddings"
     if (output / FILE).exists():
-        raise OutputError(f"{output}: is finished; for more videos give another folder and --like {output}")
+        raise OutputError(
+            f"{output}: is finished; for more videos give another folder and --like {output}, for other options remove it"
+        )
     _begin(folder, plan.settings)
     jobs = [Job(source.path.absolute(), folder / _key(source)) for source in plan.sources]
     resumed = sum(job.target.with_suffix(".npz").exists() for job in jobs)

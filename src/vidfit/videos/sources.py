@@ -7,12 +7,14 @@ A table is a CSV or JSONL file. Paths in it count from its own folder.
     (JSONL) path, labels        and, if wanted, segments: [{"label", "start", "end"}]
     Vertex AI's import files    CSV without header (ML_USE,path,label,start,end) and JSONL; of `gs://` paths the end
 
-In a folder, content decides what is a video. Where all its videos lie in subfolders, these name their labels.
+In a folder, content decides what is a video. Where all its videos lie in subfolders, these name their labels. Subfolders
+that are all named after splits, such as `train` and `val`, name splits; the folders in them name labels.
 """
 
 import csv
 import glob
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +23,15 @@ from typing import Any, Final
 from vidfit.errors import DataError
 from vidfit.videos.decode import is_video
 
+log = logging.getLogger(__name__)
+
 # Endings that say that somebody takes a file for a video: if it cannot be read, that is told.
 _ENDINGS: Final = {
     ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv",
     ".ts", ".vob", ".webm", ".wmv", ".aac", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma",
 }  # fmt: skip
 _ML_USE: Final = {"training": "train", "train": "train", "validation": "validation", "test": "eval"}
+_SPLIT_FOLDERS: Final = _ML_USE | {"val": "validation", "valid": "validation", "eval": "eval"}
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,18 @@ def _found(path: Path, name: str) -> Iterable[Source]:
 
 def _in_folder(folder: Path) -> Iterator[Source]:
     videos = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_wanted(path, folder)]
-    by_folder = all(path.parent != folder for path in videos)
+    folders = {path: path.relative_to(folder).parts[:-1] for path in videos}
+    outside = [path for path in videos if not folders[path]]
+    if outside and len(outside) < len(videos):
+        log.warning("%s lies beside folders, so their names are not taken for labels", outside[0])
+    tops = {names[0].lower() for names in folders.values() if names}
+    by_split = not outside and len(tops) > 1 and tops <= set(_SPLIT_FOLDERS)
     for path in videos:
-        inside = path.relative_to(folder)
-        yield Source(inside.as_posix(), path, {inside.parts[0]} if by_folder else set())
+        names, split = folders[path], None
+        if by_split:
+            split, names = _SPLIT_FOLDERS[names[0].lower()], names[1:]
+        labels = set() if outside else set(names[:1])
+        yield Source(path.relative_to(folder).as_posix(), path, labels, split=split)
 
 
 def _is_wanted(path: Path, folder: Path) -> bool:
