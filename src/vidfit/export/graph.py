@@ -100,7 +100,7 @@ def write_graph(
     try:
         proto = program.model_proto
         expand_placeholders(proto)
-        # Shapes and the exporter's notes on every value: more bytes than a small member's weights, and nobody needs them.
+        # Shapes and the exporter's notes on every value take more bytes than a small member's weights.
         proto.graph.ClearField("value_info")
         content = proto.SerializeToString()
     except (EncodeError, ValueError) as error:

@@ -81,7 +81,8 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
     folder = output / "embeddings"
     if (output / FILE).exists():
         raise OutputError(
-            f"{output}: is finished; for more videos give another folder and --like {output}, for other options remove it"
+            f"{output}: is finished; for more videos give another folder and --like {output}; for other options "
+            "remove it first"
         )
     _begin(folder, plan.settings)
     jobs = [Job(source.path.absolute(), folder / _key(source)) for source in plan.sources]

@@ -7,8 +7,8 @@ A table is a CSV or JSONL file. Paths in it count from its own folder.
     (JSONL) path, labels        and, if wanted, segments: [{"label", "start", "end"}]
     Vertex AI's import files    CSV without header (ML_USE,path,label,start,end) and JSONL; of `gs://` paths the end
 
-In a folder, content decides what is a video. Where all its videos lie in subfolders, these name their labels. Subfolders
-that are all named after splits, such as `train` and `val`, name splits; the folders in them name labels.
+In a folder, content decides what is a video. Where all its videos lie in subfolders, these name their labels.
+Subfolders that are all named after splits, such as `train` and `val`, name splits; the folders in them name labels.
 """
 
 import csv
