@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,10 @@ Call = Callable[..., tuple[int, str, str]]
 # How long an example takes is no property of the code that is tested.
 settings.register_profile("vidfit", deadline=None)
 settings.load_profile("vidfit")
+
+# What nohup ignores, the command ignores too; tests close terminals, also under nohup.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(os.environ.get("VIDFIT_GOLDEN", SHARED / "golden"))

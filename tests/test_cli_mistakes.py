@@ -1,7 +1,10 @@
 """What the user gets wrong: one line with exit code 2, and nothing half written."""
 
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import onnx
@@ -103,6 +106,19 @@ def test_what_no_user_can_help_is_one_line_too(vidfit, corpus: Path, monkeypatch
     assert found == code
     assert err.startswith(line)
     assert err.count("\n") == 1
+
+
+def test_a_stop_is_a_stop_whatever_a_library_makes_of_it(vidfit, corpus: Path, monkeypatch):
+    def reads(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except SystemExit:
+            raise RuntimeError("cannot schedule new futures after shutdown") from None
+
+    monkeypatch.setattr("vidfit.features.inspect.inspect_shards", reads)
+    code, _, err = vidfit("inspect", corpus / "train")
+    assert (code, err) == (143, "vidfit: stopped; call the same command again to resume\n")
 
 
 def test_a_mistake_of_ours_has_its_traceback(vidfit, corpus: Path, monkeypatch):

@@ -23,13 +23,23 @@ def main() -> None:
         # What the terminal cannot show, in names and help, is escaped.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    stopped: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(128 + number)
+        sys.exit(128 + number)
+
     for number in (signal.SIGTERM, signal.SIGHUP):
         # As a Ctrl-C does it, and not at once: what is half done is cleaned up. What nohup ignores stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, frame: sys.exit(128 + number))
+            signal.signal(number, stop)
     try:
         try:
             _run_command()
+        except Exception:
+            if not stopped:
+                raise
+            sys.exit(stopped[0])  # a library has made another exception of the exit
         finally:
             _flush(sys.stdout)
     except BrokenPipeError:
