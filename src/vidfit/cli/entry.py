@@ -25,14 +25,14 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     stopped: list[int] = []
 
-    def stop(number: int, frame: object) -> None:
+    def leave(number: int, frame: object) -> None:
         stopped.append(128 + number)
         sys.exit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         # As a Ctrl-C does it, and not at once: what is half done is cleaned up. What nohup ignores stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
+            signal.signal(number, leave)
     try:
         try:
             _run_command()
