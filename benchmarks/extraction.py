@@ -25,6 +25,7 @@ from table import options, publish
 from vidfit.videos.backbones import EFFICIENTNET_LITE0, YAMNET, cache_folder, model_file
 from vidfit.videos.decode import Picture, Reading, Sampling, read_steps
 from vidfit.videos.embed import Embedder
+from vidfit.videos.extractor import Settings
 from vidfit.videos.sound import log_mel
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips" / "eval"
@@ -98,7 +99,7 @@ def main() -> None:
     clips = sorted(path for path in arguments.videos.rglob("*") if path.suffix in suffixes)[: arguments.clips]
     if not clips:
         sys.exit(f"{arguments.videos}: holds no videos; name a folder with --videos")
-    embedder = Embedder((EFFICIENTNET_LITE0, YAMNET), 1.0, 0.5)
+    embedder = Embedder(Settings(backbones=(EFFICIENTNET_LITE0, YAMNET)))
     whole = {"plain script": plain_script(), "vidfit extract": embedder.embed}
     for work in whole.values():
         for clip in clips:

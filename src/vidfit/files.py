@@ -9,6 +9,7 @@ The price is room for two versions of the file. Temporary names are `.vidfit-MAC
 processes share one. A killed process leaves its temporary file behind; the next writer in that folder removes it.
 """
 
+import csv
 import errno
 import hashlib
 import itertools
@@ -17,7 +18,7 @@ import shutil
 import socket
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -187,6 +188,18 @@ def _is_abandoned(path: Path) -> bool:
     except PermissionError:  # another user's process
         pass
     return False
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file in UTF-8.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def _machine() -> int:

@@ -173,7 +173,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _frame_classifiers_are_packed(self) -> "Recipe":
         packed = [self.members[name] for name in self.pack.members or self.members if name in self.members]
-        if self.pack.frame_probabilities and all(member.head for member in packed):
+        if self.pack.frame_probabilities and not any(member.has_frame_probabilities for member in packed):
             raise ValueError("pack.frame_probabilities needs a packed member of type frame-classifier; add one")
         return self
 

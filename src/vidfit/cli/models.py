@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,11 +55,12 @@ def evaluate(
     from vidfit.inference.evaluate_timeline import evaluate_timeline
     from vidfit.progress import log_skipped
 
-    _check_timeline_options(segments, [window, hop, threshold], [unlabelled, fill_up])
+    given = {"window": window, "hop": hop, "threshold": threshold}
+    of_timeline = {name: value for name, value in given.items() if value is not None}
+    _check_timeline_options(segments, of_timeline, [unlabelled, fill_up])
     asked: dict[str, Any] = {"labelled_only": unlabelled == "skip", "fill_up": fill_up}
     if segments:
-        threshold = 0.5 if threshold is None else threshold
-        asked = {"segments": segments, "window": window, "hop": hop, "threshold": threshold}
+        asked = {"segments": segments, **of_timeline}
     asked |= {"skip_corrupt": skip_corrupt, "threads": threads, "batch_size": batch_size}
     if json_file:
         _refuse_other_than_json(json_file)
@@ -158,11 +159,13 @@ def soft_label(
     print(f"{output}: {what}; in all {format_size(size)}, {share:.1%} of the shards")
 
 
-def _check_timeline_options(segments: Path | None, of_timeline: Sequence[object], of_videos: Sequence[object]) -> None:
+def _check_timeline_options(
+    segments: Path | None, of_timeline: Mapping[str, float], of_videos: Sequence[object]
+) -> None:
     """Raises VidfitError for options that would be ignored."""
     if segments and any(of_videos):
         raise VidfitError("--unlabelled and --fill-up have no meaning for a timeline; leave them out with --segments")
-    if not segments and any(option is not None for option in of_timeline):
+    if not segments and of_timeline:
         raise VidfitError("--window, --hop and --threshold are for a timeline; give the true intervals with --segments")
 
 

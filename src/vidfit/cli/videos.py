@@ -15,6 +15,8 @@ from vidfit.errors import VidfitError
 
 log = logging.getLogger(__name__)
 
+_SPLIT = "train=0.8,validation=0.1,eval=0.1"
+
 Videos = Annotated[
     list[str],
     typer.Argument(help="Videos, folders of them, (quoted) globs, or tables: CSV or JSONL with path and labels."),
@@ -28,7 +30,7 @@ def extract(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the features. Resumed if unfinished.")],
     split: Annotated[
         str, typer.Option(help="Shares of videos, chosen by id; a table's own split goes first.")
-    ] = "train=0.8,validation=0.1,eval=0.1",
+    ] = _SPLIT,
     like: Annotated[
         Path | None,
         typer.Option(help="Extract exactly as for this packed model or folder of features; its labels hold."),
@@ -61,7 +63,7 @@ def extract(
         extractor, vocabulary = _like(like)
         settings = extractor.settings
     found = find_sources(sources)
-    splits = {"eval": 1.0} if like and split == "train=0.8,validation=0.1,eval=0.1" else _splits(split)
+    splits = {"eval": 1.0} if like and split == _SPLIT else _splits(split)
     plan = Plan(found, settings, splits, extractor, vocabulary, {"rgb": image_bytes, "audio": sound_bytes})
     with progress_bar() as on_progress:
         made = extract_videos(plan, output, workers or os.cpu_count() or 1, on_progress)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vidfit.checksum import write_checksum
 from vidfit.errors import BudgetError, ModelFileError
-from vidfit.export.metadata import CHECKSUM, properties
+from vidfit.export.metadata import CHECKSUM, output_names, properties
 from vidfit.export.recurrent import expand_placeholders
 from vidfit.export.weight_formats import OPSET
 from vidfit.export.weights import with_stored_weights
@@ -72,7 +72,7 @@ def write_graph(
         OutputError: the file cannot be written.
     """
     _check_same_data(members)
-    if frame_probabilities and not any(packed.member.info.classifier.head is None for packed in members):
+    if frame_probabilities and not any(packed.member.info.classifier.has_frame_probabilities for packed in members):
         raise ModelFileError(
             "frame_probabilities: none of the packed members is a frame-classifier; pack one, or leave the key out"
         )
@@ -89,7 +89,7 @@ def write_graph(
     _check_budget(stored, budget, "the weights alone take")
     if stored > PROTOBUF_LIMIT:
         raise _beyond_onnx(f"the weights alone take {stored:,} bytes")
-    program = _export(ensemble, info.spec, ["probabilities", "frame_probabilities"][: 1 + frame_probabilities])
+    program = _export(ensemble, info.spec, output_names(frame_probabilities))
     _name_nodes(program, [packed.member.info.name for packed in members])
     program.model.producer_name = "vidfit"
     program.model.producer_version = version("vidfit")

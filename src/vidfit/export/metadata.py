@@ -119,6 +119,11 @@ def properties(
     return info.model_dump(by_alias=True, round_trip=True, exclude_none=True)
 
 
+def output_names(frame_probabilities: bool) -> list[str]:
+    """The outputs of a packed file, in their order."""
+    return ["probabilities", "frame_probabilities"] if frame_probabilities else ["probabilities"]
+
+
 def metadata_bytes(spec: FeatureSpec, vocabulary: Sequence[str], extractor: str | None = None) -> int:
     """Bytes of the metadata in a file without members."""
     written = properties(spec, vocabulary, [], extractor, frame_probabilities=False)

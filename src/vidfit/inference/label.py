@@ -13,7 +13,7 @@ from vidfit.videos.decode import av
 from vidfit.videos.embed import Embedder
 from vidfit.videos.extract import to_frames
 from vidfit.videos.extractor import parse_extractor
-from vidfit.videos.sources import Source
+from vidfit.videos.sources import Source, find_sources
 
 
 @dataclass
@@ -70,9 +70,8 @@ class Labeller:
                 "`vidfit extract`, with its vocabulary.csv"
             )
         self.extractor = parse_extractor(self.predictor.extractor, Path(model))
-        settings = self.extractor.settings
-        self.timeline = Timeline(self.predictor, settings.rate, options or TimelineOptions())
-        self._embedder = Embedder(settings.backbones, settings.rate, settings.picture_time)
+        self.timeline = Timeline(self.predictor, self.extractor.settings.rate, options or TimelineOptions())
+        self._embedder = Embedder(self.extractor.settings)
 
     def label(self, source: Source) -> LabelledVideo:
         """The labels of one video; one that cannot be read has an `error`."""
@@ -109,8 +108,6 @@ def label(
     Raises:
         ModelFileError, DataError, VidfitError: as `Labeller`, or no video is found.
     """
-    from vidfit.videos.sources import find_sources
-
     labeller = Labeller(model, TimelineOptions(window, hop, threshold))
     names = [videos] if isinstance(videos, str | Path) else videos
     return (labeller.label(source) for source in find_sources(names))

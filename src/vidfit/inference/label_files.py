@@ -7,7 +7,6 @@
        for each that can be read
 """
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vidfit.errors import OutputError
-from vidfit.files import make_folder, replacing
+from vidfit.files import make_folder, replacing, write_table
 from vidfit.inference.label import LabelledVideo
 
 SUFFIXES: Final = (".json", ".csv", ".vtt")
@@ -30,15 +29,12 @@ def write_labels(path: Path, videos: Sequence[LabelledVideo]) -> None:
     check_suffix(path)
     if path.suffix == ".vtt":
         _write_captions(path, videos)
-        return
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        if path.suffix == ".json":
+    elif path.suffix == ".csv":
+        write_table(path, ["path", "label", "start", "end", "confidence"], _rows(videos))
+    else:
+        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             json.dump([to_object(video) for video in videos], file, indent=1, ensure_ascii=False)
             file.write("\n")
-        else:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["path", "label", "start", "end", "confidence"])
-            writer.writerows(_rows(videos))
 
 
 def check_suffix(path: Path) -> None:

@@ -49,7 +49,7 @@ class MemberModel:
     @property
     def has_frame_probabilities(self) -> bool:
         """Whether it is a frame classifier."""
-        return self.info.classifier.head is None
+        return self.info.classifier.has_frame_probabilities
 
     @torch.inference_mode()
     def frame_probabilities(self, frames: Mapping[str, np.ndarray], num_frames_B: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ import onnxruntime
 
 from vidfit.checksum import is_intact
 from vidfit.errors import ModelFileError, reason
-from vidfit.export.metadata import CHECKSUM, PackedInfo, parse_metadata, read_header
+from vidfit.export.metadata import CHECKSUM, PackedInfo, output_names, parse_metadata, read_header
 from vidfit.files import utf8_name
 
 # The first onnxruntime that runs a packed file, by the file's opset.
@@ -165,7 +165,7 @@ def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) ->
     inputs.append(("num_frames", "tensor(int64)", []))
     if [(put.name, put.type, put.shape[2:]) for put in session.get_inputs()] != inputs:
         raise ValueError("its inputs are not those that vidfit.spec names")
-    names = ["probabilities", "frame_probabilities"][: 1 + info.frame_probabilities]
+    names = output_names(info.frame_probabilities)
     found = [(put.name, put.type, put.shape[axes:]) for put, axes in zip(session.get_outputs(), (1, 2), strict=False)]
     if found != [(name, "tensor(float)", [len(info.vocabulary)]) for name in names]:
         raise ValueError(

@@ -66,6 +66,11 @@ class ClassifierConfig(BaseModel):
             raise ValueError("missing key head; only a frame-classifier does without")
         return self
 
+    @property
+    def has_frame_probabilities(self) -> bool:
+        """Whether it decides about each frame."""
+        return self.head is None
+
 
 class VideoClassifier(nn.Module):
     """Stored frames to class probabilities.

@@ -157,7 +157,7 @@ class Packer:
         """
         chosen = zip(ensemble.candidates, ensemble.weights, strict=True)
         members = [PackedMember(self.search.candidates[place].load(), weight) for place, weight in chosen]
-        of_frames = any(packed.member.info.classifier.head is None for packed in members)
+        of_frames = any(packed.member.info.classifier.has_frame_probabilities for packed in members)
         if self._frame_probabilities and not of_frames:
             _log.warning("%s: holds no frame-classifier, so it gives no frame probabilities", path)
         wanted = self._frame_probabilities and of_frames

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 SIZE: Final = 224
 EMBEDDING: Final = 1280
-# Kernel, stride of the first, repeats, of the seven stages. Channels are those of the weights.
-_STAGES: Final = ((3, 1, 1), (3, 2, 2), (5, 2, 2), (3, 2, 3), (5, 1, 3), (5, 2, 4), (3, 1, 1))
+# Stride of the first block, and blocks, of the seven stages. Kernels and channels are those of the weights.
+_STAGES: Final = ((1, 1), (2, 2), (2, 2), (2, 3), (1, 3), (2, 4), (1, 1))
 _EPSILON: Final = 1e-3
 
 
@@ -35,7 +35,7 @@ def build_graph(weights: Mapping[str, np.ndarray]) -> bytes:
     value = graph.add("Mul", value, graph.constant("factor", np.float32(1 / 128)))
     value = graph.convolution(value, "_conv_stem", "_bn0", stride=2)
     block = 0
-    for _, stride, repeats in _STAGES:
+    for stride, repeats in _STAGES:
         for repeat in range(repeats):
             value = _block(graph, value, f"_blocks.{block}", stride if repeat == 0 else 1, skip=repeat > 0)
             block += 1

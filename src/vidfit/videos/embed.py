@@ -13,6 +13,7 @@ import onnxruntime
 
 from vidfit.videos.backbones import Backbone, model_file
 from vidfit.videos.decode import Picture, Reading, Sampling, read_steps
+from vidfit.videos.extractor import Settings
 from vidfit.videos.sound import log_mel
 
 _BATCH: Final = 16
@@ -39,20 +40,18 @@ class Embedder:
     """The models, loaded, and how videos are sampled for them.
 
     Arguments:
-        backbones: one per modality; a modality without one is not read.
-        rate: steps per second.
-        picture_time: where in a step its picture is taken, from 0 to 1.
+        settings: a modality without a backbone is not read.
     """
 
-    def __init__(self, backbones: Sequence[Backbone], rate: float, picture_time: float) -> None:
-        self._models = {backbone.modality: _Model(backbone) for backbone in backbones}
-        by_modality = {backbone.modality: backbone for backbone in backbones}
+    def __init__(self, settings: Settings) -> None:
+        by_modality = {backbone.modality: backbone for backbone in settings.backbones}
+        self._models = {modality: _Model(backbone) for modality, backbone in by_modality.items()}
         rgb, audio = by_modality.get("rgb"), by_modality.get("audio")
         self._sampling = Sampling(
-            rate=rate,
+            rate=settings.rate,
             picture_size=rgb.size if rgb else 0,
             sound_window=audio.window if audio else 0,
-            picture_time=picture_time,
+            picture_time=settings.picture_time,
         )
 
     def embed(self, path: Path) -> Embedded:

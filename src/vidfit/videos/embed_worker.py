@@ -31,8 +31,7 @@ class Job(NamedTuple):
 
 def embed_files(jobs: Sequence[Job], settings: Settings, workers: int) -> Iterator[tuple[Job, float]]:
     """Embed files; yields each with its duration in seconds as it is finished, 0 for one that failed."""
-    pending = list(jobs)
-    broken = yield from _in_pool(pending, settings, workers)
+    broken = yield from _in_pool(jobs, settings, workers)
     for job in broken:
         if (yield from _in_pool([job], settings, 1)):
             _fail(job, "crashes the decoder")
@@ -65,8 +64,7 @@ _embedder: Embedder | None = None
 
 def _start(settings: str) -> None:
     global _embedder
-    parsed = Settings.model_validate_json(settings)
-    _embedder = Embedder(parsed.backbones, parsed.rate, parsed.picture_time)
+    _embedder = Embedder(Settings.model_validate_json(settings))
 
 
 def _embed(job: Job) -> float:

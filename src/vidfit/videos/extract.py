@@ -5,7 +5,6 @@ are fitted on the training videos, shards are written, and `extractor.json` last
 alone, not from the order in which they were finished: a killed and resumed call leaves the same bytes.
 """
 
-import csv
 import hashlib
 import json
 import logging
@@ -23,7 +22,7 @@ from vidfit import distributed
 from vidfit.errors import DataError, OutputError
 from vidfit.features.example import write_shard
 from vidfit.features.spec import Video, Vocabulary
-from vidfit.files import make_folder, replacing
+from vidfit.files import make_folder, replacing, write_table
 from vidfit.progress import OnProgress, Progress, silent
 from vidfit.videos.embed import Embedded
 from vidfit.videos.embed_worker import Job, embed_files, load
@@ -90,7 +89,7 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
     distributed.on_all_ranks(_embed_all, jobs, plan.settings, workers, rank_0_only={"on_progress": on_progress})
     failed = {job.path: job.target for job in jobs if not job.target.with_suffix(".npz").exists()}
     good = [source for source in plan.sources if source.path.absolute() not in failed]
-    _write_table(
+    write_table(
         output / "failed.csv",
         ["path", "reason"],
         ([path, target.with_suffix(".failed").read_text(encoding="utf-8")] for path, target in failed.items()),
@@ -215,15 +214,15 @@ def _write(
                     intervals.append([source.id, label, f"{start:.3f}", f"{end:.3f}"])
                 seconds += embedded.duration
             write_shard(shards / f"{split}-{number:04d}.tfrecord", videos)
-    _write_table(output / "videos.csv", ["id", "split", "duration", "notes"], sorted(rows))
+    write_table(output / "videos.csv", ["id", "split", "duration", "notes"], sorted(rows))
     if intervals:
-        _write_table(output / SEGMENTS, ["path", "label", "start", "end"], sorted(intervals))
+        write_table(output / SEGMENTS, ["path", "label", "start", "end"], sorted(intervals))
         log.warning(
             "extracting: %d intervals are kept in %s; in the shards their labels hold for the whole video",
             len(intervals),
             output / SEGMENTS,
         )
-    _write_table(output / VOCABULARY, ["label_id", "label_name"], enumerate(vocabulary))
+    write_table(output / VOCABULARY, ["label_id", "label_name"], enumerate(vocabulary))
     return seconds
 
 
@@ -245,10 +244,3 @@ def to_frames(embedded: Embedded, extractor: Extractor) -> dict[str, np.ndarray]
 def read_vocabulary(folder: Path) -> tuple[str, ...]:
     """That of a folder of features."""
     return Vocabulary.from_csv(folder / VOCABULARY).names
-
-
-def _write_table(path: Path, header: Sequence[str], rows: object) -> None:
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)  # type: ignore[arg-type]

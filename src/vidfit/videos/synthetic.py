@@ -3,7 +3,6 @@
 A clip depends on the seed and its own number alone. Labels are what is seen or heard in it; `segments.csv` says when.
 """
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from vidfit.files import make_folder, replacing
+from vidfit.files import make_folder, replacing, write_table
 from vidfit.videos.decode import av
 
 _SIZE: Final = 128  # pixels, height and width
@@ -63,12 +62,8 @@ def write_clips(
         segments += [[path.name, scene.label, f"{scene.start:.2f}", f"{scene.end:.2f}"] for scene in scenes]
         on_clip(number + 1, count)
     # The table of labels is what `extract` is given, so it comes last.
-    for name, header, rows in (
-        ("segments.csv", ["path", "label", "start", "end"], segments),
-        ("labels.csv", ["path", "labels"], labels),
-    ):
-        with replacing(folder / name) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    write_table(folder / "segments.csv", ["path", "label", "start", "end"], segments)
+    write_table(folder / "labels.csv", ["path", "labels"], labels)
 
 
 def _plan(seconds: int, random: np.random.Generator) -> list[_Scene]:
