@@ -47,7 +47,13 @@ def train(directory: Path, steps: int) -> None:
     from vidfit.pipeline import Run
     from vidfit.recipe import load_recipe
 
-    overrides = (f"training.steps={steps}", f"training.validate_every={steps}", "training.shuffle_buffer=1000")
+    # Without the recipe's distillation, whose teachers would be trained first.
+    overrides = (
+        f"training.steps={steps}",
+        f"training.validate_every={steps}",
+        "training.shuffle_buffer=1000",
+        "distill=null",
+    )
     Run(load_recipe(ROOT / "recipes" / "audioset.yaml", overrides), directory, members=["netvlad"]).train("netvlad")
 
 

@@ -1,15 +1,13 @@
 """Where the real data and the reference vectors are, and a skip with a reason where there are none by default."""
 
-import functools
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from tests.corpus import write_corpus, write_recipe
 from vidfit import load_recipe, run
@@ -44,14 +42,6 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user-cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     return folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_registry() -> Iterator[None]:
-    """PyTorch's exporter builds its table of operators for each file, and only reads it: one for all saves a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -169,7 +169,7 @@ def mistakes(finished: Path, corpus: Path, tmp_path: Path) -> dict[str, tuple[tu
         "missing recipe": (("run", tmp_path / "none.yaml", "-o", tmp_path / "run"), "none.yaml"),
         "unknown key": ((*run, "pack.budgett=1MB"), "pack.budgett"),
         "no such member": (("train", recipe, "-o", tmp_path / "run", "--member", "bert"), "bert"),
-        "cut packed file": (("evaluate", cut, corpus / "eval"), "cut.onnx: was altered, damaged or cut short"),
+        "cut packed file": (("evaluate", cut, corpus / "eval"), "cut.onnx: cut short, or no ONNX file"),
         "altered packed file": (
             ("predict", altered, corpus / "eval", "-o", tmp_path / "o.csv"),
             "altered.onnx: was alt",

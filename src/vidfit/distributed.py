@@ -202,8 +202,8 @@ def _is_first_to_fail(store: Any) -> bool:
 
 
 def _join(store: Any, rank: int, ranks: int) -> None:
-    # This module's default arguments hold the group that exists when it is first imported, and packing imports it (by
-    # torch.onnx). Import it while there is none: a group that is held keeps its threads when it is destroyed.
+    # This module's default arguments hold the group that exists when it is first imported, and torch._dynamo
+    # imports it. Import it while there is none: a group that is held keeps its threads when it is destroyed.
     import torch.distributed.nn.functional
 
     backend = "gloo"

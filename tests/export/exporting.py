@@ -1,18 +1,15 @@
-"""Modules of packing as ONNX models, without the exporter's warnings."""
+"""Graphs of a test's own, in ONNX Runtime."""
 
-import warnings
-from typing import Any
+from pathlib import Path
 
-import onnx
-import torch
-from torch import nn
+import onnxruntime
+
+from vidfit.export.graph_writer import GraphWriter
 
 
-def exported(module: nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str], dynamic: tuple) -> onnx.ModelProto:
-    """The model before surgery, opset 23."""
-    options: dict[str, Any] = {"dynamo": True, "opset_version": 23, "verbose": False, "optimize": False}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(module, inputs, input_names=names, dynamic_shapes=dynamic, **options)
-    assert program is not None
-    return program.model_proto
+def session(graph: GraphWriter, path: Path | None = None) -> onnxruntime.InferenceSession:
+    """The graph in ONNX Runtime; also written to `path`."""
+    content = graph.serialise()
+    if path is not None:
+        path.write_bytes(content)
+    return onnxruntime.InferenceSession(content)

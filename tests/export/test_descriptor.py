@@ -1,77 +1,60 @@
 """Descriptors rounded part by part, run by ONNX Runtime: against normalised floats in float64."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
-from torch import nn
 
-from tests.export.exporting import exported
+from tests.export.exporting import session
 from tests.models.formulas import normalise
-from vidfit.export.descriptor import StoredDescriptor
-from vidfit.export.weight_formats import FEW_INPUTS, Int8Weight, NBitsWeight, WeightFormat
-from vidfit.export.weights import StoredWeight
-from vidfit.models.layers import intra_norm, inverse_norm
+from vidfit.export.descriptor import Descriptor, Part
+from vidfit.export.graph_writer import GraphWriter
+from vidfit.export.layers import intra_norm, inverse_root
+from vidfit.export.weight_formats import FEW_INPUTS, Int8Weight, NBitsWeight
 from vidfit.quantization.uniform import QuantizedTensor, QuantScheme, quantize
 
 # Clusters and features; of the last part all clusters have one factor, as those of a NetFV's second order.
 SHAPES, OUTPUTS = ((8, 1100), (5, 40), (3, 10)), 7
 INPUTS = sum(clusters * features for clusters, features in SHAPES)
-Layer = tuple[WeightFormat, QuantizedTensor]
-Run = Callable[[list[np.ndarray]], tuple[np.ndarray, ...]]
-LAYERS = ["int8", "nbits"]
-every_layer = pytest.mark.parametrize("place", range(len(LAYERS)), ids=LAYERS)
+FORMATS: dict[str, tuple[type[Int8Weight] | type[NBitsWeight], int]] = {
+    "int8": (Int8Weight, 8),
+    "nbits": (NBitsWeight, 4),
+}
+Run = Callable[[list[np.ndarray]], dict[str, np.ndarray]]
+every_layer = pytest.mark.parametrize("layer", FORMATS)
 
 
-class HiddenLayers(nn.Module):
-    def __init__(self, stored: list[WeightFormat]) -> None:
-        super().__init__()
-        self.stored = nn.ModuleList(stored)
-        self.dropout = nn.Dropout(0.5).eval()
-
-    def forward(
-        self, one_BKD: torch.Tensor, other_BKD: torch.Tensor, last_BKD: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        parts = [StoredDescriptor.flatten_scaled(values, intra_norm(values)) for values in (one_BKD, other_BKD)]
-        factor_B11 = inverse_norm(last_BKD.flatten(1), dim=1)[:, :, None]
-        parts.append(StoredDescriptor.flatten_scaled(last_BKD, factor_B11))
-        descriptor: Any = self.dropout(torch.cat(parts, dim=1))  # type: ignore[arg-type]
-        return tuple(descriptor @ StoredWeight(stored) for stored in self.stored)  # type: ignore[arg-type]
+def weights(bits: int) -> QuantizedTensor:
+    torch.manual_seed(0)
+    return quantize(torch.randn(INPUTS, OUTPUTS) + 0.3, QuantScheme(bits=bits, granularity="channel"))
 
 
 @pytest.fixture(scope="module")
-def layers() -> list[Layer]:
-    stored: list[Layer] = []
-    for kind, bits in ((Int8Weight, 8), (NBitsWeight, 4)):
-        torch.manual_seed(0)
-        tensor = quantize(torch.randn(INPUTS, OUTPUTS) + 0.3, QuantScheme(bits=bits, granularity="channel"))
-        stored.append((kind(tensor), tensor))
-    return stored
+def graph() -> GraphWriter:
+    """Both layers."""
+    graph, parts = GraphWriter(), []
+    for name, shape in zip(("one", "other", "last"), SHAPES, strict=True):
+        values_BKD = graph.input(name, np.float32, ["videos", *shape])
+        whole_B11 = inverse_root((values_BKD * values_BKD).sum(2).sum(1))
+        parts.append(Part(values_BKD, whole_B11 if name == "last" else intra_norm(values_BKD), *shape))
+    descriptor = Descriptor(graph, parts)
+    for name, (stored_as, bits) in FORMATS.items():
+        weight = stored_as(graph, name, weights(bits))
+        rows: Any = descriptor.multiplied_by(weight)
+        graph.output(weight.multiply(rows), f"{name} product", ["videos", OUTPUTS])
+    return graph
 
 
 @pytest.fixture(scope="module")
-def path(layers: list[Layer], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both layers in one graph, as an export takes seconds."""
-    path = tmp_path_factory.mktemp("descriptor") / "hidden.onnx"
-    example = tuple(torch.zeros(2, *shape) for shape in SHAPES)
-    videos = ({0: torch.export.Dim("videos")},) * 3
-    module = HiddenLayers([stored for stored, _ in layers])
-    onnx.save(exported(module, example, ["one", "other", "last"], videos), path)
-    return path
+def run(graph: GraphWriter) -> Run:
+    opened = session(graph)
 
-
-@pytest.fixture(scope="module")
-def run(path: Path) -> Run:
-    session = onnxruntime.InferenceSession(path)
-
-    def run(parts: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    def run(parts: list[np.ndarray]) -> dict[str, np.ndarray]:
         inputs = {name: part.astype(np.float32) for name, part in zip(("one", "other", "last"), parts, strict=True)}
-        return tuple(map(np.asarray, session.run(None, inputs)))
+        found = opened.run([f"{name} product" for name in FORMATS], inputs)
+        return dict(zip(FORMATS, map(np.asarray, found), strict=True))
 
     return run
 
@@ -96,14 +79,14 @@ def descriptors(one: np.ndarray, other: np.ndarray, last: np.ndarray) -> np.ndar
 
 
 @every_layer
-def test_products_are_those_of_normalised_descriptors(place: int, layers: list[Layer], run: Run):
-    stored, tensor = layers[place]
+def test_products_are_those_of_normalised_descriptors(layer: str, run: Run):
+    tensor = weights(FORMATS[layer][1])
     assert INPUTS > FEW_INPUTS
     values_BP, weights_PO = descriptors(*parts()), tensor.dequantize().double().numpy()
     low_B1, high_B1 = (np.minimum(values_BP.min(1), 0), np.maximum(values_BP.max(1), 0))
-    found = run(parts())[place]
+    found = run(parts())[layer]
     assert np.isfinite(found).all()
-    if isinstance(stored, Int8Weight):
+    if layer == "int8":
         step_B1 = np.maximum((high_B1 - low_B1) / 127, 1e-30)[:, None]
         zero_B1 = np.round(-low_B1[:, None] / step_B1)
         rounded_BP = (np.round(values_BP / step_B1 + zero_B1) - zero_B1) * step_B1
@@ -119,16 +102,16 @@ def test_products_are_those_of_normalised_descriptors(place: int, layers: list[L
     assert (np.abs(found - exact) <= bound + 1e-5).all()
 
 
-def test_each_part_is_rounded_cluster_by_cluster(path: Path):
+def test_each_part_is_rounded_cluster_by_cluster(graph: GraphWriter):
     """A cluster has one step for as many values as its part has features."""
-    rounded = [node for node in onnx.load(path).graph.node if node.op_type == "QuantizeLinear"]
+    rounded = [node for node in graph.model.graph.node if node.op_type == "QuantizeLinear"]
     blocks = [it.i for node in rounded for it in node.attribute if it.name == "block_size"]
     assert blocks == [features for _, features in SHAPES]
 
 
 @every_layer
-def test_a_video_is_rounded_by_itself(place: int, run: Run):
-    together = run(parts())[place]
+def test_a_video_is_rounded_by_itself(layer: str, run: Run):
+    together = run(parts())[layer]
     for number in range(len(together)):
-        alone = run([part[number : number + 1] for part in parts()])[place]
+        alone = run([part[number : number + 1] for part in parts()])[layer]
         np.testing.assert_allclose(alone[0], together[number], rtol=1e-5, atol=1e-5)

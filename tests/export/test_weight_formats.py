@@ -1,20 +1,16 @@
 """Activations times stored codes, run by ONNX Runtime: against the dequantised weights in float64, within the bounds
 that the rounding of activations has.
 
-An export takes seconds, so all products of a format are outputs of one graph, by the names of their cases.
+All products of a format are outputs of one graph, by the names of their cases.
 """
 
-from pathlib import Path
-
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
-from torch import nn
 
-from tests.export.exporting import exported
+from tests.export.exporting import session
 from tests.export.members import SCHEMES
+from vidfit.export.graph_writer import GraphWriter, Value
 from vidfit.export.weight_formats import FEW_INPUTS, Int8Weight, NBitsWeight, PackedWeight, graph_bytes, weight_format
 from vidfit.quantization.uniform import QuantizedTensor, QuantScheme, quantize
 
@@ -27,86 +23,33 @@ NBITS, NBITS_INPUTS = ["2/channel", "4", "4/channel", "6/channel"], [64, 150, 25
 FACTORS, BIASES = torch.linspace(-2, 3, OUTPUTS), torch.linspace(5, -7, OUTPUTS)
 
 
-class Cases(nn.Module):
-    """Weights by name, and what is computed of each."""
-
-    def __init__(self, stored: dict[str, nn.Module]) -> None:
-        super().__init__()
-        self.names = list(stored)
-        self.stored = nn.ModuleList(stored.values())
-
-    def compute(self, name: str, stored: nn.Module, inputs: dict[int, torch.Tensor]) -> dict[str, torch.Tensor]:
-        raise NotImplementedError
-
-    def named(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Outputs by case and product, such as `8 multiply 1`."""
-        by_width, computed = {it.shape[1]: it for it in inputs}, {}
-        for name, stored in zip(self.names, self.stored, strict=True):
-            of_case = self.compute(name, stored, by_width)
-            computed |= {f"{name} {output}": tensor for output, tensor in of_case.items()}
-        return computed
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(self.named(*inputs).values())
-
-
-class Int8Cases(Cases):
-    def compute(self, name: str, stored: nn.Module, inputs: dict[int, torch.Tensor]) -> dict[str, torch.Tensor]:
-        assert isinstance(stored, Int8Weight)
-        values_MI, computed = inputs[INPUTS], {"expand": stored.expand()}
-        if name in INT8:
-            computed["multiply 1"] = stored.multiply(values_MI, 1)
-            computed["multiply_frames"] = stored.multiply_frames(values_MI)
-        if name in (*INT8, "extremes"):
-            computed["multiply 2"] = stored.multiply(values_MI, 2)
-        if name in ("8", "4/channel"):
-            computed["multiply folded"] = stored.multiply(values_MI, 1, FACTORS, BIASES)
-            computed["multiply_frames folded"] = stored.multiply_frames(values_MI, FACTORS, BIASES)
-        return computed
-
-
-class NBitsCases(Cases):
-    def compute(self, name: str, stored: nn.Module, inputs: dict[int, torch.Tensor]) -> dict[str, torch.Tensor]:
-        assert isinstance(stored, NBitsWeight)
-        values_MI = inputs[stored.shape[0]]
-        computed = {"multiply 1": stored.multiply(values_MI, 1)}
-        if name in ("150 4/channel", "150 6/channel"):
-            computed["multiply folded"] = stored.multiply(values_MI, 1, FACTORS, BIASES)
-        return computed
-
-
-class PackedCases(Cases):
-    def compute(self, name: str, stored: nn.Module, inputs: dict[int, torch.Tensor]) -> dict[str, torch.Tensor]:
-        assert isinstance(stored, PackedWeight)
-        return {"expand": stored.expand()}
-
-
 class File:
-    """The graph of some cases."""
+    """The graph of some cases.
 
-    def __init__(self, cases: Cases, path: Path, widths: list[int]) -> None:
-        self.names = [f"values_{width}" for width in widths]
-        dynamic = ({0: torch.export.Dim("rows")},) * len(widths)
-        # Star arguments are one argument of the program: a tuple.
-        example = tuple(torch.zeros(3, width) for width in widths)
-        onnx.save(exported(cases, example, self.names, (dynamic,)), path)
-        self.graph = onnx.load(path).graph
-        self.session = onnxruntime.InferenceSession(path)
-        self.outputs, self.places = list(cases.named(*example)), {name: place for place, name in enumerate(cases.names)}
+    Arguments:
+        widths: of the inputs, `values_WIDTH` each.
+    """
+
+    def __init__(self, widths: list[int]) -> None:
+        self.graph = GraphWriter()
+        self.values = {width: self.graph.input(f"values_{width}", np.float32, ["rows", width]) for width in widths}
+
+    def add(self, name: str, value: Value) -> None:
+        self.graph.output(value, name, ["rows", OUTPUTS])
 
     def run(self, *inputs: np.ndarray) -> dict[str, np.ndarray]:
-        by_name = dict(zip(self.names, (it.astype(np.float32) for it in inputs), strict=True))
-        used = {put.name for put in self.session.get_inputs()}
-        found = self.session.run(None, {name: it for name, it in by_name.items() if name in used})
-        return dict(zip(self.outputs, map(np.asarray, found), strict=True))
+        """Outputs by case and product, such as `8 multiply`."""
+        if not hasattr(self, "session"):
+            self.session = session(self.graph)
+        names = [put.name for put in self.session.get_outputs()]
+        given = zip(self.values.values(), inputs, strict=True)
+        found = self.session.run(names, {value.name: it.astype(np.float32) for value, it in given})
+        return dict(zip(names, map(np.asarray, found), strict=True))
 
     def stored_bytes(self, case: str) -> int:
         """Bytes of a case's own tensors."""
-        prefix = f"stored.{self.places[case]}."
-        return sum(len(it.raw_data) for it in self.graph.initializer if it.name.startswith(prefix))
-
-    def all_bytes(self) -> int:
-        return sum(len(it.raw_data) for it in self.graph.initializer)
+        tensors = self.graph.model.graph.initializer
+        return sum(len(it.raw_data) for it in tensors if it.name.startswith(f"{case}."))
 
 
 def weights(scheme: QuantScheme, inputs: int = INPUTS) -> QuantizedTensor:
@@ -126,22 +69,48 @@ def extremes() -> QuantizedTensor:
 
 
 @pytest.fixture(scope="module")
-def int8(tmp_path_factory: pytest.TempPathFactory) -> File:
-    stored: dict[str, nn.Module] = {scheme: Int8Weight(parsed(scheme)) for scheme in EVERY}
-    stored["extremes"] = Int8Weight(extremes())
-    return File(Int8Cases(stored), tmp_path_factory.mktemp("int8") / "products.onnx", [INPUTS])
+def int8() -> File:
+    file = File([INPUTS])
+    values_MI = file.values[INPUTS]
+    for name in (*EVERY, "extremes"):
+        stored = Int8Weight(file.graph, name, extremes() if name == "extremes" else parsed(name))
+        file.add(f"{name} folded", stored.folded())
+        if name in (*INT8, "extremes"):
+            file.add(f"{name} multiply", stored.multiply(values_MI))
+            file.add(f"{name} multiply_frames", stored.multiply_frames(values_MI))
+        if name in ("8", "4/channel"):
+            file.add(f"{name} multiply with factors", stored.multiply(values_MI, FACTORS, BIASES))
+            column_I = torch.linspace(-1, 2, INPUTS)
+            frames = stored.multiply_frames(values_MI, column_I, FACTORS, BIASES)
+            file.add(f"{name} multiply_frames with factors", frames)
+            same = stored.multiply_frames(values_MI * column_I) * FACTORS + BIASES
+            file.add(f"{name} multiply_frames then factors", same)
+    return file
 
 
 @pytest.fixture(scope="module")
-def nbits(tmp_path_factory: pytest.TempPathFactory) -> File:
-    cases = {f"{inputs} {scheme}": NBitsWeight(parsed(scheme, inputs)) for scheme in NBITS for inputs in NBITS_INPUTS}
-    return File(NBitsCases({**cases}), tmp_path_factory.mktemp("nbits") / "products.onnx", NBITS_INPUTS)
+def nbits() -> File:
+    file = File(NBITS_INPUTS)
+    for inputs, values_MI in file.values.items():
+        for scheme in NBITS:
+            name = f"{inputs} {scheme}"
+            stored = NBitsWeight(file.graph, name, parsed(scheme, inputs))
+            file.add(f"{name} multiply", stored.multiply(values_MI))
+            if name in ("150 4/channel", "150 6/channel"):
+                file.add(f"{name} multiply with factors", stored.multiply(values_MI, FACTORS, BIASES))
+    return file
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> File:
-    stored: dict[str, nn.Module] = {scheme: PackedWeight(parsed(scheme)) for scheme in EVERY}
-    return File(PackedCases(stored), tmp_path_factory.mktemp("packed") / "products.onnx", [INPUTS])
+def packed() -> File:
+    file = File([INPUTS])
+    for name in EVERY:
+        stored = PackedWeight(file.graph, name, parsed(name))
+        file.add(f"{name} folded", stored.folded())
+        column_I = torch.linspace(-1, 2, INPUTS)
+        file.add(f"{name} folded with factors", stored.folded(column_I, FACTORS))
+        file.add(f"{name} multiply", stored.multiply(file.values[INPUTS], FACTORS, BIASES))
+    return file
 
 
 def rows(inputs: int = INPUTS) -> np.ndarray:
@@ -164,31 +133,40 @@ def test_codes_of_every_scheme_are_expanded_to_its_weights(scheme: str, int8: Fi
     tensor = parsed(scheme)
     assert weight_format(tensor, nbits=False) is Int8Weight
     for file in (int8, packed):
-        found = file.run(rows())[f"{scheme} expand"]
+        found = file.run(rows())[f"{scheme} folded"]
         np.testing.assert_allclose(found, tensor.dequantize().numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("terms", [1, 2])
+@pytest.mark.parametrize("scheme", EVERY)
+def test_packed_weights_multiply_as_their_floats_do(scheme: str, packed: File):
+    values, floats = rows()[:5], parsed(scheme).dequantize().double().numpy()
+    found = packed.run(values)
+    column_I1 = np.linspace(-1, 2, INPUTS)[:, None]
+    np.testing.assert_allclose(found[f"{scheme} folded with factors"], column_I1 * floats * FACTORS.numpy(), atol=1e-5)
+    exact = values @ floats * FACTORS.numpy() + BIASES.numpy()
+    np.testing.assert_allclose(found[f"{scheme} multiply"], exact, atol=1e-3)
+
+
 @pytest.mark.parametrize("scheme", INT8)
-def test_int8_errs_by_the_rounding_of_activations_at_most(scheme: str, terms: int, int8: File):
+def test_int8_errs_by_the_rounding_of_activations_at_most(scheme: str, int8: File):
     tensor, values = parsed(scheme), rows().astype(np.float32)
     found = int8.run(values)
     exact = values.astype(np.float64) @ tensor.dequantize().double().numpy()
-    # Half a step an input; 126 times less with remainders.
+    # Half a step an input; 126 times less with remainders, which videos have and frames have not.
     step = (np.maximum(values.max(1), 0) - np.minimum(values.min(1), 0)) / 127
     scale = np.broadcast_to(tensor.scale.double().numpy().reshape(-1), OUTPUTS)
     reach = np.abs(tensor.codes.numpy().astype(np.float64)).sum(0) * scale
-    bound = step[:, None] / 2 * reach / (1 if terms == 1 else 126)
+    bound = step[:, None] / 2 * reach
     slack = MORE * np.abs(values).sum(1, keepdims=True) + 1e-20
-    assert (np.abs(found[f"{scheme} multiply {terms}"] - exact) <= bound + slack).all()
-    assert (np.abs(found[f"{scheme} multiply_frames"] - exact) <= step[:, None] / 2 * reach + slack).all()
+    assert (np.abs(found[f"{scheme} multiply"] - exact) <= bound / 126 + slack).all()
+    assert (np.abs(found[f"{scheme} multiply_frames"] - exact) <= bound + slack).all()
 
 
 def test_no_sum_saturates(int8: File):
     """Without VNNI, products of bytes are added in 16 bits, two at a time."""
     values = np.repeat([[1.0], [-1.0], [0.5]], INPUTS, axis=1)
     values[2, ::3] = -1
-    found = int8.run(np.repeat(values, 30, axis=0))["extremes multiply 2"]
+    found = int8.run(np.repeat(values, 30, axis=0))["extremes multiply"]
     exact = np.repeat(values @ extremes().codes.double().numpy(), 30, axis=0)
     np.testing.assert_allclose(found, exact, rtol=1e-4, atol=0.02)
 
@@ -197,7 +175,7 @@ def test_no_sum_saturates(int8: File):
 @pytest.mark.parametrize("inputs", NBITS_INPUTS)
 def test_nbits_errs_by_the_rounding_of_activations_at_most(scheme: str, inputs: int, nbits: File):
     tensor, values = parsed(scheme, inputs), rows(inputs).astype(np.float32)
-    found = nbits.run(*map(rows, NBITS_INPUTS))[f"{inputs} {scheme} multiply 1"]
+    found = nbits.run(*map(rows, NBITS_INPUTS))[f"{inputs} {scheme} multiply"]
     exact = values.astype(np.float64) @ tensor.dequantize().double().numpy()
     # A byte's step is a block's largest value by 127: the row's is no smaller. A level's middle is off by half a level.
     step = np.abs(values).max(1) / 127
@@ -210,22 +188,23 @@ def test_nbits_errs_by_the_rounding_of_activations_at_most(scheme: str, inputs: 
 @pytest.mark.parametrize("scheme", ["8", "4/channel"])
 def test_int8_products_include_factors_and_biases(scheme: str, int8: File):
     found = int8.run(rows()[:5])
-    exact = found[f"{scheme} multiply 1"] * FACTORS.numpy() + BIASES.numpy()
-    for product in ("multiply folded", "multiply_frames folded"):
-        np.testing.assert_allclose(found[f"{scheme} {product}"], exact, rtol=1e-5, atol=1e-4, err_msg=product)
+    exact = found[f"{scheme} multiply"] * FACTORS.numpy() + BIASES.numpy()
+    np.testing.assert_allclose(found[f"{scheme} multiply with factors"], exact, rtol=1e-5, atol=1e-4)
+    frames = found[f"{scheme} multiply_frames then factors"]
+    np.testing.assert_allclose(found[f"{scheme} multiply_frames with factors"], frames, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", ["150 4/channel", "150 6/channel"])
 def test_nbits_products_include_factors_and_biases(case: str, nbits: File):
     found = nbits.run(*(rows(inputs)[:5] for inputs in NBITS_INPUTS))
-    exact = found[f"{case} multiply 1"] * FACTORS.numpy() + BIASES.numpy()
-    np.testing.assert_allclose(found[f"{case} multiply folded"], exact, rtol=1e-5, atol=1e-4)
+    exact = found[f"{case} multiply"] * FACTORS.numpy() + BIASES.numpy()
+    np.testing.assert_allclose(found[f"{case} multiply with factors"], exact, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("file", "case"),
-    [("int8", f"{scheme} multiply {terms}") for scheme in INT8 for terms in (1, 2)]
-    + [("nbits", f"150 {scheme} multiply 1") for scheme in ("4/channel", "6/channel")],
+    [("int8", f"{scheme} multiply") for scheme in INT8]
+    + [("nbits", f"150 {scheme} multiply") for scheme in ("4/channel", "6/channel")],
 )
 def test_a_row_does_not_depend_on_its_batch(file: str, case: str, request: pytest.FixtureRequest):
     run, values = (
@@ -251,8 +230,10 @@ def test_the_file_holds_the_codes_and_no_more_than_is_told(
 
 @pytest.mark.parametrize("file", ["int8", "nbits", "packed"])
 def test_hardly_anything_is_stored_beside_the_weights(file: str, request: pytest.FixtureRequest):
-    graph = request.getfixturevalue(file)
-    assert graph.all_bytes() <= sum(map(graph.stored_bytes, graph.places)) + 200 * len(graph.places)
+    tensors = request.getfixturevalue(file).graph.model.graph.initializer
+    unnamed = [int(np.prod(it.dims)) for it in tensors if "." not in it.name]
+    # Shapes, numbers of bits, and the factors and biases that a case was given.
+    assert all(size <= 8 or size in (INPUTS, OUTPUTS) for size in unnamed)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,4 @@
-"""Errors of `write_graph`: each is one line and leaves no partial file.
-
-An export takes seconds. So these tests share one graph.
-"""
+"""Errors of `write_graph`: each is one line and leaves no partial file."""
 
 import resource
 from collections.abc import Iterator
@@ -9,57 +6,38 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from google.protobuf.message import EncodeError
 
 from tests.export.members import RGB, member
 from vidfit.errors import BudgetError, ModelFileError, OutputError
 from vidfit.export import graph
 from vidfit.export.graph import PackedMember, write_graph
+from vidfit.export.graph_writer import GraphWriter
 from vidfit.features.spec import FeatureSpec, Modality
 
 
-@pytest.fixture(scope="module")
-def program() -> torch.onnx.ONNXProgram:
-    """The graph of a `mean` member."""
-    ensemble = graph._Ensemble([member("mean", RGB).classifier()], [1.0], frame_probabilities=False)
-    return graph._export(ensemble, RGB, ["probabilities"])
-
-
 @pytest.fixture
-def exported(program: torch.onnx.ONNXProgram, monkeypatch: pytest.MonkeyPatch) -> list[PackedMember]:
-    """A member whose export is `program`."""
-    monkeypatch.setattr(graph, "_export", lambda *arguments: program)
+def one() -> list[PackedMember]:
     return [PackedMember(member("mean", RGB), 1.0)]
 
 
-@pytest.fixture
-def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: object) -> None:
-        raise AssertionError("it was exported")
-
-    monkeypatch.setattr(graph, "_export", fail)
-
-
-def test_a_file_above_the_budget_is_not_left(exported: list[PackedMember], tmp_path: Path):
+def test_a_file_above_the_budget_is_not_left(one: list[PackedMember], tmp_path: Path):
     path = tmp_path / "model.onnx"
-    write_graph(path, exported, 10_000_000)
+    write_graph(path, one, 10_000_000)
     size = path.stat().st_size
     path.unlink()
     with pytest.raises(BudgetError, match=f"the finished file takes {size:,} bytes, 1 over the budget of {size - 1:,}"):
-        write_graph(path, exported, size - 1)
+        write_graph(path, one, size - 1)
     assert list(tmp_path.iterdir()) == []
-    write_graph(path, exported, size)
+    write_graph(path, one, size)
     assert path.stat().st_size == size
 
 
-@pytest.mark.usefixtures("no_export")
-def test_weights_that_cannot_fit_are_refused_before_the_export(tmp_path: Path):
+def test_weights_that_cannot_fit_are_told_apart_from_the_file(tmp_path: Path):
     with pytest.raises(BudgetError, match=r"the weights alone take .* over the budget of 1,000"):
         write_graph(tmp_path / "model.onnx", [PackedMember(member("netvlad"), 1.0)], 1000)
 
 
-@pytest.mark.usefixtures("no_export")
 def test_weights_beyond_the_format_and_the_budget_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(graph, "PROTOBUF_LIMIT", 1000)
     with pytest.raises(BudgetError, match=r"the weights alone take [\d,]+ bytes; an ONNX file holds at most 2 GiB"):
@@ -68,18 +46,17 @@ def test_weights_beyond_the_format_and_the_budget_are_told_apart(tmp_path: Path,
 
 @pytest.mark.parametrize("error", [EncodeError("Failed to serialize proto"), ValueError("exceeds 2GB")])
 def test_what_protobuf_cannot_write_is_one_line(
-    error: Exception, exported: list[PackedMember], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, one: list[PackedMember], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def fail(program: torch.onnx.ONNXProgram):
+    def fail(self: GraphWriter):
         raise error
 
-    monkeypatch.setattr(torch.onnx.ONNXProgram, "model_proto", property(fail))
+    monkeypatch.setattr(GraphWriter, "serialise", fail)
     with pytest.raises(BudgetError, match="an ONNX file holds at most 2 GiB"):
-        write_graph(tmp_path / "model.onnx", exported, 10_000_000)
+        write_graph(tmp_path / "model.onnx", one, 10_000_000)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("no_export")
 def test_members_of_other_data_are_refused(tmp_path: Path):
     other = FeatureSpec(modalities=(Modality(name="audio", size=8),))
     members = [PackedMember(member("mean"), 1.0), PackedMember(member("mean", other), 1.0)]
@@ -87,7 +64,6 @@ def test_members_of_other_data_are_refused(tmp_path: Path):
         write_graph(tmp_path / "model.onnx", members, 10_000_000)
 
 
-@pytest.mark.usefixtures("no_export")
 def test_frame_probabilities_need_a_frame_classifier(tmp_path: Path):
     with pytest.raises(ModelFileError, match="none of the packed members is a frame-classifier"):
         write_graph(tmp_path / "m.onnx", [PackedMember(member("mean"), 1.0)], 10_000_000, frame_probabilities=True)
@@ -105,11 +81,11 @@ def small_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_old_file(exported: list[PackedMember], tmp_path: Path):
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(one: list[PackedMember], tmp_path: Path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"what stood here")
     with small_files(), pytest.raises(OutputError) as raised:
-        write_graph(path, exported, 10_000_000)
+        write_graph(path, one, 10_000_000)
     told = f"{path}: cannot be written (File too large); raise the limit (ulimit -f) or choose another place"
     assert str(raised.value) == told
     assert path.read_bytes() == b"what stood here"

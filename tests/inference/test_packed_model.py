@@ -12,10 +12,13 @@ import pytest
 from onnx import TensorProto, helper
 
 import vidfit
+from tests.export.members import RGB, member
 from tests.inference.test_predictor import edited
 from vidfit.errors import ModelFileError
+from vidfit.export.graph import PackedMember, write_graph
 from vidfit.export.metadata import read_header
 from vidfit.inference.packed_model import NEEDED
+from vidfit.quantization.uniform import QuantScheme
 
 Change = Callable[[onnx.ModelProto], None]
 
@@ -29,9 +32,14 @@ def refusal(path: Path) -> str:
     return message
 
 
-@pytest.mark.parametrize("found", ["1.22.1", "1.23.0", "1.9.0", "1.23.0.dev20250801"])
-def test_an_older_onnxruntime(finished: Path, monkeypatch: pytest.MonkeyPatch, found: str):
-    """The error is 1.22.1's own for a file of opset 23."""
+@pytest.mark.parametrize(
+    ("bits", "found", "needed"),
+    [(8, "1.19.2", "1.20"), (8, "1.9.0", "1.20"), (2, "1.22.1", "1.24"), (6, "1.23.0.dev20250801", "1.24")],
+)
+def test_an_older_onnxruntime(bits: int, found: str, needed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The error is 1.22.1's own for a file of opset 23, which files with 2 bits have: 6 bits are 4 and 2."""
+    narrow = QuantScheme(bits=bits, granularity="channel")
+    write_graph(tmp_path / "model.onnx", [PackedMember(member("wide", RGB, narrow), 1.0)], 10**9)
 
     def session(*arguments: object, **options: object) -> None:
         raise Exception(
@@ -40,8 +48,8 @@ def test_an_older_onnxruntime(finished: Path, monkeypatch: pytest.MonkeyPatch, f
 
     monkeypatch.setattr(onnxruntime, "__version__", found)
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-    message = refusal(finished / "model.onnx")
-    assert f"needs onnxruntime 1.24 or newer, this is {found}" in message
+    message = refusal(tmp_path / "model.onnx")
+    assert f"needs onnxruntime {needed} or newer, this is {found}" in message
     assert "cut short" not in message
 
 

@@ -1,15 +1,10 @@
 """Options by modality, and the errors of wrong ones; sums over frames, against the plain sum in float64."""
 
-from pathlib import Path
-
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from pydantic import ValidationError
 
-from tests.export.exporting import exported
 from tests.models.test_formulas import SPEC
 from vidfit.errors import RecipeError
 from vidfit.kernels.pooling import sum_frames
@@ -68,24 +63,3 @@ def test_a_frames_gradient_is_its_count():
     sum_frames(values_BTK, COUNTS).sum().backward()
     assert values_BTK.grad is not None
     torch.testing.assert_close(values_BTK.grad, COUNTS[:, :, None].expand_as(VALUES))
-
-
-class Summed(torch.nn.Module):
-    def forward(self, values_BTK: torch.Tensor, counts_BT: torch.Tensor) -> torch.Tensor:
-        return sum_frames(values_BTK, counts_BT)
-
-
-def test_onnx_runtime_adds_up_alike_whatever_the_batch_and_what_follows(tmp_path: Path):
-    """A difference in the last digit is enough: a rounding that follows makes a step of it."""
-    videos, frames = torch.export.Dim("videos"), torch.export.Dim("frames")
-    dynamic = ({0: videos, 1: frames}, {0: videos, 1: frames})
-    onnx.save(exported(Summed(), (VALUES, COUNTS), ["values", "counts"], dynamic), tmp_path / "sum.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "sum.onnx")
-    random = np.random.default_rng(1)
-    values, lengths = random.standard_normal((30, 41, 5)).astype(np.float32), random.integers(1, 42, 30)
-    counts = (np.arange(41) < lengths[:, None]).astype(np.float32)
-    (together,) = session.run(None, {"values": values, "counts": counts})
-    for video, length in enumerate(lengths):
-        own = slice(video, video + 1), slice(0, length)
-        (alone,) = session.run(None, {"values": values[own], "counts": counts[own]})
-        np.testing.assert_array_equal(np.asarray(alone)[0], np.asarray(together)[video])

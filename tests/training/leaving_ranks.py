@@ -22,7 +22,7 @@ def transfer(fails: bool) -> None:
 
 
 def command(fails: bool) -> None:
-    import_module("torch._dynamo")  # as torch.onnx does, when a file is packed
+    import_module("torch._dynamo")  # as some of PyTorch does when it is first used
 
     distributed.on_all_ranks(transfer, fails)
 

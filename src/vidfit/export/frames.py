@@ -1,4 +1,6 @@
-"""Multiply uint8 frames directly in the graph of a NetVLAD or NetFV, without converting them to floats.
+"""Frames as a family multiplies them in a graph: as floats, or as the bytes in which they are stored.
+
+`models/preprocessing.py` has the formulas of normalised frames, `kernels/pooling.py` those of the sums.
 
 A normalised frame is `(byte + OFFSET) * factor`. So `frame @ W = factor * (byte @ W + OFFSET * sum(W))`: one integer
 matmul and a rank-1 correction. Only norms and squares still need floats.
@@ -14,18 +16,19 @@ matmul and a rank-1 correction. Only norms and squares still need floats.
 Both have 7 bits: without VNNI, sums of two products must fit 16 bits. Sums over frames have 32 bits, enough for videos
 of 130,000 frames. docs/evidence/performance.md has the cost in GAP.
 
-Shapes: B videos, T frames, D features, K clusters, N frames of all videos together.
+Shapes: B videos, T frames, D features, K clusters, N = B * T.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from vidfit.export.weight_formats import Int8Weight, dot, quantised
+from vidfit.export.graph_writer import Operand, Value
+from vidfit.export.slots import Slots
+from vidfit.export.weight_formats import FloatWeight, Int8Weight, WeightFormat, dot, quantised
 from vidfit.features.spec import FeatureSpec
-from vidfit.models.preprocessing import OFFSET, inverse_norms
+from vidfit.models.preprocessing import OFFSET, SMALLEST_NORM
 
 # Largest weight (times an unsigned byte) and largest assignment (times a signed one). 127 would fit as well.
 _WEIGHT, _ASSIGNMENT = 64, 126
@@ -35,116 +38,168 @@ _WEIGHT, _ASSIGNMENT = 64, 126
 _FRAME_STEP, _CLUSTER_STEP = 0.7548776662466927, 0.5698402909980532
 
 
-class StoredFrames:
-    """The float32 frames `[B, T, D]` of `prepare_frames`, kept as bytes.
+class Frames(ABC):
+    """The frames of a batch, `[B, T, D]`.
 
-    Arguments:
-        modalities: for each, its columns in a frame and its bytes, uint8 `[B, T, D_m]`.
-        factor_BT1: inverse norms of the frames, 0 at padding.
+    Attributes:
+        slots: which of them are real.
     """
 
-    def __init__(self, modalities: Sequence[tuple[slice, Tensor]], factor_BT1: Tensor) -> None:
-        self.modalities, self.factor_BT1 = modalities, factor_BT1
+    slots: Slots
 
-    @classmethod
-    def prepare(cls, frames: Mapping[str, Tensor], spec: FeatureSpec, mask_BT: Tensor | None) -> "StoredFrames":
-        """As `prepare_frames`. All modalities must be bytes."""
-        modalities = [(columns, frames[name]) for name, columns in spec.slices().items()]
-        squares_BT1 = torch.stack([_squares(codes).sum(-1, keepdim=True) for _, codes in modalities]).sum(0)
-        return cls(modalities, inverse_norms(squares_BT1.sqrt(), mask_BT))
+    @abstractmethod
+    def columns(self, own: slice) -> "Frames":
+        """The frames of one modality."""
 
-    @property
-    def shape(self) -> torch.Size:
-        """`[B, T, D]`, or `[N, D]` once flattened."""
-        return torch.Size((*self.factor_BT1.shape[:-1], sum(codes.shape[-1] for _, codes in self.modalities)))
+    @abstractmethod
+    def values(self) -> Value:
+        """float32 `[B, T, D]`."""
 
-    def __getitem__(self, index: Any) -> "StoredFrames":
-        (codes,) = [codes for columns, codes in self.modalities if index == (..., columns)]
-        return StoredFrames([(slice(None), codes)], self.factor_BT1)
+    @abstractmethod
+    def times(
+        self,
+        weight: WeightFormat,
+        column_D: Operand | None = None,
+        factor_K: Operand | None = None,
+        biases_K: Operand | None = None,
+    ) -> Value:
+        """`(frames * column) @ W * factor + biases`, float32 `[B, T, K]`."""
 
-    def flatten(self, start: int, end: int) -> "StoredFrames":
-        """The frames of all videos one after another."""
-        modalities = [(columns, codes.flatten(start, end)) for columns, codes in self.modalities]
-        return StoredFrames(modalities, self.factor_BT1.flatten(start, end))
+    @abstractmethod
+    def sums(self, assign_BTK: Value, clusters: int, scale_D: Operand) -> Value:
+        """`assign^T @ frames * scale`, float32 `[B, K, D]`, K = `clusters`. Assignments are 0 at padding."""
 
-    def square(self) -> "_Squares":
-        """Squares of one modality, for a product with assignments."""
-        ((_, codes),) = self.modalities
-        return _Squares(_squares(codes), self.factor_BT1.square())
+    @abstractmethod
+    def square_sums(self, assign_BTK: Value, scale_D: Operand) -> Value:
+        """`assign^T @ frames^2 * scale`, float32 `[B, K, D]`."""
 
-    def values(self) -> Tensor:
-        """The float32 values that `prepare_frames` returns."""
-        return torch.cat([_values(codes) for _, codes in self.modalities], dim=-1) * self.factor_BT1
 
-    @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Sequence[type], arguments: Sequence[Any], options: dict[str, Any] | None = None
-    ) -> Any:
-        match function.__name__, arguments:
-            case "matmul", (Tensor() as assign_BKT, StoredFrames(modalities=[(_, codes)]) as frames):
-                return _pooled(assign_BKT.transpose(1, 2), codes, frames.factor_BT1)
-            case "addmm", (biases_K, StoredFrames(modalities=[(_, codes)]) as frames, Tensor() as weights_DK):
-                return _logits(codes, frames.factor_BT1, weights_DK, biases_K)
+class FloatFrames(Frames):
+    """Frames as float32 `[B, T, D]`."""
+
+    def __init__(self, frames_BTD: Value, size: int, slots: Slots) -> None:
+        self.frames_BTD, self.size, self.slots = frames_BTD, size, slots
+
+    def columns(self, own: slice) -> "FloatFrames":
+        size = own.stop - own.start
+        frames_BTD = self.frames_BTD if size == self.size else self.frames_BTD.part(2, own.start, own.stop)
+        return FloatFrames(frames_BTD, size, self.slots)
+
+    def values(self) -> Value:
+        return self.frames_BTD
+
+    def times(
+        self,
+        weight: WeightFormat,
+        column_D: Operand | None = None,
+        factor_K: Operand | None = None,
+        biases_K: Operand | None = None,
+    ) -> Value:
+        frames_ND = self.frames_BTD.reshape(-1, self.size)
+        return self.slots.unflatten(weight.multiply_frames(frames_ND, column_D, factor_K, biases_K))
+
+    def sums(self, assign_BTK: Value, clusters: int, scale_D: Operand) -> Value:
+        return assign_BTK.permute(0, 2, 1) @ self.frames_BTD * scale_D
+
+    def square_sums(self, assign_BTK: Value, scale_D: Operand) -> Value:
+        return assign_BTK.permute(0, 2, 1) @ (self.frames_BTD * self.frames_BTD) * scale_D
+
+
+def float_frames(stored: Mapping[str, Value], spec: FeatureSpec, slots: Slots) -> FloatFrames:
+    """Normalised frames of all modalities side by side, as `prepare_frames`."""
+    frames_BTD = slots.graph.concat([stored[modality.name] for modality in spec.modalities], axis=2)
+    if spec.modalities[0].dtype == "uint8":
+        frames_BTD = _values(frames_BTD)
+    return FloatFrames(frames_BTD * _inverse_norms(frames_BTD.norm(2), slots), spec.total_size, slots)
+
+
+class ByteFrames(Frames):
+    """Frames as the uint8 `[B, T, D_m]` of each modality.
+
+    Arguments:
+        modalities: for each, its columns in a frame and its bytes.
+        factor_BT1: inverse norms of the frames, 0 at padding.
+        slots: which frames are real.
+    """
+
+    def __init__(self, modalities: list[tuple[slice, Value]], factor_BT1: Value, slots: Slots) -> None:
+        self.modalities, self.factor_BT1, self.slots = modalities, factor_BT1, slots
+
+    def columns(self, own: slice) -> "ByteFrames":
+        return ByteFrames([(at, codes) for at, codes in self.modalities if at == own], self.factor_BT1, self.slots)
+
+    def values(self) -> Value:
+        return self.slots.graph.concat([_values(codes) for _, codes in self.modalities], axis=2) * self.factor_BT1
+
+    def times(
+        self,
+        weight: WeightFormat,
+        column_D: Operand | None = None,
+        factor_K: Operand | None = None,
+        biases_K: Operand | None = None,
+    ) -> Value:
+        ((own, codes_BTD),) = self.modalities
+        size = own.stop - own.start
+        if not isinstance(weight, FloatWeight | Int8Weight):
             # Weights in other formats are expanded at each run; they are multiplied with float frames.
-            case "addmm", (
-                biases_K,
-                StoredFrames(modalities=[(_, codes)]) as frames,
-                object(stored=Int8Weight()) as weight,
-            ):
-                return _logits(codes, frames.factor_BT1, weight.values(), biases_K)  # type: ignore[attr-defined]
-        expanded = [it.values() if isinstance(it, cls) else it for it in arguments]
-        return function(*expanded, **(options or {}))
+            return FloatFrames(self.values(), size, self.slots).times(weight, column_D, factor_K, biases_K)
+        weights_DK = weight.folded(column_D, factor_K)
+        step_1K = (weights_DK.abs().max(0) / float(_WEIGHT)).clamp(low=1e-30)
+        levels_DK = (weights_DK / step_1K).round()
+        factor_N1 = self.factor_BT1.reshape(-1, 1)
+        products_NK = dot(codes_BTD.reshape(-1, size), levels_DK.cast(np.int8)).cast(np.float32) * (factor_N1 * step_1K)
+        # Biases last: otherwise ONNX Runtime adds them before it scales by the frame's factor.
+        logits_NK = products_NK + factor_N1 * (levels_DK.sum(0) * step_1K * OFFSET)
+        return self.slots.unflatten(logits_NK if biases_K is None else logits_NK + biases_K)
+
+    def sums(self, assign_BTK: Value, clusters: int, scale_D: Operand) -> Value:
+        ((own, codes_BTD),) = self.modalities
+        highest_BT1, lowest_BT1 = _values(codes_BTD.max(2)), _values(codes_BTD.min(2))
+        largest_BT1 = self.slots.graph.add("Max", highest_BT1, -lowest_BT1)
+        gain_BT1 = (127.0 / largest_BT1).floor().clamp(low=1.0)
+        # The fast kernel wants signed bytes on the right. Negated values all fit.
+        step_BT1 = -1.0 / gain_BT1
+        turned_BTD = quantised(_values(codes_BTD), step_BT1, step_BT1.full_like(np.int8(0)), own.stop - own.start)
+        assign_BTK = assign_BTK * (self.factor_BT1 / gain_BT1)
+        step_B1K = (assign_BTK.max(1) / float(_ASSIGNMENT)).clamp(low=1e-30)
+        # Round down with a threshold by pattern: QuantizeLinear rounds to nearest, so subtract half a level.
+        levels_BTK = quantised(assign_BTK / step_B1K + self._thresholds(clusters), 1.0, np.uint8(0))
+        sums_BKD = dot(levels_BTK.permute(0, 2, 1), turned_BTD).cast(np.float32)
+        # ONNX Runtime does the cast and both factors in one pass.
+        return sums_BKD * (-step_B1K.permute(0, 2, 1) * scale_D)
+
+    def _thresholds(self, clusters: int) -> Value:
+        """The rounding pattern, float32 `[T, K]` in [-0.5, 0.5)."""
+        frames_T1 = self.slots.count(self.slots.slots).cast(np.float32).unsqueeze(1)
+        phase_TK = frames_T1 * _FRAME_STEP + np.arange(clusters, dtype=np.float32) * np.float32(_CLUSTER_STEP)
+        return phase_TK - phase_TK.floor() - 0.5
+
+    def square_sums(self, assign_BTK: Value, scale_D: Operand) -> Value:
+        # Assignments are multiplied with the factor, because they are fewer.
+        ((_, codes_BTD),) = self.modalities
+        assign_BKT = (assign_BTK * (self.factor_BT1 * self.factor_BT1)).permute(0, 2, 1)
+        return assign_BKT @ _squares(codes_BTD) * scale_D
 
 
-class _Sums:
-    """`-products * step`, for a product with scales of features: ONNX Runtime does all three in one pass."""
-
-    def __init__(self, products_BKD: Tensor, step_BK1: Tensor) -> None:
-        self.products_BKD, self.step_BK1 = products_BKD, step_BK1
-
-    def __mul__(self, scale_D: Tensor) -> Tensor:
-        return self.products_BKD.float() * (-self.step_BK1 * scale_D)
-
-
-class _Squares:
-    """`values * factor`. Assignments are multiplied with the factor, because they are fewer."""
-
-    def __init__(self, values_BTD: Tensor, factor_BT1: Tensor) -> None:
-        self.values_BTD, self.factor_BT1 = values_BTD, factor_BT1
-
-    def __rmatmul__(self, assign_BKT: Tensor) -> Tensor:
-        return (assign_BKT * self.factor_BT1.transpose(1, 2)) @ self.values_BTD
+def byte_frames(stored: Mapping[str, Value], spec: FeatureSpec, slots: Slots) -> ByteFrames:
+    """The frames of `float_frames` as bytes. All modalities must be bytes."""
+    modalities = [(columns, stored[name]) for name, columns in spec.slices().items()]
+    squares = [_squares(codes).sum(2) for _, codes in modalities]
+    total_BT1 = squares[0]
+    for other_BT1 in squares[1:]:
+        total_BT1 = total_BT1 + other_BT1
+    return ByteFrames(modalities, _inverse_norms(total_BT1.sqrt(), slots), slots)
 
 
-def _values(codes: Tensor) -> Tensor:
-    return codes.float() + OFFSET
+def _inverse_norms(norms_BT1: Value, slots: Slots) -> Value:
+    """float32 `[B, T, 1]`, 0 at padding."""
+    return 1.0 / norms_BT1.clamp(low=SMALLEST_NORM) * slots.weights_BT1
 
 
-def _squares(codes: Tensor) -> Tensor:
+def _values(codes: Value) -> Value:
+    return codes.cast(np.float32) + OFFSET
+
+
+def _squares(codes: Value) -> Value:
     values = _values(codes)
     return values * values
-
-
-def _logits(codes_ND: Tensor, factor_N1: Tensor, weights_DK: Tensor, biases_K: Tensor) -> Tensor:
-    """`frames @ weights + biases`, float32 `[N, K]`."""
-    step_K = (weights_DK.abs().amax(0) / _WEIGHT).clamp_min(1e-30)
-    levels_DK = (weights_DK / step_K).round()
-    products_NK = dot(codes_ND, levels_DK.to(torch.int8)).float() * (factor_N1 * step_K)
-    # Biases last: otherwise ONNX Runtime adds them before it scales by the frame's factor.
-    return products_NK + factor_N1 * (levels_DK.sum(0) * step_K * OFFSET) + biases_K
-
-
-def _pooled(assign_BTK: Tensor, codes_BTD: Tensor, factor_BT1: Tensor) -> _Sums:
-    """`assign^T @ frames`, `[B, K, D]`."""
-    highest_BT1, lowest_BT1 = (_values(it) for it in (codes_BTD.amax(-1, True), codes_BTD.amin(-1, True)))
-    largest_BT1 = highest_BT1.maximum(-lowest_BT1)
-    gain_BT1 = (127 / largest_BT1).floor().clamp_min(1)
-    # The fast kernel wants signed bytes on the right. Negated values all fit.
-    turned_BTD = quantised(_values(codes_BTD), -1 / gain_BT1, torch.int8)
-    assign_BTK = assign_BTK * (factor_BT1 / gain_BT1)
-    step_B1K = (assign_BTK.amax(1, keepdim=True) / _ASSIGNMENT).clamp_min(1e-30)
-    frames, clusters = assign_BTK.shape[1:]
-    phase_TK = torch.arange(frames)[:, None] * _FRAME_STEP + torch.arange(clusters) * _CLUSTER_STEP
-    # Round down with a threshold by pattern: QuantizeLinear rounds to nearest, so subtract half a level.
-    levels_BTK = quantised(assign_BTK / step_B1K + (phase_TK - phase_TK.floor() - 0.5), torch.ones(()), torch.uint8)
-    return _Sums(dot(levels_BTK.transpose(1, 2), turned_BTD), step_B1K.transpose(1, 2))

@@ -1,8 +1,9 @@
-"""Recurrent layers on stored codes: a matmul and a `Scan`, because ONNX's LSTM and GRU take only floats.
+"""Recurrent layers in a graph: ONNX's LSTM and GRU where weights are floats, a matmul and a `Scan` on stored codes.
 
-The matmul multiplies all frames with the input weights. Each step of the scan multiplies the state, in bytes, with the
-state weights. It uses `MatMulInteger`: its rows do not disturb each other, as they do in ONNX Runtime's
-DynamicQuantizeLSTM. A state lies in (-1, 1), so its levels are the same for all videos and steps.
+`models/recurrent.py` has the formulas. ONNX's own operators take only floats. On stored codes, the matmul multiplies
+all frames with the input weights. Each step of the scan multiplies the state, in bytes, with the state weights. It uses
+`MatMulInteger`: its rows do not disturb each other, as they do in ONNX Runtime's DynamicQuantizeLSTM. A state lies in
+(-1, 1), so its levels are the same for all videos and steps.
 
 Padded frames leave a cell unchanged. Ignore an LSTM's outputs there. A backward pass outputs zeros before its first
 frame, like the cell.
@@ -10,27 +11,30 @@ frame, like the cell.
 Corrections and biases are added step by step, while a frame is in the cache. Codes of less than 8 bits become bytes
 when a file is loaded: the matrices are small, and MatMulNBits is slower.
 
-PyTorch's exporter has no Scan. It writes a placeholder, `vidfit::Recurrent`, and `expand_placeholders` replaces it.
-Gates stay in PyTorch's order (LSTM i, f, g, o; GRU r, z, n).
+Gates stay in PyTorch's order (LSTM i, f, g, o; GRU r, z, n), except in ONNX's operators.
 
 Shapes: B videos, T frames, D input features, H cells, G gates times cells, R directions.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-import onnx
+import numpy as np
 import onnx.parser
 import torch
-from onnx import helper
-from torch import Tensor, nn
+from torch import Tensor
 
-from vidfit.export.weight_formats import Int8Weight, side_by_side
+from vidfit.export.frames import Frames
+from vidfit.export.graph_writer import GraphWriter, Value
+from vidfit.export.layers import context_gating
+from vidfit.export.slots import Slots
+from vidfit.export.tensors import Tensors
+from vidfit.export.weight_formats import FloatRows, Int8Weight, side_by_side
 from vidfit.kernels.recurrent import Cell
-from vidfit.models.recurrent import Layer
+from vidfit.models.recurrent import Direction, Layer, Recurrent
 from vidfit.quantization.uniform import QuantizedTensor
 
-_DOMAIN = "vidfit"
 # 127 levels over [-1, 1]: 7 bits, as in `weight_formats.py`.
 _STEPS = 63
 
@@ -85,110 +89,130 @@ _STEP = {
 }
 
 
-class StoredDirection(nn.Module):
-    """One direction of a layer, with separate weights for inputs and state.
+def recurrent(family: Recurrent, tensors: Tensors, frames: Frames) -> Value:
+    """Frames to the head's input: the final state of the upper layer, float32 `[B, H]`."""
+    inputs_TBD = frames.values().permute(1, 0, 2)
+    state_RBH = None
+    for name, layer in (("bottom", family.bottom), ("top", family.top)):
+        inputs_TBD, state_RBH = recurrent_layer(layer, tensors.within(name), inputs_TBD, frames.slots)
+    assert state_RBH is not None
+    state_BH = state_RBH.squeeze(0)
+    return state_BH if family.gating is None else context_gating(tensors.within("gating"), state_BH)
 
-    Arguments:
-        biases_G: biases of the gates.
-        inputs: `[D, G]`.
-        state: `[H, G]`.
+
+def recurrent_layer(layer: Layer, tensors: Tensors, inputs_TBD: Value, slots: Slots) -> tuple[Value, Value]:
+    """Outputs `[T, B, R * H]` and final states (an LSTM's cells) `[R, B, H]`."""
+    names = ["ahead", "back"][: len(layer.directions)]
+    own = [tensors.within(name) for name in names]
+    if all(isinstance(direction["weights"], QuantizedTensor) for direction in own):
+        return _stored_layer(layer, own, inputs_TBD, slots)
+    return _float_layer(layer, own, inputs_TBD, slots)
+
+
+def _float_layer(layer: Layer, directions: Sequence[Tensors], inputs_TBD: Value, slots: Slots) -> tuple[Value, Value]:
+    """A layer as one node.
+
+    Source: ONNX operators LSTM-14 (gates i, o, f, c) and GRU-14 (gates z, r, h).
     """
-
-    biases_G: Tensor
-
-    def __init__(self, biases_G: Tensor, inputs: Int8Weight, state: Int8Weight) -> None:
-        super().__init__()
-        self.register_buffer("biases_G", biases_G.detach())
-        self.inputs, self.state = inputs, state
-
-    def forward(self, inputs_TBD: Tensor, live_TB1: Tensor, cell: Cell, *, reverse: bool) -> tuple[Tensor, Tensor]:
-        """float32 `[T, B, D]`, bool `[T, B, 1]` -> outputs `[T, B, H]`, final state (an LSTM's cell) `[B, H]`."""
-        max_frames, batch, _ = inputs_TBD.shape
-        cells = self.state.shape[0]
-        frames_NG, columns_N1, rows_G = self.inputs.uncorrected(inputs_TBD.flatten(0, 1), terms=1)
-        left_N3, right_3G = side_by_side(columns_N1, rows_G, self.biases_G)
-        frames_TBG, left_TB3 = (values.unflatten(0, (max_frames, batch)) for values in (frames_NG, left_N3))
-        scale, offset_G = self.state.affine()
-        offset_1G = offset_G[None]
-        # An LSTM's step adds everything in one matmul. A GRU cannot: its reset gate scales the state's part.
-        right = torch.cat([offset_1G, right_3G]) if cell == "lstm" else right_3G
-        outputs_TBH, state_BH = torch.onnx.ops.symbolic_multi_out(
-            f"{_DOMAIN}::Recurrent",
-            (
-                *(inputs_TBD.new_zeros(batch, cells), frames_TBG, left_TB3, live_TB1),
-                *(self.state.codes(), scale / _STEPS, offset_1G, right),
-            ),
-            {"cell": cell, "reverse": int(reverse)},
-            dtypes=[inputs_TBD.dtype] * 2,
-            shapes=[(max_frames, batch, cells), (batch, cells)],
-            version=1,
-        )
-        return outputs_TBH, state_BH
-
-
-class StoredLayer(nn.Module):
-    """A `Layer` with stored weights, for export."""
-
-    def __init__(self, cell: Cell, directions: Sequence[StoredDirection]) -> None:
-        super().__init__()
-        self.cell: Cell = cell
-        self.directions = nn.ModuleList(directions)
-
-    @classmethod
-    def of(cls, layer: Layer, weights: Sequence[QuantizedTensor | None]) -> "StoredLayer | None":
-        """The layer with these weights, one per direction. None if one is not quantised."""
-        directions = []
-        for direction, tensor in zip(layer.directions, weights, strict=True):
-            if tensor is None:
-                return None
-            sizes = (direction.input_size, direction.cells)
-            inputs, state = (Int8Weight(replace(tensor, codes=codes)) for codes in tensor.codes.split(sizes))
-            directions.append(StoredDirection(direction.biases, inputs, state))
-        return cls(layer.cell, directions)
-
-    def onnx(self, inputs_TBD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Layer.onnx`: outputs `[T, B, R * H]` and final states `[R, B, H]`."""
-        live_TB1 = (torch.arange(inputs_TBD.shape[0])[:, None] < lengths_B)[:, :, None]
-        pairs = [
-            direction(inputs_TBD, live_TB1, self.cell, reverse=bool(number))
-            for number, direction in enumerate(self.directions)
-        ]
-        return torch.cat([outputs for outputs, _ in pairs], dim=2), torch.stack([state for _, state in pairs])
-
-
-def expand_placeholders(model: onnx.ModelProto) -> None:
-    """Replace recurrent placeholders by scans."""
-    for node in model.graph.node:
-        if node.domain == _DOMAIN:
-            _expand(node)
-    kept = [opset for opset in model.opset_import if opset.domain != _DOMAIN]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
-
-
-def _expand(node: onnx.NodeProto) -> None:
-    options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    cell, reverse = options["cell"].decode(), options["reverse"]
-    start, frames, left, live, *weights = node.input
-    outputs, state = node.output
-    body = onnx.parser.parse_graph(_STEP[cell].replace("PRODUCTS", _PRODUCTS))
-    outer: dict[str, str] = dict(zip(("codes", "scale", "offset", "right"), weights, strict=True))
-    # Names in an inner graph must differ from those of the outer one.
-    for inner in body.node:
-        inner.input[:] = [outer.get(name, f"{state}/{name}") for name in inner.input]
-        inner.output[:] = [f"{state}/{name}" for name in inner.output]
-    for value in (*body.input, *body.output):
-        value.name = f"{state}/{value.name}"
-    # An LSTM carries its output and its cell; the head sees the cell.
-    unseen = [f"{state}/state"] if cell == "lstm" else []
-    scan = helper.make_node(
-        "Scan",
-        [start] * (1 + len(unseen)) + [frames, left, live],
-        [*unseen, state, outputs],
-        name=node.name,
-        body=body,
-        num_scan_inputs=3,
-        scan_input_directions=[reverse] * 3,
-        scan_output_directions=[reverse],
+    lstm, graph = layer.cell == "lstm", inputs_TBD.graph
+    order = (0, 3, 1, 2) if lstm else (1, 0, 2)
+    matrices = [
+        _sizes(direction, weights.floats("weights"))
+        for direction, weights in zip(layer.directions, directions, strict=True)
+    ]
+    inputs_RGD, states_RGH = (
+        torch.stack([_reordered(matrix.T, order) for matrix in matrices]) for matrices in zip(*matrices, strict=True)
     )
-    node.CopyFrom(scan)
+    biases_RG = torch.stack([_reordered(weights.floats("biases"), order) for weights in directions])
+    options: dict[str, Any] = {} if lstm else {"linear_before_reset": 1}
+    outputs_TRBH, *states_RBH = graph.add_node(
+        layer.cell.upper(),
+        [
+            *(inputs_TBD, graph.constant(inputs_RGD, directions[0].name("inputs"))),
+            *(graph.constant(states_RGH, directions[0].name("state")), torch.cat([biases_RG, 0 * biases_RG], dim=1)),
+            slots.num_frames.cast(np.int32),
+        ],
+        outputs=3 if lstm else 2,
+        hidden_size=layer.cells,
+        direction="forward" if len(directions) == 1 else "bidirectional",
+        **options,
+    )
+    outputs_TBR = outputs_TRBH.permute(0, 2, 1, 3).reshape(0, 0, len(directions) * layer.cells)
+    return outputs_TBR, states_RBH[-1]
+
+
+def _stored_layer(layer: Layer, directions: Sequence[Tensors], inputs_TBD: Value, slots: Slots) -> tuple[Value, Value]:
+    """A layer on stored codes."""
+    slots_T1 = slots.count(slots.slots).unsqueeze(1)
+    live_TB1 = (slots_T1 < slots.num_frames).unsqueeze(2)
+    pairs = [
+        _stored_direction(layer, place == 1, direction, weights, inputs_TBD, live_TB1)
+        for place, (direction, weights) in enumerate(zip(layer.directions, directions, strict=True))
+    ]
+    graph = inputs_TBD.graph
+    states = [state_BH.unsqueeze(0) for _, state_BH in pairs]
+    return graph.concat([outputs for outputs, _ in pairs], axis=2), graph.concat(states, axis=0)
+
+
+def _stored_direction(
+    layer: Layer, reverse: bool, direction: Direction, tensors: Tensors, inputs_TBD: Value, live_TB1: Value
+) -> tuple[Value, Value]:
+    """Outputs `[T, B, H]` and the final state (an LSTM's cell) `[B, H]`."""
+    graph, weights = tensors.graph, tensors["weights"]
+    assert isinstance(weights, QuantizedTensor)
+    inputs, state = (
+        Int8Weight(graph, tensors.name(name), replace(weights, codes=codes))
+        for name, codes in zip(("inputs", "state"), _sizes(direction, weights.codes), strict=True)
+    )
+    sequence_2 = inputs_TBD.sizes(0, 2)
+    frames_NI = FloatRows(inputs_TBD.reshape(-1, direction.input_size), direction.input_size)
+    frames_NG, columns_N1, rows_G = inputs.uncorrected(frames_NI)
+    left_N3, right_3G = side_by_side(columns_N1, rows_G, tensors.vector("biases"))
+    frames_TBG, left_TB3 = (
+        graph.add("Reshape", values, graph.concat([sequence_2, graph.integers(-1)], axis=0))
+        for values in (frames_NG, left_N3)
+    )
+    offset_1G = state.offset_O.unsqueeze(0)
+    # An LSTM's step adds everything in one matmul. A GRU cannot: its reset gate scales the state's part.
+    right = graph.concat([offset_1G, right_3G], axis=0) if layer.cell == "lstm" else right_3G
+    videos_1 = inputs_TBD.sizes(1, 2)
+    start_BH = graph.add("Expand", 0.0, graph.concat([videos_1, graph.integers(layer.cells)], axis=0))
+    outer = {"codes": state.codes_IO, "scale": state.scale / float(_STEPS), "offset": offset_1G, "right": right}
+    return _scan(graph, layer.cell, reverse, start_BH, [frames_TBG, left_TB3, live_TB1], outer)
+
+
+def _scan(
+    graph: GraphWriter, cell: Cell, reverse: bool, start_BH: Value, sequences: Sequence[Value], outer: dict[str, Value]
+) -> tuple[Value, Value]:
+    """Run a cell over the frames: outputs `[T, B, H]` and the final state (an LSTM's cell) `[B, H]`."""
+    body = onnx.parser.parse_graph(_STEP[cell].replace("PRODUCTS", _PRODUCTS))
+    # Names in an inner graph must differ from those of the outer one.
+    prefix = graph.name("step")
+    for inner in body.node:
+        inner.input[:] = [outer[name].name if name in outer else f"{prefix}/{name}" for name in inner.input]
+        inner.output[:] = [f"{prefix}/{name}" for name in inner.output]
+    for value in (*body.input, *body.output):
+        value.name = f"{prefix}/{value.name}"
+    # An LSTM carries its output and its cell; the head sees the cell.
+    states = 2 if cell == "lstm" else 1
+    *_, state_BH, outputs_TBH = graph.add_node(
+        "Scan",
+        [start_BH] * states + list(sequences),
+        outputs=states + 1,
+        body=body,
+        num_scan_inputs=len(sequences),
+        scan_input_directions=[int(reverse)] * len(sequences),
+        scan_output_directions=[int(reverse)],
+    )
+    return outputs_TBH, state_BH
+
+
+def _sizes(direction: Direction, weights: Tensor) -> tuple[Tensor, ...]:
+    """The part of the inputs, `[D, G]`, and that of the state, `[H, G]`."""
+    return weights.split([direction.input_size, direction.cells])
+
+
+def _reordered(part: Tensor, order: Sequence[int]) -> Tensor:
+    """The gates of the first axis in another order."""
+    gates = part.chunk(len(order))
+    return torch.cat([gates[gate] for gate in order])

@@ -1,9 +1,10 @@
-"""How a quantised weight is stored in a graph, and how activations are multiplied with it.
+"""How a weight is stored in a graph, and how activations are multiplied with it.
 
 The product `x @ W` runs on the stored codes. Scales and offsets become a rank-1 correction:
 `x @ (q s + m) = s (x @ q) + m sum(x)`. The weight is never expanded. A row's result does not depend on its batch; with
 `NBitsWeight` it does, slightly.
 
+- `FloatWeight`: weights that are not quantised.
 - `Int8Weight`: 8-bit weights, and any bit width if inputs are few. ONNX's `MatMulInteger`. Each row of activations gets
   128 levels between its own minimum and maximum; docs/evidence/performance.md has the cost in GAP. In heads and gates a
   second row holds the remainders. There is little work there, and 14 bits are as good as a float.
@@ -19,17 +20,19 @@ silently. Two products of 128 * 128 fit. Why they are unsigned: there is no fast
 Shapes: M rows, I inputs, O outputs, N blocks, S inputs of a block.
 """
 
-from typing import Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from vidfit.quantization.bit_packing import shifted, unpack
+from vidfit.export.bit_unpacking import as_bytes, unpack
+from vidfit.export.graph_writer import GraphWriter, Operand, Value
 from vidfit.quantization.state import stored_codes
 from vidfit.quantization.uniform import QuantizedTensor, as_matrix
 
-OPSET = 23
 # A matrix with at most this many inputs is small: it multiplies remainders too, and its codes become bytes.
 FEW_INPUTS = 8192
 _LEVELS = 128
@@ -39,69 +42,108 @@ _BYTE_ACTIVATIONS = 4
 _NBITS_PARTS = {2: (2,), 4: (4,), 6: (4, 2)}
 
 
-class InParts(Protocol):
-    """Float rows `[M, I]` that are not one tensor: what `Int8Weight.multiply` with one term needs of its values."""
+class Rows(Protocol):
+    """Float rows `[M, I]` that an `Int8Weight` multiplies: a value, or a descriptor in parts."""
 
-    def amin(self, dim: Literal[1], keepdim: Literal[True]) -> Tensor: ...
-    def amax(self, dim: Literal[1], keepdim: Literal[True]) -> Tensor: ...
-    def sum(self, dim: Literal[1], keepdim: Literal[True]) -> Tensor: ...
-    def quantised(self, step: Tensor, dtype: torch.dtype, zero: Tensor) -> Tensor: ...
+    def min(self, axis: int) -> Value: ...
+    def max(self, axis: int) -> Value: ...
+    def sum(self, axis: int) -> Value: ...
+    def quantised(self, step_M1: Value, zero_M1: Value) -> Value: ...
 
 
-class AffineWeight(nn.Module):
-    """Base of the formats that multiply codes: `W = codes * scale + offset`, one scale per tensor or per output.
+class WeightFormat(ABC):
+    """A matrix `[I, O]` in a graph, multiplied by its float values.
 
     Arguments:
-        tensor: `[I, O]`.
+        graph: the graph that stores it.
+        shape: `[I, O]`.
     """
 
-    scale: Tensor
-    offset: Tensor
+    def __init__(self, graph: GraphWriter, shape: torch.Size) -> None:
+        self.graph, self.shape = graph, shape
 
-    def __init__(self, tensor: QuantizedTensor) -> None:
-        super().__init__()
-        self.shape = tensor.codes.shape
-        for name, numbers in _numbers(tensor).items():
-            self.register_buffer(name, numbers.flatten())
+    @abstractmethod
+    def folded(self, column_I: Operand | None = None, factor_O: Operand | None = None) -> Value:
+        """`column * W * factor`, float32 `[I, O]`."""
 
-    def affine(self, factor_O: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """float32 scale, a number or `[O]`, and offset `[O]` of `W * factor`."""
-        scale, offset_O = self.scale.float(), self.offset.float().expand(self.shape[1])
-        return (scale, offset_O) if factor_O is None else (scale * factor_O, offset_O * factor_O)
+    def multiply_frames(
+        self,
+        frames_MI: Value,
+        column_I: Operand | None = None,
+        factor_O: Operand | None = None,
+        biases_O: Operand | None = None,
+    ) -> Value:
+        """Rows of frames, many of them: `(frames * column) @ W * factor + biases`, float32 `[M, O]`."""
+        return _gemm(frames_MI, self.folded(column_I, factor_O), biases_O)
+
+    def multiply(self, values_MI: Any, factor_O: Operand | None = None, biases_O: Operand | None = None) -> Value:
+        """Rows of videos: `values @ W * factor + biases`, float32 `[M, O]`."""
+        return _gemm(values_MI, self.folded(None, factor_O), biases_O)
 
 
-class Int8Weight(AffineWeight):
+def _gemm(values_MI: Value, weights_IO: Value, biases_O: Operand | None) -> Value:
+    if biases_O is None:
+        return values_MI @ weights_IO
+    return values_MI.graph.add("Gemm", values_MI, weights_IO, biases_O)
+
+
+class FloatWeight(WeightFormat):
+    """Weights that are not quantised. Factors are multiplied in before they are stored."""
+
+    def __init__(self, graph: GraphWriter, name: str, weights_IO: Tensor) -> None:
+        super().__init__(graph, weights_IO.shape)
+        self.name, self.weights_IO = name, weights_IO
+
+    def folded(self, column_I: Operand | None = None, factor_O: Operand | None = None) -> Value:
+        weights: Any = self.weights_IO
+        if column_I is not None:
+            weights = weights * _as_column(column_I)
+        if factor_O is not None:
+            weights = weights * factor_O
+        return weights if isinstance(weights, Value) else self.graph.constant(weights, self.name)
+
+
+class PackedWeight(WeightFormat):
+    """Any bit width and shape, packed as in `quantization/bit_packing.py`."""
+
+    def __init__(self, graph: GraphWriter, name: str, tensor: QuantizedTensor) -> None:
+        super().__init__(graph, tensor.codes.shape)
+        self.scheme, self.rows = tensor.scheme, len(as_matrix(tensor.codes))
+        self.stored = graph.constant(stored_codes(tensor), f"{name}.stored")
+        self.scale, self.offset = _scale_and_offset(graph, name, tensor)
+
+    def folded(self, column_I: Operand | None = None, factor_O: Operand | None = None) -> Value:
+        codes = self.graph.add("DequantizeLinear", self.stored, 1.0)
+        if self.scheme.bits < 8:
+            codes = unpack(codes.cast(np.uint8), self.shape.numel(), self.scheme.bits).cast(np.float32)
+            codes = codes + float(self.scheme.lowest)
+        scale, offset_O = _scaled(self.scale, self.offset, factor_O)
+        weights = (codes.reshape(self.rows, -1) * scale + offset_O).reshape(*self.shape)
+        return weights if column_I is None else weights * _as_column(column_I)
+
+
+class _AffineWeight(WeightFormat):
+    """Base of the formats that multiply codes: `W = codes * scale + offset`, one scale per tensor or per output."""
+
+    def __init__(self, graph: GraphWriter, name: str, tensor: QuantizedTensor) -> None:
+        super().__init__(graph, tensor.codes.shape)
+        scale, offset = _scale_and_offset(graph, name, tensor)
+        self.scale, self.offset_O = scale, graph.add("Expand", offset, graph.integers(self.shape[1]))
+
+
+class Int8Weight(_AffineWeight):
     """One byte per code. Narrower codes are packed in the file and become bytes when it is loaded."""
 
-    stored: Tensor
-    sums_O: Tensor
-
-    def __init__(self, tensor: QuantizedTensor) -> None:
-        super().__init__(tensor)
-        self.scheme = tensor.scheme
-        self.register_buffer("stored", stored_codes(tensor))
-        # Narrower codes go to the highest bits of a byte.
-        self.raised = 2 ** (8 - tensor.scheme.bits)
-        self.register_buffer("sums_O", tensor.codes.sum(0, dtype=torch.int32) * self.raised)
-
-    def codes(self) -> Tensor:
-        """int8 `[I, O]`. Unpacking reads only constants, so ONNX Runtime does it once, when it loads a file."""
-        if self.scheme.bits == 8:
-            return self.stored
-        levels_IO = unpack(self.stored, self.shape.numel(), self.scheme.bits).view(self.shape)
-        highest_IO = shifted(levels_IO, torch.tensor(8 - self.scheme.bits, dtype=torch.uint8), "LEFT")
-        # Subtract 128 by XOR: all in bytes, with no wider copy of the matrix.
-        return torch.bitwise_xor(highest_IO, torch.tensor(128, dtype=torch.uint8)).to(torch.int8)
-
-    def affine(self, factor_O: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As in the base class; the scale belongs to `codes`."""
-        scale, offset_O = super().affine(factor_O)
-        return scale / self.raised, offset_O
-
-    def expand(self) -> Tensor:
-        """The weights, float32 `[I, O]`, expanded once when a file is loaded. For small ones, such as centres."""
-        scale, offset_O = self.affine()
-        return self.codes().float() * scale + offset_O
+    def __init__(self, graph: GraphWriter, name: str, tensor: QuantizedTensor) -> None:
+        super().__init__(graph, name, tensor)
+        # Narrower codes go to the highest bits of a byte, so the scale is that of larger codes.
+        raised = 2 ** (8 - tensor.scheme.bits)
+        self.codes_IO = graph.constant(stored_codes(tensor), f"{name}.stored")
+        if tensor.scheme.bits < 8:
+            levels = unpack(self.codes_IO, self.shape.numel(), tensor.scheme.bits).reshape(*self.shape)
+            self.codes_IO, self.scale = as_bytes(levels, tensor.scheme.bits), self.scale / float(raised)
+        sums_O = tensor.codes.sum(0, dtype=torch.int32) * raised
+        self.sums_O = graph.constant(sums_O, f"{name}.sums_O").cast(np.float32)
 
     @staticmethod
     def fits(tensor: QuantizedTensor) -> bool:
@@ -109,135 +151,166 @@ class Int8Weight(AffineWeight):
         largest = max(tensor.codes.clamp(min=0).sum(0).max(), -tensor.codes.clamp(max=0).sum(0).min())
         return _LEVELS * int(largest) * 2 ** (8 - tensor.scheme.bits) < 2**31
 
-    def multiply(
-        self, values_MI: Tensor | InParts, terms: int, factor_O: Tensor | None = None, biases_O: Tensor | None = None
-    ) -> Tensor:
-        """float32 `[M, I]` -> `values @ W * factor + biases`, `[M, O]`.
+    def folded(self, column_I: Operand | None = None, factor_O: Operand | None = None) -> Value:
+        """Expanded once, when a file is loaded. For small ones, such as centres."""
+        scale, offset_O = _scaled(self.scale, self.offset_O, factor_O)
+        weights_IO = self.codes_IO.cast(np.float32) * scale + offset_O
+        return weights_IO if column_I is None else weights_IO * _as_column(column_I)
 
-        With 2 terms the remainders of activations are multiplied too.
-        """
-        sums_MO, columns_M1, rows_O = self.uncorrected(values_MI, terms, factor_O)
+    def multiply_frames(
+        self,
+        frames_MI: Value,
+        column_I: Operand | None = None,
+        factor_O: Operand | None = None,
+        biases_O: Operand | None = None,
+    ) -> Value:
+        """With one term: frames come from bytes, and pooling follows. A single row may differ slightly."""
+        frames_MI = frames_MI if column_I is None else frames_MI * column_I
+        products_MO, columns_M1, rows_O = self.uncorrected(FloatRows(frames_MI, self.shape[0]), factor_O)
+        left_MR, right_RO = side_by_side(columns_M1, rows_O, biases_O)
+        return self.graph.add("Gemm", left_MR, right_RO, products_MO)
+
+    def multiply(
+        self, values_MI: "Value | Rows", factor_O: Operand | None = None, biases_O: Operand | None = None
+    ) -> Value:
+        """With two terms, so with remainders, where inputs are few."""
+        rows = FloatRows(values_MI, self.shape[0]) if isinstance(values_MI, Value) else values_MI
+        if isinstance(rows, FloatRows) and self.shape[0] <= FEW_INPUTS:
+            sums_MO, columns_M1, rows_O = self.uncorrected_twice(rows, factor_O)
+        else:
+            sums_MO, columns_M1, rows_O = self.uncorrected(rows, factor_O)
         # No matmul: ONNX Runtime would fuse it with the sum, and add up a single row in another order.
         for column_M1, row_O in zip(columns_M1, rows_O, strict=True):
             sums_MO = sums_MO + column_M1 * row_O
         return sums_MO if biases_O is None else sums_MO + biases_O
 
-    def multiply_frames(
-        self, frames_NI: Tensor, factor_O: Tensor | None = None, biases_O: Tensor | None = None
-    ) -> Tensor:
-        """As `multiply` with one term, but faster for many rows. A single row may differ slightly."""
-        products_NO, columns_N1, rows_O = self.uncorrected(frames_NI, 1, factor_O)
-        left_NR, right_RO = side_by_side(columns_N1, rows_O, biases_O)
-        return products_NO + left_NR @ right_RO
-
-    def uncorrected(
-        self, values_MI: Tensor | InParts, terms: int, factor_O: Tensor | None = None
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def uncorrected(self, values_MI: Rows, factor_O: Operand | None = None) -> tuple[Value, list[Value], list[Value]]:
         """The product before its correction, `[M, O]`, and the columns `[M, 1]` and rows `[O]` to correct it with."""
-        low_M1 = values_MI.amin(1, keepdim=True).clamp_max(0)
-        step_M1 = ((values_MI.amax(1, keepdim=True).clamp_min(0) - low_M1) / (_LEVELS - 1)).clamp_min(1e-30)
-        zero_M1 = (-low_M1 / step_M1).round()
-        bytes_MI = quantised(values_MI, step_M1, torch.uint8, zero_M1)
-        if terms == 1:
-            products_MO = self._dot(bytes_MI)
-        else:
-            assert isinstance(values_MI, Tensor)
-            middle, finer = _LEVELS // 2, _LEVELS - 2
-            rest_MI = values_MI - (bytes_MI.float() - zero_M1) * step_M1
-            rest_MI = quantised(rest_MI, step_M1 / finer, torch.uint8, torch.full_like(step_M1, middle))
-            # Side by side, so that the codes are read once.
-            both_2MO = self._dot(torch.cat([bytes_MI, rest_MI])).unflatten(0, (2, values_MI.shape[0]))
-            products_MO = both_2MO[0] + both_2MO[1] / finer
-            zero_M1 = zero_M1 + middle / finer
-        scale, offset_O = self.affine(factor_O)
+        step_M1, zero_M1 = _levels(values_MI)
+        products_MO = self._dot(values_MI.quantised(step_M1, zero_M1))
+        return self._unscaled(products_MO, step_M1, zero_M1, values_MI, factor_O)
+
+    def uncorrected_twice(
+        self, values_MI: "FloatRows", factor_O: Operand | None = None
+    ) -> tuple[Value, list[Value], list[Value]]:
+        """As `uncorrected`, but the remainders of activations are multiplied too."""
+        step_M1, zero_M1 = _levels(values_MI)
+        bytes_MI = values_MI.quantised(step_M1, zero_M1)
+        middle, finer = float(_LEVELS // 2), float(_LEVELS - 2)
+        rest_MI = values_MI.values - (bytes_MI.cast(np.float32) - zero_M1) * step_M1
+        rest_MI = FloatRows(rest_MI, values_MI.size).quantised(step_M1 / finer, step_M1.full_like(middle))
+        # Side by side, so that the codes are read once.
+        both_2MO = self._dot(self.graph.concat([bytes_MI, rest_MI], axis=0)).reshape(2, -1, self.shape[1])
+        products_MO = both_2MO.pick(0, 0) + both_2MO.pick(0, 1) / finer
+        return self._unscaled(products_MO, step_M1, zero_M1 + middle / finer, values_MI, factor_O)
+
+    def _unscaled(
+        self, products_MO: Value, step_M1: Value, zero_M1: Value, values_MI: Rows, factor_O: Operand | None
+    ) -> tuple[Value, list[Value], list[Value]]:
+        scale, offset_O = _scaled(self.scale, self.offset_O, factor_O)
         # Zero points and offsets together: x @ (q s + m) = step s (bytes @ q) - (zero step) (s sum(q)) + sum(x) m.
-        columns_M1 = [-zero_M1 * step_M1, values_MI.sum(1, keepdim=True)]
-        return products_MO * (step_M1 * scale), columns_M1, [self.sums_O.float() * scale, offset_O]
+        return products_MO * (step_M1 * scale), [-zero_M1 * step_M1, values_MI.sum(1)], [self.sums_O * scale, offset_O]
 
-    def _dot(self, bytes_MI: Tensor) -> Tensor:
+    def _dot(self, bytes_MI: Value) -> Value:
         """`bytes @ codes`, float32 `[M, O]`."""
-        return dot(bytes_MI, self.codes()).float()
+        return dot(bytes_MI, self.codes_IO).cast(np.float32)
 
 
-def side_by_side(columns_M1: list[Tensor], rows_O: list[Tensor], biases_O: Tensor | None) -> tuple[Tensor, Tensor]:
+class FloatRows:
+    """A float32 value `[M, I]` as `Rows`."""
+
+    def __init__(self, values: Value, size: int) -> None:
+        self.values, self.size = values, size
+
+    def min(self, axis: int) -> Value:
+        return self.values.min(axis)
+
+    def max(self, axis: int) -> Value:
+        return self.values.max(axis)
+
+    def sum(self, axis: int) -> Value:
+        return self.values.sum(axis)
+
+    def quantised(self, step_M1: Value, zero_M1: Value) -> Value:
+        """uint8 `[M, I]`."""
+        return quantised(self.values, step_M1, zero_M1.cast(np.uint8), self.size)
+
+
+def _levels(values_MI: Rows) -> tuple[Value, Value]:
+    """Step and zero point, both float32 `[M, 1]`, of 128 levels from a row's minimum to its maximum, and over zero."""
+    low_M1 = values_MI.min(1).clamp(high=0.0)
+    step_M1 = ((values_MI.max(1).clamp(low=0.0) - low_M1) / float(_LEVELS - 1)).clamp(low=1e-30)
+    return step_M1, (-low_M1 / step_M1).round()
+
+
+def side_by_side(columns_M1: list[Value], rows_O: list[Value], biases_O: Operand | None) -> tuple[Value, Value]:
     """Corrections and biases as the two factors of one matmul: `[M, R]` and `[R, O]`."""
+    graph = columns_M1[0].graph
     if biases_O is not None:
-        columns_M1, rows_O = [*columns_M1, torch.ones_like(columns_M1[0])], [*rows_O, biases_O]
-    return torch.cat(columns_M1, dim=1), torch.stack(rows_O)
+        biases = biases_O if isinstance(biases_O, Value) else graph.constant(biases_O)
+        columns_M1, rows_O = [*columns_M1, columns_M1[0].full_like(1.0)], [*rows_O, biases]
+    return graph.concat(columns_M1, axis=1), graph.concat([row.unsqueeze(0) for row in rows_O], axis=0)
 
 
-def dot(left: Tensor, right: Tensor) -> Tensor:
+def dot(left: Value, right: Value) -> Value:
     """uint8 `[..., M, I]` and int8 `[..., I, O]` -> int32 `[..., M, O]`."""
-    return torch.onnx.ops.symbolic(
-        "MatMulInteger", [left, right], dtype=torch.int32, shape=(*left.shape[:-1], right.shape[-1]), version=OPSET
-    )
+    return left.graph.add("MatMulInteger", left, right)
 
 
-def quantised(values: Tensor | InParts, step: Tensor, dtype: torch.dtype, zero: Tensor | None = None) -> Tensor:
-    """QuantizeLinear: values in steps, rounded to the nearest integer, plus the zero point, clipped to `dtype`.
+def quantised(values: Value, step: Operand, zero: Operand, size: int | None = None) -> Value:
+    """Values in steps, rounded to the nearest integer, plus the zero point, clipped to the zero point's dtype.
 
     Arguments:
         values: float32 `[..., I]`.
-        step: one number, or one per row, `[..., 1]`.
-        dtype: uint8 or int8.
-        zero: integers in the shape of `step`; None means zeros.
+        step: one number; with `size` one per row, `[..., 1]`.
+        zero: uint8 or int8, in the shape of `step`.
+        size: I.
     """
-    zero = torch.zeros_like(step) if zero is None else zero
-    if not isinstance(values, Tensor):
-        return values.quantised(step, dtype, zero)
     # A row is one block along the last axis. Steps along the first axis take ONNX Runtime twice as long.
-    rows: dict[str, Any] = {"axis": -1, "block_size": values.shape[-1]} if step.dim() else {}
-    return torch.onnx.ops.symbolic(
-        "QuantizeLinear", [values, step, zero.to(dtype)], rows, dtype=dtype, shape=values.shape, version=OPSET
-    )
+    rows = {} if size is None else {"axis": -1, "block_size": size}
+    return values.graph.add("QuantizeLinear", values, step, zero, **rows)
 
 
-class NBitsWeight(AffineWeight):
+class NBitsWeight(_AffineWeight):
     """2, 4 or 6 bits in the layout of MatMulNBits, `[O, N, bytes of a block]`. 6 bits are parts of 4 and 2 bits."""
 
-    parts_ONS: nn.ParameterList
-
-    def __init__(self, tensor: QuantizedTensor) -> None:
-        super().__init__(tensor)
+    def __init__(self, graph: GraphWriter, name: str, tensor: QuantizedTensor) -> None:
+        super().__init__(graph, name, tensor)
         levels_OI = (tensor.codes - tensor.scheme.lowest).view(torch.uint8).T
         self.block = _block(len(tensor.codes), tensor.scheme.bits)
         levels_ONS = F.pad(levels_OI, (0, -len(tensor.codes) % self.block)).unflatten(1, (-1, self.block))
         self.part_bits = _NBITS_PARTS[tensor.scheme.bits]
-        self.parts_ONS = nn.ParameterList(
-            nn.Parameter(_pack(levels_ONS >> lower & 2**bits - 1, bits), requires_grad=False)
-            for bits, lower in self._parts()
-        )
+        self.blocks = levels_ONS.shape[1]
+        self.parts_ONS = [
+            graph.constant(_pack(levels_ONS >> lower & 2**bits - 1, bits), f"{name}.parts_ONS.{place}")
+            for place, (bits, lower) in enumerate(self._parts())
+        ]
 
     def _parts(self) -> list[tuple[int, int]]:
         """Bit width of each part, and of all parts below it."""
         return [(bits, sum(self.part_bits[place + 1 :])) for place, bits in enumerate(self.part_bits)]
 
-    def ones(self) -> Tensor:
-        """Scales of the blocks, `[O, N]`, all 1: the outputs are scaled instead. Made when a file is loaded."""
-        return torch.ones(()).expand(self.parts_ONS[0].shape[:2])
+    def folded(self, column_I: Operand | None = None, factor_O: Operand | None = None) -> Value:
+        raise NotImplementedError("only products use this format")
 
-    def multiply(
-        self, values_MI: Tensor, terms: int, factor_O: Tensor | None = None, biases_O: Tensor | None = None
-    ) -> Tensor:
-        """float32 `[M, I]` -> `values @ W * factor + biases`, `[M, O]`."""
+    def multiply(self, values_MI: Value, factor_O: Operand | None = None, biases_O: Operand | None = None) -> Value:
         inputs, outputs = self.shape
-        products_MO = None
-        ones_ON, total_M1 = self.ones(), values_MI.sum(1, keepdim=True)
+        # Scales of the blocks are all 1: the outputs are scaled instead. Made when a file is loaded.
+        ones_ON = self.graph.add("Expand", 1.0, self.graph.integers(outputs, self.blocks))
+        total_M1, products_MO = values_MI.sum(1), None
         for part_ONS, (bits, lower) in zip(self.parts_ONS, self._parts(), strict=True):
-            product_MO = torch.onnx.ops.symbolic(
-                "com.microsoft::MatMulNBits",
-                [values_MI, part_ONS, ones_ON],
-                nbits_attributes(inputs, outputs, bits, self.block),
-                dtype=torch.float32,
-                shape=(values_MI.shape[0], outputs),
-                version=1,
+            product_MO = self.graph.add(
+                "MatMulNBits",
+                *(values_MI, part_ONS, ones_ON),
+                domain="com.microsoft",
+                **nbits_attributes(inputs, outputs, bits, self.block),
             )
-            products_MO = product_MO * 2**lower if products_MO is None else products_MO + product_MO
+            products_MO = product_MO * float(2**lower) if products_MO is None else products_MO + product_MO
         assert products_MO is not None
         if len(self.part_bits) == 2:
             # MatMulNBits counts each part from its middle. The middle of the lower part must not be subtracted.
-            products_MO = products_MO + total_M1 * 2 ** (self.part_bits[1] - 1)
-        scale, offset_O = self.affine(factor_O)
+            products_MO = products_MO + total_M1 * 2.0 ** (self.part_bits[1] - 1)
+        scale, offset_O = _scaled(self.scale, self.offset_O, factor_O)
         sums_MO = products_MO * scale + total_M1 * offset_O
         return sums_MO if biases_O is None else sums_MO + biases_O
 
@@ -262,47 +335,26 @@ def _pack(levels_ONS: Tensor, bits: int) -> Tensor:
     return packed
 
 
-class PackedWeight(nn.Module):
-    """Any bit width and shape, packed as in `quantization/bit_packing.py`."""
-
-    stored: Tensor
-    scale: Tensor
-    offset: Tensor
-
-    def __init__(self, tensor: QuantizedTensor) -> None:
-        super().__init__()
-        self.scheme, self.shape = tensor.scheme, tensor.codes.shape
-        self.register_buffer("stored", stored_codes(tensor))
-        for name, numbers in _numbers(tensor).items():
-            self.register_buffer(name, numbers)
-
-    def expand(self) -> Tensor:
-        """The weights, float32."""
-        codes = _floats(self.stored)
-        if self.scheme.bits < 8:
-            levels = unpack(codes.to(torch.uint8), self.shape.numel(), self.scheme.bits)
-            codes = levels.view(self.shape).float() + self.scheme.lowest
-        return (as_matrix(codes) * self.scale.float() + self.offset.float()).view(self.shape)
+def _as_column(numbers_I: Operand) -> Any:
+    """`[I]` -> `[I, 1]`."""
+    return numbers_I.unsqueeze(1) if isinstance(numbers_I, Value | Tensor) else numbers_I
 
 
-def _numbers(tensor: QuantizedTensor) -> dict[str, Tensor]:
-    """Scale and offset as a graph stores them: half precision unchanged, float64 as the float32 ONNX Runtime uses."""
+def _scale_and_offset(graph: GraphWriter, name: str, tensor: QuantizedTensor) -> tuple[Value, Value]:
+    """float32 `[O]` or `[1]`. A graph stores half precision as it is, float64 as the float32 ONNX Runtime uses."""
     dtype = torch.float32 if tensor.scale.dtype == torch.float64 else tensor.scale.dtype
-    return {"scale": tensor.scale.to(dtype), "offset": tensor.offset.to(dtype)}
-
-
-def _floats(codes: Tensor) -> Tensor:
-    """Codes as float32, by an operator that ONNX Runtime does not fold when it loads a file."""
-    return torch.onnx.ops.symbolic(
-        "DequantizeLinear", [codes, torch.ones(())], dtype=torch.float32, shape=codes.shape, version=OPSET
+    scale, offset = (
+        graph.constant(getattr(tensor, part).to(dtype).flatten(), f"{name}.{part}") for part in ("scale", "offset")
     )
+    return (scale, offset) if dtype == torch.float32 else (scale.cast(np.float32), offset.cast(np.float32))
 
 
-WeightFormat = Int8Weight | NBitsWeight | PackedWeight
+def _scaled(scale: Value, offset: Value, factor_O: Operand | None) -> tuple[Value, Value]:
+    return (scale, offset) if factor_O is None else (scale * factor_O, offset * factor_O)
 
 
-def weight_format(tensor: QuantizedTensor, *, nbits: bool) -> type[WeightFormat]:
-    """The fastest format for a weight.
+def weight_format(tensor: QuantizedTensor, *, nbits: bool) -> type[Int8Weight] | type[NBitsWeight] | type[PackedWeight]:
+    """The fastest format for a quantised weight.
 
     Arguments:
         tensor: the weight.

@@ -24,7 +24,7 @@ from vidfit.export.metadata import CHECKSUM, PackedInfo, output_names, parse_met
 from vidfit.files import utf8_name
 
 # The first onnxruntime that runs a packed file, by the file's opset.
-NEEDED: Final = {23: (1, 24)}
+NEEDED: Final = {21: (1, 20), 23: (1, 24)}
 
 _open_models: "weakref.WeakSet[PackedModel]" = weakref.WeakSet()
 

@@ -18,7 +18,7 @@ class NormalisedFrames:
     """Frames `x = frames * scale + shift`, as a family sees them.
 
     Attributes:
-        frames_BTD: float32; in a packed graph possibly `export/frames.py`'s stored bytes.
+        frames_BTD: float32.
         weights_BT: how many times each frame counts, 0 for padding; None means once each.
         scale_D, shift_D: float32.
     """
@@ -76,16 +76,12 @@ class NormalisedFrames:
 
 
 def sum_frames(values_BTK: Tensor, weights_BT: Tensor | None) -> Tensor:
-    """`sum_t w_t v_t`, float32 `[B, K]`.
-
-    Two equal rows are multiplied and one is dropped. ONNX Runtime adds up a plain sum in an order that depends on the
-    number of videos, and a product with one row in an order that depends on the padding.
-    """
+    """`sum_t w_t v_t`, float32 `[B, K]`."""
     if weights_BT is None:
         return values_BTK.sum(dim=1)
     # Autocast runs sums in float32, but products in half precision.
     with torch.autocast(values_BTK.device.type, enabled=False):
-        return (weights_BT[:, None].expand(-1, 2, -1) @ values_BTK.float())[:, 0]
+        return (weights_BT[:, None] @ values_BTK.float())[:, 0]
 
 
 def mean_frames(values_BTK: Tensor, weights_BT: Tensor | None) -> Tensor:
@@ -108,13 +104,4 @@ def max_frames(values_BTK: Tensor, weights_BT: Tensor | None) -> Tensor:
     """`max_t v_t` over the real frames, float32 `[B, K]`."""
     if weights_BT is None:
         return values_BTK.amax(dim=1)
-    if not torch.compiler.is_exporting():
-        return values_BTK.masked_fill((weights_BT == 0)[:, :, None], -torch.inf).amax(dim=1)
-    # ONNX Runtime is seven times slower when the axis before the reduced one has length 1, as for one video. So reduce
-    # two halves; empty slots, and the extra one of an odd length, repeat the last frame.
-    videos, frames, clusters = values_BTK.shape
-    slots_T = torch.arange(2 * ((frames + 1) // 2))
-    last_B1 = weights_BT.sum(1, keepdim=True).long() - 1
-    rows = torch.arange(videos)[:, None] * frames + slots_T.minimum(last_B1)
-    halves_BTK = values_BTK.flatten(0, 1).index_select(0, rows.flatten()).view(2 * videos, -1, clusters)
-    return halves_BTK.amax(1).view(videos, 2, clusters).amax(1)
+    return values_BTK.masked_fill((weights_BT == 0)[:, :, None], -torch.inf).amax(dim=1)

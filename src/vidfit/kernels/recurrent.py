@@ -1,4 +1,4 @@
-"""Run recurrent layers fast: by cuDNN or oneDNN, by our own GRU in training on a CPU, as one ONNX node in a graph.
+"""Run recurrent layers fast: by cuDNN or oneDNN, by our own GRU in training on a CPU.
 
 `models/recurrent.py` has the formulas and the layout of the weights.
 
@@ -33,27 +33,17 @@ class RecurrentLayer(Protocol):
 
     def __call__(self, inputs: Tensor, batch_sizes: Tensor | None) -> tuple[Tensor, Tensor]: ...
 
-    def onnx(self, inputs_TBD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]: ...
-
 
 def final_state(layers: Sequence[RecurrentLayer], frames_BTD: Tensor, weights_BT: Tensor | None) -> Tensor:
     """The last layer's state after each video's last frame, `[B, H]`; each layer reads the outputs of the one before.
 
-    Videos of unequal length are packed, which does not export: in an export a layer is a node with `sequence_lens`.
+    Videos of unequal length are packed.
 
     Arguments:
         layers: the last one runs forward only.
         frames_BTD: float32; a video's frames are the first of its slots.
         weights_BT: 0 in slots after a video's end. None means every slot holds a frame.
     """
-    if torch.compiler.is_exporting():
-        assert weights_BT is not None
-        lengths_B = weights_BT.sum(1).to(torch.int32)
-        outputs, state_RBH = frames_BTD.transpose(0, 1), None
-        for layer in layers:
-            outputs, state_RBH = layer.onnx(outputs, lengths_B)
-        assert state_RBH is not None
-        return state_RBH[0]
     outputs, batch_sizes, order_B, state_RBH = frames_BTD, None, None, None
     if weights_BT is not None and not bool((weights_BT > 0).all()):
         lengths_B = weights_BT.sum(1).long().cpu()
@@ -90,46 +80,6 @@ def run_layer(
     exact = device == "cuda" and dtype == torch.float32 and not training
     with torch.autocast(device, enabled=False), _without_tf32() if exact else nullcontext():
         return _pytorch(cell, directions, inputs.to(dtype), batch_sizes, training)
-
-
-def onnx_layer(
-    cell: Cell, directions: Sequence[DirectionWeights], inputs_TBD: Tensor, lengths_B: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One layer as one ONNX node, for an export.
-
-    Arguments:
-        cell: `lstm` or `gru`.
-        directions: forward, and backward if there are two.
-        inputs_TBD: float32, padded.
-        lengths_B: int32.
-
-    Returns:
-        Outputs `[T, B, R * H]` and the final state `[R, B, H]`.
-
-    Source: ONNX operators LSTM-14 (gates i, o, f, c) and GRU-14 (gates z, r, h).
-    """
-    order = (0, 3, 1, 2) if cell == "lstm" else (1, 0, 2)
-    parts = [
-        [_reordered(part, order) for part in (weights.inputs_DG.T, weights.state_HG.T, weights.biases_G)]
-        for weights in directions
-    ]
-    input_weights, state_weights, biases = (torch.stack(directions) for directions in zip(*parts, strict=True))
-    max_frames, batch, _ = inputs_TBD.shape
-    cells = len(directions[0].state_HG)
-    state_shape = (len(directions), batch, cells)
-    states = 2 if cell == "lstm" else 1
-    outputs_TRBH, *states_RBH = torch.onnx.ops.symbolic_multi_out(
-        cell.upper(),
-        (inputs_TBD, input_weights, state_weights, torch.cat([biases, torch.zeros_like(biases)], dim=1), lengths_B),
-        {
-            "hidden_size": cells,
-            "direction": "forward" if len(directions) == 1 else "bidirectional",
-            **({"linear_before_reset": 1} if cell == "gru" else {}),
-        },
-        dtypes=[inputs_TBD.dtype] * (1 + states),
-        shapes=[(max_frames, *state_shape)] + [state_shape] * states,
-    )
-    return outputs_TRBH.transpose(1, 2).flatten(2), states_RBH[-1]
 
 
 def _pytorch(
@@ -194,9 +144,3 @@ def _without_tf32() -> Iterator[None]:
             yield
         finally:
             cudnn.fp32_precision = before
-
-
-def _reordered(part: Tensor, order: Sequence[int]) -> Tensor:
-    """The G blocks of the first axis in another order."""
-    gates = part.chunk(len(order))
-    return torch.cat([gates[gate] for gate in order])

@@ -5,7 +5,7 @@ A frame classifier decides itself and has no head.
 Shapes: B videos, T frames, D features, C classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -87,8 +87,6 @@ class VideoClassifier(nn.Module):
     def __init__(self, config: ClassifierConfig, spec: FeatureSpec, classes: int) -> None:
         super().__init__()
         self.spec = spec
-        # A packed graph whose frames stay bytes replaces it (`export/frames.py`).
-        self.prepare: Callable[..., Any] = prepare_frames
         self.classes = classes
         encoder = config.encoder
         self.encoder = FrameEncoder(encoder.sizes, encoder.dropout, spec) if encoder else None
@@ -125,7 +123,7 @@ class VideoClassifier(nn.Module):
         """
         max_frames = frames[self.spec.modalities[0].name].shape[1]
         mask_BT = None if num_frames is None else frame_mask(num_frames, max_frames)
-        frames_BTD = self.prepare(frames, self.spec, mask_BT)
+        frames_BTD = prepare_frames(frames, self.spec, mask_BT)
         weights_BT = frame_weights if mask_BT is None else mask_BT.float()
         if self.encoder is not None:
             frames_BTD = self.encoder(frames_BTD, weights_BT)

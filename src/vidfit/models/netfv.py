@@ -12,8 +12,7 @@ modality, twice those of NetVLAD.
 Shapes: B videos, T frames, D features, K clusters.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +40,6 @@ class FisherVector(Pool):
         self.output_size = 2 * clusters * size
         self.centres = nn.Parameter(torch.empty(size, clusters))
         self.deviations = nn.Parameter(torch.empty(size, clusters))
-        # A packed graph replaces it (`export/descriptor.py`).
-        self.flatten_scaled: Callable[[Tensor, Tensor], Any] = flatten_scaled
 
     def reset_parameters(self) -> None:
         """All weights normal, as in the original."""
@@ -57,9 +54,9 @@ class FisherVector(Pool):
         variance_KD = self.deviations.T.square() + 1e-6
         first_BKD = first_BKD / variance_KD
         second_BKD = second_BKD / variance_KD.square() - mass_BK1
-        first_BP = self.flatten_scaled(first_BKD, intra_norm(first_BKD))
+        first_BP = flatten_scaled(first_BKD, intra_norm(first_BKD))
         # The original normalises the second order twice, which is the same as once.
-        second_BP = self.flatten_scaled(second_BKD, inverse_norm(second_BKD.flatten(1), dim=1)[:, :, None])
+        second_BP = flatten_scaled(second_BKD, inverse_norm(second_BKD.flatten(1), dim=1)[:, :, None])
         return torch.cat([first_BP, second_BP], dim=1)
 
 

@@ -7,8 +7,7 @@ holds nearly all weights.
 Shapes: B videos, T frames, D features, K clusters.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +39,6 @@ class VLAD(Pool):
         super().__init__(size, clusters)
         self.output_size = clusters * size
         self.centres = None if light else nn.Parameter(torch.empty(size, clusters))
-        # A packed graph replaces it (`export/descriptor.py`).
-        self.flatten_scaled: Callable[[Tensor, Tensor], Any] = flatten_scaled
 
     def reset_parameters(self) -> None:
         """All weights normal, as in the original."""
@@ -52,7 +49,7 @@ class VLAD(Pool):
     def forward(self, frames: NormalisedFrames) -> Tensor:
         assign_BTK = self.assignment(frames).softmax(dim=-1)
         residuals_BKD = frames.residual_sums(assign_BTK, self.centres)
-        return self.flatten_scaled(residuals_BKD, intra_norm(residuals_BKD))
+        return flatten_scaled(residuals_BKD, intra_norm(residuals_BKD))
 
 
 class NetVLAD(PooledFamily):

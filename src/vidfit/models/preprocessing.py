@@ -13,7 +13,7 @@ from torch import Tensor
 from vidfit.features.spec import FeatureSpec
 
 # Frames with a smaller norm are divided by this instead (the original clamps the squared norm at 1e-12).
-_SMALLEST_NORM = 1e-6
+SMALLEST_NORM = 1e-6
 # The value of one step of a byte, and the value of byte 0 in steps.
 _STEP = 4 / 255
 OFFSET = (4 / 512 - 2) / _STEP
@@ -57,5 +57,5 @@ def prepare_frames(frames: Mapping[str, Tensor], spec: FeatureSpec, mask_BT: Ten
 
 def inverse_norms(norms_BT1: Tensor, mask_BT: Tensor | None) -> Tensor:
     """The factors that give frames of these L2 norms norm 1: float32 `[B, T, 1]`, 0 where masked."""
-    factor_BT1 = 1 / norms_BT1.clamp_min(_SMALLEST_NORM)
+    factor_BT1 = 1 / norms_BT1.clamp_min(SMALLEST_NORM)
     return factor_BT1 if mask_BT is None else factor_BT1 * mask_BT[:, :, None]

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
-from vidfit.kernels.recurrent import Cell, DirectionWeights, final_state, onnx_layer, run_layer
+from vidfit.kernels.recurrent import Cell, DirectionWeights, final_state, run_layer
 from vidfit.models.heads import ContextGating
 
 
@@ -111,10 +111,6 @@ class Layer(nn.Module):
         """Outputs and final state of sequences without padding; see `kernels.recurrent.run_layer`."""
         parts = [direction.parts() for direction in self.directions]
         return run_layer(self.cell, parts, inputs, batch_sizes, self.training)
-
-    def onnx(self, inputs_TBD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The same as one ONNX node; see `kernels.recurrent.onnx_layer`. A packed graph may replace the layer."""
-        return onnx_layer(self.cell, [direction.parts() for direction in self.directions], inputs_TBD, lengths_B)
 
 
 class Recurrent(nn.Module):

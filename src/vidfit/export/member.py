@@ -1,0 +1,90 @@
+"""A member in a graph: from stored frames to probabilities, by its family and head."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from vidfit.export.attention import attention
+from vidfit.export.dbof import dbof
+from vidfit.export.frame_classifier import frame_classifier
+from vidfit.export.frames import FloatFrames, Frames, byte_frames, float_frames
+from vidfit.export.graph_writer import Value
+from vidfit.export.layers import head
+from vidfit.export.netfv import netfv
+from vidfit.export.netvlad import netvlad
+from vidfit.export.nextvlad import nextvlad
+from vidfit.export.recurrent import recurrent
+from vidfit.export.slots import Slots
+from vidfit.export.tensors import Tensors
+from vidfit.models.attention import AttentionPooling
+from vidfit.models.classifier import VideoClassifier
+from vidfit.models.dbof import DBoF
+from vidfit.models.encoder import FrameEncoder
+from vidfit.models.mean import MeanPooling
+from vidfit.models.netfv import NetFV
+from vidfit.models.netvlad import NetVLAD
+from vidfit.models.nextvlad import NeXtVLAD
+from vidfit.models.recurrent import Recurrent
+from vidfit.quantization.member import Member
+from vidfit.quantization.uniform import QuantizedTensor
+
+
+def mean(_: MeanPooling, tensors: Tensors, frames: Frames) -> Value:
+    """The average frame, float32 `[B, D]`."""
+    return frames.slots.mean(frames.values())
+
+
+# From the frames `[B, T, D]` to the head's input `[B, H]`.
+FAMILIES: dict[type, Callable[[Any, Tensors, Frames], Value]] = {
+    MeanPooling: mean,
+    NetVLAD: netvlad,
+    NetFV: netfv,
+    DBoF: dbof,
+    Recurrent: recurrent,
+    AttentionPooling: attention,
+    NeXtVLAD: nextvlad,
+}
+
+
+def write_member(
+    member: Member, stored: Mapping[str, Value], slots: Slots, stored_as: str, portable: bool
+) -> tuple[Value, Value | None]:
+    """Add a member to the graph of `slots`.
+
+    Arguments:
+        member: its weights are stored as they are.
+        stored: modality -> stored frames `[B, T, D_m]`.
+        slots: which of them are real.
+        stored_as: what names of its tensors begin with.
+        portable: use only standard ONNX operators.
+
+    Returns:
+        Probabilities of the videos, float32 `[B, C]`, and of frames, float32 `[B, T, C]`; None if there are none.
+    """
+    with torch.device("meta"):
+        module = member.info.build()
+    tensors = Tensors(slots.graph, member.state, stored_as, portable)
+    frames = _frames(member, module, stored, slots)
+    if module.encoder is not None:
+        assert isinstance(frames, FloatFrames)
+        frames = _encoded(module.encoder, tensors.within("encoder"), frames)
+    if module.head is None:
+        return frame_classifier(module.family, tensors.within("family"), frames)
+    values_BH = FAMILIES[type(module.family)](module.family, tensors.within("family"), frames)
+    return head(module.head, tensors.within("head"), values_BH), None
+
+
+def _frames(member: Member, module: VideoClassifier, stored: Mapping[str, Value], slots: Slots) -> Frames:
+    """Bytes where sums over them follow; floats where all else is in floats, or an encoder reads them."""
+    quantised = any(isinstance(tensor, QuantizedTensor) for tensor in member.state.values())
+    of_bytes = all(modality.dtype == "uint8" for modality in module.spec.modalities)
+    sums = isinstance(module.family, NetVLAD | NetFV) and module.encoder is None
+    return (byte_frames if quantised and of_bytes and sums else float_frames)(stored, module.spec, slots)
+
+
+def _encoded(encoder: FrameEncoder, tensors: Tensors, frames: FloatFrames) -> FloatFrames:
+    """`ReLU(BN(x W))` of each frame, layer by layer."""
+    hidden_BTH = frames.times(tensors.weight("weights"), None, *tensors.batch_norm("norm")).relu()
+    frames = FloatFrames(hidden_BTH, encoder.weights.shape[1], frames.slots)
+    return frames if encoder.deeper is None else _encoded(encoder.deeper, tensors.within("deeper"), frames)
