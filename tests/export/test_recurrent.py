@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.export.exporting import session
+from tests.models.recurrences import recurrence
 from vidfit.export.graph_writer import GraphWriter
 from vidfit.export.recurrent import recurrent_layer
 from vidfit.export.slots import Slots
@@ -65,28 +66,6 @@ def run(cell: Cell, scheme: str, opened: dict[tuple[Cell, str], onnxruntime.Infe
     return run
 
 
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
-def reference(cell: Cell, weights: np.ndarray, biases: np.ndarray, frames_TD: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Outputs `[T, H]` and final state of one video, one direction; PyTorch's definitions of LSTM and GRU."""
-    state, memory, outputs = np.zeros(CELLS), np.zeros(CELLS), []
-    for frame_D in frames_TD:
-        from_frame = np.split(frame_D @ weights[:INPUTS] + biases, 4 if cell == "lstm" else 3)
-        from_state = np.split(state @ weights[INPUTS:], len(from_frame))
-        if cell == "lstm":
-            i, f, g, o = (x + h for x, h in zip(from_frame, from_state, strict=True))
-            memory = sigmoid(f) * memory + sigmoid(i) * np.tanh(g)
-            state = sigmoid(o) * np.tanh(memory)
-        else:
-            (xr, xz, xn), (hr, hz, hn) = from_frame, from_state
-            update = sigmoid(xz + hz)
-            state = (1 - update) * np.tanh(xn + sigmoid(xr + hr) * hn) + update * state
-        outputs.append(state)
-    return np.array(outputs), memory if cell == "lstm" else state
-
-
 @every_layer
 def test_a_layer_is_the_recurrence_up_to_rounding(cell: Cell, scheme: str, run: Run):
     layer, state = stored_layer(cell, scheme)
@@ -103,7 +82,7 @@ def test_a_layer_is_the_recurrence_up_to_rounding(cell: Cell, scheme: str, run: 
         cells = slice(number * CELLS, (number + 1) * CELLS)
         for video, length in enumerate(lengths_B):
             frames_TD = inputs_TBD[:length, video].astype(np.float64)
-            expected_TH, state_H = reference(cell, values, biases, frames_TD[::-1] if number else frames_TD)
+            expected_TH, state_H = recurrence(cell, values, biases, frames_TD[::-1] if number else frames_TD)
             found_TH = outputs_TBH[:length, video, cells]
             np.testing.assert_allclose(found_TH[::-1] if number else found_TH, expected_TH, atol=most)
             np.testing.assert_allclose(states_RBH[number, video], state_H, atol=most)

@@ -1,18 +1,12 @@
-"""Options by modality, and the errors of wrong ones; sums over frames, against the plain sum in float64."""
+"""Options by modality, and the errors of wrong ones."""
 
-import numpy as np
 import pytest
-import torch
 from pydantic import ValidationError
 
 from tests.models.test_formulas import SPEC
 from vidfit.errors import RecipeError
-from vidfit.kernels.pooling import sum_frames
 from vidfit.models.classifier import ClassifierConfig, VideoClassifier
 from vidfit.models.pooled import per_modality
-
-VALUES = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 7, 5))).float()
-COUNTS = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [2, 0, 3, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]]).float()
 
 
 def test_an_option_is_for_all_modalities_or_by_name() -> None:
@@ -44,22 +38,3 @@ def test_wrong_options_are_errors_that_name_the_field(family: dict[str, object],
     with pytest.raises(ValidationError) as error:
         ClassifierConfig.model_validate({"family": family, "head": {"type": "logistic"}})
     assert field in str(error.value.errors()[0]["loc"])
-
-
-@pytest.mark.parametrize("autocast", [False, True])
-def test_frames_count_as_often_as_they_were_drawn(autocast: bool):
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        found_BK = sum_frames(VALUES, COUNTS)
-    assert found_BK.dtype == torch.float32
-    torch.testing.assert_close(found_BK.double(), (VALUES.double() * COUNTS[:, :, None]).sum(1), rtol=1e-6, atol=1e-6)
-
-
-def test_without_counts_each_frame_counts_once():
-    torch.testing.assert_close(sum_frames(VALUES, None), sum_frames(VALUES, torch.ones(3, 7)), rtol=1e-6, atol=1e-6)
-
-
-def test_a_frames_gradient_is_its_count():
-    values_BTK = VALUES.clone().requires_grad_()
-    sum_frames(values_BTK, COUNTS).sum().backward()
-    assert values_BTK.grad is not None
-    torch.testing.assert_close(values_BTK.grad, COUNTS[:, :, None].expand_as(VALUES))

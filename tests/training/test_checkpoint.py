@@ -102,3 +102,17 @@ def test_a_file_of_another_program(tmp_path: Path):
 
 def test_a_missing_file(tmp_path: Path):
     assert_refused(tmp_path / "nothing.safetensors", "no such member")
+
+
+def test_options_of_the_last_release_get_their_new_names(tmp_path: Path):
+    """vidfit 0.1 called DBoF's pooling its form."""
+    family = {"type": "dbof", "clusters": 8, "hidden": 4, "pooling": {"rgb": "max"}}
+    config = ClassifierConfig.model_validate({"family": family, "head": {"type": "logistic"}})
+    spec = FeatureSpec(modalities=(Modality(name="rgb", size=6),))
+    info = MemberInfo(name="bag", classifier=config, spec=spec, vocabulary=("a",), step=1, gap_validation=0.5)
+    tensors = dict(info.build().state_dict())
+    save_member(tmp_path / "new.safetensors", info, tensors)
+    document = {"format": 2, **info.model_dump(mode="json"), "extra": {}}
+    document["classifier"]["family"]["form"] = document["classifier"]["family"].pop("pooling")
+    save_file(tensors, tmp_path / "old.safetensors", {"vidfit": json.dumps(document)})
+    assert read_member(tmp_path / "old.safetensors")[0] == read_member(tmp_path / "new.safetensors")[0] == info
