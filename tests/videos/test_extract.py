@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, small_model, tone, write
-from vidfit.errors import DataError, OutputError
+from vidfit.errors import OutputError
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
 from vidfit.videos.backbones import find_backbone
@@ -165,17 +165,6 @@ def test_other_settings_do_not_resume_a_folder(corpus, tmp_path):
     (tmp_path / "embeddings" / "settings").write_text("others")
     with pytest.raises(OutputError, match="was begun with other settings"):
         extract(plan(corpus), tmp_path, workers=1)
-
-
-def test_another_model_of_the_same_name_is_refused(features, corpus, tmp_path):
-    other = Path(small_model(tmp_path, "colours", "rgb"))
-    other.write_bytes(other.read_bytes() + b" ")
-    like = read_extractor(features / "extractor.json")
-    moved = like.settings.backbones[0].model_copy(update={"file": other})
-    from vidfit.videos.backbones import model_file
-
-    with pytest.raises(DataError, match="is missing or another model"):
-        model_file(moved)
 
 
 def test_a_split_is_chosen_by_the_id_alone():

