@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
+from vidfit.errors import DataError, reason
 from vidfit.videos.backbones import Backbone, model_file
 from vidfit.videos.decode import Picture, Reading, Sampling, read_steps
 from vidfit.videos.extractor import Settings
@@ -41,6 +42,9 @@ class Embedder:
 
     Arguments:
         settings: a modality without a backbone is not read.
+
+    Raises:
+        DataError: a model's file is missing, or does not run as its card says.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -82,13 +86,27 @@ class _Model:
         options.log_severity_level = 3
         wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        self._session = onnxruntime.InferenceSession(str(model_file(backbone)), options, providers=providers)
-        self._input = self._session.get_inputs()[0].name
+        path = model_file(backbone)
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self._input = self._session.get_inputs()[0].name
+            self._try()
+        except Exception as error:  # those of ONNX Runtime share no other base class
+            advice = "correct its card" if backbone.file else "remove it, and vidfit makes it again"
+            raise DataError(f"{path}: does not run as it should ({reason(error)}); {advice}") from error
 
     def run(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """`[B, D]` of pictures `[size, size, 3]` or sounds `[window]`."""
         output = self._session.run([self.backbone.output], {self._input: self._prepared(np.stack(values))})[0]
         return np.asarray(output).reshape(len(values), -1)[:, : self.backbone.embedding_size]
+
+    def _try(self) -> None:
+        """Embed two blank pictures or sounds: what is wrong with a model shows before videos are read."""
+        backbone = self.backbone
+        picture, sound = np.zeros((backbone.size, backbone.size, 3), np.uint8), np.zeros(backbone.window, np.float32)
+        found = self.run([picture if backbone.modality == "rgb" else sound] * 2).shape[1]
+        if found < backbone.embedding_size:
+            raise DataError(f"embedding_size is {backbone.embedding_size:,}, but the output has {found:,} values")
 
     def _prepared(self, values: np.ndarray) -> np.ndarray:
         backbone = self.backbone

@@ -24,7 +24,7 @@ from vidfit.features.example import write_shard
 from vidfit.features.spec import Video, Vocabulary
 from vidfit.files import make_folder, replacing, write_table
 from vidfit.progress import OnProgress, Progress, silent
-from vidfit.videos.embed import Embedded
+from vidfit.videos.embed import Embedded, Embedder
 from vidfit.videos.embed_worker import Job, embed_files, load
 from vidfit.videos.extractor import FILE, Extractor, Settings
 from vidfit.videos.sources import Source
@@ -73,7 +73,8 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
     """Make the features of some videos; resumes what was stopped.
 
     Raises:
-        DataError: no video can be read, or none of them is for training although a transform has to be fitted.
+        DataError: no video can be read, none of them is for training although a transform has to be fitted, or a
+            backbone's model is missing or does not run.
         OutputError: `output` cannot be written, is finished, or was begun with other settings.
     """
     vocabulary = _vocabulary(plan)
@@ -83,6 +84,8 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
             f"{output}: is finished; for more videos give another folder and --like {output}; for other options "
             "remove it first"
         )
+    # A model that is missing or does not run is one error here, before anything is written.
+    distributed.on_all_ranks(Embedder, plan.settings)
     _begin(folder, plan.settings)
     jobs = [Job(source.path.absolute(), folder / _key(source)) for source in plan.sources]
     resumed = sum(job.target.with_suffix(".npz").exists() for job in jobs)
