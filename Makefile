@@ -32,11 +32,11 @@ test: $(READY)
 
 # TensorFlow is larger than all else together, so it has an environment of its own and `make test` passes over it.
 test-tensorflow: .venv-tensorflow/.ready
-	.venv-tensorflow/bin/python -m pytest tests/export/test_tensorflow.py
+	.venv-tensorflow/bin/python -m pytest tests/export/test_tensorflow.py tests/videos/test_youtube8m.py
 
 .venv-tensorflow/.ready: pyproject.toml constraints.txt
 	test -x .venv-tensorflow/bin/python || $(PYTHON) -m venv .venv-tensorflow
-	.venv-tensorflow/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,tensorflow]'
+	.venv-tensorflow/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,tensorflow,youtube8m]'
 	touch $@
 
 # The sdist and the wheel, in dist/.

@@ -15,7 +15,7 @@ from tests.videos.making import GREEN, RED, frames_at, plain, write
 from vidfit.errors import DataError, VidfitError
 from vidfit.videos.backbones import find_backbone, model_file
 from vidfit.videos.embed import Embedder
-from vidfit.videos.extractor import Settings
+from vidfit.videos.extractor import FILE, Settings, read_extractor
 
 pytest.importorskip("onnxscript")
 
@@ -116,6 +116,22 @@ def test_without_timm_the_line_that_installs_it_is_named(timm: Timm, monkeypatch
         find_backbone("timm:tiny", "rgb")
 
 
+def test_a_timm_that_breaks_on_import_is_told(tmp_path: Path, timm: Timm, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.delitem(sys.modules, "timm")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(VidfitError, match=r"torchvision::nms does not exist\); install timm"):
+        find_backbone("timm:tiny", "rgb")
+
+
+def test_videos_are_extracted_by_workers_without_timm(timm: Timm, clips: Path, vidfit: Call):
+    options = ["--image-model", "timm:tiny", "--sound-model", "none", "--image-bytes", "3", "--split", "train=1"]
+    code, _, err = vidfit("extract", clips, "-o", clips.parent / "features", *options, "--workers", "2")
+    assert (code, err) == (0, "")
+    (backbone,) = read_extractor(clips.parent / "features" / FILE).settings.backbones
+    assert (backbone.name, backbone.file) == ("timm:tiny.v1", None)
+
+
 def test_a_failed_download_is_one_line(timm: Timm, clips: Path, vidfit: Call):
     timm.error = FileNotFoundError("An error happened while trying to locate the file\non the Hub")
     code, _, err = vidfit("extract", clips, "-o", clips.parent / "features", "--image-model", "timm:tiny")
@@ -138,7 +154,7 @@ def test_names_beyond_timms_own_are_not_fetched(name: str, timm: Timm):
 
 
 def test_it_is_no_model_for_sounds(timm: Timm):
-    with pytest.raises(DataError, match=r"give yamnet or an \.onnx file"):
+    with pytest.raises(DataError, match=r"give yamnet, youtube8m or an \.onnx file"):
         find_backbone("timm:tiny", "audio")
     assert timm.made == 0
 

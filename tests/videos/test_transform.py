@@ -20,7 +20,7 @@ def dequantised(codes: np.ndarray) -> np.ndarray:
 def test_the_components_explain_what_there_is(videos):
     transform = fit_transform(videos, 6)
     values = dequantised(transform.apply(videos[0], np.ones(30, bool)))
-    components = transform.components.astype(np.float64) * transform.scale
+    components = np.asarray(transform.components, np.float64) * transform.scale
     back = values @ np.linalg.pinv(components) + transform.mean
     error = np.square(back - videos[0]).mean() / np.square(videos[0] - transform.mean).mean()
     assert error < 0.02

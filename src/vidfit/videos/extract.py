@@ -28,7 +28,7 @@ from vidfit.videos.embed import Embedded, Embedder
 from vidfit.videos.embed_worker import Job, embed_files, load
 from vidfit.videos.extractor import FILE, Extractor, Settings
 from vidfit.videos.sources import Source
-from vidfit.videos.transform import Transform, fit_transform
+from vidfit.videos.transform import Transform, fit_transform, youtube8m_transform
 
 VOCABULARY: Final = "vocabulary.csv"
 SEGMENTS: Final = "segments.csv"
@@ -175,6 +175,9 @@ def _fit(plan: Plan, sources: Sequence[Source], folder: Path) -> dict[str, Trans
     transforms = {}
     for backbone in plan.settings.backbones:
         name = backbone.modality
+        if backbone.whitened:
+            transforms[name] = youtube8m_transform(backbone.embedding_size)
+            continue
 
         def embeddings(name: str = name) -> Iterator[np.ndarray]:
             for source in training:

@@ -7,6 +7,8 @@ A byte x stands for `x * 4/255 + 4/512 - 2`, so a value of 0, the mean of the tr
 also what an absent picture or sound is: all 127. A model that normalises frames gets nothing from it, and the other
 modality in full.
 
+Embeddings that are whitened components already, YouTube-8M's, become bytes as they are.
+
 The matrix is kept in 8 bits per component, and used as it is kept: a packed file carries it.
 """
 
@@ -44,14 +46,14 @@ class Transform(BaseModel):
 
     Attributes:
         mean: float32 `[D]`, of the training videos' embeddings.
-        components: int8 `[D, K]`, principal components, the first explains most.
+        components: int8 `[D, K]`, principal components, the first explains most; None is the identity.
         scale: float32 `[K]`, from a component in 8 bits to the range [-2, 2] of a byte.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     mean: _array("<f4")  # type: ignore[valid-type]
-    components: _array("i1")  # type: ignore[valid-type]
+    components: _array("i1") | None  # type: ignore[valid-type]
     scale: _array("<f4")  # type: ignore[valid-type]
 
     @property
@@ -62,12 +64,24 @@ class Transform(BaseModel):
     def apply(self, embeddings: np.ndarray, present: np.ndarray) -> np.ndarray:
         """uint8 `[T, K]` of embeddings `[T, D]`; byte 127 throughout where `present`, bool `[T]`, is False."""
         centred = embeddings.astype(np.float32) - self.mean
-        components = self.components.astype(np.float32)
-        # One step at a time: a product of many rows may round otherwise than one of few.
-        values = np.stack([row @ components for row in centred]) * self.scale
+        if self.components is not None:
+            components = self.components.astype(np.float32)
+            # One step at a time: a product of many rows may round otherwise than one of few.
+            centred = np.stack([row @ components for row in centred])
+        values = centred * self.scale
         codes = np.clip(np.rint((values + (2 - 4 / 512)) * (255 / 4)), 0, 255).astype(np.uint8)
         codes[~present] = ABSENT
         return codes
+
+
+def youtube8m_transform(size: int) -> Transform:
+    """YouTube-8M's bytes of whitened embeddings, `[T, size]`: `byte = round((clip(x, -2, 2) + 2) * 255/4)`.
+
+    That is half a step more than the value which the byte stands for, hence the mean.
+
+    Source: MediaPipe's `youtube8m` example; `Quantize` of google/youtube-8m's feature extractor.
+    """
+    return Transform(mean=np.full(size, -4 / 512), components=None, scale=np.ones(size))  # type: ignore[arg-type]
 
 
 def fit_transform(embeddings: Iterable[np.ndarray], size: int) -> Transform:
