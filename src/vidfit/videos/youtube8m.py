@@ -176,7 +176,7 @@ def _matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 def _tensorflow() -> tuple[Any, Any, Any]:
     try:
-        import tensorflow as tf
+        import tensorflow as tf  # type: ignore[reportMissingModuleSource]
         import tf2onnx  # type: ignore[reportMissingImports]
         from tensorflow.python.tools.optimize_for_inference_lib import fold_batch_norms  # type: ignore
     except ImportError as error:
