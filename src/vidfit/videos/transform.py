@@ -79,7 +79,7 @@ def youtube8m_transform(size: int) -> Transform:
 
     That is half a step more than the value which the byte stands for, hence the mean.
 
-    Source: MediaPipe's `youtube8m` example; `Quantize` of google/youtube-8m's feature extractor.
+    Source: `quantize` in extract_tfrecords_main.py of google/youtube-8m.
     """
     return Transform(mean=np.full(size, -4 / 512), components=None, scale=np.ones(size))  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ needs `pip install 'vidfit[youtube8m]'`; reading videos afterwards does not.
 Traded away: MediaPipe lets TensorFlow scale pictures to 299 pixels, bilinear and without smoothing. Here FFmpeg scales
 them, as for every backbone.
 
-Source: mediapipe/graphs/youtube8m/feature_extraction.pbtxt and mediapipe/docs/youtube_8m.md.
+Source: `mediapipe/graphs/youtube8m/feature_extraction.pbtxt` in MediaPipe.
 """
 
 import hashlib
