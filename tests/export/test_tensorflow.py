@@ -99,8 +99,9 @@ def saved(everything: Path) -> Path:
 
 def test_tensorflow_alone_says_what_onnxruntime_says(everything: Path, saved: Path, tmp_path: Path):
     shapes = [(1, 1), (1, 9), (2, 3), (7, 5), (3, 40)]
-    # Nearer but where a frame's assignment falls on the other side of a level.
-    assert_agree(everything, saved, tmp_path, [arrays(*shape) for shape in shapes], atol=1e-5)
+    # To 1e-7, but where a rounding falls on the other side of a half: an assignment's level, or one of the 63 of an
+    # LSTM's state, which all later steps see.
+    assert_agree(everything, saved, tmp_path, [arrays(*shape) for shape in shapes], atol=1e-4)
 
 
 def test_a_video_level_model(tmp_path: Path):
@@ -142,7 +143,7 @@ def test_big_weights_are_stored_as_they_were(everything: Path, saved: Path):
     ]
     found = [variable for variable in told if np.prod(variable[1]) > 4096]
     assert sorted(found) == sorted(stored)
-    assert {kind for kind, _ in stored} == {"int8", "uint8", "float16", "float32"}
+    assert {kind for kind, _ in stored} == {"int8", "uint8", "float32"}
 
 
 def test_the_folder_is_as_large_as_the_file(tmp_path: Path):
@@ -317,6 +318,11 @@ def integer_operators(random: np.random.Generator) -> tuple[list[onnx.NodeProto]
     add("Max", ["x", "low", "half"], "max")
     add("Min", ["x", "half"], "min")
     add("Less", ["x", "half"], "less", TensorProto.BOOL)
+    # Only older files have these three.
+    weights["square"], weights["pads"] = np.float32(2), np.array([0, 1, 0, 0, 2, 3])
+    add("Greater", ["x", "half"], "greater", TensorProto.BOOL)
+    add("Pow", ["x", "square"], "pow")
+    add("Pad", ["x", "pads", "half"], "pad")
     add("Where", ["less", "x", "half"], "where")
     for kind in ("ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum", "ReduceL2"):
         add(kind, ["x", "last"], kind.lower())

@@ -92,7 +92,8 @@ def _reduction(function: Callable) -> Callable:
 
 
 def _reshape(values, shape, *, allowzero: int = 0):
-    if not allowzero and 0 in (known := tf.get_static_value(shape)):
+    known = tf.get_static_value(shape)  # None: computed from sizes, and so without a 0 that keeps one
+    if not allowzero and known is not None and 0 in known:
         sizes = tf.shape(values, shape.dtype)
         shape = tf.stack([sizes[axis] if size == 0 else size for axis, size in enumerate(known)])
     return tf.reshape(values, shape)
@@ -102,8 +103,9 @@ def _shape(values, *, start: int = 0, end: int | None = None):
     return tf.shape(values, tf.int64)[start:end]
 
 
-def _slice(values, starts, ends, axes, steps):
+def _slice(values, starts, ends, axes, steps=None):
     picked = [slice(None)] * len(values.shape)
+    steps = np.ones_like(axes) if steps is None else steps
     for axis, *bounds in zip(axes, starts, np.minimum(ends, tf.int32.max), steps, strict=True):
         picked[axis] = slice(*map(int, bounds))
     return values[tuple(picked)]
