@@ -41,6 +41,7 @@ __all__ = [
     "OutputError",
     "Predictor",
     "Progress",
+    "RatedSegments",
     "Recipe",
     "RecipeError",
     "Video",
@@ -61,6 +62,7 @@ __all__ = [
 _HOMES = {
     "Predictor": "vidfit.inference.predictor",
     "Progress": "vidfit.progress",
+    "RatedSegments": "vidfit.features.segments",
     "Recipe": "vidfit.recipe",
     "Video": "vidfit.features.spec",
     "evaluate": "vidfit.inference.on_shards",

@@ -11,6 +11,7 @@ from vidfit.errors import DataError
 from vidfit.evaluation.evaluate import evaluate, evaluate_labels
 from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches
+from vidfit.features.segments import NO_SEGMENTS
 from vidfit.features.skipped import NOTHING, Skipped
 
 
@@ -22,6 +23,7 @@ def batch(labels: list[list[int]], skipped: Skipped = NOTHING) -> Batch:
         num_frames=torch.ones(videos, dtype=torch.int64),
         labels=torch.tensor([label for of_video in labels for label in of_video], dtype=torch.int64),
         label_counts=torch.tensor([len(of_video) for of_video in labels]),
+        segments=[NO_SEGMENTS] * videos,
         skipped=skipped,
     )
 

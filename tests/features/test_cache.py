@@ -59,6 +59,7 @@ def test_a_file_is_arrow_that_others_read(files: list[Path]):
     assert [f"{field.name}: {field.type}" for field in table.schema] == [
         "id: string",
         "labels: list<item: int64>",
+        "segments: list<item: struct<start: int64, end: int64, label: int64, score: float>>",
         "crc32c: uint32",
         "rgb: list<item: fixed_size_list<item: uint8>[4]>",
         "audio: list<item: fixed_size_list<item: uint8>[2]>",
@@ -69,6 +70,7 @@ def test_a_file_is_arrow_that_others_read(files: list[Path]):
         video = make_video(number)
         assert row["id"] == video.id
         assert row["labels"] == video.labels.tolist()
+        assert row["segments"] == []
         assert {name: row[name] for name in video.frames} == {k: v.tolist() for k, v in video.frames.items()}
 
 
@@ -229,8 +231,8 @@ def test_files_out_of_their_cache_and_a_damaged_index_are_told(files: list[Path]
     with pytest.raises(DataError, match=r"00\.tfrecord\.arrow: is damaged or was replaced.*call the `vidfit cache`"):
         list(read_videos(files[0]))
     index = files[0].parent / INDEX
-    index.write_text(json.dumps({**json.loads(index.read_text()), "version": 2}))
-    with pytest.raises(DataError, match=r"cache\.json: is damaged \(version: "):
+    index.write_text(json.dumps({**json.loads(index.read_text()), "version": 1}))
+    with pytest.raises(DataError, match=r"cache\.json: is damaged or of another version \(version: "):
         expand_shards([index.parent])
 
 

@@ -28,6 +28,7 @@ def test_counts_over_several_shards(tmp_path: Path):
         "features": {"image": 5, "sound": 3},
         "frames": {"min": 1, "mean": 7 / 3, "max": 4},
         "labels": {"distinct": 2, "mean_per_video": 1.0, "unlabelled": 1},
+        "segments": {"rated": 0, "positive": 0, "videos": 0, "labels": 0},
         "corrupt": 0,
         "corrupt_bytes": 0,
     }

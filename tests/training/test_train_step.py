@@ -5,6 +5,7 @@ import torch
 
 from vidfit.errors import RecipeError
 from vidfit.features.batch import Batch
+from vidfit.features.segments import NO_SEGMENTS
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.kernels import factored_gradients
 from vidfit.models.classifier import ClassifierConfig, VideoClassifier
@@ -43,7 +44,8 @@ def take_steps(train_step: TrainStep, steps: int = 3) -> list[float]:
         modality.name: torch.randint(256, (32, modality.size), dtype=torch.uint8, generator=generator)
         for modality in SPEC.modalities
     }
-    batch = Batch([str(n) for n in range(7)], frames, num_frames, torch.arange(7), torch.ones(7, dtype=torch.long))
+    labels, counts = torch.arange(7), torch.ones(7, dtype=torch.long)
+    batch = Batch([str(n) for n in range(7)], frames, num_frames, labels, counts, [NO_SEGMENTS] * 7)
     batch = batch.to(train_step.device)
     return [float(train_step(batch, batch.multi_hot(CLASSES), number, 0.01)) for number in range(steps)]
 

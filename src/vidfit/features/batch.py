@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vidfit.features.buffer_pool import Memory
+from vidfit.features.segments import RatedSegments
 from vidfit.features.skipped import NOTHING, Skipped
 from vidfit.features.spec import FeatureSpec, Video
 
@@ -29,6 +30,7 @@ class Batch:
         num_frames: `[B]` int64, always on the CPU: to read it from a GPU would wait for all that is under way there.
         labels: `[L]` int64, videos one after another.
         label_counts: `[B]` int64, labels of each video; 0 where a video is not labelled. On the CPU as well.
+        segments: of each of the `B` videos, the segments that people rated.
         skipped: what was left out since the previous batch.
     """
 
@@ -37,6 +39,7 @@ class Batch:
     num_frames: Tensor
     labels: Tensor
     label_counts: Tensor
+    segments: list[RatedSegments]
     skipped: Skipped = NOTHING
 
     def __len__(self) -> int:
@@ -63,6 +66,7 @@ class Batch:
             num_frames=self.num_frames[index],
             labels=torch.cat([labels[place] for place in places]),
             label_counts=self.label_counts[index],
+            segments=[self.segments[place] for place in places],
         )
 
     def multi_hot(self, classes: int) -> Tensor:
@@ -117,6 +121,7 @@ class Filling:
         self.ids: list[str] = []
         self.lengths: list[int] = []
         self.labels: list[np.ndarray] = []
+        self.segments: list[RatedSegments] = []
         self.room: dict[str, np.ndarray] = {}
         self.filled = 0
 
@@ -136,6 +141,7 @@ class Filling:
         self.ids.append(video.id)
         self.lengths.append(length)
         self.labels.append(video.labels)
+        self.segments.append(video.segments)
 
     def _room(self, name: str, end: int, like: np.ndarray) -> np.ndarray:
         """More of it, with what there is already."""
@@ -159,6 +165,7 @@ class Filling:
             num_frames=torch.tensor(self.lengths),
             labels=torch.from_numpy(np.concatenate(self.labels)),
             label_counts=torch.tensor([len(labels) for labels in self.labels]),
+            segments=self.segments,
             skipped=skipped,
         )
         self.most = max(self.most, self.filled)
@@ -178,6 +185,7 @@ def no_videos(spec: FeatureSpec) -> Batch:
         num_frames=nothing,
         labels=nothing,
         label_counts=nothing,
+        segments=[],
     )
 
 
@@ -189,5 +197,6 @@ def joined(batches: Sequence[Batch]) -> Batch:
         num_frames=torch.cat([batch.num_frames for batch in batches]),
         labels=torch.cat([batch.labels for batch in batches]),
         label_counts=torch.cat([batch.label_counts for batch in batches]),
+        segments=[own for batch in batches for own in batch.segments],
         skipped=sum((batch.skipped for batch in batches), NOTHING),
     )

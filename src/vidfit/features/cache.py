@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vidfit.errors import DataError, reason
 from vidfit.features.example import check_labels
+from vidfit.features.segments import NO_SEGMENTS, RatedSegments, check_segment_labels
 from vidfit.features.skipped import Skipped
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
@@ -38,6 +39,7 @@ from vidfit.files import PathText
 
 INDEX: Final = "cache.json"
 SUFFIX: Final = ".arrow"
+SEGMENT: Final = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("label", pa.int64()), ("score", pa.float32())])
 _AGAIN: Final = "remove the file and call the `vidfit cache` that made it again"
 
 
@@ -68,7 +70,7 @@ class CacheIndex(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     id_key: Literal["id", "video_id"]
     spec: FeatureSpec
     shards: dict[PathText, CachedShard] = {}
@@ -119,7 +121,9 @@ def _parsed(path: Path, changed: int, inode: int) -> CacheIndex:
     try:
         return CacheIndex.model_validate(json.loads(path.read_bytes()))
     except ValueError as error:
-        raise DataError(f"{path}: is damaged ({reason(error)}); remove it and make the cache again") from error
+        raise DataError(
+            f"{path}: is damaged or of another version ({reason(error)}); remove the cache and make it again"
+        ) from error
 
 
 def count_cached(path: Path) -> int:
@@ -223,6 +227,7 @@ class CacheFile:
             )
         try:
             check_labels(video.labels, self.classes)
+            check_segment_labels(video.segments, self.classes, video.id)
         except DataError as error:
             raise DataError(f"{self.path}, record {number}: {error}") from error
 
@@ -230,11 +235,12 @@ class CacheFile:
         """Of all records, uint32 `[V]`: they cover ids, labels and frames."""
         return np.concatenate([np.empty(0, np.uint32), *(batch.checksums for batch in self._batches)])
 
-    def labels(self) -> Iterator[np.ndarray]:
-        """Of each record, `[L]` int64, not compared with its checksum."""
+    def labels(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Labels `[L]` int64 of each record, and those of its rated segments, not compared with its checksum."""
         for batch in self._batches:
             offsets, labels = batch.labels
-            yield from (labels[start:end] for start, end in pairwise(offsets.tolist()))
+            for row, (start, end) in enumerate(pairwise(offsets.tolist())):
+                yield labels[start:end], batch.segments(row).labels
 
     def videos(self, part: int = 0, parts: int = 1) -> Iterator[Video | CorruptRecordError]:
         """Those whose number is `part` modulo `parts`; in the place of a damaged one comes its error."""
@@ -276,9 +282,10 @@ class _RecordBatch:
         batch.validate(full=True)
         if any(column.null_count for column in batch.columns):
             raise ValueError("it has nulls")
-        self.ids, labels, checksums, *frames = batch.columns
+        self.ids, labels, segments, checksums, *frames = batch.columns
         self.checksums = checksums.to_numpy()
         self.labels = labels.offsets.to_numpy(), labels.values.to_numpy()
+        self._segments = segments.offsets.to_numpy(), [column.to_numpy() for column in segments.values.flatten()]
         self.frames = {
             modality.name: (column.offsets.to_numpy(), column.values.values.to_numpy().reshape(-1, modality.size))
             for modality, column in zip(spec.modalities, frames, strict=True)
@@ -290,16 +297,22 @@ class _RecordBatch:
         for name in names:
             starts, values = self.frames[name]
             frames[name] = values[starts[row] : starts[row + 1]]
-        return Video(self.ids[row].as_py(), frames, labels[offsets[row] : offsets[row + 1]])
+        return Video(self.ids[row].as_py(), frames, labels[offsets[row] : offsets[row + 1]], self.segments(row))
+
+    def segments(self, row: int) -> RatedSegments:
+        offsets, columns = self._segments
+        start, end = offsets[row], offsets[row + 1]
+        return RatedSegments(*(column[start:end] for column in columns)) if start < end else NO_SEGMENTS
 
 
 def columns_of(index: CacheIndex) -> pa.Schema:
-    """Columns of a file: id, labels, checksum and the modalities."""
+    """Columns of a file: id, labels, rated segments, checksum and the modalities."""
     values = {"uint8": pa.uint8(), "float32": pa.float32()}
     return pa.schema(
         [
             (index.id_key, pa.string()),
             ("labels", pa.list_(pa.int64())),
+            ("segments", pa.list_(SEGMENT)),
             ("crc32c", pa.uint32()),
             *((own.name, pa.list_(pa.list_(values[own.dtype], own.size))) for own in index.spec.modalities),
         ]
@@ -307,8 +320,13 @@ def columns_of(index: CacheIndex) -> pa.Schema:
 
 
 def checksum(number: int, video: Video) -> int:
-    """CRC32C of a record and its place: number (u64), id, labels (i64 each), then each modality's values."""
-    crc = google_crc32c.value(number.to_bytes(8, "little") + video.id.encode() + video.labels.tobytes())
+    """CRC32C of a record and its place: number (u64), id, labels (i64 each), segments, then each modality's values.
+
+    The segments' starts, ends and labels (i64 each) come one after another, then the scores (f32).
+    """
+    rated = video.segments
+    segments = b"".join(column.tobytes() for column in (rated.starts, rated.ends, rated.labels, rated.scores))
+    crc = google_crc32c.value(number.to_bytes(8, "little") + video.id.encode() + video.labels.tobytes() + segments)
     for frames in video.frames.values():
         crc = google_crc32c.extend(crc, np.ascontiguousarray(frames))
     return crc

@@ -18,6 +18,7 @@ import pyarrow as pa
 from vidfit.errors import DataError, OutputError
 from vidfit.features.cache import (
     INDEX,
+    SEGMENT,
     CachedShard,
     CacheFile,
     CacheIndex,
@@ -28,6 +29,7 @@ from vidfit.features.cache import (
     read_index,
 )
 from vidfit.features.example import read_examples
+from vidfit.features.segments import RatedSegments
 from vidfit.features.skipped import Skipped
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
@@ -201,6 +203,7 @@ def _record_batch(schema: pa.Schema, spec: FeatureSpec, videos: list[Video], fir
     columns: list[pa.Array] = [
         pa.array([video.id for video in videos]),
         pa.array([video.labels for video in videos], pa.list_(pa.int64())),
+        _segments([video.segments for video in videos]),
         pa.array([checksum(number, video) for number, video in enumerate(videos, first)], pa.uint32()),
     ]
     for modality in spec.modalities:
@@ -208,6 +211,14 @@ def _record_batch(schema: pa.Schema, spec: FeatureSpec, videos: list[Video], fir
         rows = pa.FixedSizeListArray.from_arrays(pa.array(frames_ND.reshape(-1)), modality.size)
         columns.append(pa.ListArray.from_arrays(offsets, rows))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _segments(videos: Sequence[RatedSegments]) -> pa.Array:
+    """A list of segments per video."""
+    names = ("starts", "ends", "labels", "scores")
+    columns = [pa.array(np.concatenate([getattr(video, name) for video in videos])) for name in names]
+    offsets = pa.array(accumulate(map(len, videos), initial=0), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(columns, fields=list(SEGMENT)))
 
 
 def _file_crc32c(path: Path) -> int:

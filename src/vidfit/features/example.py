@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from vidfit.errors import DataError
 from vidfit.features.fast_parse import context_of, regular_frames
+from vidfit.features.segments import KEYS, check_segment_labels, parse_segments, write_segments
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import CorruptRecordError, record_size, scan_records, write_records
 from vidfit.features.video_check import checked_video
@@ -46,7 +47,7 @@ def parse_example(data: bytes, spec: FeatureSpec | None = None, classes: int | N
 
     Raises:
         DataError: the record does not fit `spec` or `classes`; or (CorruptRecordError) it is damaged: no such message,
-            no id, no frames, or frames that do not belong together.
+            no id, no frames, or frames or rated segments that do not belong together.
     """
     if regular := regular_frames(data):
         head, lists = regular
@@ -62,16 +63,20 @@ def parse_example(data: bytes, spec: FeatureSpec | None = None, classes: int | N
     identifier = context[_id_key(context)].bytes_list.value
     if len(identifier) != 1:
         raise CorruptRecordError(f"its id has {len(identifier)} bytes values, expected one")
-    return Video(identifier[0].decode("utf-8", "backslashreplace"), frames, _labels(context, classes))
+    video = identifier[0].decode("utf-8", "backslashreplace")
+    labels, segments = _labels(context, classes), parse_segments(context, video)
+    check_segment_labels(segments, classes, video)
+    return Video(video, frames, labels, segments)
 
 
-def parse_labels(data: bytes) -> np.ndarray:
-    """A record's labels alone, `[L]` int64, rising; its frames are passed over.
+def parse_labels(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """A record's labels, `[L]` int64, rising, and those of its rated segments, `[S]` int64. Skips its frames.
 
     Raises:
-        CorruptRecordError: it is no such message, or its labels are no list of int64.
+        CorruptRecordError: it is no such message, its labels are no list of int64, or its segments do not fit together.
     """
-    return _labels(_decode(context_of(data)).context.feature, None)
+    context = _decode(context_of(data)).context.feature
+    return _labels(context, None), parse_segments(context, "").labels
 
 
 def id_key(data: bytes) -> str:
@@ -162,7 +167,7 @@ def _byte_modality(lists: Any, name: str) -> np.ndarray:
 def _float_frames(context: Any, spec: FeatureSpec | None) -> dict[str, np.ndarray]:
     """`[1, D]` float32 of each modality; without a spec a single float is taken for metadata, not for a modality."""
     if spec is None:
-        names = [name for name in context if len(context[name].float_list.value) > 1]
+        names = [name for name in context if name not in KEYS and len(context[name].float_list.value) > 1]
     else:
         names = [modality.name for modality in spec.modalities]
     for name in names:
@@ -205,7 +210,7 @@ def write_shard(path: str | Path, videos: Iterable[Video]) -> None:
     Arguments:
         path: the file; it appears once it is complete.
         videos: any number, drawn one after another, all with the same features. Ids may be numbers; frames and labels
-            may be lists or tensors (see `checked_video`).
+            may be lists or tensors (see `checked_video`). Rated segments are written if there are any.
 
     Raises:
         DataError: a video is none that a shard can hold. No file is left.
@@ -233,7 +238,7 @@ def _listed(modalities: Iterable[Modality]) -> str:
 
 
 def to_sequence_example(video: Video) -> bytes:
-    """A frame-level video (uint8 frames) as YouTube-8M stores it: context `id`, `labels`; a bytes value a frame."""
+    """A frame-level video (uint8 frames) as YouTube-8M stores it: a context, and bytes per frame."""
     message = _with_context(video)
     for name, frames_TD in video.frames.items():
         add = message.feature_lists.feature_list[name].feature.add
@@ -254,6 +259,7 @@ def _with_context(video: Video) -> Any:
     message = SequenceExample()
     message.context.feature["id"].bytes_list.value.append(video.id.encode())
     message.context.feature[_LABELS_KEY].int64_list.value.extend(video.labels.tolist())
+    write_segments(message.context.feature, video.segments)
     return message
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from vidfit.errors import DataError
+from vidfit.features.segments import NO_SEGMENTS, RatedSegments
 
 # (index column, name column) of the known vocabularies: label_names.csv, YouTube-8M's vocabulary.csv, AudioSet's.
 _VOCABULARY_COLUMNS = (("label_id", "label_name"), ("Index", "Name"), ("index", "display_name"))
@@ -179,11 +180,13 @@ class Video:
         id: the record's `id` or `video_id`.
         frames: modality name -> `[T, D]` uint8, or `[1, D]` float32 at video level.
         labels: `[L]` int64, rising and without repetition; empty where a video is not labelled.
+        segments: parts of it in which people rated labels; none by default.
     """
 
     id: str
     frames: dict[str, np.ndarray]
     labels: np.ndarray
+    segments: RatedSegments = NO_SEGMENTS
 
     @property
     def num_frames(self) -> int:

@@ -31,7 +31,7 @@ from vidfit.features.tfrecord import CorruptRecordError, scan_records
 from vidfit.files import PathText, file_digest, make_folder, replacing
 
 # To be raised when the same shard leads to other numbers.
-_VERSION: Final = 1
+_VERSION: Final = 2
 # Seconds. Within one tick of its clock a file system cannot tell two changes apart; FAT's is the slowest.
 _TICK: Final = 2
 _THREADS: Final = 4
@@ -51,7 +51,7 @@ class Survey(BaseModel):
     """Damaged records. A record whose frames alone make no sense is found when it is read, and not here."""
     lowest: int
     highest: int
-    """Of the labels; 0 and -1 where there is none."""
+    """Of the labels, those of rated segments too; 0 and -1 where there is none."""
 
 
 class _Kept(BaseModel):
@@ -136,7 +136,7 @@ def _survey_records(shard: Path) -> Survey:
         raise DataError(f"{shard}: cannot be read ({error.strerror}); check the path and its permissions") from error
     corrupt = 0
 
-    def labels() -> Iterator[np.ndarray]:
+    def labels() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         nonlocal corrupt
         for _, record in scan_records(shard):
             try:
@@ -159,16 +159,16 @@ def _survey_cached(shard: Path) -> Survey:
     return Survey(sha256=sha256.hexdigest(), corrupt=0, **_count(file.labels()))
 
 
-def _count(labels: Iterator[np.ndarray]) -> dict[str, int]:
-    """Videos and labels; those of a video rise."""
+def _count(labels: Iterator[tuple[np.ndarray, np.ndarray]]) -> dict[str, int]:
+    """Videos and labels, of pairs: the labels of a video, and those of its rated segments."""
     videos = unlabelled = 0
     lowest, highest = 0, -1
-    for own in labels:
+    for own, rated in labels:
         videos += 1
-        if len(own):
-            lowest, highest = min(lowest, int(own[0])), max(highest, int(own[-1]))
-        else:
-            unlabelled += 1
+        unlabelled += not len(own)
+        for some in (own, rated):
+            if len(some):
+                lowest, highest = min(lowest, int(some.min())), max(highest, int(some.max()))
     return {"videos": videos, "unlabelled": unlabelled, "lowest": lowest, "highest": highest}
 
 

@@ -7,10 +7,14 @@ import numpy as np
 from pydantic import ValidationError
 
 from vidfit.errors import DataError, reason
+from vidfit.features.segments import KEYS, NO_SEGMENTS, RatedSegments, misfit
 from vidfit.features.spec import FeatureSpec, Modality, Video
 
 # Keys of a video-level record beside its features.
-_RESERVED = ("id", "video_id", "labels")
+_RESERVED = ("id", "video_id", "labels", *KEYS)
+_SEGMENT_TYPES = {
+    "starts": ("iu", np.int64), "ends": ("iu", np.int64), "labels": ("iu", np.int64), "scores": ("iuf", np.float32),
+}  # fmt: skip
 _KINDS = "give uint8 [T, D], a row per frame, or float32 [1, D], one pooled frame"
 
 
@@ -58,7 +62,7 @@ def checked_video(video: Video) -> tuple[Video, FeatureSpec]:
         raise DataError(f"{where}: its features cannot be read back ({reason(error)})") from error
     if spec.level == "video":
         _check_floats(where, frames)
-    return Video(identifier, frames, _labels(where, video.labels)), spec
+    return Video(identifier, frames, _labels(where, video.labels), _segments(where, video.segments)), spec
 
 
 def _id(identifier: Any) -> str:
@@ -113,6 +117,27 @@ def _check_floats(where: str, frames: Mapping[str, np.ndarray]) -> None:
             )
         if not np.isfinite(array).all():
             raise DataError(f"{where}, feature {name!r}: has values that are not finite; leave such videos out")
+
+
+def _segments(where: str, given: Any) -> RatedSegments:
+    """The same with arrays of the record's types."""
+    if given is None:
+        return NO_SEGMENTS
+    if not isinstance(given, RatedSegments):
+        raise DataError(f"{where}: its segments are a {type(given).__name__}; give vidfit.RatedSegments")
+    arrays: dict[str, np.ndarray] = {}
+    for name, (kinds, dtype) in _SEGMENT_TYPES.items():
+        array = _array(f"{where}: its segments' {name}", getattr(given, name))
+        if array.ndim != 1 or (len(array) and array.dtype.kind not in kinds):
+            what = "whole numbers" if dtype == np.int64 else "numbers"
+            raise DataError(
+                f"{where}: its segments' {name} are {array.dtype} {list(array.shape)}; give a list of {what}"
+            )
+        arrays[name] = array.astype(dtype)
+    segments = RatedSegments(**arrays)
+    if problem := misfit(segments):
+        raise DataError(f"{where}: {problem}; correct it")
+    return segments
 
 
 def _labels(where: str, values: Any) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""Rated segments: people looked at a few seconds of a video and said whether a label holds there.
+
+A record's context keeps them in four lists, one value per rating:
+
+    segment_start_times, segment_end_times   int64, seconds
+    segment_labels                           int64, classes
+    segment_scores                           float32: 1 if the label holds, 0 if not
+
+A label that is not rated in a segment may hold there or not: nobody has looked.
+
+Source: YouTube-8M 2019, https://research.google.com/youtube8m/download.html
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from vidfit.errors import DataError
+from vidfit.features.tfrecord import CorruptRecordError
+
+KEYS: Final = ("segment_start_times", "segment_end_times", "segment_labels", "segment_scores")
+_STARTS, _ENDS, _LABELS, _SCORES = KEYS
+_KINDS: Final = {_STARTS: "int64_list", _ENDS: "int64_list", _LABELS: "int64_list", _SCORES: "float_list"}
+
+
+@dataclass(frozen=True, eq=False)
+class RatedSegments:
+    """The ratings of one video, S of them. A segment has one per label that was rated.
+
+    Attributes:
+        starts, ends: seconds, `[S]` int64.
+        labels: classes, `[S]` int64.
+        scores: `[S]` float32 from 0 to 1. Above 0 means that the label holds.
+    """
+
+    starts: np.ndarray
+    ends: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+_NONE: Final = np.empty(0, np.int64)
+NO_SEGMENTS: Final = RatedSegments(_NONE, _NONE, _NONE, np.empty(0, np.float32))
+
+
+def parse_segments(context: Any, video: str) -> RatedSegments:
+    """The rated segments in a record's context, a map from names to features. A record without them has none.
+
+    Arguments:
+        video: its id, for messages.
+
+    Raises:
+        CorruptRecordError: the four fields do not fit together.
+    """
+    if not any(key in context for key in KEYS):
+        return NO_SEGMENTS
+    values: dict[str, Any] = {}
+    for key, kind in _KINDS.items():
+        if context[key].WhichOneof("kind") not in (kind, None):
+            what = "floats" if kind == "float_list" else "int64"
+            raise CorruptRecordError(f"video {video!r}: {key!r} is no list of {what}; write it as one")
+        values[key] = getattr(context[key], kind).value
+    starts, ends, labels = (np.array(values[key], np.int64) for key in KEYS[:3])
+    segments = RatedSegments(starts, ends, labels, np.array(values[_SCORES], np.float32))
+    if problem := misfit(segments):
+        raise CorruptRecordError(f"video {video!r}: {problem}; write it again or use --skip-corrupt")
+    return segments if len(segments) else NO_SEGMENTS
+
+
+def write_segments(context: Any, segments: RatedSegments) -> None:
+    """Add the four fields to a record's context, if there are segments."""
+    if not len(segments):
+        return
+    columns = (segments.starts, segments.ends, segments.labels, segments.scores)
+    for (key, kind), values in zip(_KINDS.items(), columns, strict=True):
+        getattr(context[key], kind).value.extend(values.tolist())
+
+
+def misfit(segments: RatedSegments) -> str:
+    """What is wrong with some segments; empty if nothing is."""
+    lengths = {
+        _STARTS: len(segments.starts), _ENDS: len(segments.ends),
+        _LABELS: len(segments.labels), _SCORES: len(segments.scores),
+    }  # fmt: skip
+    if len(set(lengths.values())) > 1:
+        return "its lists of segments differ in length (" + ", ".join(f"{k!r}: {n}" for k, n in lengths.items()) + ")"
+    for start, end in zip(segments.starts.tolist(), segments.ends.tolist(), strict=True):
+        if not 0 <= start < end:
+            return f"a segment starts at {start} s ({_STARTS!r}) and ends at {end} s ({_ENDS!r})"
+    if len(segments) and segments.labels.min() < 0:
+        return f"{_LABELS!r} has {segments.labels.min()}, and classes are numbered from 0"
+    if not ((segments.scores >= 0) & (segments.scores <= 1)).all():
+        return f"{_SCORES!r} has values that are not from 0 to 1"
+    return ""
+
+
+def check_segment_labels(segments: RatedSegments, classes: int | None, video: str) -> None:
+    """Raises DataError where a rated label is outside the vocabulary; None does not check them."""
+    if classes is not None and len(segments) and (highest := segments.labels.max()) >= classes:
+        raise DataError(
+            f"video {video!r}: {_LABELS!r} has {highest}, outside the vocabulary of {classes} classes; "
+            "give the vocabulary that belongs to these shards"
+        )
