@@ -7,10 +7,14 @@ YouTube-8M take 0.2 GB, and 0.8 GB while they are sorted.
 Among equal scores the earlier video comes first, and within a video the lower class.
 """
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from vidfit.errors import VidfitError
+
+DIVERGED: Final = "predictions hold NaN: the model's training diverged; train it with a lower learning rate"
 
 
 class Metrics:
@@ -145,7 +149,7 @@ def top_classes(scores: np.ndarray, k: int) -> np.ndarray:
     classes = scores.shape[1]
     best = np.partition(scores, classes - k, axis=1)[:, classes - k :]
     if np.isnan(best).any():  # NaN sorts last
-        raise VidfitError("predictions hold NaN: the model's training diverged; train it with a lower learning rate")
+        raise VidfitError(DIVERGED)
     rows, columns = np.nonzero(scores >= best[:, :1])
     order = np.lexsort((-scores[rows, columns], rows))  # stable: columns rise
     rows, columns = rows[order], columns[order]
