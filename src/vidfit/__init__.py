@@ -21,12 +21,14 @@ from vidfit.errors import BudgetError, DataError, ModelFileError, OutputError, R
 
 if TYPE_CHECKING:
     from vidfit.features.example import write_shard
+    from vidfit.features.segments import RatedSegments
     from vidfit.features.spec import Video
     from vidfit.features.video_check import quantize_frames
-    from vidfit.inference.evaluate_timeline import evaluate_timeline
+    from vidfit.inference.evaluate_timeline import evaluate_segments, evaluate_timeline
     from vidfit.inference.label import label
     from vidfit.inference.on_shards import evaluate, predict
     from vidfit.inference.predictor import Predictor, load
+    from vidfit.inference.segment_predictions import predict_segments
     from vidfit.pipeline import run
     from vidfit.progress import Progress
     from vidfit.recipe import Recipe, load_recipe
@@ -48,12 +50,14 @@ __all__ = [
     "VidfitError",
     "__version__",
     "evaluate",
+    "evaluate_segments",
     "evaluate_timeline",
     "label",
     "load",
     "load_recipe",
     "pack",
     "predict",
+    "predict_segments",
     "quantize_frames",
     "run",
     "write_shard",
@@ -66,12 +70,14 @@ _HOMES = {
     "Recipe": "vidfit.recipe",
     "Video": "vidfit.features.spec",
     "evaluate": "vidfit.inference.on_shards",
+    "evaluate_segments": "vidfit.inference.evaluate_timeline",
     "evaluate_timeline": "vidfit.inference.evaluate_timeline",
     "label": "vidfit.inference.label",
     "load": "vidfit.inference.predictor",
     "load_recipe": "vidfit.recipe",
     "pack": "vidfit.search.packer",
     "predict": "vidfit.inference.on_shards",
+    "predict_segments": "vidfit.inference.segment_predictions",
     "quantize_frames": "vidfit.features.video_check",
     "run": "vidfit.pipeline",
     "write_shard": "vidfit.features.example",

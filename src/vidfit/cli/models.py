@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +27,10 @@ from vidfit.errors import OutputError, VidfitError
 
 log = logging.getLogger(__name__)
 
+# Value of --segments for the ratings in the shards, where a table has a suffix.
+_RATED = Path("rated")
+_COLUMNS: dict[str, str] = {"cells": "seconds", "average_precision": "average precision"}
+
 
 @app.command()
 def evaluate(
@@ -40,7 +44,10 @@ def evaluate(
     fill_up: FillUp = 0,
     segments: Annotated[
         Path | None,
-        typer.Option(help="Measure the timeline instead, against the intervals in this table: path,label,start,end."),
+        typer.Option(
+            help="Measure the timeline instead: against the intervals in this table (path,label,start,end), or with "
+            "`rated` against the rated segments in the shards, by MAP@K."
+        ),
     ] = None,
     window: Window = None,
     hop: Hop = None,
@@ -52,25 +59,26 @@ def evaluate(
     from vidfit.evaluation.evaluate import skipped_of
     from vidfit.files import replacing
     from vidfit.inference import on_shards
-    from vidfit.inference.evaluate_timeline import evaluate_timeline
+    from vidfit.inference.evaluate_timeline import evaluate_segments, evaluate_timeline
     from vidfit.progress import log_skipped
 
-    given = {"window": window, "hop": hop, "threshold": threshold}
-    of_timeline = {name: value for name, value in given.items() if value is not None}
+    of_timeline = _given(window=window, hop=hop, threshold=threshold)
     _check_timeline_options(segments, of_timeline, [unlabelled, fill_up])
+    measure: Callable[..., dict[str, Any]] = on_shards.evaluate
     asked: dict[str, Any] = {"labelled_only": unlabelled == "skip", "fill_up": fill_up}
-    if segments:
-        asked = {"segments": segments, **of_timeline}
+    if segments == _RATED:
+        measure, asked = evaluate_segments, dict(of_timeline)
+    elif segments:
+        measure, asked = evaluate_timeline, {"segments": segments, **of_timeline}
     asked |= {"skip_corrupt": skip_corrupt, "threads": threads, "batch_size": batch_size}
     if json_file:
         _refuse_other_than_json(json_file)
     # Entered before the evaluation, so that a bad place is known at once.
     with replacing(json_file) if json_file else nullcontext() as partial:
         with progress_bar() as on_progress:
-            measure = evaluate_timeline if segments else on_shards.evaluate
             result = measure(model, shards, on_progress=on_progress, **asked)
         log_skipped("evaluating", skipped_of(result))
-        if count := int(result["unlabelled"]):
+        if count := int(result.get("unlabelled", 0)):
             what = "were left out" if unlabelled == "skip" else "count as videos that no label fits"
             log.warning("evaluating: %s videos have no label and %s", f"{count:,}", what)
         _print_figures(result)
@@ -85,7 +93,23 @@ def predict(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A .csv (Kaggle's VideoId,LabelConfidencePairs), .parquet or .jsonl.")
     ],
-    top_k: Annotated[int, typer.Option(min=1, help="Labels written for each video.")] = 20,
+    top_k: Annotated[
+        int | None,
+        typer.Option(min=1, help="Labels written for each video, 20 by default; segments for each label, 100,000."),
+    ] = None,
+    segments: Annotated[
+        bool,
+        typer.Option(
+            "--segments",
+            help="Write the best segments of each label instead: 5 seconds long, from 0, 5, 10, ... A .csv for the "
+            "YouTube-8M challenge of 2019, Class,Segments.",
+        ),
+    ] = False,
+    classes: Annotated[
+        Path | None, typer.Option(help="With --segments: only these labels, a CSV file with the column Index.")
+    ] = None,
+    window: Window = None,
+    hop: Hop = None,
     skip_corrupt: SkipCorrupt = False,
     overwrite: Overwrite = False,
     threads: Threads = 0,
@@ -95,26 +119,29 @@ def predict(
     """Write the most probable labels of every video in some shards.
 
     If stopped, run the same command again: it resumes. OUTPUT.partial keeps the finished shards until all are done.
+    With --segments it starts again.
     """
     from vidfit.inference import on_shards
+    from vidfit.inference.segment_predictions import predict_segments
     from vidfit.progress import log_skipped
 
+    of_segments = _given(classes=classes, window=window, hop=hop)
+    if segments and fill_up:
+        raise VidfitError("--fill-up has no meaning for segments; leave it out with --segments")
+    if of_segments and not segments:
+        raise VidfitError("--classes, --window and --hop are for segments; add --segments")
+    asked = {"skip_corrupt": skip_corrupt, "overwrite": overwrite, "threads": threads, "batch_size": batch_size}
+    asked |= _given(top_k=top_k)
     with progress_bar() as on_progress:
-        made = on_shards.predict(
-            model,
-            shards,
-            output,
-            top_k=top_k,
-            skip_corrupt=skip_corrupt,
-            overwrite=overwrite,
-            threads=threads,
-            batch_size=batch_size,
-            fill_up=fill_up,
-            on_progress=on_progress,
-        )
+        if segments:
+            made = predict_segments(model, shards, output, on_progress=on_progress, **asked, **of_segments)
+            what = f"{made.segments:,} segments of {made.videos:,} videos, {made.classes:,} labels"
+        else:
+            made = on_shards.predict(model, shards, output, on_progress=on_progress, fill_up=fill_up, **asked)
+            before = f"; {made.resumed} shards were finished before" if made.resumed else ""
+            what = f"{made.videos:,} videos{before}"
     log_skipped("predicting", made.skipped)
-    before = f"; {made.resumed} shards were finished before" if made.resumed else ""
-    print(f"{output}: {made.videos:,} videos{before}")
+    print(f"{output}: {what}")
 
 
 @app.command()
@@ -159,12 +186,19 @@ def soft_label(
     print(f"{output}: {what}; in all {format_size(size)}, {share:.1%} of the shards")
 
 
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _check_timeline_options(
     segments: Path | None, of_timeline: Mapping[str, float], of_videos: Sequence[object]
 ) -> None:
     """Raises VidfitError for options that would be ignored."""
     if segments and any(of_videos):
         raise VidfitError("--unlabelled and --fill-up have no meaning for a timeline; leave them out with --segments")
+    if segments == _RATED and "threshold" in of_timeline:
+        raise VidfitError("--threshold has no meaning for a ranking of segments; leave it out with --segments rated")
     if not segments and of_timeline:
         raise VidfitError("--window, --hop and --threshold are for a timeline; give the true intervals with --segments")
 
@@ -174,19 +208,23 @@ def _print_figures(result: dict[str, Any]) -> None:
     from vidfit.summary import print_table
 
     if labels := result.get("labels"):
-        rows = [("label", "seconds", "average precision", "overlap")]
-        for label in labels:
-            precision, overlap = (
-                "-" if label[name] is None else f"{label[name]:.4f}" for name in ("average_precision", "overlap")
-            )
-            rows.append((label["name"], f"{label['cells']:,}", precision, overlap))
+        columns: list[str] = [name for name in labels[0] if name != "name"]
+        rows: list[tuple[str, ...]] = [("label", *(_COLUMNS.get(name, name) for name in columns))]
+        rows += [(label["name"], *(_figure(label[name]) for name in columns)) for label in labels]
         print_table(rows, words={"label"})
         print()
     figures = {name: value for name, value in result.items() if name != "labels"}
     width = 16 if labels else 12
     for name, value in figures.items():
-        shown = f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-        print(f"{name:<{width}} {shown}")
+        print(f"{name:<{width}} {_figure(value)}")
+
+
+def _figure(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
 
 
 def _refuse_other_than_json(path: Path) -> None:

@@ -8,10 +8,13 @@ Shapes: T steps of a video, K cells, C classes.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+SEGMENT_SECONDS: Final = 5
+"""Length of a segment of YouTube-8M 2019."""
+_ROUNDING: Final = 1e-9
 Intervals = Sequence[tuple[float, float]]
 """Start and end in seconds, in any order; they may overlap."""
 
@@ -97,8 +100,21 @@ def over_cells(probabilities_TC: np.ndarray, rate: float) -> np.ndarray:
 
     The last cell is one whose middle the video reaches. There is at least one.
     """
+    return _means(probabilities_TC, rate, max(1, math.ceil(len(probabilities_TC) / rate - 0.5)))
+
+
+def over_segments(probabilities_TC: np.ndarray, rate: float) -> np.ndarray:
+    """float32 `[S, C]`: the mean probability in the segments of 5 seconds that start at 0, 5, 10, ...
+
+    The last one may reach beyond the video's end. It has the mean of what there is.
+    """
+    steps = SEGMENT_SECONDS * rate
+    return _means(probabilities_TC, steps, math.ceil(len(probabilities_TC) / steps - _ROUNDING))
+
+
+def _means(probabilities_TC: np.ndarray, rate: float, cells: int) -> np.ndarray:
+    """Mean probability in each of K cells of `rate` steps, float32 `[K, C]`. The last one ends with the video."""
     steps = len(probabilities_TC)
-    cells = max(1, math.ceil(steps / rate - 0.5))
     ends = np.minimum(np.arange(cells + 1) * rate, steps)
     whole = np.minimum(ends.astype(int), steps - 1)
     sums_TC = np.cumsum(probabilities_TC, axis=0, dtype=np.float64)

@@ -20,13 +20,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from vidfit.evaluation.intervals import Intervals
+from vidfit.evaluation.intervals import SEGMENT_SECONDS, Intervals
 from vidfit.evaluation.metrics import average_precision
 from vidfit.evaluation.ranking import BEST, SegmentRanking
 from vidfit.features.segments import RatedSegments
 
-SECONDS: Final = 5
-"""Length of a segment. They start at 0, 5, 10, ..."""
 _UNRATED: Final = -1
 
 
@@ -59,8 +57,8 @@ class SegmentMetrics:
         last = len(backwards) - 1 - np.unique(backwards, return_index=True)[1]
         starts, labels, holds = rated.starts[last], rated.labels[last], rated.scores[last] > 0
         self._positives += np.bincount(labels[holds], minlength=len(self.names))
-        numbers = starts // SECONDS
-        ranked = (starts % SECONDS == 0) & (numbers < len(probabilities_SC))
+        numbers = starts // SEGMENT_SECONDS
+        ranked = (starts % SEGMENT_SECONDS == 0) & (numbers < len(probabilities_SC))
         self.off_grid += int((~ranked).sum())
         rows = np.stack([labels, first + numbers, holds], axis=1)[ranked]
         self._rated.append(rows.astype(np.int32))
@@ -105,11 +103,11 @@ def rated_by_intervals(true: Mapping[int, Intervals], segments: int, classes: in
         true: intervals by class. A class that never holds may be missing.
         segments, classes: how many, S and C.
     """
-    starts_S = np.arange(segments) * SECONDS
+    starts_S = np.arange(segments) * SEGMENT_SECONDS
     scores_SC = np.zeros((segments, classes), np.float32)
     for label, intervals in true.items():
         for start, end in intervals:
-            middles_S = starts_S + SECONDS / 2
+            middles_S = starts_S + SEGMENT_SECONDS / 2
             scores_SC[(start <= middles_S) & (middles_S < end), label] = 1
     starts = np.repeat(starts_S, classes)
-    return RatedSegments(starts, starts + SECONDS, np.tile(np.arange(classes), segments), scores_SC.ravel())
+    return RatedSegments(starts, starts + SEGMENT_SECONDS, np.tile(np.arange(classes), segments), scores_SC.ravel())

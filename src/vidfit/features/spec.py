@@ -125,6 +125,31 @@ class Vocabulary:
         return cls(tuple(names[index] for index in range(len(names))))
 
 
+def read_classes(path: str | Path, classes: int) -> list[int]:
+    """Some classes of a vocabulary, rising: the column `Index` (or `index`, `label_id`) of a CSV file.
+
+    Raises:
+        DataError: the file is missing, has no such column, or has a class twice or one outside the vocabulary.
+    """
+    path = Path(path)
+    rows = _rows(path)
+    _, header, _ = next(rows, (1, [], ""))
+    column = next((header.index(name) for name, _ in _VOCABULARY_COLUMNS if name in header), None)
+    if column is None:
+        known = " or ".join(name for name, _ in _VOCABULARY_COLUMNS)
+        raise DataError(f"{path}, line 1: header {','.join(header)[:80]!r} is unknown; name the column {known}")
+    found: set[int] = set()
+    for line, row, _ in rows:
+        index = _index(path, line, row[column] if column < len(row) else "")
+        if index >= classes or index in found:
+            what = "occurs twice" if index in found else f"is outside the vocabulary of {classes} classes"
+            raise DataError(f"{path}, line {line}: index {index} {what}; correct the row")
+        found.add(index)
+    if not found:
+        raise DataError(f"{path}, line 2: no classes below the header; add a row for each class")
+    return sorted(found)
+
+
 def _rows(path: Path) -> Iterator[tuple[int, list[str], str]]:
     """The rows of a CSV file but empty ones: the number of the first line, the columns, the text of the last line."""
     line, text = 1, ""

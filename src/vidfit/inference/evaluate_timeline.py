@@ -1,24 +1,19 @@
-"""Measure a model's timeline on shards whose videos have known intervals."""
+"""Measure a model's timeline: against a table of intervals, or against the rated segments in the shards."""
 
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from vidfit.errors import DataError, ModelFileError
-from vidfit.evaluation.intervals import IntervalMetrics
-from vidfit.features.batch import Batch
-from vidfit.features.prefetch import read_ahead
-from vidfit.features.shards import estimate_records, expand_shards
-from vidfit.features.skipped import Skipped
-from vidfit.inference.predictor import BATCH_SIZE, Predictor, load
-from vidfit.inference.timeline import Timeline, TimelineOptions
-from vidfit.progress import OnProgress, counter, silent
-from vidfit.videos.extractor import steps_per_second
+from vidfit.errors import DataError
+from vidfit.evaluation.intervals import IntervalMetrics, over_segments
+from vidfit.evaluation.segment_metrics import SegmentMetrics, rated_by_intervals
+from vidfit.inference.predictor import BATCH_SIZE
+from vidfit.inference.shard_timelines import ShardTimelines, TimedVideo
+from vidfit.inference.timeline import TimelineOptions
+from vidfit.progress import OnProgress, silent
 from vidfit.videos.sources import find_sources
 
 log = logging.getLogger(__name__)
@@ -52,8 +47,9 @@ def evaluate_timeline(
 
     Returns:
         `timeline_map`, `timeline_overlap`, `videos`, `cells`, and `labels` with the figures of each (see
-        `IntervalMetrics.result`); `timeline`, which probabilities were used; `threshold`; `unlabelled`, videos without
-        labels and intervals; what was skipped; and `seconds` of wall time.
+        `IntervalMetrics.result`); `map_at_k` of segments of 5 seconds (see `SegmentMetrics`), in which a label holds if
+        an interval contains the middle; `timeline`, which probabilities were used; `threshold`; `unlabelled`, videos
+        without labels and intervals; what was skipped; and `seconds` of wall time.
 
     Raises:
         DataError: the table is wrong, or names a label that the model lacks. Or a labelled video of the shards has no
@@ -61,34 +57,87 @@ def evaluate_timeline(
         ModelFileError: the model cannot be read, or has one frame per video.
     """
     begun, options = time.perf_counter(), TimelineOptions(window, hop, threshold)
-    predictor = load(model, threads, batch_size=batch_size)
-    if predictor.spec.level == "video":
-        raise ModelFileError(f"{model}: reads one frame per video, so it has no timeline; take a frame-level model")
-    truth = _read_truth(Path(segments), predictor)
-    paths = expand_shards([shards] if isinstance(shards, str | Path) else shards, log.warning)
-    timeline = Timeline(predictor, steps_per_second(predictor.extractor, paths), options)
-    batches = predictor.batches(paths, len(predictor.vocabulary), skip_corrupt)
-    metrics, skipped, seen = IntervalMetrics(predictor.vocabulary), Skipped(), set()
-    show, total = counter(on_progress, "evaluating", "videos"), estimate_records(paths)
-    for batch in read_ahead(batches):
-        skipped += batch.skipped
-        _check_batch(batch, Path(segments), truth, seen)
-        for id, frames in _videos(batch):
-            _, probabilities_TC = timeline.probabilities(frames)
-            metrics.update(probabilities_TC, timeline.rate, truth.get(id, {}), timeline.intervals(probabilities_TC))
-            seen.add(id)
-            show(len(seen), max(total, len(seen)))
-    _check_used(Path(segments), truth, seen, metrics.late)
+    passed = {"skip_corrupt": skip_corrupt, "threads": threads, "batch_size": batch_size, "on_progress": on_progress}
+    videos = ShardTimelines(model, shards, options, "evaluating", **passed)
+    timeline, names = videos.timeline, videos.predictor.vocabulary
+    truth = _read_truth(Path(segments), names)
+    metrics, by_segment = IntervalMetrics(names), SegmentMetrics(names)
+    for video in videos:
+        _check_row(video, Path(segments), truth)
+        true = truth.get(video.id, {})
+        metrics.update(video.probabilities_TC, timeline.rate, true, timeline.intervals(video.probabilities_TC))
+        probabilities_SC = over_segments(video.probabilities_TC, timeline.rate)
+        by_segment.update(probabilities_SC, rated_by_intervals(true, len(probabilities_SC), len(names)))
+    _check_used(Path(segments), truth, videos.seen, metrics.late)
     result = metrics.result()
     if math.isnan(result["timeline_map"]):
         raise DataError(f"{segments}: no interval covers the middle of a second of these videos; give seconds")
-    passed = {"skipped": skipped.records, "skipped_bytes": skipped.bytes, "unlabelled": len(seen - truth.keys())}
-    seconds = time.perf_counter() - begun
-    return {"timeline": timeline.method, "threshold": options.threshold, **result, **passed, "seconds": seconds}
+    labels = result.pop("labels")
+    return {
+        "timeline": timeline.method,
+        "threshold": options.threshold,
+        **result,
+        "map_at_k": by_segment.result()["map_at_k"],
+        "labels": labels,
+        "skipped": videos.skipped.records,
+        "skipped_bytes": videos.skipped.bytes,
+        "unlabelled": len(videos.seen - truth.keys()),
+        "seconds": time.perf_counter() - begun,
+    }
 
 
-def _read_truth(segments: Path, predictor: Predictor) -> Truth:
-    classes = {name: index for index, name in enumerate(predictor.vocabulary)}
+def evaluate_segments(
+    model: Path | str,
+    shards: str | Path | Sequence[str | Path],
+    *,
+    window: float | None = None,
+    hop: float | None = None,
+    skip_corrupt: bool = False,
+    threads: int = 0,
+    batch_size: int = BATCH_SIZE,
+    on_progress: OnProgress = silent,
+) -> dict[str, Any]:
+    """Measure how well a model ranks the segments that people rated, as in YouTube-8M 2019.
+
+    Arguments:
+        For all see `evaluate_timeline`.
+
+    Returns:
+        `map_at_k`, `k`, `segments` and `labels` (see `SegmentMetrics.result`); `timeline`, which probabilities were
+        used; `videos`; what was skipped; and `seconds` of wall time.
+
+    Raises:
+        DataError: the shards hold no rated segment in which a label holds.
+        ModelFileError: the model cannot be read, or has one frame per video.
+    """
+    begun, options = time.perf_counter(), TimelineOptions(window, hop)
+    passed = {"skip_corrupt": skip_corrupt, "threads": threads, "batch_size": batch_size, "on_progress": on_progress}
+    videos = ShardTimelines(model, shards, options, "evaluating", **passed)
+    metrics = SegmentMetrics(videos.predictor.vocabulary)
+    for video in videos:
+        metrics.update(over_segments(video.probabilities_TC, videos.timeline.rate), video.segments)
+    result = metrics.result()
+    if math.isnan(result["map_at_k"]):
+        raise DataError(
+            f"none of the {len(videos.seen)} videos has a rated segment in which a label holds; give shards with "
+            "segment_labels, or a table of intervals"
+        )
+    if metrics.off_grid:
+        log.warning("evaluating: %d ratings are of segments that do not start at 0, 5, 10, ...", metrics.off_grid)
+    labels = result.pop("labels")
+    return {
+        "timeline": videos.timeline.method,
+        **result,
+        "videos": len(videos.seen),
+        "labels": labels,
+        "skipped": videos.skipped.records,
+        "skipped_bytes": videos.skipped.bytes,
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+def _read_truth(segments: Path, vocabulary: Sequence[str]) -> Truth:
+    classes = {name: index for index, name in enumerate(vocabulary)}
     truth: Truth = {}
     for source in find_sources([segments]):
         if missing := source.labels - {interval.label for interval in source.intervals}:
@@ -106,25 +155,13 @@ def _read_truth(segments: Path, predictor: Predictor) -> Truth:
     return truth
 
 
-def _check_batch(batch: Batch, segments: Path, truth: Truth, seen: set[str]) -> None:
-    """Raises DataError for a video that was seen before, or one with labels and without a row."""
-    again = set(batch.ids) & seen or {id for id in batch.ids if batch.ids.count(id) > 1}
-    if again:
-        raise DataError(f"video {min(again)!r} is in the shards twice; evaluate each once")
-    for id, labels in zip(batch.ids, batch.label_counts.tolist(), strict=True):
-        if labels and id not in truth:
-            raise DataError(
-                f"{segments}: has no row for video {id!r}, which has labels in the shards; add its rows "
-                f"(its paths, such as {next(iter(truth))!r}, must be ids of videos)"
-            )
-
-
-def _videos(batch: Batch) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Id and frames `[T, D]` by modality of each video."""
-    lengths = batch.num_frames.tolist()
-    parts = {name: whole.split(lengths) for name, whole in batch.frames.items()}
-    for place, id in enumerate(batch.ids):
-        yield id, {name: part[place].numpy() for name, part in parts.items()}
+def _check_row(video: TimedVideo, segments: Path, truth: Truth) -> None:
+    """Raises DataError for a video with labels and without a row."""
+    if video.labelled and video.id not in truth:
+        raise DataError(
+            f"{segments}: has no row for video {video.id!r}, which has labels in the shards; add its rows "
+            f"(its paths, such as {next(iter(truth))!r}, must be ids of videos)"
+        )
 
 
 def _check_used(segments: Path, truth: Truth, seen: set[str], late: int) -> None:
