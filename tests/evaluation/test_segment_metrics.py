@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from vidfit.errors import VidfitError
 from vidfit.evaluation.ranking import SegmentRanking
-from vidfit.evaluation.segment_metrics import SegmentMetrics, rated_by_intervals
-from vidfit.features.segments import NO_SEGMENTS, RatedSegments
+from vidfit.evaluation.segment_metrics import SegmentMetrics
+from vidfit.features.segments import NO_SEGMENTS, RatedSegments, rated_by_intervals
 
 Ratings = list[tuple[int, int, float]]
 """Start, label, score."""

@@ -12,11 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 
-SEGMENT_SECONDS: Final = 5
-"""Length of a segment of YouTube-8M 2019."""
+from vidfit.features.segments import SEGMENT_SECONDS, Intervals
+
 _ROUNDING: Final = 1e-9
-Intervals = Sequence[tuple[float, float]]
-"""Start and end in seconds, in any order; they may overlap."""
 
 
 class IntervalMetrics:

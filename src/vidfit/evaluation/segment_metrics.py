@@ -15,15 +15,14 @@ Source: segment_eval_inference.py of the YouTube-8M starter code.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from vidfit.evaluation.intervals import SEGMENT_SECONDS, Intervals
 from vidfit.evaluation.metrics import average_precision
 from vidfit.evaluation.ranking import BEST, SegmentRanking
-from vidfit.features.segments import RatedSegments
+from vidfit.features.segments import SEGMENT_SECONDS, RatedSegments
 
 _UNRATED: Final = -1
 
@@ -94,20 +93,3 @@ class SegmentMetrics:
         kept = rating[self._ranking.best(label)]
         hits = kept[kept != _UNRATED]
         return average_precision(-np.arange(len(hits)), hits, int(self._positives[label]))
-
-
-def rated_by_intervals(true: Mapping[int, Intervals], segments: int, classes: int) -> RatedSegments:
-    """Ratings of all labels in a video's first segments: a label holds if an interval contains the segment's middle.
-
-    Arguments:
-        true: intervals by class. A class that never holds may be missing.
-        segments, classes: how many, S and C.
-    """
-    starts_S = np.arange(segments) * SEGMENT_SECONDS
-    scores_SC = np.zeros((segments, classes), np.float32)
-    for label, intervals in true.items():
-        for start, end in intervals:
-            middles_S = starts_S + SEGMENT_SECONDS / 2
-            scores_SC[(start <= middles_S) & (middles_S < end), label] = 1
-    starts = np.repeat(starts_S, classes)
-    return RatedSegments(starts, starts + SEGMENT_SECONDS, np.tile(np.arange(classes), segments), scores_SC.ravel())

@@ -11,6 +11,7 @@ A label that is not rated in a segment may hold there or not: nobody has looked.
 Source: YouTube-8M 2019, https://research.google.com/youtube8m/download.html
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +21,10 @@ from vidfit.errors import DataError
 from vidfit.features.tfrecord import CorruptRecordError
 
 KEYS: Final = ("segment_start_times", "segment_end_times", "segment_labels", "segment_scores")
+SEGMENT_SECONDS: Final = 5
+"""Length of a segment of YouTube-8M 2019. They start at 0, 5, 10, ... of a video."""
+Intervals = Sequence[tuple[float, float]]
+"""Start and end in seconds, in any order; they may overlap."""
 _STARTS, _ENDS, _LABELS, _SCORES = KEYS
 _KINDS: Final = {_STARTS: "int64_list", _ENDS: "int64_list", _LABELS: "int64_list", _SCORES: "float_list"}
 
@@ -105,3 +110,20 @@ def check_segment_labels(segments: RatedSegments, classes: int | None, video: st
             f"video {video!r}: {_LABELS!r} has {highest}, outside the vocabulary of {classes} classes; "
             "give the vocabulary that belongs to these shards"
         )
+
+
+def rated_by_intervals(true: Mapping[int, Intervals], segments: int, classes: int) -> RatedSegments:
+    """Ratings of all labels in a video's first segments: a label holds if an interval contains the segment's middle.
+
+    Arguments:
+        true: intervals by class. A class that never holds may be missing.
+        segments, classes: how many, S and C.
+    """
+    starts_S = np.arange(segments) * SEGMENT_SECONDS
+    scores_SC = np.zeros((segments, classes), np.float32)
+    for label, intervals in true.items():
+        for start, end in intervals:
+            middles_S = starts_S + SEGMENT_SECONDS / 2
+            scores_SC[(start <= middles_S) & (middles_S < end), label] = 1
+    starts = np.repeat(starts_S, classes)
+    return RatedSegments(starts, starts + SEGMENT_SECONDS, np.tile(np.arange(classes), segments), scores_SC.ravel())

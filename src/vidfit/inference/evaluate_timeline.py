@@ -9,17 +9,15 @@ from typing import Any
 
 from vidfit.errors import DataError
 from vidfit.evaluation.intervals import IntervalMetrics, over_segments
-from vidfit.evaluation.segment_metrics import SegmentMetrics, rated_by_intervals
+from vidfit.evaluation.segment_metrics import SegmentMetrics
+from vidfit.features.segments import rated_by_intervals
 from vidfit.inference.predictor import BATCH_SIZE
 from vidfit.inference.shard_timelines import ShardTimelines, TimedVideo
 from vidfit.inference.timeline import TimelineOptions
 from vidfit.progress import OnProgress, silent
-from vidfit.videos.sources import find_sources
+from vidfit.videos.sources import IntervalsByVideo, read_intervals
 
 log = logging.getLogger(__name__)
-
-Truth = dict[str, dict[int, list[tuple[float, float]]]]
-"""Video id -> class -> (start, end) in seconds."""
 
 
 def evaluate_timeline(
@@ -60,7 +58,7 @@ def evaluate_timeline(
     passed = {"skip_corrupt": skip_corrupt, "threads": threads, "batch_size": batch_size, "on_progress": on_progress}
     videos = ShardTimelines(model, shards, options, "evaluating", **passed)
     timeline, names = videos.timeline, videos.predictor.vocabulary
-    truth = _read_truth(Path(segments), names)
+    truth = read_intervals(Path(segments), names)
     metrics, by_segment = IntervalMetrics(names), SegmentMetrics(names)
     for video in videos:
         _check_row(video, Path(segments), truth)
@@ -136,26 +134,7 @@ def evaluate_segments(
     }
 
 
-def _read_truth(segments: Path, vocabulary: Sequence[str]) -> Truth:
-    classes = {name: index for index, name in enumerate(vocabulary)}
-    truth: Truth = {}
-    for source in find_sources([segments]):
-        if missing := source.labels - {interval.label for interval in source.intervals}:
-            raise DataError(f"{segments}: {source.id} has {min(missing)!r} without an interval; give its start and end")
-        of_video = truth.setdefault(source.id, {})
-        for interval in source.intervals:
-            if interval.label not in classes:
-                raise DataError(
-                    f"{segments}: {source.id} has label {interval.label!r}, which the model does not know; "
-                    "correct the label or remove its rows"
-                )
-            of_video.setdefault(classes[interval.label], []).append((interval.start, interval.end))
-    if not any(truth.values()):
-        raise DataError(f"{segments}: has no intervals; give a table with the header path,label,start,end")
-    return truth
-
-
-def _check_row(video: TimedVideo, segments: Path, truth: Truth) -> None:
+def _check_row(video: TimedVideo, segments: Path, truth: IntervalsByVideo) -> None:
     """Raises DataError for a video with labels and without a row."""
     if video.labelled and video.id not in truth:
         raise DataError(
@@ -164,7 +143,7 @@ def _check_row(video: TimedVideo, segments: Path, truth: Truth) -> None:
         )
 
 
-def _check_used(segments: Path, truth: Truth, seen: set[str], late: int) -> None:
+def _check_used(segments: Path, truth: IntervalsByVideo, seen: set[str], late: int) -> None:
     """Warn of rows that were not used.
 
     Raises:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidfit.errors import DataError, OutputError
-from vidfit.evaluation.intervals import SEGMENT_SECONDS, over_segments
+from vidfit.evaluation.intervals import over_segments
 from vidfit.evaluation.ranking import BEST, SegmentRanking
+from vidfit.features.segments import SEGMENT_SECONDS
 from vidfit.features.skipped import Skipped
 from vidfit.features.spec import read_classes
 from vidfit.files import write_table

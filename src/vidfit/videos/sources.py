@@ -30,6 +30,8 @@ _ENDINGS: Final = {
     ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv",
     ".ts", ".vob", ".webm", ".wmv", ".aac", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma",
 }  # fmt: skip
+IntervalsByVideo = dict[str, dict[int, list[tuple[float, float]]]]
+"""Video id -> class -> (start, end) in seconds."""
 _ML_USE: Final = {"training": "train", "train": "train", "validation": "validation", "test": "eval"}
 _SPLIT_FOLDERS: Final = _ML_USE | {"val": "validation", "valid": "validation", "eval": "eval"}
 
@@ -84,6 +86,30 @@ def find_sources(names: Sequence[str | Path]) -> list[Source]:
             known.intervals += [interval for interval in source.intervals if interval not in known.intervals]
             known.split = known.split or source.split
     return [found[id] for id in sorted(found)]
+
+
+def read_intervals(table: Path, vocabulary: Sequence[str]) -> IntervalsByVideo:
+    """When labels hold, of each video that a table names; a video without labels has no intervals.
+
+    Raises:
+        DataError: the table is wrong, has no intervals, or names a label without an interval or an unknown one.
+    """
+    classes = {name: index for index, name in enumerate(vocabulary)}
+    found: IntervalsByVideo = {}
+    for source in find_sources([table]):
+        if missing := source.labels - {interval.label for interval in source.intervals}:
+            raise DataError(f"{table}: {source.id} has {min(missing)!r} without an interval; give its start and end")
+        of_video = found.setdefault(source.id, {})
+        for interval in source.intervals:
+            if interval.label not in classes:
+                raise DataError(
+                    f"{table}: {source.id} has label {interval.label!r}, which the model does not know; "
+                    "correct the label or remove its rows"
+                )
+            of_video.setdefault(classes[interval.label], []).append((interval.start, interval.end))
+    if not any(found.values()):
+        raise DataError(f"{table}: has no intervals; give a table with the header path,label,start,end")
+    return found
 
 
 def _found(path: Path, name: str) -> Iterable[Source]:
