@@ -89,7 +89,7 @@ def test_trouble_in_training_is_one_line_and_it_can_be_gone_on(
     shard = tmp_path / "corpus" / "train" / "train1.tfrecord"
     step, limits = TrainStep.__call__, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def troubled(self: TrainStep, batch: Batch, targets_BC: torch.Tensor, number: int, learning_rate: float):
+    def troubled(self: TrainStep, batch: Batch, targets_BC: torch.Tensor, number: int, *more: float):
         if number == 10:
             match trouble:
                 case "disk":
@@ -100,7 +100,7 @@ def test_trouble_in_training_is_one_line_and_it_can_be_gone_on(
                     targets_BC = targets_BC * torch.nan
                 case "signal":
                     signal.raise_signal(signal.SIGTERM)
-        return step(self, batch, targets_BC, number, learning_rate)
+        return step(self, batch, targets_BC, number, *more)
 
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:

@@ -14,11 +14,16 @@ lineage give the same weights, so one that is recorded as done is not repeated.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vidfit.preflight import Inputs
 from vidfit.recipe import Recipe
 from vidfit.stages import digest
+
+# Keys of a member that do not change what it is. Files count by their content.
+_NO_MATTER: Final[Any] = {
+    "training": {"checkpoint_minutes": True, "on_nan": True, "start": True, "segments": {"table": True}}
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Lineage:
         lineage = {
             # Only what differs from the defaults: a key added one day must not undo what was trained without it.
             # Checkpointing and on_nan change nothing in a training that goes well.
-            "member": config.model_dump(exclude_defaults=True, exclude={"training": {"checkpoint_minutes", "on_nan"}}),
+            "member": config.model_dump(exclude_defaults=True, exclude=_NO_MATTER),
             "family": config.family.type,
             "head": config.head.type if config.head else None,
             "seed": self._recipe.seed,
@@ -113,6 +118,10 @@ class Lineage:
             "validation": self._inputs.digests(self._inputs.shards["validation"]),
             "vocabulary": self._inputs.vocabulary.names,
         }
+        training = config.training
+        for key, path in (("start", training.start), ("table", training.segments and training.segments.table)):
+            if path:
+                lineage[key] = self._inputs.files[path]
         if self._inputs.labelled_only:
             lineage["unlabelled"] = "skip"
         if distill and distill.soft_labels:

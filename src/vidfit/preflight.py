@@ -4,7 +4,7 @@ Each check raises the error that says what is wrong: RecipeError, DataError or B
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,24 @@ import torch
 
 from vidfit import distributed
 from vidfit.errors import BudgetError, DataError, RecipeError
+from vidfit.features.clips import Clips
 from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, identity, infer_spec, read_videos
 from vidfit.features.spec import FeatureSpec, Video, Vocabulary
 from vidfit.features.survey import Survey, digests, survey_shards
 from vidfit.features.tfrecord import CorruptRecordError
-from vidfit.models.classifier import VideoClassifier
+from vidfit.files import file_digest
+from vidfit.models.classifier import ClassifierConfig, VideoClassifier
 from vidfit.progress import OnProgress, counter, silent
 from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe
 from vidfit.search.validation import BATCH_SIZE, Validation
 from vidfit.sizes import format_size, parse_size
+from vidfit.training.checkpoint import MemberInfo, member_file, starting_weights
+from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import DistillConfig, SoftTargets
 from vidfit.training.soft_labels import SoftLabels, check_ids, check_names, read_soft_labels_info, soft_labels_files
-from vidfit.videos.extractor import check_features, extractor_beside
+from vidfit.videos.extractor import check_features, extractor_beside, steps_per_second
+from vidfit.videos.sources import read_intervals
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +54,8 @@ class Inputs:
     """What each file of given soft labels was made from."""
     extractor: str | None = None
     """How videos become these features, where `vidfit extract` made them."""
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each other file that a training reads: members to start from, tables of intervals."""
 
     def batches(self, shards: Sequence[Path], batch_size: int = BATCH_SIZE, **options: Any) -> Batches:
         """Batches of some of the shards; for the options see `Batches`."""
@@ -95,7 +102,66 @@ def check(recipe: Recipe, on_progress: OnProgress = silent) -> Inputs:
         Validation(inputs.batches(inputs.shards["validation"]))
     extractor = extractor_beside(Path(recipe.data.vocabulary), inputs.spec)
     check_features(extractor, [shard for shards in inputs.shards.values() for shard in shards], "data.vocabulary")
-    return replace(inputs, parameters=parameters, soft_labels=soft_labels, extractor=extractor)
+    inputs = replace(inputs, parameters=parameters, soft_labels=soft_labels, extractor=extractor)
+    for name, member in recipe.members.items():
+        check_start(name, member, inputs)
+        check_segments(name, member, inputs)
+    return replace(inputs, files=_digests_of_files(recipe.members.values()))
+
+
+def member_info(name: str, member: MemberConfig, inputs: Inputs) -> MemberInfo:
+    """What is to be trained."""
+    return MemberInfo(
+        name=name,
+        classifier=ClassifierConfig(encoder=member.encoder, family=member.family, head=member.head),
+        spec=inputs.spec,
+        vocabulary=inputs.vocabulary.names,
+        step=0,
+        gap_validation=-1.0,
+        extractor=inputs.extractor,
+    )
+
+
+def clips_of(training: TrainingConfig, inputs: Inputs) -> Clips | None:
+    """How a training cuts videos into rated segments; None if it learns from whole videos.
+
+    Raises:
+        DataError: the table of intervals is wrong.
+    """
+    if training.segments is None:
+        return None
+    names, table = inputs.vocabulary.names, training.segments.table
+    rate = steps_per_second(inputs.extractor, [*inputs.shards["train"], *inputs.shards["validation"]])
+    intervals = read_intervals(Path(table), names) if table else None
+    return Clips(training.segments.context, rate, len(names), intervals, table or "")
+
+
+def check_start(name: str, member: MemberConfig, inputs: Inputs) -> None:
+    """The member that a training starts from has its weights."""
+    if member.training.start:
+        info = member_info(name, member, inputs)
+        with torch.device("meta"):
+            model = info.build()
+        starting_weights(member.training.start, info, model)
+
+
+def check_segments(name: str, member: MemberConfig, inputs: Inputs) -> None:
+    """There are rated segments to learn from, and to choose the best checkpoint by."""
+    clips = clips_of(member.training, inputs)
+    if clips is None:
+        return
+    if inputs.spec.level == "video":
+        raise RecipeError(f"members.{name}.training.segments: these shards have one frame per video; remove segments")
+    for which in ("train", "validation"):
+        # Raises where there is none.
+        next(iter(inputs.batches(inputs.shards[which], 1, clips=clips)))
+
+
+def _digests_of_files(members: Iterable[MemberConfig]) -> dict[str, str]:
+    trainings = [member.training for member in members]
+    starts = {training.start: member_file(training.start) for training in trainings if training.start}
+    tables = {table: Path(table) for own in trainings if own.segments and (table := own.segments.table)}
+    return {path: file_digest(file) for path, file in {**starts, **tables}.items()}
 
 
 def _read(data: DataConfig, on_progress: OnProgress) -> Inputs:

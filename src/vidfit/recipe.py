@@ -171,6 +171,12 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _segments_have_no_teachers(self) -> "Recipe":
+        if self.distill and any(member.training.segments for member in self.members.values()):
+            raise ValueError("distill teaches whole videos, and training.segments learns from parts; remove one")
+        return self
+
+    @model_validator(mode="after")
     def _frame_classifiers_are_packed(self) -> "Recipe":
         packed = [self.members[name] for name in self.pack.members or self.members if name in self.members]
         if self.pack.frame_probabilities and not any(member.has_frame_probabilities for member in packed):
@@ -212,6 +218,12 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
     data.vocabulary = _absolute(folder, data.vocabulary)
     if recipe.distill and recipe.distill.soft_labels:
         recipe.distill.soft_labels = _absolute(folder, recipe.distill.soft_labels)
+    for member in recipe.members.values():
+        training = member.training
+        if training.start:
+            training.start = _absolute(folder, training.start)
+        if training.segments and training.segments.table:
+            training.segments.table = _absolute(folder, training.segments.table)
     return recipe
 
 

@@ -11,18 +11,18 @@ from typing import Any
 
 from vidfit import distributed
 from vidfit.errors import OutputError
+from vidfit.features.clips import Clips
 from vidfit.features.loader import Batches, balanced_copies
 from vidfit.features.skipped import NOTHING, Skipped
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import soft_label
 from vidfit.lineage import Lineage, TrainingJob
-from vidfit.models.classifier import ClassifierConfig
-from vidfit.preflight import Inputs, check_ids_of_shards
+from vidfit.preflight import Inputs, check_ids_of_shards, clips_of, member_info
 from vidfit.progress import OnProgress, Progress, counter, log_skipped
 from vidfit.recipe import Recipe
 from vidfit.stages import Stages
 from vidfit.training import trainer
-from vidfit.training.checkpoint import BEST, MemberInfo
+from vidfit.training.checkpoint import BEST
 from vidfit.training.checkpoint_manager import CHECKPOINTS
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import SoftTargets
@@ -93,15 +93,7 @@ class Trainings:
 
     def _fit(self, job: TrainingJob, title: str, folder: Path, soft_labels: Path | None) -> dict[str, Any]:
         member, inputs = self._recipe.members[job.name], self._inputs
-        info = MemberInfo(
-            name=job.name,
-            classifier=ClassifierConfig(encoder=member.encoder, family=member.family, head=member.head),
-            spec=inputs.spec,
-            vocabulary=inputs.vocabulary.names,
-            step=0,
-            gap_validation=-1.0,
-            extractor=inputs.extractor,
-        )
+        info, clips = member_info(job.name, member, inputs), clips_of(member.training, inputs)
         # Members of the same architecture must not start from the same weights.
         seed = self._recipe.seed * 65_537 + zlib.crc32(title.encode()) % 65_537
         soft_targets = None
@@ -112,8 +104,8 @@ class Trainings:
             trainer.train,
             info,
             member.training,
-            self._training_batches(member.training, self._lineage.shards(job.fold, outside=True), seed),
-            inputs.batches(inputs.shards["validation"]),
+            self._training_batches(member.training, self._lineage.shards(job.fold, outside=True), seed, clips),
+            inputs.batches(inputs.shards["validation"], clips=clips),
             folder,
             seed,
             soft_targets=soft_targets,
@@ -126,8 +118,11 @@ class Trainings:
         log.info("%s: best validation GAP %.4f at step %d", title, best.gap_validation, best.step)
         return {"step": best.step, "gap_validation": best.gap_validation}
 
-    def _training_batches(self, training: TrainingConfig, shards: list[Path], seed: int) -> Batches:
+    def _training_batches(
+        self, training: TrainingConfig, shards: list[Path], seed: int, clips: Clips | None
+    ) -> Batches:
         reading = {
+            "clips": clips,
             "batch_size": training.batch_size,
             "shuffle_buffer": training.shuffle_buffer,
             "seed": seed,

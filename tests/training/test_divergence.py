@@ -20,8 +20,8 @@ def diverge(monkeypatch: pytest.MonkeyPatch, at: int, above: float = 0.0) -> Non
     """Has a step end with a weight that is no number, at learning rates above a threshold; its loss still is one."""
     step = TrainStep.__call__
 
-    def ruined(self: TrainStep, batch: Batch, targets_BC: torch.Tensor, number: int, learning_rate: float):
-        loss = step(self, batch, targets_BC, number, learning_rate)
+    def ruined(self: TrainStep, batch: Batch, targets_BC: torch.Tensor, number: int, learning_rate: float, *more):
+        loss = step(self, batch, targets_BC, number, learning_rate, *more)
         if number + 1 == at and learning_rate > above:
             next(self.model.parameters()).data.view(-1)[0] = torch.nan
         return loss

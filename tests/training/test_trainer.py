@@ -217,9 +217,9 @@ def test_other_ways_to_sample_learn_too(corpus: Path, whole: Path, tmp_path: Pat
 def test_mixup_mixes_the_labels_too(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen = []
 
-    def watching(probabilities_BC: torch.Tensor, targets_BC: torch.Tensor, videos: int) -> torch.Tensor:
+    def watching(probabilities_BC: torch.Tensor, targets_BC: torch.Tensor, videos: int, weights: None) -> torch.Tensor:
         seen.append(targets_BC)
-        return cross_entropy(probabilities_BC, targets_BC, videos)
+        return cross_entropy(probabilities_BC, targets_BC, videos, weights)
 
     monkeypatch.setattr("vidfit.training.train_step.cross_entropy", watching)
     go(corpus, tmp_path, CONFIG.model_copy(update={"mixup": 0.4}))

@@ -132,7 +132,7 @@ def _measure(
     for of_shard in distributed.gather_in_order(of_each_shard(), len(batches.shards)):
         everything.merge(of_shard)
     if not everything.metrics.videos:
-        raise NoRecordsError(batches.shards, everything.skipped)
+        raise NoRecordsError(batches.shards, everything.skipped, batches.clips)
     if not everything.metrics.positives.any():
         raise DataError(
             f"none of the {everything.metrics.videos} videos has a label, so there is nothing to compare with; "

@@ -77,6 +77,19 @@ class Batch:
         targets_BC[sent(videos_L, device), self.labels] = 1
         return targets_BC
 
+    def ratings(self, classes: int) -> tuple[Tensor, Tensor]:
+        """What people said of each video's segments, two of float32 `[B, C]` on the device of the labels.
+
+        The first is 1 where a label holds. The second is the labels' weights: 1 where one was rated, 0 elsewhere. For
+        batches of clips, which have one segment each.
+        """
+        holds_BC = np.empty((len(self), classes), np.float32)
+        for place, segments in enumerate(self.segments):
+            holds_BC[place] = segments.holds(classes)
+        targets_BC, weights_BC = np.nan_to_num(holds_BC), (~np.isnan(holds_BC)).astype(np.float32)
+        device = self.labels.device
+        return sent(torch.from_numpy(targets_BC), device), sent(torch.from_numpy(weights_BC), device)
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its frames and labels on `device`; pinned frames are on their way when it returns."""
         return replace(

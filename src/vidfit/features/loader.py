@@ -33,6 +33,7 @@ from vidfit.errors import DataError
 from vidfit.features.batch import Batch, Filling, no_videos
 from vidfit.features.buffer_pool import Memory
 from vidfit.features.cache import CacheFiles, count_cached, is_cached
+from vidfit.features.clips import Clips
 from vidfit.features.example import read_examples
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import check_size, share_of, size_of
@@ -42,13 +43,14 @@ from vidfit.features.tfrecord import CorruptRecordError
 
 
 class NoRecordsError(DataError):
-    """Shards without a single record that can be used."""
+    """Shards without a single record that can be used, or without a rated segment where clips are read."""
 
-    def __init__(self, shards: Sequence[Path], skipped: Skipped) -> None:
-        super().__init__(
-            f"{shards[0]} and {len(shards) - 1} more shards hold no record that can be read "
-            f"({skipped or 'they are empty'}); check the files"
-        )
+    def __init__(self, shards: Sequence[Path], skipped: Skipped, clips: Clips | None = None) -> None:
+        if clips:
+            what = "no rated segment; give shards with ratings, or a table of intervals"
+        else:
+            what = f"no record that can be read ({skipped or 'they are empty'}); check the files"
+        super().__init__(f"{shards[0]} and {len(shards) - 1} more shards hold {what}")
         self.skipped = skipped
 
 
@@ -86,6 +88,7 @@ class Batches:
         copies: float32 `[C]`, how often an epoch has a video, by label (see `balanced_copies`); None is once for every
             video. Of a video's labels the largest number r counts, 1 where it has none: it comes `floor(r)` times, and
             once more with probability `r - floor(r)`, which is drawn anew each epoch and fixed as the order is.
+        clips: read the clips of rated segments in place of videos. Clips without a label that holds count too.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Batches:
         skip_corrupt: bool = False,
         labelled_only: bool = False,
         copies: Tensor | None = None,
+        clips: Clips | None = None,
     ) -> None:
         assert shards
         assert batch_size >= 1
@@ -110,7 +114,7 @@ class Batches:
         self.shards, self.spec, self.classes, self.batch_size = list(shards), spec, classes, batch_size
         self.sizes = {shard: size_of(shard) for shard in shards}
         self.shuffle_buffer, self.seed, self.workers, self.skip_corrupt = shuffle_buffer, seed, workers, skip_corrupt
-        self.labelled_only = labelled_only
+        self.labelled_only, self.clips = labelled_only and clips is None, clips
         self.copies = None if copies is None else copies.numpy()
         self.memory = Memory()
         self.cached = CacheFiles(spec, classes)
@@ -157,7 +161,7 @@ class Batches:
         if held is None and first:
             return
         if held is None and self.ranks == 1:
-            raise NoRecordsError(self.shards, skipped)
+            raise NoRecordsError(self.shards, skipped, self.clips)
         held = held or no_videos(self.spec)
         held.skipped += skipped
         yield held
@@ -188,9 +192,10 @@ class Batches:
     def direct(self) -> bool:
         """Whether a batch can be read without those before it.
 
-        Copies of a video lie side by side and take a buffer; which videos lack a label shows when they are read.
+        Copies and clips of a video lie side by side and take a buffer; which videos lack a label shows when they are
+        read.
         """
-        return self.permuted and self.copies is None and not self.labelled_only
+        return self.permuted and self.copies is None and self.clips is None and not self.labelled_only
 
     def _items(self, epoch: int, first: int) -> "Iterator[Batch | Skipped]":
         workers = max(1, self.workers)
@@ -253,11 +258,11 @@ class _Stream:
             yield buffer[drawn]
 
     def _copied(self) -> Iterator[Video | CorruptRecordError]:
-        """Each video as often as `copies` says, one after the other; errors once."""
+        """Each video, or clip, as often as `copies` says, one after the other; errors once."""
         copies = self.batches.copies
         # The last number keeps these draws apart from those of the shuffling.
         random = np.random.default_rng((self.batches.seed, self.epoch, self.worker + 1, 1))
-        for item in self._permuted() if self.batches.permuted else self._in_order():
+        for item in self._cut():
             if copies is None or not isinstance(item, Video) or len(item.labels) == 0:
                 yield item
                 continue
@@ -265,6 +270,18 @@ class _Stream:
             whole = int(expected)
             for _ in range(whole + int(random.random() < expected - whole)):
                 yield item
+
+    def _cut(self) -> Iterator[Video | CorruptRecordError]:
+        """Videos, or their clips."""
+        clips = self.batches.clips
+        for item in self._permuted() if self.batches.permuted else self._in_order():
+            if clips is None or not isinstance(item, Video):
+                yield item
+                continue
+            try:
+                yield from clips.of(item)
+            except CorruptRecordError as error:
+                yield error
 
     def _in_order(self) -> Iterator[Video | CorruptRecordError]:
         batches, shards = self.batches, self.batches.shards

@@ -47,6 +47,15 @@ class RatedSegments:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def holds(self, classes: int) -> np.ndarray:
+        """Whether each label holds, float32 `[C]`: 1 or 0 where it was rated, NaN elsewhere.
+
+        Of several ratings of a label the last counts. For ratings of one segment.
+        """
+        holds_C = np.full(classes, np.nan, np.float32)
+        holds_C[self.labels] = self.scores > 0
+        return holds_C
+
 
 _NONE: Final = np.empty(0, np.int64)
 NO_SEGMENTS: Final = RatedSegments(_NONE, _NONE, _NONE, np.empty(0, np.float32))

@@ -152,6 +152,32 @@ def _rename_options(document: dict[str, Any]) -> None:
                     family[new] = family.pop(old)
 
 
+def starting_weights(path: Path | str, info: MemberInfo, model: VideoClassifier) -> dict[str, torch.Tensor]:
+    """The weights of a member from which another one starts.
+
+    Arguments:
+        path: its folder or file.
+        info, model: the member that starts. Options that change no weights, such as dropout, may differ.
+
+    Raises:
+        ModelFileError: it is no member, or one of other features, labels or weights.
+    """
+    found, tensors, _ = read_member(path)
+    if found.data != info.data:
+        raise ModelFileError(f"{path}: has other features or labels than {info.name}; start from a member of the same")
+    weights, _, _ = separate_parts(tensors)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    others = [
+        name for name in shapes.keys() | weights if name not in weights or weights[name].shape != shapes.get(name)
+    ]
+    if others:
+        raise ModelFileError(
+            f"{path}: has other weights than {info.name}, such as {min(others)}; start from an unquantised member of "
+            "the same family and sizes"
+        )
+    return weights
+
+
 def joined_parts(weights: Tensors, moments: Tensors, average: Tensors) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint to resume from."""
     return {

@@ -5,7 +5,21 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vidfit.files import PathText
 from vidfit.training.averaging import AveragingConfig
+
+
+class SegmentsConfig(BaseModel):
+    """Learn from rated segments in place of whole videos. Labels that were not rated in a segment weigh 0."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    context: float = Field(
+        default=3, ge=0, allow_inf_nan=False, description="seconds around a segment that the model sees too"
+    )
+    table: PathText | None = Field(
+        default=None, min_length=1, description="intervals, path,label,start,end, in place of the ratings in the shards"
+    )
 
 
 class TrainingConfig(BaseModel):
@@ -63,6 +77,10 @@ class TrainingConfig(BaseModel):
         description="if the loss is not finite: stop, or return to the last validation with half the learning rate",
     )
     workers: int = Field(default=0, ge=0, description="reading threads; 0 reads between steps")
+    start: PathText | None = Field(
+        default=None, min_length=1, description="a member whose weights it starts from: its folder or file"
+    )
+    segments: SegmentsConfig | None = Field(default=None, description="learn from rated segments")
     averaging: AveragingConfig | None = Field(default=None, description="a second phase that averages weights")
 
     @model_validator(mode="after")
@@ -81,6 +99,8 @@ class TrainingConfig(BaseModel):
     def _mixes_sampled_frames(self) -> "TrainingConfig":
         if self.mixup and self.sampling == "none":
             raise ValueError("mixup pairs frames of two videos one by one; it needs sampling: replacement or sequence")
+        if self.mixup and self.segments:
+            raise ValueError("mixup mixes labels, and most labels of a rated segment are not known; remove mixup")
         return self
 
 

@@ -61,7 +61,7 @@ def in_step(batches: Batches, epoch: int, start: int = 0, skipped: Skipped = NOT
         if not more:
             return
         if not videos:
-            raise NoRecordsError(batches.shards, left_out)
+            raise NoRecordsError(batches.shards, left_out, batches.clips)
         yield replace(batch or empty, skipped=left_out)
 
 

@@ -10,8 +10,16 @@ from torch.optim.swa_utils import AveragedModel
 from vidfit import distributed
 from vidfit.errors import ModelFileError
 from vidfit.features.loader import Batches
+from vidfit.models.classifier import VideoClassifier
 from vidfit.training.averaging import AveragingConfig, averaged_copy
-from vidfit.training.checkpoint import BEST, MemberInfo, joined_parts, read_member, separate_parts
+from vidfit.training.checkpoint import (
+    BEST,
+    MemberInfo,
+    joined_parts,
+    read_member,
+    separate_parts,
+    starting_weights,
+)
 from vidfit.training.checkpoint_manager import BETWEEN, Checkpoint, Checkpoints
 from vidfit.training.config import TrainingConfig
 from vidfit.training.divergence import FiniteCheck
@@ -21,7 +29,7 @@ from vidfit.training.train_step import TrainStep
 
 
 class ResumableModel:
-    """Starts from the newest checkpoint in a folder, or from initial weights if there is none.
+    """Starts from the newest checkpoint in a folder. If there is none: from the recipe's `start`, or initial weights.
 
     Arguments:
         info: what to train.
@@ -111,10 +119,16 @@ class ResumableModel:
             self.state = self._restore(*checkpoint)
         else:
             self.state = TrainingState()
-            model = self.train_step.model
-            model.set_prior(label_frequencies(self._batches, model.classes).to(self.train_step.device))
+            self._initialise(self.train_step.model)
         self.finite = FiniteCheck(self._info.name, self.state)
         self._saved_at, self._saved_step = time.monotonic(), self.state.step
+
+    def _initialise(self, model: VideoClassifier) -> None:
+        """Load the weights that the recipe starts from, or start the head at the labels' frequencies."""
+        if self._config.start:
+            model.load_state_dict(starting_weights(self._config.start, self._info, model))
+        else:
+            model.set_prior(label_frequencies(self._batches, model.classes).to(self.train_step.device))
 
     def _restore(
         self, path: Path, saved: MemberInfo, tensors: dict[str, torch.Tensor], state: dict[str, object]

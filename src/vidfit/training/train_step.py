@@ -76,7 +76,9 @@ class TrainStep:
         config = self._config
         self._adam = Adam(self.model.named_parameters(), self.model.penalised(), config.per_tensor_clip_norm)
 
-    def __call__(self, batch: Batch, targets_BC: Tensor, number: int, learning_rate: float) -> Tensor:
+    def __call__(
+        self, batch: Batch, targets_BC: Tensor, number: int, learning_rate: float, weights_BC: Tensor | None = None
+    ) -> Tensor:
         """One step of Adam.
 
         Arguments:
@@ -84,6 +86,7 @@ class TrainStep:
             targets_BC: float32, the probabilities to learn for each video; on the device.
             number: of the step. With the seed it fixes all randomness.
             learning_rate: of this step.
+            weights_BC: float32, how much each of them counts; on the device. None means 1. Not with mixup.
 
         Returns:
             The loss of the whole batch without the head's penalty, a scalar in nats.
@@ -98,7 +101,8 @@ class TrainStep:
             part = slice(start, start + size)
             with self._forward():
                 probabilities_BC = self.model(*inputs.part(part))
-            losses.append(cross_entropy(probabilities_BC.float(), targets_BC[part], sum(sizes)))
+            weights = None if weights_BC is None else weights_BC[part]
+            losses.append(cross_entropy(probabilities_BC.float(), targets_BC[part], sum(sizes), weights))
             losses[-1].backward()
         loss = torch.stack(losses).detach().sum()
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]

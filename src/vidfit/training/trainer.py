@@ -148,7 +148,8 @@ class Trainer:
         """
         resumable, state = self._resumable, self._resumable.state
         batch = batch.to(resumable.train_step.device)
-        loss = resumable.train_step(batch, self._targets(batch), state.step, self._learning_rate(state.step))
+        targets_BC, weights_BC = self._targets(batch)
+        loss = resumable.train_step(batch, targets_BC, state.step, self._learning_rate(state.step), weights_BC)
         state.step, state.epoch, state.batch, state.ends = state.step + 1, position.epoch, position.batch, position.ends
         state.passed, state.passed_bytes = position.skipped.records, position.skipped.bytes
         if state.passed >= state.skipped:
@@ -161,13 +162,19 @@ class Trainer:
         resumable.save_if_due()
         return loss
 
-    def _targets(self, batch: Batch) -> torch.Tensor:
-        """The probabilities to learn for each video, float32 `[B, C]`: its labels, mixed with the teachers'."""
-        labels_BC = batch.multi_hot(self._resumable.train_step.model.classes)
+    def _targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The probabilities to learn for each video, float32 `[B, C]`, and their weights if not all are 1.
+
+        They are its labels, mixed with the teachers'. Of a clip they are the ratings of its segment.
+        """
+        classes = self._resumable.train_step.model.classes
+        if self._train_batches.clips:
+            return batch.ratings(classes)
+        labels_BC = batch.multi_hot(classes)
         if self._soft_targets is None:
-            return labels_BC
+            return labels_BC, None
         try:
-            return self._soft_targets.mixed(batch.ids, labels_BC)
+            return self._soft_targets.mixed(batch.ids, labels_BC), None
         except KeyError as error:
             raise self._soft_targets.incomplete(error.args, self._train_batches) from error
 

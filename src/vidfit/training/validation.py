@@ -15,9 +15,16 @@ from vidfit.models.classifier import VideoClassifier
 
 
 def validate(model: VideoClassifier, batches: Batches) -> dict[str, float]:
-    """Metrics of the model over every frame of the batches. The model is left in training mode."""
+    """Metrics of the model over every frame of the batches. The model is left in training mode.
+
+    Of clips only rated labels count: the others have probability 0.
+    """
+
+    def of_rated(batch: Batch) -> np.ndarray:
+        return predict(model, batch) * batch.ratings(model.classes)[1].numpy()
+
     model.eval()
-    result = evaluate(lambda batch: predict(model, batch), batches, model.classes)
+    result = evaluate(of_rated if batches.clips else lambda batch: predict(model, batch), batches, model.classes)
     model.train()
     return result
 

@@ -1,0 +1,69 @@
+"""A rated segment as a video of its own: its frames and some around them, and the labels that hold in it.
+
+So training, sampling and validation on rated segments need nothing of their own, but that labels which nobody rated
+weigh nothing (`Batch.ratings`).
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vidfit.errors import DataError
+from vidfit.features.segments import SEGMENT_SECONDS, Intervals, RatedSegments, rated_by_intervals
+from vidfit.features.spec import Video
+from vidfit.features.tfrecord import CorruptRecordError
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Cuts videos into their rated segments.
+
+    Attributes:
+        context: seconds of a video before and after a segment that its clip has too.
+        rate: frames per second.
+        classes: size of the vocabulary.
+        intervals: video id -> class -> when it holds. Then all labels are rated in all segments of 5 seconds. None
+            takes the ratings in the shards.
+        table: where the intervals are from, for messages.
+    """
+
+    context: float
+    rate: float
+    classes: int
+    intervals: Mapping[str, Mapping[int, Intervals]] | None = None
+    table: str = ""
+
+    def of(self, video: Video) -> Iterator[Video]:
+        """The clips of a video, in the order of their segments; none without ratings. Frames are views.
+
+        Raises:
+            CorruptRecordError: a segment begins after the video's end.
+            DataError: a video with labels has no row in the table.
+        """
+        rated = self._rated(video)
+        ends = dict(zip(rated.starts.tolist(), rated.ends.tolist(), strict=True))
+        for start, end in sorted(ends.items()):
+            if start * self.rate >= video.num_frames:
+                raise CorruptRecordError(
+                    f"video {video.id!r}: a rated segment starts at {start} s, and its {video.num_frames} frames end "
+                    f"at {video.num_frames / self.rate:g} s; correct the segment or use --skip-corrupt"
+                )
+            own = rated.starts == start
+            segments = RatedSegments(rated.starts[own], rated.ends[own], rated.labels[own], rated.scores[own])
+            first = max(0, math.floor((start - self.context) * self.rate))
+            part = slice(first, math.ceil((end + self.context) * self.rate))
+            frames = {name: frames_TD[part] for name, frames_TD in video.frames.items()}
+            yield Video(video.id, frames, np.flatnonzero(segments.holds(self.classes) == 1), segments)
+
+    def _rated(self, video: Video) -> RatedSegments:
+        if self.intervals is None:
+            return video.segments
+        if video.id not in self.intervals and len(video.labels):
+            raise DataError(
+                f"{self.table}: has no row for video {video.id!r}, which has labels in the shards; add its rows "
+                f"(its paths, such as {next(iter(self.intervals))!r}, must be ids of videos)"
+            )
+        segments = math.ceil(video.num_frames / (SEGMENT_SECONDS * self.rate))
+        return rated_by_intervals(self.intervals.get(video.id, {}), segments, self.classes)
