@@ -128,12 +128,13 @@ def clips_of(training: TrainingConfig, inputs: Inputs) -> Clips | None:
     Raises:
         DataError: the table of intervals is wrong.
     """
-    if training.segments is None:
+    config = training.segments
+    if config is None:
         return None
-    names, table = inputs.vocabulary.names, training.segments.table
+    names, table = inputs.vocabulary.names, config.table
     rate = steps_per_second(inputs.extractor, [*inputs.shards["train"], *inputs.shards["validation"]])
     intervals = read_intervals(Path(table), names) if table else None
-    return Clips(training.segments.context, rate, len(names), intervals, table or "")
+    return Clips(config.context, rate, len(names), intervals, config.seconds, table or "")
 
 
 def check_start(name: str, member: MemberConfig, inputs: Inputs) -> None:

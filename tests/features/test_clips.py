@@ -59,10 +59,14 @@ def test_a_segment_after_the_end_is_damage():
 
 
 def test_a_table_rates_every_label_in_every_segment():
-    clips = Clips(0, 1, CLASSES, {"a": {1: [(0, 4)], 3: [(4, 9)]}}, "segments.csv")
+    clips = Clips(0, 1, CLASSES, {"a": {1: [(0, 4)], 3: [(4, 9)]}}, table="segments.csv")
     made = list(clips.of(video([(0, 5, 2, 1.0)])))
     assert [clip.labels.tolist() for clip in made] == [[1], [3], [], []]
     assert all(len(clip.segments) == CLASSES for clip in made)
+    by_second = Clips(0, 1, CLASSES, {"a": {1: [(0, 4)], 3: [(4, 9)]}}, seconds=1)
+    made = list(by_second.of(video([])))
+    assert [clip.labels.tolist() for clip in made] == [[1]] * 4 + [[3]] * 5 + [[]] * 11
+    assert all(clip.num_frames == 1 for clip in made)
     with pytest.raises(DataError, match=r"segments\.csv: has no row for video 'b', which has labels"):
         list(clips.of(video([], id="b")))
     unlabelled = Video("c", video([]).frames, np.array([], np.int64))

@@ -24,8 +24,9 @@ class Clips:
         context: seconds of a video before and after a segment that its clip has too.
         rate: frames per second.
         classes: size of the vocabulary.
-        intervals: video id -> class -> when it holds. Then all labels are rated in all segments of 5 seconds. None
-            takes the ratings in the shards.
+        intervals: video id -> class -> when it holds. Then all labels are rated in all segments. None takes the
+            ratings in the shards.
+        seconds: length of the segments that are rated by intervals.
         table: where the intervals are from, for messages.
     """
 
@@ -33,6 +34,7 @@ class Clips:
     rate: float
     classes: int
     intervals: Mapping[str, Mapping[int, Intervals]] | None = None
+    seconds: int = SEGMENT_SECONDS
     table: str = ""
 
     def of(self, video: Video) -> Iterator[Video]:
@@ -65,5 +67,5 @@ class Clips:
                 f"{self.table}: has no row for video {video.id!r}, which has labels in the shards; add its rows "
                 f"(its paths, such as {next(iter(self.intervals))!r}, must be ids of videos)"
             )
-        segments = math.ceil(video.num_frames / (SEGMENT_SECONDS * self.rate))
-        return rated_by_intervals(self.intervals.get(video.id, {}), segments, self.classes)
+        segments = math.ceil(video.num_frames / (self.seconds * self.rate))
+        return rated_by_intervals(self.intervals.get(video.id, {}), segments, self.classes, self.seconds)

@@ -121,18 +121,21 @@ def check_segment_labels(segments: RatedSegments, classes: int | None, video: st
         )
 
 
-def rated_by_intervals(true: Mapping[int, Intervals], segments: int, classes: int) -> RatedSegments:
+def rated_by_intervals(
+    true: Mapping[int, Intervals], segments: int, classes: int, seconds: int = SEGMENT_SECONDS
+) -> RatedSegments:
     """Ratings of all labels in a video's first segments: a label holds if an interval contains the segment's middle.
 
     Arguments:
         true: intervals by class. A class that never holds may be missing.
         segments, classes: how many, S and C.
+        seconds: length of a segment.
     """
-    starts_S = np.arange(segments) * SEGMENT_SECONDS
+    starts_S = np.arange(segments) * seconds
     scores_SC = np.zeros((segments, classes), np.float32)
     for label, intervals in true.items():
         for start, end in intervals:
-            middles_S = starts_S + SEGMENT_SECONDS / 2
+            middles_S = starts_S + seconds / 2
             scores_SC[(start <= middles_S) & (middles_S < end), label] = 1
     starts = np.repeat(starts_S, classes)
-    return RatedSegments(starts, starts + SEGMENT_SECONDS, np.tile(np.arange(classes), segments), scores_SC.ravel())
+    return RatedSegments(starts, starts + seconds, np.tile(np.arange(classes), segments), scores_SC.ravel())

@@ -20,6 +20,7 @@ class SegmentsConfig(BaseModel):
     table: PathText | None = Field(
         default=None, min_length=1, description="intervals, path,label,start,end, in place of the ratings in the shards"
     )
+    seconds: int = Field(default=5, ge=1, description="length of the segments that the table rates")
 
 
 class TrainingConfig(BaseModel):
