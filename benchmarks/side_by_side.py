@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 from table import options, publish
@@ -23,6 +24,7 @@ from vidfit.environment import DEFAULTS
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "audioset"
 TASKS = ("train", "predict", "pack")
+VALIDATION = "validation.tfrecord"
 OPENMP = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
 SETTINGS = {
     "as vidfit sets it": {},
@@ -35,16 +37,24 @@ SETTINGS = {
 
 
 def prepare(folder: Path, steps: int) -> None:
-    """Train NetVLAD for some steps into `folder/run` and pack it as `folder/model.onnx`."""
+    """Train NetVLAD for some steps into `folder/run` and pack it as `folder/model.onnx`.
+
+    Validation has 300 videos: the candidates of packing are then ready within a minute.
+    """
     from vidfit.export.graph import PackedMember, write_graph
+    from vidfit.features.example import write_shard
+    from vidfit.features.shards import read_videos
+    from vidfit.features.spec import Video
     from vidfit.quantization.member import load_member
 
-    train(folder / "run", steps)
+    videos = (it for it in read_videos(DATA / "train" / "train15.tfrecord") if isinstance(it, Video))
+    write_shard(folder / VALIDATION, islice(videos, 300))
+    train(folder / "run", steps, folder / VALIDATION)
     member = load_member(folder / "run" / "members" / "netvlad").quantized()
     write_graph(folder / "model.onnx", [PackedMember(member, 1.0)], 10**9)
 
 
-def train(directory: Path, steps: int) -> None:
+def train(directory: Path, steps: int, validation: Path) -> None:
     from vidfit.pipeline import Run
     from vidfit.recipe import load_recipe
 
@@ -54,6 +64,7 @@ def train(directory: Path, steps: int) -> None:
         f"training.validate_every={steps}",
         "training.shuffle_buffer=1000",
         "distill=null",
+        f"data.validation={validation}",
     )
     Run(load_recipe(ROOT / "recipes" / "audioset.yaml", overrides), directory, members=["netvlad"]).train("netvlad")
 
@@ -74,7 +85,7 @@ def serve(task: str, folder: Path, steps: int) -> None:
                 shutil.copytree(folder / "run", run)
             begun = time.perf_counter()
             if task == "train":
-                train(run, steps)
+                train(run, steps, folder / VALIDATION)
             elif task == "pack":
                 _ = open_run(run).search.candidates
             elif model:
@@ -155,7 +166,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
-        if arguments.tasks != ["train"] and not (folder / "model.onnx").exists():
+        if not (folder / "model.onnx").exists():
             prepare(folder, arguments.steps)
         rows = []
         for task in arguments.tasks:
