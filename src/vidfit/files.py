@@ -202,6 +202,12 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
         writer.writerows(rows)
 
 
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file that `write_table` wrote, by the names of its header."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def _machine() -> int:
     """A number for where process ids count: this machine, or this container on it."""
     try:

@@ -1,6 +1,7 @@
 """Videos to shards with small models of the tests' own, and what remains after a kill."""
 
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,17 @@ from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, small_model,
 from vidfit.errors import OutputError
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
+from vidfit.files import read_table
 from vidfit.videos.backbones import find_backbone
 from vidfit.videos.extract import Plan, extract, read_vocabulary, split_of
-from vidfit.videos.extractor import Settings, read_extractor
+from vidfit.videos.extractor import Extractor, Settings, read_extractor
 from vidfit.videos.sources import find_sources
 from vidfit.videos.transform import ABSENT
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
 
 COLOURS = {"red": RED, "green": GREEN, "blue": BLUE}
 
@@ -141,6 +148,45 @@ def test_a_killed_call_is_resumed_to_the_same_bytes(features, corpus, tmp_path):
     assert "12 videos" in again.stdout
     assert "1 failed" in again.stdout
     assert content(output) == content(features)
+
+
+def test_a_call_killed_while_it_tidies_up_is_finished(features, corpus, tmp_path, monkeypatch):
+    output = tmp_path / "features"
+
+    def die(folder: Path) -> None:
+        next(folder.glob("*.npz")).unlink()
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", die)
+        with pytest.raises(KilledError):
+            extract(plan(corpus), output, workers=1)
+    made = extract(plan(corpus), output, workers=1)
+    assert (made.videos, made.failed, made.resumed) == (12, 1, 12)
+    assert made.seconds == pytest.approx(sum(float(row["duration"]) for row in read_table(output / "videos.csv")))
+    assert content(output) == content(features)
+
+
+def test_shards_of_a_killed_call_do_not_stay(features, corpus, tmp_path, monkeypatch):
+    output = tmp_path / "features"
+
+    def die(*arguments: object, indent: int) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Extractor, "model_dump_json", die)
+        with pytest.raises(KilledError):
+            extract(plan(corpus, splits={"train": 0.3, "eval": 0.7}), output, workers=1)
+    assert (output / "shards" / "eval-0000.tfrecord").exists()
+    extract(plan(corpus), output, workers=1)
+    assert content(output) == content(features)
+
+
+def test_a_folder_with_shards_of_its_own_is_refused(corpus, tmp_path):
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(OutputError, match="holds shards already"):
+        extract(plan(corpus), tmp_path, workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
 
 
 def test_like_uses_the_same_transform_and_vocabulary(features, corpus, tmp_path):

@@ -22,14 +22,17 @@ from vidfit import distributed
 from vidfit.errors import DataError, OutputError
 from vidfit.features.example import write_shard
 from vidfit.features.spec import Video, Vocabulary
-from vidfit.files import make_folder, replacing, write_table
+from vidfit.files import make_folder, read_table, replacing, write_table
 from vidfit.progress import OnProgress, Progress, silent
 from vidfit.videos.embed import Embedded, Embedder
 from vidfit.videos.embed_worker import Job, embed_files, load
-from vidfit.videos.extractor import FILE, Extractor, Settings
+from vidfit.videos.extractor import FILE, Extractor, Settings, read_extractor
 from vidfit.videos.sources import Source
 from vidfit.videos.transform import Transform, fit_transform, youtube8m_transform
 
+SHARDS: Final = "shards"
+VIDEOS: Final = "videos.csv"
+FAILED: Final = "failed.csv"
 VOCABULARY: Final = "vocabulary.csv"
 SEGMENTS: Final = "segments.csv"
 _VIDEOS_A_SHARD: Final = 256
@@ -75,15 +78,12 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
     Raises:
         DataError: no video can be read, none of them is for training although a transform has to be fitted, or a
             backbone's model is missing or does not run.
-        OutputError: `output` cannot be written, is finished, or was begun with other settings.
+        OutputError: `output` cannot be written, is finished, was begun with other settings, or holds other shards.
     """
     vocabulary = _vocabulary(plan)
     folder = output / "embeddings"
     if (output / FILE).exists():
-        raise OutputError(
-            f"{output}: is finished; for more videos give another folder and --like {output}; for other options "
-            "remove it first"
-        )
+        return _finished(plan, output, folder)
     # A model that is missing or does not run is one error here, before anything is written.
     distributed.on_all_ranks(Embedder, plan.settings)
     _begin(folder, plan.settings)
@@ -93,18 +93,34 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
     failed = {job.path: job.target for job in jobs if not job.target.with_suffix(".npz").exists()}
     good = [source for source in plan.sources if source.path.absolute() not in failed]
     write_table(
-        output / "failed.csv",
+        output / FAILED,
         ["path", "reason"],
         ([path, target.with_suffix(".failed").read_text(encoding="utf-8")] for path, target in failed.items()),
     )
     if not good:
-        raise DataError(f"none of {len(jobs)} videos can be read; {output / 'failed.csv'} says why")
+        raise DataError(f"none of {len(jobs)} videos can be read; {output / FAILED} says why")
     extractor = plan.like or Extractor(settings=plan.settings, transforms=_fit(plan, good, folder))
     seconds = _write(plan, good, folder, output, extractor, vocabulary)
     with replacing(output / FILE) as partial:
         partial.write_text(extractor.model_dump_json(indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder)
     return Extracted(len(good), len(failed), seconds, resumed)
+
+
+def _finished(plan: Plan, output: Path, folder: Path) -> Extracted:
+    """What a call made that was killed while it removed its embeddings."""
+    if folder.exists():
+        shutil.rmtree(folder)
+        videos = read_table(output / VIDEOS)
+        failed = {row["path"] for row in read_table(output / FAILED)}
+        wanted = {source.id for source in plan.sources if str(source.path.absolute()) not in failed}
+        if read_extractor(output / FILE).settings == plan.settings and wanted == {row["id"] for row in videos}:
+            seconds = sum(float(row["duration"]) for row in videos)
+            return Extracted(len(videos), len(failed), seconds, len(videos))
+    raise OutputError(
+        f"{output}: is finished; for more videos give another folder and --like {output}; for other options remove it "
+        "first"
+    )
 
 
 def split_of(id: str, splits: dict[str, float]) -> str:
@@ -141,8 +157,10 @@ def _key(source: Source) -> str:
 
 
 def _begin(folder: Path, settings: Settings) -> None:
-    make_folder(folder)
     mark = folder / "settings"
+    if not mark.exists() and (folder.parent / SHARDS).exists():
+        raise OutputError(f"{folder.parent}: holds shards already; choose another folder")
+    make_folder(folder)
     if mark.exists() and mark.read_text() != settings.digest():
         raise OutputError(f"{folder.parent}: was begun with other settings; remove it or choose another folder")
     with replacing(mark) as partial:
@@ -199,28 +217,36 @@ def _write(
     plan: Plan, sources: Sequence[Source], folder: Path, output: Path, extractor: Extractor, vocabulary: Sequence[str]
 ) -> float:
     """Shards and tables; returns the seconds of all videos."""
-    shards = output / "shards"
+    shards = output / SHARDS
     make_folder(shards)
+    # A killed call may have had other splits.
+    for path in shards.glob("*.tfrecord"):
+        path.unlink()
     index = {name: number for number, name in enumerate(vocabulary)}
     rows, intervals, seconds = [], [], 0.0
     by_split: dict[str, list[Source]] = {}
     # Shuffled by a hash, for the ids of a folder may be in the order of its labels.
     for source in sorted(sources, key=lambda source: hashlib.sha256(source.id.encode()).digest()):
         by_split.setdefault(_split(source, plan), []).append(source)
+
+    def videos(split: str, members: Sequence[Source]) -> Iterator[Video]:
+        nonlocal seconds
+        for source in members:
+            embedded = load(folder / f"{_key(source)}.npz")
+            rows.append([source.id, split, f"{embedded.duration:.3f}", "; ".join(embedded.notes)])
+            for label, start, end in map(astuple, source.intervals):
+                # A table may say `inf` for the end of the video.
+                end = embedded.duration if math.isinf(end) else end
+                intervals.append([source.id, label, f"{start:.3f}", f"{end:.3f}"])
+            seconds += embedded.duration
+            yield to_video(source, embedded, extractor, index)
+
     for split, members in by_split.items():
         for number, first in enumerate(range(0, len(members), _VIDEOS_A_SHARD)):
-            videos = []
-            for source in members[first : first + _VIDEOS_A_SHARD]:
-                embedded = load(folder / f"{_key(source)}.npz")
-                videos.append(to_video(source, embedded, extractor, index))
-                rows.append([source.id, split, f"{embedded.duration:.3f}", "; ".join(embedded.notes)])
-                for label, start, end in map(astuple, source.intervals):
-                    # A table may say `inf` for the end of the video.
-                    end = embedded.duration if math.isinf(end) else end
-                    intervals.append([source.id, label, f"{start:.3f}", f"{end:.3f}"])
-                seconds += embedded.duration
-            write_shard(shards / f"{split}-{number:04d}.tfrecord", videos)
-    write_table(output / "videos.csv", ["id", "split", "duration", "notes"], sorted(rows))
+            path = shards / f"{split}-{number:04d}.tfrecord"
+            write_shard(path, videos(split, members[first : first + _VIDEOS_A_SHARD]))
+    write_table(output / VIDEOS, ["id", "split", "duration", "notes"], sorted(rows))
+    (output / SEGMENTS).unlink(missing_ok=True)
     if intervals:
         write_table(output / SEGMENTS, ["path", "label", "start", "end"], sorted(intervals))
         log.warning(
