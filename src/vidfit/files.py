@@ -191,12 +191,12 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file in UTF-8.
+    """Write a CSV file in UTF-8. Bytes of a file's name that are not UTF-8 become `\\udcXX`.
 
     Raises:
         OutputError: it cannot be written.
     """
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

@@ -32,7 +32,10 @@ def write_labels(path: Path, videos: Sequence[LabelledVideo]) -> None:
     elif path.suffix == ".csv":
         write_table(path, ["path", "label", "start", "end", "confidence"], _rows(videos))
     else:
-        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(path) as partial,
+            partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             json.dump([to_object(video) for video in videos], file, indent=1, ensure_ascii=False)
             file.write("\n")
 

@@ -26,6 +26,10 @@ from vidfit.videos.sound import SoundWindows
 _LONGEST_PAUSE = 3600.0
 # Timestamps may go back a little where files are sloppy. Further back, a new part begins. Seconds.
 _LONGEST_STEP_BACK = 1.0
+# A damaged file's decoder lets frames go in the wrong order. That many of H.264's may be behind; more are a new part.
+_MOST_FRAMES_BEHIND = 16
+# Formats of texts: FFmpeg draws any text as pictures, and plays the files that a list names.
+_TEXTS = {"tty", "concat", "hls", "dash"}
 # How far the real end may be from the length that the file states before it is told. Seconds.
 _END_TOLERANCE = 1.5
 
@@ -123,7 +127,10 @@ def read_steps(path: Path, sampling: Sampling, reading: Reading) -> Iterator[Pic
         picture_index = picture_stream.index if picture_stream is not None else None
         frames = _Frames(container, streams)
         for index, frame in frames:
-            start, end = clocks[index].place(frame)
+            place = clocks[index].place(frame, damaged=frames.damaged > 0)
+            if place is None:
+                continue
+            start, end = place
             if pictures and index == picture_index:
                 yield from (Picture(*item) for item in pictures.push(frame, start))
             elif sounds and end > 0:
@@ -156,7 +163,7 @@ def _opened(path: Path) -> Any:
         container = module.open(f"file:{path}", metadata_errors="ignore")
     except (module.FFmpegError, OSError, ValueError) as error:
         raise DataError(f"{path}: is no video that can be opened ({_said(error)}); replace it") from error
-    if container.format.name == "tty":  # FFmpeg draws any text as pictures
+    if container.format.name in _TEXTS:
         container.close()
         raise DataError(f"{path}: is a text, no video; replace it")
     return container
@@ -241,15 +248,24 @@ class _Clock:
         self.frames = 0
         self.jumps = 0
         self._last = 0.0
+        self._behind = 0
 
-    def place(self, frame: Any) -> tuple[float, float]:
-        """Start and end of a frame. Frames without a timestamp follow the one before."""
+    def place(self, frame: Any, damaged: bool) -> tuple[float, float] | None:
+        """Start and end of a frame; None for one whose time is over. Frames without a timestamp follow the one before.
+
+        Arguments:
+            damaged: the decoder has met damage, so a frame that steps back may be a stray one.
+        """
         length = _length(frame)
         start = self.end if frame.pts is None else frame.time + self._shift
         if self.frames and not -_LONGEST_STEP_BACK <= start - self._last <= _LONGEST_PAUSE:
+            self._behind += start < self._last
+            if damaged and start < self._last and self._behind <= _MOST_FRAMES_BEHIND:
+                return None
             self._shift += self.end - start
             start = self.end
             self.jumps += 1
+        self._behind = 0
         self._last = start
         self.frames += 1
         self.end = max(self.end, start + length)

@@ -82,7 +82,7 @@ def _embed(job: Job) -> float:
 
 def _fail(job: Job, why: str) -> None:
     with replacing(job.target.with_suffix(".failed")) as partial:
-        partial.write_text(why, encoding="utf-8")
+        partial.write_text(why, encoding="utf-8", errors="backslashreplace")
 
 
 def save(target: Path, embedded: Embedded) -> None:

@@ -17,7 +17,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from vidfit.errors import DataError
@@ -50,7 +50,8 @@ class Source:
     """A video to extract.
 
     Attributes:
-        id: its path from the folder or the table's folder that named it, with `/`.
+        id: its path from the folder or the table's folder that named it, with `/`. Bytes that are not UTF-8 become
+            `\\udcXX`, as in the tables.
         path: the file.
         labels: names of what holds in it.
         intervals: when, where that is known.
@@ -128,8 +129,8 @@ def _found(path: Path, name: str) -> Iterable[Source]:
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
-    videos = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_wanted(path, folder)]
-    folders = {path: path.relative_to(folder).parts[:-1] for path in videos}
+    videos = [path for path in sorted(folder.rglob("*")) if _is_wanted(path, folder)]
+    folders = {path: PurePosixPath(_id(path.relative_to(folder))).parts[:-1] for path in videos}
     outside = [path for path in videos if not folders[path]]
     if outside and len(outside) < len(videos):
         log.warning("%s lies beside folders, so their names are not taken for labels", outside[0])
@@ -140,13 +141,20 @@ def _in_folder(folder: Path) -> Iterator[Source]:
         if by_split:
             split, names = _SPLIT_FOLDERS[names[0].lower()], names[1:]
         labels = set() if outside else set(names[:1])
-        yield Source(path.relative_to(folder).as_posix(), path, labels, split=split)
+        yield Source(_id(path.relative_to(folder)), path, labels, split=split)
 
 
 def _is_wanted(path: Path, folder: Path) -> bool:
     if any(part.startswith(".") for part in path.relative_to(folder).parts):
         return False
+    # A link to nothing is a video that cannot be read, and told.
+    if not path.is_file() and (path.exists() or not path.is_symlink()):
+        return False
     return path.suffix.lower() in _ENDINGS or is_video(path)
+
+
+def _id(path: Path) -> str:
+    return path.as_posix().encode("utf-8", "backslashreplace").decode()
 
 
 def _of_file(path: Path) -> Iterator[Source]:
@@ -154,7 +162,7 @@ def _of_file(path: Path) -> Iterator[Source]:
         return _of_csv(path)
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         return _of_jsonl(path)
-    return iter([Source(path.name, path)])
+    return iter([Source(_id(Path(path.name)), path)])
 
 
 def _of_csv(table: Path) -> Iterator[Source]:
@@ -249,7 +257,7 @@ def _source(table: Path, line: int, name: Any) -> Source:
         raise _wrong(table, line, "has no path")
     if not name.startswith("gs://"):
         # One that is missing is told when it is to be read, as other failures are.
-        return Source(Path(name).as_posix(), table.parent / name)
+        return Source(_id(Path(name)), table.parent / name)
     parts = name.removeprefix("gs://").split("/")[1:]
     for start in range(len(parts)):
         inside = "/".join(parts[start:])
