@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 av = pytest.importorskip("av")
 
-RED, GREEN, BLUE = (200, 30, 30), (30, 180, 40), (30, 40, 200)
+RED, GREEN, BLUE, GREY = (200, 30, 30), (30, 180, 40), (30, 40, 200), (127, 127, 127)
 FINE = Fraction(1, 12000)
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.videos.making import BLUE, GREEN, RED, av, by_second, frames_at, plain, tone, write, write_samples
+from tests.videos import awkward
+from tests.videos.awkward import SHOW, TIMES
+from tests.videos.making import BLUE, GREEN, RED, av, frames_at, plain, tone, write
 from vidfit.errors import DataError
 from vidfit.videos.decode import Picture, Reading, Sampling, Sound, is_video, read_steps
 
@@ -40,10 +42,6 @@ class Read:
         ]
 
 
-SHOW = by_second(RED, GREEN, BLUE)
-TIMES = frames_at(12, 3)
-
-
 def hertz(samples: np.ndarray) -> float:
     spectrum = np.abs(np.fft.rfft(samples))
     return float(np.argmax(spectrum) * 16000 / len(samples))
@@ -63,7 +61,7 @@ class TestTime:
             sound_rate=rate,
             codec=codec,
             sound_codec=sound_codec,
-            adjust=at_25_frames,
+            adjust=awkward.at_25_frames,
         )
         read = Read(path)
         assert read.colours == ["red", "green", "blue"]
@@ -71,8 +69,7 @@ class TestTime:
         assert read.reading.duration == pytest.approx(3, abs=0.15)
 
     def test_variable_frame_rates_go_by_presentation_time(self, tmp_path):
-        times = [0, 0.02, 0.05, 0.06, 0.07, 0.4, 1.1, 1.15, 2.01, 2.02, 2.03, 2.04, 2.9]
-        assert Read(write(tmp_path / "clip.mp4", SHOW, times)).colours == ["red", "green", "blue"]
+        assert Read(awkward.variable_rate(tmp_path)).colours == ["red", "green", "blue"]
 
     def test_b_frames_come_in_the_order_of_presentation(self, tmp_path):
         def adjust(stream):
@@ -83,64 +80,31 @@ class TestTime:
 
     @pytest.mark.parametrize("ending", ["mkv", "ts"])
     def test_a_first_timestamp_above_zero_is_time_zero(self, tmp_path, ending):
-        shifted = [time + 7.25 for time in frames_at(25, 3)]
-        codec = "mpeg2video" if ending == "ts" else "mpeg4"
-        path = write(
-            tmp_path / f"clip.{ending}",
-            lambda time: SHOW(time - 7.25),
-            shifted,
-            tone(440, 3),
-            sound_start=7.25,
-            codec=codec,
-            sound_codec="mp3",
-            adjust=at_25_frames,
-        )
-        read = Read(path)
+        read = Read(awkward.first_timestamp(tmp_path, ending))
         assert read.colours == ["red", "green", "blue"]
         assert read.levels == [0.4, 0.4, 0.4]
+        assert read.reading.notes == []
 
     def test_negative_timestamps_keep_sound_and_picture_together(self, tmp_path):
-        shifted = [time - 1 for time in TIMES]
-        path = write(
-            tmp_path / "clip.mkv",
-            lambda time: SHOW(time + 1),
-            shifted,
-            tone(440, 2),
-            sound_start=0,
-            sound_codec="flac",
-            container_options={"avoid_negative_ts": "disabled"},
-        )
-        read = Read(path)
+        read = Read(awkward.negative_timestamps(tmp_path))
         assert read.colours == ["red", "green", "blue"]
         assert read.levels == [-1.0, 0.4, 0.4]
 
     def test_an_edit_list_hides_the_frames_before_it(self, tmp_path):
-        # Frames of negative time are cut off by an edit list, as phones and editors do it.
-        shifted = [time - 1 for time in TIMES]
-        path = write(
-            tmp_path / "clip.mp4",
-            lambda time: SHOW(time + 1),
-            shifted,
-            container_options={"avoid_negative_ts": "disabled", "use_editlist": "1"},
-        )
-        assert Read(path).colours == ["green", "blue"]
+        assert Read(awkward.edit_list(tmp_path)).colours == ["green", "blue"]
 
     @pytest.mark.parametrize("ending", ["mp4", "mkv"])
     def test_sound_that_begins_later_stays_at_its_time(self, tmp_path, ending):
-        path = write(tmp_path / f"clip.{ending}", SHOW, TIMES, tone(440, 1.4), sound_start=1.6)
-        read = Read(path)
+        read = Read(awkward.late_sound(tmp_path, ending))
         assert read.colours == ["red", "green", "blue"]
         assert read.levels[0] == read.levels[1] == -1
         assert read.levels[2] == pytest.approx(0.4, abs=0.05)
 
     def test_sound_that_ends_earlier_leaves_steps_without(self, tmp_path):
-        path = write(tmp_path / "clip.mp4", SHOW, TIMES, tone(440, 1))
-        assert Read(path).levels == [0.4, -1, -1]
+        assert Read(awkward.short_sound(tmp_path)).levels == [0.4, -1, -1]
 
     def test_a_picture_that_begins_later_leaves_steps_without(self, tmp_path):
-        late = [time + 1.6 for time in frames_at(12, 1.4)]
-        path = write(tmp_path / "clip.mkv", SHOW, late, tone(440, 3))
-        assert Read(path).colours == ["-", "-", "blue"]
+        assert Read(awkward.late_picture(tmp_path)).colours == ["-", "-", "blue"]
 
     def test_the_last_picture_stays_while_sound_goes_on(self, tmp_path):
         path = write(tmp_path / "clip.mp4", SHOW, frames_at(12, 1.5), tone(440, 4))
@@ -153,13 +117,12 @@ class TestTime:
         assert len(read.sounds) == 6
 
     def test_one_frame_is_one_step(self, tmp_path):
-        read = Read(write(tmp_path / "clip.mp4", by_second(BLUE), [0.0]))
+        read = Read(awkward.one_frame(tmp_path))
         assert read.colours == ["blue"]
         assert read.reading.steps == 1
 
     def test_a_gif_is_a_video(self, tmp_path):
-        path = write(tmp_path / "clip.gif", SHOW, TIMES, codec="gif", pixel_format="rgb8")
-        assert Read(path).colours == ["red", "green", "blue"]
+        assert Read(awkward.gif(tmp_path)).colours == ["red", "green", "blue"]
 
     def test_a_long_pause_between_frames_keeps_time(self, tmp_path):
         times = [0.0, 1.0, 20.0, 20.5]
@@ -173,23 +136,9 @@ class TestTime:
         assert any("jump" in note for note in read.reading.notes)
 
     def test_a_length_that_lies_is_told_and_not_believed(self, tmp_path):
-        path = write(tmp_path / "clip.mkv", SHOW, TIMES, tone(440, 3))
-        content = bytearray(path.read_bytes())
-        place = content.index(b"\x44\x89\x88") + 3
-        content[place : place + 8] = np.array([9e7], ">f8").tobytes()
-        path.write_bytes(content)
-        read = Read(path)
+        read = Read(awkward.lying_length(tmp_path))
         assert read.colours == ["red", "green", "blue"]
         assert any("header says 90000.0 s" in note for note in read.reading.notes)
-
-
-def at_25_frames(stream):
-    """MPEG-2 and transport streams know fixed rates alone."""
-    from fractions import Fraction
-
-    if stream.codec_context.name == "mpeg2video":
-        stream.codec_context.framerate = Fraction(25)
-        stream.codec_context.time_base = Fraction(1, 25)
 
 
 class TestSound:
@@ -197,9 +146,7 @@ class TestSound:
         ("rate", "layout", "channels"), [(8000, "mono", 1), (44100, "stereo", 2), (48000, "5.1", 6), (22050, "mono", 1)]
     )
     def test_any_rate_and_channels_become_16_khz_mono(self, tmp_path, rate, layout, channels):
-        samples = np.repeat(tone(440, 3, rate), channels, 0)
-        path = write(tmp_path / "clip.mkv", None, (), samples, sound_rate=rate, layout=layout, sound_codec="flac")
-        read = Read(path)
+        read = Read(awkward.with_sound(tmp_path, rate, layout, channels))
         assert [hertz(samples) for samples in read.sounds.values()] == pytest.approx([440] * 3, abs=2)
         assert read.levels == [0.4] * 3
 
@@ -215,38 +162,18 @@ class TestSound:
         np.testing.assert_allclose(sound, tone(440, 2)[0, : len(sound)], atol=0.01)
 
     def test_sound_alone_has_no_pictures(self, tmp_path):
-        read = Read(write(tmp_path / "clip.m4a", None, (), tone(440, 3), format="mp4"))
+        read = Read(awkward.sound_alone(tmp_path))
         assert read.pictures == {}
         assert read.levels == [0.4] * 3
 
     def test_picture_alone_has_no_sounds(self, tmp_path):
-        assert Read(write(tmp_path / "clip.mp4", SHOW, TIMES)).sounds == {}
+        assert Read(awkward.picture_alone(tmp_path)).sounds == {}
 
     def test_of_two_tracks_the_default_one_is_heard(self, tmp_path):
-        path = tmp_path / "clip.mkv"
-        with av.open(str(path), "w") as container:
-            streams = [container.add_stream("flac", rate=16000, layout="mono") for _ in range(2)]
-            streams[0].disposition = av.stream.Disposition(0)
-            streams[1].disposition = av.stream.Disposition.default
-            for stream, pitch in zip(streams, (300, 900), strict=True):
-                write_samples(container, stream, tone(pitch, 2), 16000)
-        assert hertz(Read(path).sounds[0]) == pytest.approx(900, abs=2)
+        assert hertz(Read(awkward.two_tracks(tmp_path)).sounds[0]) == pytest.approx(900, abs=2)
 
     def test_cover_art_is_no_picture(self, tmp_path):
-        path = tmp_path / "song.mp3"
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("mp3", rate=16000, layout="mono")
-            cover = container.add_stream("mjpeg", rate=1)
-            cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
-            cover.disposition = av.stream.Disposition.attached_pic
-            frame = av.VideoFrame.from_ndarray(plain(RED)).reformat(format="yuvj420p")
-            frame.pts = 0
-            for packet in [*cover.encode(frame), *cover.encode(None)]:
-                container.mux(packet)
-            sound = av.AudioFrame.from_ndarray(tone(440, 3), "fltp", "mono")
-            sound.sample_rate = 16000
-            for packet in [*stream.encode(sound), *stream.encode(None)]:
-                container.mux(packet)
+        path = awkward.cover_art(tmp_path)
         with av.open(str(path)) as container:
             assert len(container.streams.video) == 1
         read = Read(path)
@@ -256,48 +183,44 @@ class TestSound:
 
 class TestDamage:
     def test_what_is_before_and_after_a_damaged_middle_is_used(self, tmp_path):
-        path = write(
-            tmp_path / "clip.mkv", by_second(RED, GREEN, GREEN, BLUE), frames_at(12, 4), tone(440, 4), codec="libx264",
-            adjust=lambda stream: setattr(stream.codec_context, "gop_size", 6),
-        )  # fmt: skip
-        content = bytearray(path.read_bytes())
-        middle = slice(len(content) * 4 // 10, len(content) * 5 // 10)
-        content[middle] = np.random.default_rng(0).bytes(middle.stop - middle.start)
-        path.write_bytes(content)
-        read = Read(path)
+        read = Read(awkward.damaged_middle(tmp_path))
         assert read.colours[0] == "red"
         assert read.colours[-1] == "blue"
         assert read.reading.notes
 
+        def test_frames_that_damage_puts_out_of_order_keep_time(self, tmp_path):
+            read = Read(awkward.damaged_middle(tmp_path, "mp4"))
+            assert read.reading.duration == pytest.approx(4, abs=0.1)
+            assert len(read.pictures) == len(read.sounds) == 4
+            assert ["damaged" in note for note in read.reading.notes] == [True]
+
     def test_a_cut_tail_is_told(self, tmp_path):
-        path = write(tmp_path / "clip.mp4", by_second(*[RED] * 8), frames_at(12, 8), container_options=AT_FRONT)
-        content = path.read_bytes()
-        path.write_bytes(content[: len(content) * 6 // 10])
-        read = Read(path)
+        read = Read(awkward.cut_tail(tmp_path))
         assert 2 <= read.reading.steps <= 7
         assert any("header says 8.0 s" in note for note in read.reading.notes)
 
     def test_a_file_whose_index_was_cut_off_is_an_error(self, tmp_path):
-        path = write(tmp_path / "clip.mp4", SHOW, TIMES)
-        path.write_bytes(path.read_bytes()[:-600])
-        with pytest.raises(DataError, match=r"clip\.mp4: is no video that can be opened"):
-            Read(path)
+        with pytest.raises(DataError, match=r"index-cut-off\.mp4: is no video that can be opened"):
+            Read(awkward.index_cut_off(tmp_path))
 
     def test_a_stream_without_index_or_timestamps_is_read(self, tmp_path):
-        path = write(
-            tmp_path / "clip.m4v", SHOW, frames_at(25, 3), codec="mpeg2video", format="mpeg2video", adjust=at_25_frames
-        )
-        read = Read(path)
+        read = Read(awkward.no_index(tmp_path))
         assert read.colours[0] == "red"
         assert read.colours[-1] == "blue"
 
     @pytest.mark.parametrize("content", [b"", b"hello\n" * 500, os.urandom(5000), b"\x1b[31mred\n" * 200])
     def test_what_is_no_video_is_an_error_that_names_it(self, tmp_path, content):
-        path = tmp_path / "notes.mp4"
-        path.write_bytes(content)
-        with pytest.raises(DataError, match=r"notes\.mp4: .*; (replace it|give a video)"):
+        path = awkward.text(tmp_path, content)
+        with pytest.raises(DataError, match=r"text\.mp4: .*; (replace it|give a video)"):
             Read(path)
         assert not is_video(path)
+
+        @pytest.mark.parametrize("make", [awkward.random_bytes, awkward.folder_named_so, awkward.list_of_files])
+        def test_other_things_named_mp4_are_errors_too(self, tmp_path, make):
+            path = make(tmp_path)
+            with pytest.raises(DataError, match=rf"{path.name}: is .*; replace it"):
+                Read(path)
+            assert not is_video(path)
 
     def test_a_file_without_one_whole_frame_is_an_error(self, tmp_path):
         path = write(tmp_path / "clip.mkv", SHOW, TIMES, codec="libx264")
@@ -305,9 +228,6 @@ class TestDamage:
         path.write_bytes(content[: content.index(b"\x1f\x43\xb6\x75") + 30])
         with pytest.raises(DataError, match=r"clip\.mkv"):
             Read(path)
-
-
-AT_FRONT = {"movflags": "faststart"}
 
 
 class TestNames:

@@ -318,6 +318,8 @@ def _notes(container: Any, frames: _Frames, clocks: dict[int, _Clock], duration:
         notes.append("timestamps jump; the parts were joined")
     if container.duration:
         stated = container.duration / av().time_base
-        if abs(stated - duration) > max(_END_TOLERANCE, 0.02 * duration):
+        # Some formats state the length, some the last timestamp.
+        apart = min(abs(stated - duration), abs(stated - zero - duration))
+        if apart > max(_END_TOLERANCE, 0.02 * duration):
             notes.append(f"ends at {duration:.1f} s although its header says {stated:.1f} s")
     return notes
