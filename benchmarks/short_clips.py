@@ -32,7 +32,7 @@ def _cut(source: Path, target: Path, seconds: float) -> None:
             for stream in (*whole.streams.video[:1], *whole.streams.audio[:1])
         }
         for packet in whole.demux([whole.streams[index] for index in streams]):
-            if packet.dts is None or packet.pts * packet.time_base >= seconds:
+            if packet.pts is None or packet.pts * packet.time_base >= seconds:
                 continue
             packet.stream = streams[packet.stream.index]
             part.mux(packet)

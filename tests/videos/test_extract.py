@@ -1,6 +1,7 @@
 """Videos to shards with small models of the tests' own, and what remains after a kill."""
 
 import csv
+import os
 import shutil
 import signal
 import subprocess
@@ -187,6 +188,21 @@ def test_a_folder_with_shards_of_its_own_is_refused(corpus, tmp_path):
     with pytest.raises(OutputError, match="holds shards already"):
         extract(plan(corpus), tmp_path, workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+
+def test_names_that_are_not_utf_8_are_escaped(corpus, tmp_path):
+    label = tmp_path / "clips" / os.fsdecode(b"caf\xe9")
+    (tmp_path / "clips" / "red").mkdir(parents=True)
+    label.mkdir()
+    shutil.copy(corpus / "clips" / "red" / "1.mp4", label / os.fsdecode(b"\xe9.mp4"))
+    shutil.copy(corpus / "clips" / "red" / "2.mp4", tmp_path / "clips" / "red")
+    (label / os.fsdecode(b"broken-\xe9.mp4")).write_bytes(b"nothing")
+    output = tmp_path / "features"
+    extract(plan(corpus, sources=find_sources([tmp_path / "clips"])), output, workers=1)
+    assert sorted(videos_of(output)) == ["caf\\udce9/\\udce9.mp4", "red/2.mp4"]
+    assert read_vocabulary(output) == ("caf\\udce9", "red")
+    (failed,) = read_table(output / "failed.csv")
+    assert failed["path"].endswith("caf\\udce9/broken-\\udce9.mp4")
 
 
 def test_like_uses_the_same_transform_and_vocabulary(features, corpus, tmp_path):

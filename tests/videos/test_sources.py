@@ -38,6 +38,12 @@ def test_a_folder_is_searched_by_content_and_names_labels(folder):
     }
 
 
+def test_a_link_to_nothing_is_a_video_that_fails_later(folder):
+    (folder / "cat" / "linked.mp4").symlink_to(folder / "gone.mp4")
+    (folder / "cat" / "linked.txt").symlink_to(folder / "gone.txt")
+    assert [source.id for source in find_sources([folder / "cat"])] == ["a.mp4", "b.bin", "linked.mp4"]
+
+
 def test_folders_named_after_splits_hold_folders_of_labels(folder):
     for split, name in (("train", "cat"), ("Val", "cat"), ("test", "dog")):
         (folder / "sorted" / split / name).mkdir(parents=True)
