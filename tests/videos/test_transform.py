@@ -1,5 +1,7 @@
 """The transform against its definition in float64."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -67,3 +69,15 @@ def test_it_is_the_same_after_json(videos):
     np.testing.assert_array_equal(
         again.apply(videos[1], np.ones(30, bool)), transform.apply(videos[1], np.ones(30, bool))
     )
+
+
+def test_a_long_video_needs_no_copy_of_its_embeddings(videos):
+    transform = fit_transform(videos, 2)
+    long = np.concatenate(videos * 200)
+    present = np.ones(len(long), bool)
+    tracemalloc.start()
+    try:
+        transform.apply(long, present)
+        assert tracemalloc.get_traced_memory()[1] < long.nbytes / 10
+    finally:
+        tracemalloc.stop()

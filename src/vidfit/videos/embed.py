@@ -6,7 +6,7 @@ One thread per process, so that a video's embeddings are the same bytes however 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnxruntime
@@ -18,6 +18,8 @@ from vidfit.videos.extractor import Settings
 from vidfit.videos.sound import log_mel
 
 _BATCH: Final = 16
+# Steps by which the room for embeddings grows.
+_ROOM: Final = 512
 
 
 @dataclass
@@ -129,7 +131,9 @@ class _Batches:
         self._model = model
         self._waiting: list[np.ndarray] = []
         self._steps: list[int] = []
-        self._done: list[np.ndarray] = []
+        # Room for the steps so far. It grows in place: a long video has its embeddings in memory once.
+        self._embeddings = np.zeros((0, model.backbone.embedding_size), np.float32)
+        self._present = np.zeros(0, bool)
 
     def add(self, step: int, value: np.ndarray) -> None:
         self._steps.append(step)
@@ -141,17 +145,21 @@ class _Batches:
         """Embeddings `[T, D]` and whether each step has one, bool `[T]`."""
         if self._waiting:
             self._run()
-        dtype = self._done[0].dtype if self._done else np.dtype(np.float32)
-        embeddings = np.zeros((steps, self._model.backbone.embedding_size), dtype)
-        present = np.zeros(steps, bool)
-        kept: Any = np.array(self._steps, int)
-        if len(kept):
-            # A window may be complete although its step is cut off at the end.
-            inside = kept < steps
-            embeddings[kept[inside]] = np.concatenate(self._done)[inside]
-            present[kept[inside]] = True
-        return embeddings, present
+        # A window may be complete although its step is cut off at the end.
+        self._resize(steps)
+        return self._embeddings, self._present
 
     def _run(self) -> None:
-        self._done.append(self._model.run(self._waiting))
-        self._waiting = []
+        found = self._model.run(self._waiting)
+        if not self._present.any():
+            self._embeddings = self._embeddings.astype(found.dtype)
+        if self._steps[-1] >= len(self._present):
+            self._resize(self._steps[-1] + _ROOM)
+        self._embeddings[self._steps] = found
+        self._present[self._steps] = True
+        self._waiting, self._steps = [], []
+
+    def _resize(self, steps: int) -> None:
+        """Keep the first steps; new ones are zero and absent."""
+        self._embeddings.resize((steps, self._embeddings.shape[1]), refcheck=False)
+        self._present.resize(steps, refcheck=False)

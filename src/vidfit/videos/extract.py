@@ -28,7 +28,7 @@ from vidfit.videos.embed import Embedded, Embedder
 from vidfit.videos.embed_worker import Job, embed_files, load
 from vidfit.videos.extractor import FILE, Extractor, Settings, read_extractor
 from vidfit.videos.sources import Source
-from vidfit.videos.transform import Transform, fit_transform, youtube8m_transform
+from vidfit.videos.transform import BLOCK, Transform, fit_transform, youtube8m_transform
 
 SHARDS: Final = "shards"
 VIDEOS: Final = "videos.csv"
@@ -200,8 +200,11 @@ def _fit(plan: Plan, sources: Sequence[Source], folder: Path) -> dict[str, Trans
         def embeddings(name: str = name) -> Iterator[np.ndarray]:
             for source in training:
                 embedded = load(folder / f"{_key(source)}.npz")
-                if embedded.present[name].any():
-                    yield embedded.embeddings[name][embedded.present[name]]
+                values, present = embedded.embeddings[name], embedded.present[name]
+                for first in range(0, len(values), BLOCK):
+                    block = slice(first, first + BLOCK)
+                    if present[block].any():
+                        yield values[block][present[block]]
 
         if sum(map(len, embeddings())) < 2:
             raise DataError(f"no training video has {name}; leave its model out (`none`) or give more videos")

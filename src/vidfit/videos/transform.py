@@ -22,6 +22,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 ABSENT: Final = 127
 """The byte of every value of a modality that a step does not have."""
 
+BLOCK: Final = 512
+"""Steps that are converted at once: a long video needs no more memory than a short one."""
+
 # Root mean square of the first component; bytes reach from -2 to 2.
 _SPREAD: Final = 0.7
 
@@ -63,15 +66,18 @@ class Transform(BaseModel):
 
     def apply(self, embeddings: np.ndarray, present: np.ndarray) -> np.ndarray:
         """uint8 `[T, K]` of embeddings `[T, D]`; byte 127 throughout where `present`, bool `[T]`, is False."""
+        blocks = range(0, len(embeddings), BLOCK)
+        codes = [self._codes(embeddings[first : first + BLOCK]) for first in blocks]
+        return np.where(present[:, None], np.concatenate(codes), np.uint8(ABSENT))
+
+    def _codes(self, embeddings: np.ndarray) -> np.ndarray:
         centred = embeddings.astype(np.float32) - self.mean
         if self.components is not None:
             components = self.components.astype(np.float32)
             # One step at a time: a product of many rows may round otherwise than one of few.
             centred = np.stack([row @ components for row in centred])
         values = centred * self.scale
-        codes = np.clip(np.rint((values + (2 - 4 / 512)) * (255 / 4)), 0, 255).astype(np.uint8)
-        codes[~present] = ABSENT
-        return codes
+        return np.clip(np.rint((values + (2 - 4 / 512)) * (255 / 4)), 0, 255).astype(np.uint8)
 
 
 def youtube8m_transform(size: int) -> Transform:
@@ -88,12 +94,12 @@ def fit_transform(embeddings: Iterable[np.ndarray], size: int) -> Transform:
     """The transform of some training videos.
 
     Arguments:
-        embeddings: `[T, D]` of one video after another, of the steps that have one; at least two steps in all.
+        embeddings: blocks `[T, D]` of one video after another, of the steps that have one; at least two steps in all.
         size: components to keep; fewer where the embeddings have fewer dimensions.
     """
     count, total, products = 0, np.zeros(1), np.zeros((1, 1))
-    for video in embeddings:
-        values = video.astype(np.float64)
+    for block in embeddings:
+        values = block.astype(np.float64)
         count += len(values)
         total = total + values.sum(0)
         products = products + values.T @ values
