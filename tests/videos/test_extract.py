@@ -17,6 +17,7 @@ from vidfit.errors import OutputError
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
 from vidfit.files import read_table
+from vidfit.videos import embed_worker
 from vidfit.videos.backbones import find_backbone
 from vidfit.videos.extract import Plan, extract, read_vocabulary, split_of
 from vidfit.videos.extractor import Extractor, Settings, read_extractor
@@ -127,6 +128,12 @@ def test_intervals_are_kept_in_a_table_of_their_own(corpus, tmp_path, caplog):
 
 
 def test_two_workers_leave_the_same_bytes(features, corpus, tmp_path):
+    extract(plan(corpus), tmp_path / "features", workers=2)
+    assert content(tmp_path / "features") == content(features)
+
+
+def test_processes_that_have_done_their_share_are_replaced(features, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed_worker, "_FILES_A_PROCESS", 2)
     extract(plan(corpus), tmp_path / "features", workers=2)
     assert content(tmp_path / "features") == content(features)
 

@@ -1,6 +1,7 @@
 """Many files to embeddings, in several processes: a file each, `KEY.npz` or the reason why not, `KEY.failed`.
 
-A file that crashes the decoder takes its process with it. The others of that moment are tried again one by one.
+A file that crashes the decoder takes its process with it. Those of that moment are tried again one by one, and the
+rest goes on together.
 """
 
 import os
@@ -31,20 +32,25 @@ class Job(NamedTuple):
 
 def embed_files(jobs: Sequence[Job], settings: Settings, workers: int) -> Iterator[tuple[Job, float]]:
     """Embed files; yields each with its duration in seconds as it is finished, 0 for one that failed."""
-    broken = yield from _in_pool(jobs, settings, workers)
-    for job in broken:
-        if (yield from _in_pool([job], settings, 1)):
-            _fail(job, "crashes the decoder")
-            yield job, 0.0
+    waiting = list(jobs)
+    while waiting:
+        # Not max_tasks_per_child: an executor hangs when all of its processes have done their last task.
+        # https://github.com/python/cpython/issues/115634
+        group, later = waiting[: workers * _FILES_A_PROCESS], waiting[workers * _FILES_A_PROCESS :]
+        left = yield from _in_pool(group, settings, workers)
+        # The file that ended a process is one of those handed out: one per process, and the queue of the next ones.
+        suspects = left[: 2 * workers + 1]
+        for job in suspects:
+            if (yield from _in_pool([job], settings, 1)):
+                _fail(job, "crashes the decoder")
+                yield job, 0.0
+        waiting = left[len(suspects) :] + later
 
 
 def _in_pool(jobs: Sequence[Job], settings: Settings, workers: int):
     """Returns the jobs that were under way when a process died, and those after them."""
     done: set[Job] = set()
-    context = get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, context, _start, (settings.model_dump_json(),), max_tasks_per_child=_FILES_A_PROCESS
-    ) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (settings.model_dump_json(),)) as pool:
         futures: dict[Future[float], Job] = {pool.submit(_embed, job): job for job in jobs}
         try:
             for future in as_completed(futures):
