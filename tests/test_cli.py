@@ -8,6 +8,7 @@ import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -89,7 +90,7 @@ def test_trouble_in_training_is_one_line_and_it_can_be_gone_on(
     shard = tmp_path / "corpus" / "train" / "train1.tfrecord"
     step, limits = TrainStep.__call__, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def troubled(self: TrainStep, batch: Batch, targets_BC: torch.Tensor, number: int, *more: float):
+    def troubled(self: TrainStep, batch: Batch, targets_BC: torch.Tensor, number: int, *more: Any):
         if number == 10:
             match trouble:
                 case "disk":
