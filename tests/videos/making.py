@@ -130,3 +130,11 @@ def small_model(folder: Path, name: str, modality: str) -> str:
     card |= {"size": 16, "mean": [127.5], "deviation": [64.0]} if modality == "rgb" else {}
     path.with_suffix(".yaml").write_text(json.dumps(card))
     return str(path)
+
+
+def write_labelled_clips(folder: Path) -> Path:
+    """Two clips of two seconds in folders named after their labels: `red/1.mp4` and `green/1.mp4`."""
+    for name, colour in (("red", RED), ("green", GREEN)):
+        (folder / name).mkdir(parents=True)
+        write(folder / name / "1.mp4", lambda time, colour=colour: plain(colour), frames_at(12, 2))
+    return folder

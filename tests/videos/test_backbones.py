@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Call
-from tests.videos.making import GREEN, RED, frames_at, plain, small_model, write
+from tests.videos.making import small_model, write_labelled_clips
 from vidfit.errors import DataError
 from vidfit.videos.backbones import Backbone, find_backbone, model_file
 from vidfit.videos.extractor import FILE, read_extractor
@@ -28,10 +28,7 @@ def colours(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    for name, colour in (("red", RED), ("green", GREEN)):
-        (tmp_path / "clips" / name).mkdir(parents=True)
-        write(tmp_path / "clips" / name / "1.mp4", lambda time, colour=colour: plain(colour), frames_at(12, 2))
-    return tmp_path / "clips"
+    return write_labelled_clips(tmp_path / "clips")
 
 
 def test_a_model_of_your_own_is_found_where_it_was(colours: Path):

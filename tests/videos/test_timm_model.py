@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tests.conftest import Call
-from tests.videos.making import GREEN, RED, frames_at, plain, write
+from tests.videos.making import RED, write_labelled_clips
 from vidfit.errors import DataError, VidfitError
 from vidfit.videos.backbones import find_backbone, model_file
 from vidfit.videos.embed import Embedder
@@ -64,10 +64,7 @@ def timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Timm:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    for name, colour in (("red", RED), ("green", GREEN)):
-        (tmp_path / "clips" / name).mkdir(parents=True)
-        write(tmp_path / "clips" / name / "1.mp4", lambda time, colour=colour: plain(colour), frames_at(12, 2))
-    return tmp_path / "clips"
+    return write_labelled_clips(tmp_path / "clips")
 
 
 def test_it_gets_pictures_as_timm_prepares_them(timm: Timm, clips: Path):

@@ -9,14 +9,12 @@ from vidfit.export.descriptor import Descriptor
 from vidfit.export.graph_writer import Value
 from vidfit.export.tensors import Tensors
 from vidfit.models.heads import Head, MixtureOfExperts
-from vidfit.models.layers import Hidden
-
-_SMALLEST_SQUARE = 1e-12
+from vidfit.models.layers import SMALLEST_SQUARE, Hidden
 
 
 def inverse_root(squares: Value) -> Value:
     """1 / L2 norm of a sum of squares; norms below 1e-6 count as 1e-6."""
-    return 1.0 / squares.clamp(low=_SMALLEST_SQUARE).sqrt()
+    return 1.0 / squares.clamp(low=SMALLEST_SQUARE).sqrt()
 
 
 def inverse_norm(values: Value, axis: int) -> Value:

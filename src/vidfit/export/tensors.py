@@ -7,10 +7,8 @@ from torch import Tensor
 
 from vidfit.export.graph_writer import GraphWriter
 from vidfit.export.weight_formats import FloatWeight, PackedWeight, WeightFormat, weight_format
+from vidfit.models.batch_norm import EPSILON
 from vidfit.quantization.uniform import QuantizedTensor
-
-# Of every batch norm (models/batch_norm.py).
-_EPSILON = 1e-3
 
 
 class Tensors:
@@ -70,7 +68,7 @@ class Tensors:
     def batch_norm(self, path: str) -> tuple[Any, Any]:
         """A batch norm of this module as `x * scale + shift`, both `[D]`, each as `vector` gives it."""
         norm = self.within(path)
-        scale_D = norm.vector("weight") / (norm.vector("running_var") + _EPSILON).sqrt()
+        scale_D = norm.vector("weight") / (norm.vector("running_var") + EPSILON).sqrt()
         return scale_D, norm.vector("bias") - norm.vector("running_mean") * scale_D
 
     def name(self, name: str) -> str:

@@ -303,7 +303,11 @@ class NBitsWeight(_AffineWeight):
                 "MatMulNBits",
                 *(values_MI, part_ONS, ones_ON),
                 domain="com.microsoft",
-                **nbits_attributes(inputs, outputs, bits, self.block),
+                K=inputs,
+                N=outputs,
+                bits=bits,
+                block_size=self.block,
+                accuracy_level=_BYTE_ACTIVATIONS,
             )
             products_MO = product_MO * float(2**lower) if products_MO is None else products_MO + product_MO
         assert products_MO is not None
@@ -313,11 +317,6 @@ class NBitsWeight(_AffineWeight):
         scale, offset_O = _scaled(self.scale, self.offset_O, factor_O)
         sums_MO = products_MO * scale + total_M1 * offset_O
         return sums_MO if biases_O is None else sums_MO + biases_O
-
-
-def nbits_attributes(inputs: int, outputs: int, bits: int, block: int) -> dict[str, Any]:
-    """Attributes of MatMulNBits."""
-    return {"K": inputs, "N": outputs, "bits": bits, "block_size": block, "accuracy_level": _BYTE_ACTIVATIONS}
 
 
 def _block(inputs: int, bits: int) -> int:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidfit.errors import DataError
-from vidfit.features.segments import SEGMENT_SECONDS, Intervals, RatedSegments, rated_by_intervals
+from vidfit.features.segments import SEGMENT_SECONDS, Intervals, RatedSegments, check_row, rated_by_intervals
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import CorruptRecordError
 
@@ -62,10 +61,6 @@ class Clips:
     def _rated(self, video: Video) -> RatedSegments:
         if self.intervals is None:
             return video.segments
-        if video.id not in self.intervals and len(video.labels):
-            raise DataError(
-                f"{self.table}: has no row for video {video.id!r}, which has labels in the shards; add its rows "
-                f"(its paths, such as {next(iter(self.intervals))!r}, must be ids of videos)"
-            )
+        check_row(video.id, len(video.labels) > 0, self.intervals, self.table)
         segments = math.ceil(video.num_frames / (self.seconds * self.rate))
         return rated_by_intervals(self.intervals.get(video.id, {}), segments, self.classes, self.seconds)

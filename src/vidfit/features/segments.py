@@ -121,6 +121,19 @@ def check_segment_labels(segments: RatedSegments, classes: int | None, video: st
         )
 
 
+def check_row(id: str, labelled: bool, intervals: Mapping[str, object], table: object) -> None:
+    """A video with labels has a row in a table of intervals.
+
+    Raises:
+        DataError: it has none.
+    """
+    if labelled and id not in intervals:
+        raise DataError(
+            f"{table}: has no row for video {id!r}, which has labels in the shards; add its rows "
+            f"(its paths, such as {next(iter(intervals))!r}, must be ids of videos)"
+        )
+
+
 def rated_by_intervals(
     true: Mapping[int, Intervals], segments: int, classes: int, seconds: int = SEGMENT_SECONDS
 ) -> RatedSegments:

@@ -10,9 +10,9 @@ from typing import Any
 from vidfit.errors import DataError
 from vidfit.evaluation.intervals import IntervalMetrics, over_segments
 from vidfit.evaluation.segment_metrics import SegmentMetrics
-from vidfit.features.segments import rated_by_intervals
+from vidfit.features.segments import check_row, rated_by_intervals
 from vidfit.inference.predictor import BATCH_SIZE
-from vidfit.inference.shard_timelines import ShardTimelines, TimedVideo
+from vidfit.inference.shard_timelines import ShardTimelines
 from vidfit.inference.timeline import TimelineOptions
 from vidfit.progress import OnProgress, silent
 from vidfit.videos.sources import IntervalsByVideo, read_intervals
@@ -61,7 +61,7 @@ def evaluate_timeline(
     truth = read_intervals(Path(segments), names)
     metrics, by_segment = IntervalMetrics(names), SegmentMetrics(names)
     for video in videos:
-        _check_row(video, Path(segments), truth)
+        check_row(video.id, video.labelled, truth, segments)
         true = truth.get(video.id, {})
         metrics.update(video.probabilities_TC, timeline.rate, true, timeline.intervals(video.probabilities_TC))
         probabilities_SC = over_segments(video.probabilities_TC, timeline.rate)
@@ -132,15 +132,6 @@ def evaluate_segments(
         "skipped_bytes": videos.skipped.bytes,
         "seconds": time.perf_counter() - begun,
     }
-
-
-def _check_row(video: TimedVideo, segments: Path, truth: IntervalsByVideo) -> None:
-    """Raises DataError for a video with labels and without a row."""
-    if video.labelled and video.id not in truth:
-        raise DataError(
-            f"{segments}: has no row for video {video.id!r}, which has labels in the shards; add its rows "
-            f"(its paths, such as {next(iter(truth))!r}, must be ids of videos)"
-        )
 
 
 def _check_used(segments: Path, truth: IntervalsByVideo, seen: set[str], late: int) -> None:

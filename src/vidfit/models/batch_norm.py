@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from vidfit import distributed
 from vidfit.kernels.batch_norm import batch_norm, weighted_sum
 
+EPSILON = 1e-3
+
 
 class BatchNorm(nn.BatchNorm1d):
     """Batch norm over the last axis.
@@ -25,7 +27,7 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def __init__(self, size: int) -> None:
-        super().__init__(size, eps=1e-3, momentum=1e-3)
+        super().__init__(size, eps=EPSILON, momentum=1e-3)
 
     def forward(self, input: Tensor, frame_weights: Tensor | None = None) -> Tensor:
         """`(input - mean) / sqrt(variance + eps) * weight + bias`.

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from vidfit.kernels.pooling import NormalisedFrames
 from vidfit.models.batch_norm import BatchNorm
 
+# Sums of squares below it count as it, as in the original.
+SMALLEST_SQUARE = 1e-12
+
 
 class Assignment(nn.Module):
     """How much each frame of a modality belongs to each cluster, before the softmax (or ReLU) over clusters.
@@ -106,4 +109,4 @@ def flatten_scaled(values_BKD: Tensor, factor_BK1: Tensor) -> Tensor:
 
 
 def _inverse_root(squares: Tensor) -> Tensor:
-    return torch.rsqrt(squares.clamp_min(1e-12))
+    return torch.rsqrt(squares.clamp_min(SMALLEST_SQUARE))
