@@ -118,7 +118,7 @@ def work_on(job: Job, work: Path, steps: int) -> None:
     from vidfit.training.distillation import SoftTargets
     from vidfit.training.epochs import label_counts
     from vidfit.training.soft_labels import SoftLabels
-    from vidfit.training.trainer import train
+    from vidfit.training.trainer import train_member
 
     folder, arm = job.folder(work), ARMS[job.arm]
     if (folder / "eval.npy").exists():
@@ -160,7 +160,7 @@ def work_on(job: Job, work: Path, steps: int) -> None:
             gap_validation=-1,
         )
         validation = Batches(shards["validation"], spec, classes, 256)
-        train(info, training, batches, validation, folder, seed, soft_targets=soft_targets)
+        train_member(info, training, batches, validation, folder, seed, soft_targets=soft_targets)
     predict = load(file).predict_batch
     predicted = [predict(batch) for batch in Batches(shards["eval"], spec, classes, 256)]
     np.save(folder / "eval.partial.npy", np.concatenate(predicted).astype(np.float16))

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from vidfit.preflight import Inputs
 from vidfit.recipe import Recipe
+from vidfit.run_data import RunData
 from vidfit.stages import digest
 
 # Keys of a member that do not change what it is. Files count by their content.
@@ -43,12 +43,12 @@ class Lineage:
 
     Arguments:
         recipe: what to do.
-        inputs: its data, checked.
+        data: its data, checked.
         names: the members that are to be trained.
     """
 
-    def __init__(self, recipe: Recipe, inputs: Inputs, names: Sequence[str]) -> None:
-        self._recipe, self._inputs, self._names = recipe, inputs, names
+    def __init__(self, recipe: Recipe, data: RunData, names: Sequence[str]) -> None:
+        self._recipe, self._data, self._names = recipe, data, names
         self._distill = recipe.distill
         self.generations = (recipe.distill and recipe.distill.generations) or 0
         self._digests: dict[TrainingJob, str] = {}
@@ -97,7 +97,7 @@ class Lineage:
 
     def shards(self, fold: int | None, outside: bool) -> list[Path]:
         """Training shards of a fold, or all others. Without folds, every shard."""
-        shards = self._inputs.shards["train"]
+        shards = self._data.shards["train"]
         if fold is None:
             return shards
         assert self._distill is not None
@@ -114,18 +114,18 @@ class Lineage:
             "family": config.family.type,
             "head": config.head.type if config.head else None,
             "seed": self._recipe.seed,
-            "train": self._inputs.digests(self.shards(job.fold, outside=True)),
-            "validation": self._inputs.digests(self._inputs.shards["validation"]),
-            "vocabulary": self._inputs.vocabulary.names,
+            "train": self._data.digests(self.shards(job.fold, outside=True)),
+            "validation": self._data.digests(self._data.shards["validation"]),
+            "vocabulary": self._data.vocabulary.names,
         }
         training = config.training
         for key, path in (("start", training.start), ("table", training.segments and training.segments.table)):
             if path:
-                lineage[key] = self._inputs.files[path]
-        if self._inputs.labelled_only:
+                lineage[key] = self._data.files[path]
+        if self._data.labelled_only:
             lineage["unlabelled"] = "skip"
         if distill and distill.soft_labels:
-            lineage["soft labels"] = [distill.weight, self._inputs.soft_labels]
+            lineage["soft labels"] = [distill.weight, self._data.soft_labels]
         if job.generation:
             assert distill is not None
             lineage["distill"] = [distill.weight, distill.top_k, self.of_teachers(job)]

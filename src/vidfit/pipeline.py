@@ -44,7 +44,7 @@ from vidfit.search.packer import Packer
 from vidfit.sizes import format_size, parse_size
 from vidfit.stages import Stages, write_text
 from vidfit.training.checkpoint import BEST
-from vidfit.trainings import Trainings
+from vidfit.training_jobs import TrainingJobs
 
 MODEL = "model.onnx"
 SUMMARY = "summary.json"
@@ -94,13 +94,13 @@ class Run:
         on_progress: OnProgress = silent,
     ) -> None:
         self.recipe, self.directory = recipe, directory
-        self.inputs = check(recipe, on_progress)
-        self._lineage = Lineage(recipe, self.inputs, list(members or recipe.members))
+        self.data = check(recipe, on_progress)
+        self._lineage = Lineage(recipe, self.data, list(members or recipe.members))
         self._stages = Stages(directory / "stages.json", directory / SUMMARY)
         self._on_progress = on_progress
-        self._trainings = Trainings(recipe, self.inputs, self._lineage, directory, self._stages, on_progress)
+        self._jobs = TrainingJobs(recipe, self.data, self._lineage, directory, self._stages, on_progress)
         if not overwrite:
-            self._trainings.refuse_others()
+            self._jobs.refuse_others()
         make_folder(directory)
         write_text(directory / "recipe.yaml", yaml.safe_dump(recipe.model_dump(by_alias=True), sort_keys=False))
 
@@ -108,7 +108,7 @@ class Run:
         """Every stage; returns the summary."""
         members = [self.member(name) for name in self.recipe.members]
         teachers = [
-            {"generation": job.generation, "name": job.name, "fold": job.fold} | (self._trainings.recorded(job) or {})
+            {"generation": job.generation, "name": job.name, "fold": job.fold} | (self._jobs.recorded(job) or {})
             for job in self._lineage.all_teachers()
         ]
         summary = {"members": members, "teachers": teachers, "packed": self.pack()}
@@ -136,7 +136,7 @@ class Run:
         return {
             "name": name,
             "family": self.recipe.members[name].family.type,
-            "parameters": self.inputs.parameters[name],
+            "parameters": self.data.parameters[name],
             **trained,
             "gap": full["gap"],
             "map": full["map"],
@@ -147,7 +147,7 @@ class Run:
 
     def train(self, name: str) -> dict[str, Any]:
         """Train a member, after its teachers; returns its best validation GAP and the step it was reached at."""
-        return self._trainings.train(self._lineage.member(name))
+        return self._jobs.run(self._lineage.member(name))
 
     def pack(self) -> dict[str, Any]:
         """Pack the recipe's members, or those that a search finds, and measure the file: `packed` of the summary.
@@ -172,7 +172,7 @@ class Run:
         names = self.recipe.pack.members
         for file in (FRONTIER, "frontier.csv"):  # of the members as they were
             (self.directory / file).unlink(missing_ok=True)
-        if names and not needs_narrow_weights(self.recipe.pack, self.inputs.parameters):
+        if names and not needs_narrow_weights(self.recipe.pack, self.data.parameters):
             with suppress(BudgetError):  # what a graph takes beside weights is known once it is written
                 return self._pack_named(path, names, budget)
         packer = Packer(self.directory, self.recipe, names, self._on_progress)
@@ -206,7 +206,7 @@ class Run:
 
     def _measured_on(self) -> list[Any]:
         """What an evaluation follows from, beside the model."""
-        return [self.inputs.digests(self.inputs.shards["eval"]), self.recipe.data.unlabelled]
+        return [self.data.digests(self.data.shards["eval"]), self.recipe.data.unlabelled]
 
     def _evaluate(self, model: Path, what: str) -> dict[str, Any]:
         result = self._measure(measure, model, what)
@@ -226,9 +226,9 @@ class Run:
         return distributed.on_all_ranks(
             job,
             model,
-            self.inputs.shards["eval"],
-            self.inputs.skip_corrupt,
-            labelled_only=self.inputs.labelled_only,
+            self.data.shards["eval"],
+            self.data.skip_corrupt,
+            labelled_only=self.data.labelled_only,
             rank_0_only={"on_progress": counter(self._on_progress, f"evaluating {what}", "videos")},
         )
 

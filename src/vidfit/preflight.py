@@ -5,76 +5,35 @@ Each check raises the error that says what is wrong: RecipeError, DataError or B
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from vidfit import distributed
 from vidfit.errors import BudgetError, DataError, RecipeError
-from vidfit.features.clips import Clips
 from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, identity, infer_spec, read_videos
 from vidfit.features.spec import FeatureSpec, Video, Vocabulary
-from vidfit.features.survey import Survey, digests, survey_shards
+from vidfit.features.survey import survey_shards
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import file_digest
-from vidfit.models.classifier import ClassifierConfig, VideoClassifier
+from vidfit.models.classifier import VideoClassifier
 from vidfit.progress import OnProgress, counter, silent
 from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe
-from vidfit.search.validation import BATCH_SIZE, Validation
+from vidfit.run_data import RunData
+from vidfit.search.validation import Validation
 from vidfit.sizes import format_size, parse_size
-from vidfit.training.checkpoint import MemberInfo, member_file, starting_weights
-from vidfit.training.config import TrainingConfig
+from vidfit.training.checkpoint import member_file, starting_weights
 from vidfit.training.distillation import DistillConfig, SoftTargets
 from vidfit.training.soft_labels import SoftLabels, check_ids, check_names, read_soft_labels_info, soft_labels_files
-from vidfit.videos.extractor import check_features, extractor_beside, steps_per_second
-from vidfit.videos.sources import read_intervals
+from vidfit.videos.extractor import check_features, extractor_beside
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a recipe's `data` holds, and what follows for its members."""
-
-    shards: dict[str, list[Path]]
-    """Of `train`, `validation` and `eval`."""
-    surveys: dict[Path, Survey]
-    """Checksum and labels of each shard."""
-    vocabulary: Vocabulary
-    spec: FeatureSpec
-    skip_corrupt: bool
-    labelled_only: bool
-    parameters: dict[str, int] = field(default_factory=dict)
-    """Weights of each member."""
-    soft_labels: list[dict[str, Any]] = field(default_factory=list)
-    """What each file of given soft labels was made from."""
-    extractor: str | None = None
-    """How videos become these features, where `vidfit extract` made them."""
-    files: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each other file that a training reads: members to start from, tables of intervals."""
-
-    def batches(self, shards: Sequence[Path], batch_size: int = BATCH_SIZE, **options: Any) -> Batches:
-        """Batches of some of the shards; for the options see `Batches`."""
-        return Batches(
-            shards,
-            self.spec,
-            len(self.vocabulary),
-            batch_size,
-            skip_corrupt=self.skip_corrupt,
-            labelled_only=self.labelled_only,
-            **options,
-        )
-
-    def digests(self, shards: Sequence[Path]) -> list[tuple[str, str]]:
-        """What a stage records of the shards that it reads: name and checksum of each."""
-        return digests(shards, self.surveys)
-
-
-def check(recipe: Recipe, on_progress: OnProgress = silent) -> Inputs:
+def check(recipe: Recipe, on_progress: OnProgress = silent) -> RunData:
     """Read what a recipe names and check all that can be checked before training.
 
     Raises:
@@ -82,80 +41,51 @@ def check(recipe: Recipe, on_progress: OnProgress = silent) -> Inputs:
         RecipeError: a member's options do not fit the shards.
         BudgetError: what is to be packed cannot fit.
     """
-    inputs = _read(recipe.data, on_progress)
+    data = _read(recipe.data, on_progress)
     soft_labels = []
     if recipe.distill and recipe.distill.soft_labels:
         folder = Path(recipe.distill.soft_labels)
-        check_soft_labels(folder, inputs.batches(inputs.shards["train"]), inputs.vocabulary)
+        check_soft_labels(folder, data.batches(data.shards["train"]), data.vocabulary)
         soft_labels = [read_soft_labels_info(file).model_dump() for file in soft_labels_files(folder)]
     if recipe.distill:
-        check_distillation(recipe.distill, inputs.shards["train"])
-    for which in inputs.shards:
-        check_labels(which, inputs)
+        check_distillation(recipe.distill, data.shards["train"])
+    for which in data.shards:
+        check_labels(which, data)
     parameters = {
-        name: count_parameters(name, config, inputs.spec, len(inputs.vocabulary))
-        for name, config in recipe.members.items()
+        name: count_parameters(name, config, data.spec, len(data.vocabulary)) for name, config in recipe.members.items()
     }
     check_budget(recipe.pack, parameters)
     check_ranks(recipe.members)
     if not recipe.pack.members or needs_narrow_weights(recipe.pack, parameters):
-        Validation(inputs.batches(inputs.shards["validation"]))
-    extractor = extractor_beside(Path(recipe.data.vocabulary), inputs.spec)
-    check_features(extractor, [shard for shards in inputs.shards.values() for shard in shards], "data.vocabulary")
-    inputs = replace(inputs, parameters=parameters, soft_labels=soft_labels, extractor=extractor)
+        Validation(data.batches(data.shards["validation"]))
+    extractor = extractor_beside(Path(recipe.data.vocabulary), data.spec)
+    check_features(extractor, [shard for shards in data.shards.values() for shard in shards], "data.vocabulary")
+    data = replace(data, parameters=parameters, soft_labels=soft_labels, extractor=extractor)
     for name, member in recipe.members.items():
-        check_start(name, member, inputs)
-        check_segments(name, member, inputs)
-    return replace(inputs, files=_digests_of_files(recipe.members.values()))
+        check_start(name, member, data)
+        check_segments(name, member, data)
+    return replace(data, files=_digests_of_files(recipe.members.values()))
 
 
-def member_info(name: str, member: MemberConfig, inputs: Inputs) -> MemberInfo:
-    """What is to be trained."""
-    return MemberInfo(
-        name=name,
-        classifier=ClassifierConfig(encoder=member.encoder, family=member.family, head=member.head),
-        spec=inputs.spec,
-        vocabulary=inputs.vocabulary.names,
-        step=0,
-        gap_validation=-1.0,
-        extractor=inputs.extractor,
-    )
-
-
-def clips_of(training: TrainingConfig, inputs: Inputs) -> Clips | None:
-    """How a training cuts videos into rated segments; None if it learns from whole videos.
-
-    Raises:
-        DataError: the table of intervals is wrong.
-    """
-    config = training.segments
-    if config is None:
-        return None
-    names, table = inputs.vocabulary.names, config.table
-    rate = steps_per_second(inputs.extractor, [*inputs.shards["train"], *inputs.shards["validation"]])
-    intervals = read_intervals(Path(table), names) if table else None
-    return Clips(config.context, rate, len(names), intervals, config.seconds, table or "")
-
-
-def check_start(name: str, member: MemberConfig, inputs: Inputs) -> None:
+def check_start(name: str, member: MemberConfig, data: RunData) -> None:
     """The member that a training starts from has its weights."""
     if member.training.start:
-        info = member_info(name, member, inputs)
+        info = data.member_info(name, member)
         with torch.device("meta"):
             model = info.build()
         starting_weights(member.training.start, info, model)
 
 
-def check_segments(name: str, member: MemberConfig, inputs: Inputs) -> None:
+def check_segments(name: str, member: MemberConfig, data: RunData) -> None:
     """There are rated segments to learn from, and to choose the best checkpoint by."""
-    clips = clips_of(member.training, inputs)
+    clips = data.clips(member.training)
     if clips is None:
         return
-    if inputs.spec.level == "video":
+    if data.spec.level == "video":
         raise RecipeError(f"members.{name}.training.segments: these shards have one frame per video; remove segments")
     for which in ("train", "validation"):
         # Raises where there is none.
-        next(iter(inputs.batches(inputs.shards[which], 1, clips=clips)))
+        next(iter(data.batches(data.shards[which], 1, clips=clips)))
 
 
 def _digests_of_files(members: Iterable[MemberConfig]) -> dict[str, str]:
@@ -165,22 +95,22 @@ def _digests_of_files(members: Iterable[MemberConfig]) -> dict[str, str]:
     return {path: file_digest(file) for path, file in {**starts, **tables}.items()}
 
 
-def _read(data: DataConfig, on_progress: OnProgress) -> Inputs:
+def _read(config: DataConfig, on_progress: OnProgress) -> RunData:
     shards = {
-        which: expand_shards(getattr(data, which), lambda line, which=which: log.warning("data.%s: %s", which, line))
+        which: expand_shards(getattr(config, which), lambda line, which=which: log.warning("data.%s: %s", which, line))
         for which in ("train", "validation", "eval")
     }
     check_disjoint(shards)
-    return Inputs(
+    return RunData(
         shards=shards,
-        vocabulary=Vocabulary.from_csv(Path(data.vocabulary)),
+        vocabulary=Vocabulary.from_csv(Path(config.vocabulary)),
         surveys=survey_shards(
             [shard for paths in shards.values() for shard in paths],
             counter(on_progress, "reading checksums and labels", "shards"),
         ),
-        spec=infer_spec(shards["train"], data.skip_corrupt),
-        skip_corrupt=data.skip_corrupt,
-        labelled_only=data.unlabelled == "skip",
+        spec=infer_spec(shards["train"], config.skip_corrupt),
+        skip_corrupt=config.skip_corrupt,
+        labelled_only=config.unlabelled == "skip",
     )
 
 
@@ -227,18 +157,18 @@ def check_ids_of_shards(shards: Sequence[Path]) -> None:
     check_ids([(shard, np.array([id.encode() for id in ids], bytes)) for shard, ids in read])
 
 
-def check_labels(which: str, inputs: Inputs) -> None:
+def check_labels(which: str, data: RunData) -> None:
     """The set `which` has labels, all in the vocabulary, and no corrupt record unless these are to be skipped.
 
     Videos without a label are no error, but their number is logged: they may be the user's choice.
     """
-    classes, skip_corrupt = len(inputs.vocabulary), inputs.skip_corrupt
-    surveys = {shard: inputs.surveys[shard] for shard in inputs.shards[which]}
+    classes, skip_corrupt = len(data.vocabulary), data.skip_corrupt
+    surveys = {shard: data.surveys[shard] for shard in data.shards[which]}
     for shard, survey in surveys.items():
         outside = survey.lowest < 0 or survey.highest >= classes
         if outside or (survey.corrupt and not skip_corrupt):
             # Reading it names the record.
-            for video in read_videos(shard, inputs.spec, classes):
+            for video in read_videos(shard, data.spec, classes):
                 if isinstance(video, CorruptRecordError) and not skip_corrupt:
                     raise video
     videos = sum(survey.videos for survey in surveys.values())
@@ -246,7 +176,7 @@ def check_labels(which: str, inputs: Inputs) -> None:
     if videos == unlabelled:
         raise DataError(f"data.{which}: none of its videos has a label; give labelled shards")
     if unlabelled:
-        skip = inputs.labelled_only
+        skip = data.labelled_only
         what = "are left out" if skip else "count as videos that no label fits; `--unlabelled skip` leaves them out"
         log.warning("data.%s: %s of %s videos have no label; they %s", which, f"{unlabelled:,}", f"{videos:,}", what)
 

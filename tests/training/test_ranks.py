@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.corpus import videos, write_recipe
-from tests.training.two_ranks import CLASSIFIERS, RANKS, TRAINING, over_shards, train_member
+from tests.training.two_ranks import CLASSIFIERS, RANKS, TRAINING, over_shards, train_on_ranks
 from vidfit.features.cache_writer import write_cache
 from vidfit.features.example import to_sequence_example
 from vidfit.features.shards import expand_shards, infer_spec
@@ -92,7 +92,7 @@ def by_two(two: tuple[Path, list[tuple[int, str]]]) -> Path:
 
 @pytest.mark.parametrize("family", CLASSIFIERS)
 def test_two_ranks_train_as_one_process_does(family: str, uneven: Path, by_two: Path, tmp_path: Path):
-    train_member(family, uneven / TRAINING[family], uneven, tmp_path, compose=TRAINING[family] == "train")
+    train_on_ranks(family, uneven / TRAINING[family], uneven, tmp_path, compose=TRAINING[family] == "train")
     one, two = (log(folder / family) for folder in (tmp_path, by_two))
     assert len(one) == len(two) >= 20
     # GAP goes in steps: two probabilities that lie close may change places.

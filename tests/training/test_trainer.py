@@ -23,7 +23,7 @@ from vidfit.training.distillation import SoftTargets
 from vidfit.training.losses import cross_entropy
 from vidfit.training.progress_meter import Progress
 from vidfit.training.soft_labels import SoftLabels, label_shards
-from vidfit.training.trainer import train
+from vidfit.training.trainer import train_member
 from vidfit.training.validation import predict
 
 
@@ -121,7 +121,7 @@ def test_skipped_records_are_counted_once_an_epoch(corpus: Path, tmp_path: Path)
     damaged.write_bytes(data)
     info = MemberInfo(name="m", classifier=CLASSIFIER, spec=spec, vocabulary=LABELS, step=0, gap_validation=-1)
     seen: list[Progress] = []
-    train(
+    train_member(
         info,
         CONFIG.model_copy(update={"steps": None, "epochs": 2}),
         Batches([damaged], spec, len(LABELS), 16, skip_corrupt=True),

@@ -16,7 +16,7 @@ from vidfit.training.checkpoint_manager import LAST, Checkpoints
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import SoftTargets
 from vidfit.training.progress_meter import Progress
-from vidfit.training.trainer import train
+from vidfit.training.trainer import train_member
 
 CONFIG = TrainingConfig(
     steps=20, batch_size=16, sample_frames=5, learning_rate=0.02, validate_every=5, batch_norm_momentum=0.1
@@ -52,7 +52,7 @@ def go(
         if stop_at and now.step >= stop_at:
             raise StopError
 
-    return train(
+    return train_member(
         info,
         config,
         Batches(shards["train"], spec, len(LABELS), config.batch_size, shuffle_buffer=40, seed=seed),

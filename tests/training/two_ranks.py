@@ -20,7 +20,7 @@ from vidfit.inference.distributed_jobs import measure, measure_labels, predict, 
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.training.checkpoint import BEST, MemberInfo
 from vidfit.training.config import TrainingConfig
-from vidfit.training.trainer import train
+from vidfit.training.trainer import train_member
 
 RANKS = 2
 CLASSIFIERS = {
@@ -53,7 +53,7 @@ class Composed(Batches):
             yield joined(there).rows(torch.tensor([starts[rank] + row for row, rank in turns]))
 
 
-def train_member(family: str, shards: Path, corpus: Path, folder: Path, compose: bool = False) -> MemberInfo:
+def train_on_ranks(family: str, shards: Path, corpus: Path, folder: Path, compose: bool = False) -> MemberInfo:
     """Two epochs and then a few steps of averaging, validated after every step."""
     training, validation = expand_shards([shards]), expand_shards([corpus / "validation"])
     spec = infer_spec(training)
@@ -79,7 +79,7 @@ def train_member(family: str, shards: Path, corpus: Path, folder: Path, compose:
     )
     batches = Batches(training, spec, len(LABELS), 8, shuffle_buffer=10, seed=3)
     return distributed.on_all_ranks(
-        train,
+        train_member,
         info,
         config,
         Composed(batches) if compose else batches,
@@ -103,10 +103,10 @@ def over_shards(member: Path, corpus: Path, folder: Path) -> dict[str, Any]:
 def main(corpus: Path, folder: Path) -> None:
     """All that works, and then what one rank cannot read."""
     for family in CLASSIFIERS:
-        train_member(family, corpus / TRAINING[family], corpus, folder)
+        train_on_ranks(family, corpus / TRAINING[family], corpus, folder)
     figures = over_shards(folder / "netvlad" / BEST, corpus, folder)
     (folder / "figures.json").write_text(json.dumps(figures))
-    train_member("lstm", corpus / "damaged", corpus, folder / "fails")
+    train_on_ranks("lstm", corpus / "damaged", corpus, folder / "fails")
 
 
 if __name__ == "__main__":

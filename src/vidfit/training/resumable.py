@@ -10,7 +10,6 @@ from torch.optim.swa_utils import AveragedModel
 from vidfit import distributed
 from vidfit.errors import ModelFileError
 from vidfit.features.loader import Batches
-from vidfit.models.classifier import VideoClassifier
 from vidfit.training.averaging import AveragingConfig, averaged_copy
 from vidfit.training.checkpoint import (
     BEST,
@@ -62,17 +61,55 @@ class ResumableModel:
         self._checkpoints = Checkpoints(directory, log)
         self._start(self._checkpoints.newest())
 
+    def _start(self, checkpoint: Checkpoint | None) -> None:
+        torch.manual_seed(self._seed)
+        self.train_step = TrainStep(self._info.build(), self._config, self._seed)
+        model, self.average = self.train_step.model, None
+        if checkpoint:
+            self.state = self._restore(*checkpoint)
+        else:
+            self.state = TrainingState()
+            if self._config.start:
+                model.load_state_dict(starting_weights(self._config.start, self._info, model))
+            else:
+                model.set_prior(label_frequencies(self._batches, model.classes).to(self.train_step.device))
+        self.finite = FiniteCheck(self._info.name, self.state)
+        self._saved_at, self._saved_step = time.monotonic(), self.state.step
+
+    def _restore(
+        self, path: Path, saved: MemberInfo, tensors: dict[str, torch.Tensor], state: dict[str, object]
+    ) -> TrainingState:
+        """Load a checkpoint's weights, moments and average; returns where it stood."""
+        if any(getattr(saved, name) != getattr(self._info, name) for name in ("classifier", "spec", "vocabulary")):
+            raise ModelFileError(f"{path}: belongs to another model; remove {self._directory} to start over")
+        stood = TrainingState(**state)  # type: ignore[arg-type] - JSON of the same class
+        weights, moments, average = separate_parts(tensors)
+        self.train_step.model.load_state_dict(weights)
+        if moments:
+            self.train_step.load_moments(moments, stood.step - stood.begun)
+        if stood.averaging and self._config.averaging:
+            self.average = averaged_copy(self.train_step.model, self._config.averaging)
+            self.average.load_state_dict(average)
+        if path.name == BETWEEN and stood.validated == stood.step:
+            self._checkpoints.promote()  # A kill came between writing and renaming it.
+        return stood
+
     @property
     def averaging(self) -> AveragingConfig | None:
         """How the current phase averages; None in the first phase."""
         return self._config.averaging if self.state.averaging else None
 
-    def save_if_due(self) -> None:
-        """Write a checkpoint if the last one is older than the recipe allows on any rank.
+    def after_step(self, loss: torch.Tensor) -> None:
+        """Average the weights and check the loss. Save if the last checkpoint is older than the recipe allows.
 
         Raises:
-            DivergedError: a loss or a weight is not finite.
+            DivergedError: a loss is not finite, or a checkpoint was due and a weight is not.
         """
+        averaging = self.averaging
+        if self.average and averaging and (self.state.due or averaging.method == "ema"):
+            self.average.update_parameters(self.train_step.model)
+        self.finite.add(loss)
+        # All ranks save together, as soon as one is due.
         if distributed.all_sum(time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes):
             self.save_between()
 
@@ -110,43 +147,6 @@ class ResumableModel:
     def finish(self) -> None:
         """Remove the checkpoints that only an unfinished training needs."""
         self._checkpoints.finish()
-
-    def _start(self, checkpoint: Checkpoint | None) -> None:
-        torch.manual_seed(self._seed)
-        self.train_step = TrainStep(self._info.build(), self._config, self._seed)
-        self.average = None
-        if checkpoint:
-            self.state = self._restore(*checkpoint)
-        else:
-            self.state = TrainingState()
-            self._initialise(self.train_step.model)
-        self.finite = FiniteCheck(self._info.name, self.state)
-        self._saved_at, self._saved_step = time.monotonic(), self.state.step
-
-    def _initialise(self, model: VideoClassifier) -> None:
-        """Load the weights that the recipe starts from, or start the head at the labels' frequencies."""
-        if self._config.start:
-            model.load_state_dict(starting_weights(self._config.start, self._info, model))
-        else:
-            model.set_prior(label_frequencies(self._batches, model.classes).to(self.train_step.device))
-
-    def _restore(
-        self, path: Path, saved: MemberInfo, tensors: dict[str, torch.Tensor], state: dict[str, object]
-    ) -> TrainingState:
-        """Load a checkpoint's weights, moments and average; returns where it stood."""
-        if any(getattr(saved, name) != getattr(self._info, name) for name in ("classifier", "spec", "vocabulary")):
-            raise ModelFileError(f"{path}: belongs to another model; remove {self._directory} to start over")
-        stood = TrainingState(**state)  # type: ignore[arg-type] - JSON of the same class
-        weights, moments, average = separate_parts(tensors)
-        self.train_step.model.load_state_dict(weights)
-        if moments:
-            self.train_step.load_moments(moments, stood.step - stood.begun)
-        if stood.averaging and self._config.averaging:
-            self.average = averaged_copy(self.train_step.model, self._config.averaging)
-            self.average.load_state_dict(average)
-        if path.name == BETWEEN and stood.validated == stood.step:
-            self._checkpoints.promote()  # A kill came between writing and renaming it.
-        return stood
 
     def _save(self, info: MemberInfo) -> None:
         average = self.average.state_dict() if self.average else {}

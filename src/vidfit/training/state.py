@@ -40,6 +40,14 @@ class TrainingState:
     done: bool = False
     """Whether the phase is over."""
 
+    def advance(self, position: "Position", validate_every: int) -> None:
+        """Count the step on the batch at `position`."""
+        self.step, self.epoch, self.batch, self.ends = self.step + 1, position.epoch, position.batch, position.ends
+        self.passed, self.passed_bytes = position.skipped.records, position.skipped.bytes
+        if self.passed >= self.skipped:
+            self.skipped, self.skipped_bytes = self.passed, self.passed_bytes
+        self.due = position.ends or self.step % validate_every == 0
+
 
 class Position(NamedTuple):
     """Where a batch stands among all batches of a phase."""

@@ -28,11 +28,10 @@ from vidfit.training.epochs import remaining
 from vidfit.training.progress_meter import Progress, ProgressMeter
 from vidfit.training.resumable import ResumableModel
 from vidfit.training.signals import STOPS, Stopping
-from vidfit.training.state import Position
 from vidfit.training.validation import add_to_log, validate
 
 
-def train(
+def train_member(
     info: MemberInfo,
     config: TrainingConfig,
     train_batches: Batches,
@@ -81,7 +80,7 @@ def train(
 
 
 class Trainer:
-    """The two phases of a member's training. Arguments are those of `train`."""
+    """The two phases of a member's training. Arguments are those of `train_member`."""
 
     def __init__(
         self,
@@ -123,44 +122,26 @@ class Trainer:
             except DivergedError as error:
                 self._go_back(error)
 
-    def stop(self) -> None:
-        """Leave a checkpoint of all steps made."""
-        self._resumable.save_between()
-        self._log(f"stopped after step {self._resumable.state.step}, which is kept")
-
     def _phase(self, steps: int | None, epochs: int | None, stopping: Stopping, meter: ProgressMeter) -> None:
-        """Train from where the training stands to the end of a phase."""
-        state = self._resumable.state
-        for batch, position in remaining(self._own_batches, state, steps, epochs):
-            with stopping.held():
-                loss = self._step(batch, position)
-            validated = state.due
-            if validated:
-                self._validate(stopping)
-            videos = len(batch) * distributed.world_size()
-            meter.update(state, self._last_step(), loss, videos, self._gap, now=validated)
-
-    def _step(self, batch: Batch, position: Position) -> torch.Tensor:
-        """One step, and a checkpoint if it is time for one; returns the loss.
+        """Train from where the training stands to the end of a phase: read, step, validate now and then.
 
         Raises:
             DivergedError: a loss is not finite, or a checkpoint was due and a weight is not.
         """
         resumable, state = self._resumable, self._resumable.state
-        batch = batch.to(resumable.train_step.device)
-        targets_BC, weights_BC = self._targets(batch)
-        loss = resumable.train_step(batch, targets_BC, state.step, self._learning_rate(state.step), weights_BC)
-        state.step, state.epoch, state.batch, state.ends = state.step + 1, position.epoch, position.batch, position.ends
-        state.passed, state.passed_bytes = position.skipped.records, position.skipped.bytes
-        if state.passed >= state.skipped:
-            state.skipped, state.skipped_bytes = state.passed, state.passed_bytes
-        state.due = position.ends or state.step % self._config.validate_every == 0
-        averaging = resumable.averaging
-        if resumable.average and averaging and (state.due or averaging.method == "ema"):
-            resumable.average.update_parameters(resumable.train_step.model)
-        resumable.finite.add(loss)
-        resumable.save_if_due()
-        return loss
+        for batch, position in remaining(self._own_batches, state, steps, epochs):
+            with stopping.held():
+                batch = batch.to(resumable.train_step.device)
+                targets_BC, weights_BC = self._targets(batch)
+                rate = self._learning_rate(state.step)
+                loss = resumable.train_step(batch, targets_BC, state.step, rate, weights_BC)
+                state.advance(position, self._config.validate_every)
+                resumable.after_step(loss)
+            validated = state.due
+            if validated:
+                self._validate(stopping)
+            videos = len(batch) * distributed.world_size()
+            meter.update(state, self._last_step(), loss, videos, self._gap, now=validated)
 
     def _targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The probabilities to learn for each video, float32 `[B, C]`, and their weights if not all are 1.
@@ -223,6 +204,11 @@ class Trainer:
         state.halvings = halvings
         rate = self._learning_rate(state.step)
         self._log(f"{error}; back to step {state.step}, with half the learning rate: {rate:.3g}")
+
+    def stop(self) -> None:
+        """Leave a checkpoint of all steps made."""
+        self._resumable.save_between()
+        self._log(f"stopped after step {self._resumable.state.step}, which is kept")
 
     def _learning_rate(self, step: int) -> float:
         """Of a step of this phase."""

@@ -17,11 +17,11 @@ from vidfit.features.skipped import NOTHING, Skipped
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import soft_label
 from vidfit.lineage import Lineage, TrainingJob
-from vidfit.preflight import Inputs, check_ids_of_shards, clips_of, member_info
+from vidfit.preflight import check_ids_of_shards
 from vidfit.progress import OnProgress, Progress, counter, log_skipped
 from vidfit.recipe import Recipe
+from vidfit.run_data import RunData
 from vidfit.stages import Stages
-from vidfit.training import trainer
 from vidfit.training.checkpoint import BEST
 from vidfit.training.checkpoint_manager import CHECKPOINTS
 from vidfit.training.config import TrainingConfig
@@ -29,16 +29,17 @@ from vidfit.training.distillation import SoftTargets
 from vidfit.training.epochs import label_counts
 from vidfit.training.progress_meter import Progress as Training
 from vidfit.training.soft_labels import SoftLabels, soft_labels_file
+from vidfit.training.trainer import train_member
 
 log = logging.getLogger(__name__)
 
 
-class Trainings:
+class TrainingJobs:
     """The trainings of a run, each in its folder.
 
     Arguments:
         recipe: what to do.
-        inputs: its data, checked.
+        data: its data, checked.
         lineage: which trainings there are.
         directory: the run folder.
         stages: what is done in it.
@@ -48,25 +49,16 @@ class Trainings:
     def __init__(
         self,
         recipe: Recipe,
-        inputs: Inputs,
+        data: RunData,
         lineage: Lineage,
         directory: Path,
         stages: Stages,
         on_progress: OnProgress,
     ) -> None:
-        self._recipe, self._inputs, self._lineage = recipe, inputs, lineage
+        self._recipe, self._data, self._lineage = recipe, data, lineage
         self._directory, self._stages, self._on_progress = directory, stages, on_progress
 
-    def refuse_others(self) -> None:
-        """Raises OutputError if a folder holds a training with another lineage, which would be lost."""
-        for job in self._lineage.jobs():
-            if self._is_other(job):
-                raise OutputError(
-                    f"{self._folder(job)}: was trained with different settings or shards, or by another version of "
-                    "vidfit. Use a new run folder, or --overwrite to retrain"
-                )
-
-    def train(self, job: TrainingJob) -> dict[str, Any]:
+    def run(self, job: TrainingJob) -> dict[str, Any]:
         """Train a member or a teacher, after its own teachers.
 
         Returns:
@@ -84,28 +76,24 @@ class Trainings:
             f"train {title}",
             self._lineage.of(job),
             [folder / BEST],
-            lambda: self._fit(job, title, folder, soft_labels),
+            lambda: self._train(job, title, folder, soft_labels),
         )
 
-    def recorded(self, job: TrainingJob) -> dict[str, Any] | None:
-        """What a training led to; None where it is not done."""
-        return self._stages.recorded(f"train {self._lineage.title(job)}", self._lineage.of(job))
-
-    def _fit(self, job: TrainingJob, title: str, folder: Path, soft_labels: Path | None) -> dict[str, Any]:
-        member, inputs = self._recipe.members[job.name], self._inputs
-        info, clips = member_info(job.name, member, inputs), clips_of(member.training, inputs)
+    def _train(self, job: TrainingJob, title: str, folder: Path, soft_labels: Path | None) -> dict[str, Any]:
+        member, data = self._recipe.members[job.name], self._data
+        clips = data.clips(member.training)
         # Members of the same architecture must not start from the same weights.
         seed = self._recipe.seed * 65_537 + zlib.crc32(title.encode()) % 65_537
         soft_targets = None
         if soft_labels and self._recipe.distill:
-            soft_targets = SoftTargets(SoftLabels(soft_labels, inputs.vocabulary.names), self._recipe.distill.weight)
+            soft_targets = SoftTargets(SoftLabels(soft_labels, data.vocabulary.names), self._recipe.distill.weight)
         report = _Report(title, self._on_progress)
         best = distributed.on_all_ranks(
-            trainer.train,
-            info,
+            train_member,
+            data.member_info(job.name, member),
             member.training,
             self._training_batches(member.training, self._lineage.shards(job.fold, outside=True), seed, clips),
-            inputs.batches(inputs.shards["validation"], clips=clips),
+            data.batches(data.shards["validation"], clips=clips),
             folder,
             seed,
             soft_targets=soft_targets,
@@ -128,11 +116,11 @@ class Trainings:
             "seed": seed,
             "workers": training.workers,
         }
-        batches = self._inputs.batches(shards, **reading)
+        batches = self._data.batches(shards, **reading)
         if not training.balance:
             return batches
-        counts_C, _ = label_counts(batches, len(self._inputs.vocabulary))
-        return self._inputs.batches(shards, **reading, copies=balanced_copies(counts_C, training.balance))
+        counts_C, _ = label_counts(batches, len(self._data.vocabulary))
+        return self._data.batches(shards, **reading, copies=balanced_copies(counts_C, training.balance))
 
     def _soft_labels(self, student: TrainingJob) -> Path | None:
         """Where a student's soft labels are; trains its teachers and has them label the training videos."""
@@ -144,7 +132,7 @@ class Trainings:
             return None
         self._compare_ids()
         for teacher in teachers:
-            self.train(teacher)
+            self.run(teacher)
         generation = student.generation - 1
         folder = self._directory / "distillation" / str(generation) / "soft-labels"
         stage = f"soft-label generation {generation}"
@@ -154,19 +142,19 @@ class Trainings:
         if folder.exists() and not self._stages.begun(stage, inputs):
             shutil.rmtree(folder)
         make_folder(folder)
-        outputs = [soft_labels_file(folder, shard) for shard in self._inputs.shards["train"]]
+        outputs = [soft_labels_file(folder, shard) for shard in self._data.shards["train"]]
         self._stages.do(stage, inputs, outputs, lambda: self._label(stage, teachers, folder, distill.top_k))
         return folder
 
     def _compare_ids(self) -> None:
         """Before the teachers are trained, and once: it reads all training shards."""
-        shards = self._inputs.shards["train"]
+        shards = self._data.shards["train"]
 
         def work() -> dict[str, Any]:
             check_ids_of_shards(shards)
             return {}
 
-        self._stages.do("compare ids", {"train": self._inputs.digests(shards)}, [], work)
+        self._stages.do("compare ids", {"train": self._data.digests(shards)}, [], work)
 
     def _label(self, stage: str, teachers: list[TrainingJob], folder: Path, top_k: int) -> dict[str, Any]:
         """Each fold is labelled by the teachers that have not seen it."""
@@ -180,12 +168,25 @@ class Trainings:
                 shards,
                 folder,
                 top_k,
-                self._inputs.skip_corrupt,
+                self._data.skip_corrupt,
                 rank_0_only={"on_progress": counter(self._on_progress, stage, "shards")},
             )
             skipped += more
         log_skipped(stage, skipped)
         return {}
+
+    def recorded(self, job: TrainingJob) -> dict[str, Any] | None:
+        """What a training led to; None where it is not done."""
+        return self._stages.recorded(f"train {self._lineage.title(job)}", self._lineage.of(job))
+
+    def refuse_others(self) -> None:
+        """Raises OutputError if a folder holds a training with another lineage, which would be lost."""
+        for job in self._lineage.jobs():
+            if self._is_other(job):
+                raise OutputError(
+                    f"{self._folder(job)}: was trained with different settings or shards, or by another version of "
+                    "vidfit. Use a new run folder, or --overwrite to retrain"
+                )
 
     def _folder(self, job: TrainingJob) -> Path:
         return self._directory / self._lineage.folder(job)
