@@ -24,14 +24,14 @@ def main() -> None:
     parser.add_argument("--millions", type=float, default=300, help="elements of the matrix")
     arguments = parser.parse_args()
     matrix = torch.randn(int(arguments.millions * 1e6))
-    quantised = quantize(matrix, INT8)
+    quantized = quantize(matrix, INT8)
     copy = seconds(matrix.clone)
     rows = [
         {"what": name, "seconds": taken, "ratio to a copy": taken / copy}
         for name, taken in (
             ("copy", copy),
             ("quantise", seconds(lambda: quantize(matrix, INT8))),
-            ("dequantise", seconds(quantised.dequantize)),
+            ("dequantise", seconds(quantized.dequantize)),
         )
     ]
     publish(f"{arguments.millions:g} M float32 elements, {torch.get_num_threads()} threads", rows, arguments.json)

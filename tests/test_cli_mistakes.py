@@ -63,7 +63,7 @@ def test_a_run_passes_over_a_first_record_that_is_corrupt(vidfit, corpus: Path, 
     assert (tmp_path / "run" / "model.onnx").exists()
 
 
-def test_a_member_is_not_replaced_by_its_own_quantised_form(vidfit, finished: Path, tmp_path: Path):
+def test_a_member_is_not_replaced_by_its_own_quantized_form(vidfit, finished: Path, tmp_path: Path):
     folder = tmp_path / "lstm"
     shutil.copytree(finished / "members" / "lstm", folder)
     weights = (folder / "best.safetensors").read_bytes()

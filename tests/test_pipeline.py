@@ -219,6 +219,14 @@ def test_training_on_eval_shards_is_refused(corpus: Path, recipe_file: Path, tmp
         run(recipe, tmp_path / "run")
 
 
+def test_a_copy_of_an_eval_shard_is_no_training_shard(corpus: Path, recipe_file: Path, tmp_path: Path):
+    copy = shutil.copy(corpus / "eval" / "eval0.tfrecord", tmp_path / "other.tfrecord")
+    recipe = load_recipe(recipe_file, (f"data.train=[{corpus}/train, {copy}]",))
+    with pytest.raises(DataError, match=r"eval0\.tfrecord: data\.eval has it, and data\.train .* as .*other\.tfrecord"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_budget_that_cannot_hold_is_refused_before_training(recipe_file: Path, tmp_path: Path):
     with pytest.raises(BudgetError, match=r"pack\.budget: the packed members take .* at least \(vlad "):
         run(load_recipe(recipe_file, ("pack.budget=20kB",)), tmp_path / "run")

@@ -79,6 +79,9 @@ def test_the_documentation_has_every_key():
     for model in [*models, *variants(families), *variants(heads)]:
         for name, field in model.model_fields.items():
             assert f"`{field.alias or name}`" in text, f"{model.__name__}.{name}"
+    for variant in (*variants(families), *variants(heads)):
+        for kind in get_args(variant.model_fields["type"].annotation):
+            assert f"`{kind}`" in text, f"type: {kind}"
 
 
 def variants(union) -> tuple:

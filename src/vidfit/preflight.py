@@ -49,6 +49,7 @@ def check(recipe: Recipe, on_progress: OnProgress = silent) -> RunData:
         soft_labels = [read_soft_labels_info(file).model_dump() for file in soft_labels_files(folder)]
     if recipe.distill:
         check_distillation(recipe.distill, data.shards["train"])
+    check_copies(data)
     for which in data.shards:
         check_labels(which, data)
     parameters = {
@@ -127,6 +128,20 @@ def check_disjoint(shards: Mapping[str, Sequence[Path]]) -> None:
             if other := taken.get(identity(shard)):
                 also = "" if other == shard else f", there as {other}"
                 raise DataError(f"{shard}: is in both data.{first} and data.{second}{also}; a shard may be in one only")
+
+
+def check_copies(data: RunData) -> None:
+    """No shard has the content of one in another set. Shards without videos may."""
+    first: dict[str, tuple[str, Path]] = {}
+    for which, shards in data.shards.items():
+        for shard in shards:
+            survey = data.surveys[shard]
+            other, original = first.setdefault(survey.sha256, (which, shard))
+            if survey.videos and other != which:
+                raise DataError(
+                    f"{shard}: data.{which} has it, and data.{other} has the same content as {original}; "
+                    "a shard may be in one only"
+                )
 
 
 def check_soft_labels(folder: Path, batches: Batches, vocabulary: Vocabulary) -> None:

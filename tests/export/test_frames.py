@@ -23,7 +23,7 @@ SCALE = np.linspace(-1, 2, 20).astype(np.float32)
 Run = Callable[..., dict[str, np.ndarray]]
 
 
-def quantised_weights() -> QuantizedTensor:
+def quantized_weights() -> QuantizedTensor:
     torch.manual_seed(0)
     weights = torch.randn(20, CLUSTERS) * torch.tensor([1, 1e3, 1e-3, 1, 0, 1])
     return quantize(weights, QuantScheme(bits=8, granularity="channel"))
@@ -36,7 +36,7 @@ def run() -> Run:
     stored = {it.name: graph.input(it.name, np.uint8, ["videos", "frames", it.size]) for it in SPEC.modalities}
     slots = Slots(graph, stored["rgb"], graph.input("num_frames", np.int64, ["videos"]))
     assign_BTK = graph.input("assign", np.float32, ["videos", "frames", CLUSTERS])
-    tensor = quantised_weights()
+    tensor = quantized_weights()
     weights = {"logits": Int8Weight(graph, "int8", tensor), "same": FloatWeight(graph, "floats", tensor.dequantize())}
     biases = torch.arange(float(CLUSTERS))
     for kind, frames in (("", byte_frames(stored, SPEC, slots)), ("float ", float_frames(stored, SPEC, slots))):
@@ -65,11 +65,11 @@ def real(num_frames: np.ndarray, frames: int) -> np.ndarray:
 
 
 def normalised(rgb: np.ndarray, audio: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
-    values = dequantised(rgb, audio)
+    values = dequantized(rgb, audio)
     return values / np.linalg.norm(values, axis=2, keepdims=True) * real(num_frames, rgb.shape[1])[:, :, None]
 
 
-def dequantised(rgb: np.ndarray, audio: np.ndarray) -> np.ndarray:
+def dequantized(rgb: np.ndarray, audio: np.ndarray) -> np.ndarray:
     return np.concatenate([rgb, audio], axis=2).astype(np.float64) * 4 / 255 + 4 / 512 - 2
 
 
@@ -107,14 +107,14 @@ def test_products_are_those_of_normalised_frames_up_to_rounding(run: Run, case: 
     exact_BKD = np.swapaxes(assign, 1, 2) @ rgb_BTD * SCALE
     np.testing.assert_allclose(found["float sums"], exact_BKD, atol=1e-5, rtol=1e-5)
     # Half a step of each weight.
-    weights = quantised_weights().dequantize().double().numpy()
+    weights = quantized_weights().dequantize().double().numpy()
     step_K = np.abs(weights).max(0) / 64
     logits_BTK = rgb_BTD @ weights + np.arange(CLUSTERS)
     bound_BTK = np.abs(rgb_BTD).sum(2)[:, :, None] * (step_K / 2 + 1e-5 * step_K) + 1e-5 * (1 + step_K)
     assert (np.abs(found["logits"] - logits_BTK) <= bound_BTK).all()
     np.testing.assert_allclose(found["same"], found["logits"], rtol=1e-5, atol=1e-5)
     # Less than a step of each assignment that is not zero, and what a byte lacks to whole steps from 127.
-    values_BTD = dequantised(rgb, audio)[:, :, :20] * 255 / 4
+    values_BTD = dequantized(rgb, audio)[:, :, :20] * 255 / 4
     factor_BT1 = np.abs(rgb_BTD).max(2, keepdims=True) / np.abs(values_BTD).max(2, keepdims=True)
     gain_BT1 = np.maximum(1, np.floor(127 / np.abs(values_BTD).max(2, keepdims=True)))
     step_B1K = (assign * factor_BT1 / gain_BT1).max(1, keepdims=True) / 126

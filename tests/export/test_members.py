@@ -61,12 +61,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
 @pytest.mark.parametrize(("name", "scheme"), INT8_FILES + NARROW_FILES)
 def test_integer_activations_are_near_float_ones(name: str, scheme: str, alone: Alone):
     original = float_member(name, RGB)
-    quantised = PackedMember(original.quantized(QuantScheme.parse(scheme)), 1.0)
+    quantized = PackedMember(original.quantized(QuantScheme.parse(scheme)), 1.0)
     batches = [arrays(*shape, spec=RGB) for shape in SHAPES]
     found = np.concatenate([run(alone(name, scheme), inputs) for inputs in batches])
     exact, floats = (
         np.concatenate([torch_average([packed], inputs) for inputs in batches])
-        for packed in (quantised, PackedMember(original, 1.0))
+        for packed in (quantized, PackedMember(original, 1.0))
     )
     # No more than the rounding of weights costs, or a few thousandths.
     assert np.abs(found - exact).max() < max(3e-3, np.abs(exact - floats).max())

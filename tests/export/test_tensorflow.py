@@ -261,6 +261,14 @@ def test_what_is_no_packed_file_is_refused(tmp_path: Path):
     assert refusal(model).startswith(f"{model}: not a readable packed file (")
 
 
+def test_a_file_of_a_newer_vidfit_is_refused_in_plain_words(everything: Path, tmp_path: Path):
+    packed, model = onnx.load(everything), tmp_path / "model.onnx"
+    entries = {entry.key: entry.value for entry in packed.metadata_props}
+    helper.set_model_props(packed, entries | {"vidfit.format": "2"})
+    onnx.save(packed, model)
+    assert refusal(model).startswith(f"{model}: a packed file of a newer vidfit (format 2; this one reads 1); install ")
+
+
 def integer_operators(random: np.random.Generator) -> tuple[list[onnx.NodeProto], dict[str, int], dict[str, Any]]:
     """Integer matmuls, 4-bit matmuls, a scan over the frames both ways, and what stands around them."""
     weights: dict[str, Any] = {
@@ -336,8 +344,8 @@ def integer_operators(random: np.random.Generator) -> tuple[list[onnx.NodeProto]
         add("Less", [values, "four"], f"few_{steps}", None)
         add("Where", [f"few_{steps}", "quarter", "four"], f"steps_{steps}", None)
         add("Cast", [f"few_{steps}"], f"zeros_{steps}", None, to=TensorProto.UINT8)
-        quantised = ["signed", f"steps_{steps}", f"zeros_{steps}"]
-        add("QuantizeLinear", quantised, f"bytes_{steps}", TensorProto.UINT8, **more)
+        quantized = ["signed", f"steps_{steps}", f"zeros_{steps}"]
+        add("QuantizeLinear", quantized, f"bytes_{steps}", TensorProto.UINT8, **more)
     add("ReduceSum", ["x"], "sum_of_none", noop_with_empty_axes=1)
     add("ReduceSum", ["x"], "sum_of_all", keepdims=0)
     add("Slice", ["x", "one", "far", "two", "two"], "slice")

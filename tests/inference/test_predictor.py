@@ -372,12 +372,12 @@ def test_a_batch_has_videos(finished: Path):
         vidfit.load(finished / "model.onnx", parallel_batches=-1)
 
 
-def test_a_member_and_its_quantised_form_predict(finished: Path):
+def test_a_member_and_its_quantized_form_predict(finished: Path):
     frames, num_frames, _ = arrays()
     member = vidfit.load(finished / "members" / "lstm").predict(frames, num_frames)
-    quantised = vidfit.load(finished / "members" / "lstm" / "quantized.safetensors").predict(frames, num_frames)
+    quantized = vidfit.load(finished / "members" / "lstm" / "quantized.safetensors").predict(frames, num_frames)
     assert member.shape == (3, len(LABELS))
-    assert 0 < np.abs(member - quantised).max() < 0.05
+    assert 0 < np.abs(member - quantized).max() < 0.05
 
 
 @pytest.mark.parametrize(

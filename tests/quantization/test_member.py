@@ -15,7 +15,7 @@ from vidfit.quantization.uniform import QuantizedTensor, QuantScheme, quantize
 
 
 @pytest.fixture
-def quantised(finished: Path) -> Path:
+def quantized(finished: Path) -> Path:
     return finished / "members" / "vlad" / "quantized.safetensors"
 
 
@@ -34,18 +34,18 @@ def assert_refused(path: Path, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_bits(finished: Path, quantised: Path):
-    assert load_member(quantised).bits == 8
+def test_bits(finished: Path, quantized: Path):
+    assert load_member(quantized).bits == 8
     assert load_member(finished / "members" / "vlad").bits == 32
 
 
-def test_what_is_quantised_stays_as_it_is(quantised: Path, tmp_path: Path):
-    member = load_member(quantised)
+def test_what_is_quantized_stays_as_it_is(quantized: Path, tmp_path: Path):
+    member = load_member(quantized)
     assert all(tensor is member.state[name] for name, tensor in member.quantized().state.items())
-    assert quantize_member(quantised, tmp_path / "again.safetensors").read_bytes() == quantised.read_bytes()
+    assert quantize_member(quantized, tmp_path / "again.safetensors").read_bytes() == quantized.read_bytes()
 
 
-def test_the_command_line_quantises(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_the_command_line_quantizes(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     source = finished / "members" / "vlad"
     paths = [tmp_path / "command.safetensors", tmp_path / "function.safetensors"]
     monkeypatch.setattr("sys.argv", ["vidfit", "quantize", str(source), "-o", str(paths[0])])
@@ -64,32 +64,32 @@ def test_the_command_line_quantises(finished: Path, tmp_path: Path, monkeypatch:
         ("classifier", {"family": {"type": "lstm", "cells": 2 * 10**18}, "head": {"type": "logistic"}}),
     ],
 )
-def test_metadata_of_another_architecture(key: str, value: object, quantised: Path, tmp_path: Path):
+def test_metadata_of_another_architecture(key: str, value: object, quantized: Path, tmp_path: Path):
     path = tmp_path / "edited.safetensors"
-    save_file(load_file(quantised), path, {"vidfit": json.dumps({**document(quantised), key: value})})
+    save_file(load_file(quantized), path, {"vidfit": json.dumps({**document(quantized), key: value})})
     assert_refused(path, "quantise or train the member again, or copy the file again")
 
 
 @pytest.mark.parametrize("part", ["codes", "scale", "offset"])
 @pytest.mark.parametrize("change", ["missing", "too long"])
-def test_tensors_that_do_not_fit(part: str, change: str, quantised: Path, tmp_path: Path):
-    tensors = load_file(quantised)
+def test_tensors_that_do_not_fit(part: str, change: str, quantized: Path, tmp_path: Path):
+    tensors = load_file(quantized)
     key = f"family.hidden.weights.{part}"
     tensor = tensors.pop(key)
     if change == "too long":
         tensors[key] = torch.cat([tensor.flatten()] * 2)
     path = tmp_path / "edited.safetensors"
-    save_file(tensors, path, {"vidfit": json.dumps(document(quantised))})
+    save_file(tensors, path, {"vidfit": json.dumps(document(quantized))})
     assert_refused(path, r"family\.hidden\.weights")
 
 
-def test_a_codebook_of_the_last_release_is_refused(quantised: Path, tmp_path: Path):
-    tensors, path = load_file(quantised), tmp_path / "codebook.safetensors"
+def test_a_codebook_of_the_last_release_is_refused(quantized: Path, tmp_path: Path):
+    tensors, path = load_file(quantized), tmp_path / "codebook.safetensors"
     name = "family.hidden.weights"
     del tensors[f"{name}.scale"], tensors[f"{name}.offset"]
     tensors[f"{name}.codes"] = tensors[f"{name}.codes"].view(torch.uint8)
     tensors[f"{name}.codebook"] = torch.arange(256.0)
-    save_file(tensors, path, {"vidfit": json.dumps(document(quantised))})
+    save_file(tensors, path, {"vidfit": json.dumps(document(quantized))})
     assert_refused(path, f"tensor '{name}' has a codebook, which this version of vidfit does not read; quantise")
 
 

@@ -44,7 +44,7 @@ def mixed_state() -> dict[str, torch.Tensor]:
 
 
 @every_scheme
-def test_only_big_float32_tensors_are_quantised(scheme):
+def test_only_big_float32_tensors_are_quantized(scheme):
     state = mixed_state()
     quantized = quantize_state(state, scheme)
     assert {name for name, value in quantized.items() if isinstance(value, QuantizedTensor)} == {"big", "constant"}
@@ -54,14 +54,14 @@ def test_only_big_float32_tensors_are_quantised(scheme):
     assert torch.equal(dequantized["counts"], state["counts"])
 
 
-def test_quantised_values_survive_a_second_quantisation():
+def test_quantized_values_survive_a_second_quantization():
     once = dequantize_state(quantize_state(mixed_state()))
     twice = dequantize_state(quantize_state(once))
     assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
 @every_scheme
-def test_a_quantised_state_is_a_plain_safetensors_file(scheme, tmp_path):
+def test_a_quantized_state_is_a_plain_safetensors_file(scheme, tmp_path):
     quantized = quantize_state(mixed_state(), scheme)
     save_file(flatten_state(quantized), tmp_path / "member.safetensors")
     plain = load_file(tmp_path / "member.safetensors")

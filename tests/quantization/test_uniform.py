@@ -58,7 +58,7 @@ def test_tensors_longer_than_a_chunk_keep_their_order_and_shape():
     torch.testing.assert_close(quantized.dequantize(), rebuilt.float(), rtol=0, atol=0)
 
 
-def test_a_transposed_view_is_quantised_as_it_reads():
+def test_a_transposed_view_is_quantized_as_it_reads():
     tensor = torch.arange(6.0).reshape(2, 3)
     assert torch.equal(quantize(tensor.T, INT8).codes, quantize(tensor, INT8).codes.T)
 

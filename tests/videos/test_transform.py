@@ -15,13 +15,13 @@ def videos() -> list[np.ndarray]:
     return [(generator.normal(size=(30, 6)) @ mixing + 4).astype(np.float32) for _ in range(8)]
 
 
-def dequantised(codes: np.ndarray) -> np.ndarray:
+def dequantized(codes: np.ndarray) -> np.ndarray:
     return codes.astype(np.float64) * 4 / 255 + 4 / 512 - 2
 
 
 def test_the_components_explain_what_there_is(videos):
     transform = fit_transform(videos, 6)
-    values = dequantised(transform.apply(videos[0], np.ones(30, bool)))
+    values = dequantized(transform.apply(videos[0], np.ones(30, bool)))
     components = np.asarray(transform.components, np.float64) * transform.scale
     back = values @ np.linalg.pinv(components) + transform.mean
     error = np.square(back - videos[0]).mean() / np.square(videos[0] - transform.mean).mean()
@@ -30,7 +30,7 @@ def test_the_components_explain_what_there_is(videos):
 
 def test_components_are_sorted_by_what_they_explain(videos):
     transform = fit_transform(videos, 6)
-    spread = dequantised(transform.apply(np.concatenate(videos), np.ones(240, bool))).std(0)
+    spread = dequantized(transform.apply(np.concatenate(videos), np.ones(240, bool))).std(0)
     assert (np.diff(spread) < 0).all()
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vidfit.export.graph_writer import GraphWriter, Value
-from vidfit.export.weight_formats import FEW_INPUTS, Int8Weight, WeightFormat, quantised
+from vidfit.export.weight_formats import FEW_INPUTS, Int8Weight, WeightFormat, quantized
 
 
 class Part(NamedTuple):
@@ -60,13 +60,13 @@ class Descriptor:
         reduced = [(reduce(it.values_BKD) * it.factor_BK1).squeeze(2) for it in self.parts]
         return self.graph.concat(reduced, axis=1)
 
-    def quantised(self, step_M1: Value, zero_M1: Value) -> Value:
+    def quantized(self, step_M1: Value, zero_M1: Value) -> Value:
         """uint8 `[B, P]`, with one step and zero point per video."""
         flat = []
         for values_BKD, factor_BK1, clusters, features in self.parts:
             # A descriptor of zeros has the smallest step and a large factor.
             step_BK1 = (step_M1.unsqueeze(2) / factor_BK1).clamp(low=1e-30).expand(1, clusters, 1)
             zero_BK1 = zero_M1.cast(np.uint8).unsqueeze(2).expand(1, clusters, 1)
-            codes_BKD = quantised(values_BKD, step_BK1, zero_BK1, features)
+            codes_BKD = quantized(values_BKD, step_BK1, zero_BK1, features)
             flat.append(codes_BKD.reshape(-1, clusters * features))
         return self.graph.concat(flat, axis=1)

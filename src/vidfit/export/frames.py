@@ -26,7 +26,7 @@ import numpy as np
 
 from vidfit.export.graph_writer import Operand, Value
 from vidfit.export.slots import Slots
-from vidfit.export.weight_formats import FloatWeight, Int8Weight, WeightFormat, dot, quantised
+from vidfit.export.weight_formats import FloatWeight, Int8Weight, WeightFormat, dot, quantized
 from vidfit.features.spec import FeatureSpec
 from vidfit.models.preprocessing import OFFSET, SMALLEST_NORM
 
@@ -159,11 +159,11 @@ class ByteFrames(Frames):
         gain_BT1 = (127.0 / largest_BT1).floor().clamp(low=1.0)
         # The fast kernel wants signed bytes on the right. Negated values all fit.
         step_BT1 = -1.0 / gain_BT1
-        turned_BTD = quantised(_values(codes_BTD), step_BT1, step_BT1.full_like(np.int8(0)), own.stop - own.start)
+        turned_BTD = quantized(_values(codes_BTD), step_BT1, step_BT1.full_like(np.int8(0)), own.stop - own.start)
         assign_BTK = assign_BTK * (self.factor_BT1 / gain_BT1)
         step_B1K = (assign_BTK.max(1) / float(_ASSIGNMENT)).clamp(low=1e-30)
         # Round down with a threshold by pattern: QuantizeLinear rounds to nearest, so subtract half a level.
-        levels_BTK = quantised(assign_BTK / step_B1K + self._thresholds(clusters), 1.0, np.uint8(0))
+        levels_BTK = quantized(assign_BTK / step_B1K + self._thresholds(clusters), 1.0, np.uint8(0))
         sums_BKD = dot(levels_BTK.permute(0, 2, 1), turned_BTD).cast(np.float32)
         # ONNX Runtime does the cast and both factors in one pass.
         return sums_BKD * (-step_B1K.permute(0, 2, 1) * scale_D)

@@ -77,10 +77,10 @@ def write_member(
 
 def _frames(member: Member, module: VideoClassifier, stored: Mapping[str, Value], slots: Slots) -> Frames:
     """Bytes where sums over them follow; floats where all else is in floats, or an encoder reads them."""
-    quantised = any(isinstance(tensor, QuantizedTensor) for tensor in member.state.values())
+    quantized = any(isinstance(tensor, QuantizedTensor) for tensor in member.state.values())
     of_bytes = all(modality.dtype == "uint8" for modality in module.spec.modalities)
     sums = isinstance(module.family, NetVLAD | NetFV) and module.encoder is None
-    return (byte_frames if quantised and of_bytes and sums else float_frames)(stored, module.spec, slots)
+    return (byte_frames if quantized and of_bytes and sums else float_frames)(stored, module.spec, slots)
 
 
 def _encoded(encoder: FrameEncoder, tensors: Tensors, frames: FloatFrames) -> FloatFrames:

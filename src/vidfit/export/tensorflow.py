@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from vidfit.errors import ModelFileError, OutputError, reason
-from vidfit.export.metadata import PackedInfo
+from vidfit.export.metadata import PackedInfo, parse_metadata
 from vidfit.export.tensorflow_operators import OPERATORS, tf
 from vidfit.files import replacing_folder
 
@@ -74,11 +74,11 @@ def write_saved_model(source: Path, folder: Path) -> None:
 def _read(source: Path) -> tuple[onnx.ModelProto, PackedInfo]:
     try:
         model = onnx.load(source)
-        info = PackedInfo.model_validate({entry.key: entry.value for entry in model.metadata_props})
-    except Exception as error:  # errors of protobuf, the system and pydantic share no base class
+    except Exception as error:  # errors of protobuf and the system share no base class
         raise ModelFileError(
             f"{source}: not a readable packed file ({reason(error)}); pack it again or copy it anew"
         ) from error
+    info = parse_metadata(source, {entry.key: entry.value for entry in model.metadata_props})
     for put in model.graph.input:
         # TensorFlow silently renames other names, or refuses them with a traceback.
         if not re.fullmatch(r"[A-Za-z]\w*", put.name, re.ASCII):

@@ -48,7 +48,7 @@ class Rows(Protocol):
     def min(self, axis: int) -> Value: ...
     def max(self, axis: int) -> Value: ...
     def sum(self, axis: int) -> Value: ...
-    def quantised(self, step_M1: Value, zero_M1: Value) -> Value: ...
+    def quantized(self, step_M1: Value, zero_M1: Value) -> Value: ...
 
 
 class WeightFormat(ABC):
@@ -187,7 +187,7 @@ class Int8Weight(_AffineWeight):
     def uncorrected(self, values_MI: Rows, factor_O: Operand | None = None) -> tuple[Value, list[Value], list[Value]]:
         """The product before its correction, `[M, O]`, and the columns `[M, 1]` and rows `[O]` to correct it with."""
         step_M1, zero_M1 = _levels(values_MI)
-        products_MO = self._dot(values_MI.quantised(step_M1, zero_M1))
+        products_MO = self._dot(values_MI.quantized(step_M1, zero_M1))
         return self._unscaled(products_MO, step_M1, zero_M1, values_MI, factor_O)
 
     def uncorrected_twice(
@@ -195,10 +195,10 @@ class Int8Weight(_AffineWeight):
     ) -> tuple[Value, list[Value], list[Value]]:
         """As `uncorrected`, but the remainders of activations are multiplied too."""
         step_M1, zero_M1 = _levels(values_MI)
-        bytes_MI = values_MI.quantised(step_M1, zero_M1)
+        bytes_MI = values_MI.quantized(step_M1, zero_M1)
         middle, finer = float(_LEVELS // 2), float(_LEVELS - 2)
         rest_MI = values_MI.values - (bytes_MI.cast(np.float32) - zero_M1) * step_M1
-        rest_MI = FloatRows(rest_MI, values_MI.size).quantised(step_M1 / finer, step_M1.full_like(middle))
+        rest_MI = FloatRows(rest_MI, values_MI.size).quantized(step_M1 / finer, step_M1.full_like(middle))
         # Side by side, so that the codes are read once.
         both_2MO = self._dot(self.graph.concat([bytes_MI, rest_MI], axis=0)).reshape(2, -1, self.shape[1])
         products_MO = both_2MO.pick(0, 0) + both_2MO.pick(0, 1) / finer
@@ -231,9 +231,9 @@ class FloatRows:
     def sum(self, axis: int) -> Value:
         return self.values.sum(axis)
 
-    def quantised(self, step_M1: Value, zero_M1: Value) -> Value:
+    def quantized(self, step_M1: Value, zero_M1: Value) -> Value:
         """uint8 `[M, I]`."""
-        return quantised(self.values, step_M1, zero_M1.cast(np.uint8), self.size)
+        return quantized(self.values, step_M1, zero_M1.cast(np.uint8), self.size)
 
 
 def _levels(values_MI: Rows) -> tuple[Value, Value]:
@@ -257,7 +257,7 @@ def dot(left: Value, right: Value) -> Value:
     return left.graph.add("MatMulInteger", left, right)
 
 
-def quantised(values: Value, step: Operand, zero: Operand, size: int | None = None) -> Value:
+def quantized(values: Value, step: Operand, zero: Operand, size: int | None = None) -> Value:
     """Values in steps, rounded to the nearest integer, plus the zero point, clipped to the zero point's dtype.
 
     Arguments:

@@ -20,7 +20,7 @@ from vidfit.features.segments import NO_SEGMENTS, RatedSegments
 _VOCABULARY_COLUMNS = (("label_id", "label_name"), ("Index", "Name"), ("index", "display_name"))
 
 # The packed file's inputs are the modalities and the first of these; its output is the second.
-_TAKEN_NAMES = ("num_frames", "probabilities")
+_TAKEN_NAMES = ("num_frames", "probabilities", "frame_probabilities")
 
 
 class Modality(BaseModel):

@@ -19,7 +19,7 @@ _STEP = 4 / 255
 OFFSET = (4 / 512 - 2) / _STEP
 
 
-def dequantise(codes: Tensor) -> Tensor:
+def dequantize(codes: Tensor) -> Tensor:
     """Turn bytes into values: `x * 4/255 + 4/512 - 2`, the middle of one of 256 steps over [-2, 2].
 
     Arguments:

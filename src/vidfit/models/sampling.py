@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vidfit.features.batch import sent
-from vidfit.models.preprocessing import dequantise
+from vidfit.models.preprocessing import dequantize
 
 
 def sample_frames(frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_BS: Tensor) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ def mix_frames(frames: Mapping[str, Tensor], weight_B: Tensor, partner_B: Tensor
     weight_B11 = weight_B[:, None, None]
     mixed = {}
     for name, stored_BSD in frames.items():
-        values_BSD = stored_BSD if stored_BSD.is_floating_point() else dequantise(stored_BSD)
+        values_BSD = stored_BSD if stored_BSD.is_floating_point() else dequantize(stored_BSD)
         mixed[name] = weight_B11 * values_BSD + (1 - weight_B11) * values_BSD[partner_B]
     return mixed
 
