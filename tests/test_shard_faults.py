@@ -178,7 +178,7 @@ def test_unlabelled_videos_are_told_and_can_be_skipped(vidfit: Call, own: Path, 
 def test_a_run_tells_and_skips_unlabelled_videos(vidfit: Call, own: Path, tmp_path: Path):
     for which in ("train", "validation", "eval"):
         write_shard(
-            own / which / f"{which}2.tfrecord", [Video("u", video.frames, np.array([])) for video in videos(9, 9)]
+            own / which / f"{which}2.tfrecord", [Video(which, video.frames, np.array([])) for video in videos(9, 9)]
         )
     code, _, err = vidfit("run", own / "recipe.yaml", "-o", tmp_path / "run")
     assert code == 0
