@@ -95,7 +95,7 @@ def test_missing_files_are_named(option: str, name: str, files: Path, tmp_path: 
     code, _, err = vidfit("extract", tmp_path / "a.mp4", "-o", tmp_path / "features", option, "youtube8m", *other)
     assert (code, err.count("\n")) == (2, 1)
     assert f"{files}: {name}_mean_matrix_data.pb missing" in err
-    assert "docs/guide/your-videos.md" in err
+    assert "docs/guide/image-and-sound-models.md" in err
 
 
 def test_a_matrix_of_another_size_is_refused(files: Path):

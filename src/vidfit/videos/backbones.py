@@ -192,7 +192,9 @@ def _read_card(path: Path) -> Backbone:
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); a model has a card beside it") from error
     except (yaml.YAMLError, ValidationError, TypeError) as error:
-        raise DataError(f"{card}: is no card of a model ({reason(error)}); see docs/guide/your-videos.md") from error
+        raise DataError(
+            f"{card}: is no card of a model ({reason(error)}); see docs/guide/image-and-sound-models.md"
+        ) from error
 
 
 def cache_folder() -> Path:

@@ -1,7 +1,7 @@
 """Embeddings to the bytes of a shard: the principal components, all by one factor to the range of a byte.
 
 No whitening: components of little variance stay small, and rounding drops much of them. With the same spread for all,
-a frame classifier learns their noise (docs/architecture.md has the figures).
+a frame classifier learns their noise (benchmarks/LOG.md, "Extraction").
 
 A byte x stands for `x * 4/255 + 4/512 - 2`, so a value of 0, the mean of the training videos, is byte 127. That byte is
 also what an absent picture or sound is: all 127. A model that normalises frames gets nothing from it, and the other

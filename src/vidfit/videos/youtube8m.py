@@ -137,7 +137,8 @@ def _digest(network: _Network, folder: Path) -> str:
     """SHA-256 of the three files, one after the other."""
     if missing := tuple(name for name in network.files if not (folder / name).is_file()):
         raise DataError(
-            f"{folder}: {_said(missing)} missing; docs/guide/your-videos.md says where to download YouTube-8M's models"
+            f"{folder}: {_said(missing)} missing; "
+            "docs/guide/image-and-sound-models.md says where to download YouTube-8M's models"
         )
     digest = hashlib.sha256()
     for name in network.files:
