@@ -28,6 +28,7 @@ ABOVE = {
     "stages",
     "search",
     "pipeline",
+    "fit",
     "demo",
     "training_jobs",
     "lineage",

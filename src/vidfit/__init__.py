@@ -6,6 +6,7 @@ model = vidfit.load("model.onnx")
 probabilities = model.predict({"rgb": rgb, "audio": audio}, num_frames)   # arrays [B, T, D] uint8 -> [B, C]
 for id, probabilities in model.predict_shards("shards/*.tfrecord"): ...
 
+summary = vidfit.fit("videos/", budget="10MB", output="run-folder", time="1h")
 summary = vidfit.run(vidfit.load_recipe("recipe.yaml"), "run-folder")
 file = vidfit.pack("run-folder", budget="100MB")
 scores = vidfit.evaluate(file, "shards/eval*.tfrecord")
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vidfit.features.segments import RatedSegments
     from vidfit.features.spec import Video
     from vidfit.features.video_check import quantize_frames
+    from vidfit.fit.fit import fit
     from vidfit.inference.evaluate_timeline import evaluate_segments, evaluate_timeline
     from vidfit.inference.label import label
     from vidfit.inference.on_shards import evaluate, predict
@@ -52,6 +54,7 @@ __all__ = [
     "evaluate",
     "evaluate_segments",
     "evaluate_timeline",
+    "fit",
     "label",
     "load",
     "load_recipe",
@@ -72,6 +75,7 @@ _HOMES = {
     "evaluate": "vidfit.inference.on_shards",
     "evaluate_segments": "vidfit.inference.evaluate_timeline",
     "evaluate_timeline": "vidfit.inference.evaluate_timeline",
+    "fit": "vidfit.fit.fit",
     "label": "vidfit.inference.label",
     "load": "vidfit.inference.predictor",
     "load_recipe": "vidfit.recipe",

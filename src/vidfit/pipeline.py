@@ -20,7 +20,6 @@ before the first training step are refused then, and the folder stays as it was.
 import json
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +130,8 @@ class Run:
                 [],
                 lambda file=file, precision=precision: self._evaluate(folder / file, f"{name} {precision}"),
             )
+            if self.data.shards["eval"]
+            else _NOT_MEASURED
             for precision, file in (("float32", BEST), ("quantized", QUANTIZED))
         )
         return {
@@ -164,8 +165,10 @@ class Run:
         if path.exists() and path.stat().st_size > budget:
             path.unlink()  # made for another budget: it must not be taken for this one's if packing fails
         packed = self._stages.do("pack", inputs, [path], lambda: self._pack(path, budget))
-        inputs = {**inputs, "eval": self._measured_on()}
-        scores = self._stages.do("evaluate packed", inputs, [labels], lambda: self._evaluate_labels(path, labels))
+        scores = _NOT_MEASURED
+        if self.data.shards["eval"]:
+            inputs = {**inputs, "eval": self._measured_on()}
+            scores = self._stages.do("evaluate packed", inputs, [labels], lambda: self._evaluate_labels(path, labels))
         return {"path": MODEL, "bytes": path.stat().st_size, "budget": budget, **packed, **scores}
 
     def _pack(self, path: Path, budget: int) -> dict[str, Any]:
@@ -173,8 +176,11 @@ class Run:
         for file in (FRONTIER, "frontier.csv"):  # of the members as they were
             (self.directory / file).unlink(missing_ok=True)
         if names and not needs_narrow_weights(self.recipe.pack, self.data.parameters):
-            with suppress(BudgetError):  # what a graph takes beside weights is known once it is written
+            try:
                 return self._pack_named(path, names, budget)
+            except BudgetError:  # what a graph takes beside weights is known once it is written
+                if not self.data.shards["validation"]:
+                    raise
         packer = Packer(self.directory, self.recipe, names, self._on_progress)
         packed = packer.pack(path, budget, self.recipe.pack.max_ms)
         write_text(self.directory / FRONTIER, json.dumps(known_frontier(packer.search), indent=2) + "\n")
@@ -233,6 +239,11 @@ class Run:
         )
 
 
+_SCORES = ("gap", "map", "hit_at_1", "perr")
+# Without eval shards.
+_NOT_MEASURED: dict[str, Any] = dict.fromkeys(_SCORES)
+
+
 def _scores(result: dict[str, float]) -> dict[str, float]:
     """The part of an evaluation that the summary has."""
-    return {key: result[key] for key in ("gap", "map", "hit_at_1", "perr")}
+    return {key: result[key] for key in _SCORES}

@@ -50,15 +50,16 @@ def check(recipe: Recipe, on_progress: OnProgress = silent) -> RunData:
     if recipe.distill:
         check_distillation(recipe.distill, data.shards["train"])
     check_copies(data)
-    for which in data.shards:
-        check_labels(which, data)
+    for which, shards in data.shards.items():
+        if shards:
+            check_labels(which, data)
     parameters = {
         name: count_parameters(name, config, data.spec, len(data.vocabulary)) for name, config in recipe.members.items()
     }
     check_budget(recipe.pack, parameters)
     check_ranks(recipe.members)
     if not recipe.pack.members or needs_narrow_weights(recipe.pack, parameters):
-        Validation(data.batches(data.shards["validation"]))
+        check_search(data)
     extractor = extractor_beside(Path(recipe.data.vocabulary), data.spec)
     check_features(extractor, [shard for shards in data.shards.values() for shard in shards], "data.vocabulary")
     data = replace(data, parameters=parameters, soft_labels=soft_labels, extractor=extractor)
@@ -98,7 +99,9 @@ def _digests_of_files(members: Iterable[MemberConfig]) -> dict[str, str]:
 
 def _read(config: DataConfig, on_progress: OnProgress) -> RunData:
     shards = {
-        which: expand_shards(getattr(config, which), lambda line, which=which: log.warning("data.%s: %s", which, line))
+        which: expand_shards(patterns, lambda line, which=which: log.warning("data.%s: %s", which, line))
+        if (patterns := getattr(config, which))
+        else []
         for which in ("train", "validation", "eval")
     }
     check_disjoint(shards)
@@ -229,6 +232,16 @@ def check_budget(pack: PackConfig, parameters: Mapping[str, int]) -> None:
             f"pack.budget: the packed members take {format_size(sum(bytes_needed.values()))} at least ({each}), "
             f"more than {format_size(budget)}: leave a member out, make one smaller or raise the budget"
         )
+
+
+def check_search(data: RunData) -> None:
+    """There are videos to choose members and bit widths by."""
+    if not data.shards["validation"]:
+        raise RecipeError(
+            "pack.budget: the members take more in 8 bits, and a search for narrower weights needs data.validation; "
+            "give it, or raise the budget"
+        )
+    Validation(data.batches(data.shards["validation"]))
 
 
 def check_ranks(members: Mapping[str, MemberConfig]) -> None:

@@ -42,8 +42,12 @@ class DataConfig(Strict):
     """Where the videos are. Each of the three sets is one pattern or a list: a file, a folder or a glob."""
 
     train: list[PathText]
-    validation: list[PathText] = Field(description="selects: best checkpoint, early stop; never trained on")
-    eval: list[PathText] = Field(description="measured once, at the end")
+    validation: list[PathText] = Field(
+        default=[],
+        description="selects: best checkpoint, early stop, members; never trained on. Without it, each training keeps "
+        "its last weights",
+    )
+    eval: list[PathText] = Field(default=[], description="measured once, at the end; nothing is measured without it")
     vocabulary: PathText = Field(description="a CSV of label names")
     skip_corrupt: bool = Field(default=False, description="pass over corrupt records instead of stopping")
     unlabelled: Literal["keep", "skip"] = Field(
@@ -159,6 +163,17 @@ class Recipe(Strict):
                     "the first a letter or a digit"
                 )
         return value
+
+    @model_validator(mode="after")
+    def _validation_videos_choose(self) -> "Recipe":
+        if self.data.validation:
+            return self
+        if not self.pack.members:
+            raise ValueError("a search for members needs data.validation; give it, or name pack.members")
+        for name, member in self.members.items():
+            if member.training.patience or member.training.segments:
+                raise ValueError(f"members.{name}.training: patience and segments need data.validation; give it")
+        return self
 
     @model_validator(mode="after")
     def _named_members_exist(self) -> "Recipe":

@@ -1,6 +1,6 @@
 """What the command line says at the end of a run and of a frontier, on standard output: a table and what it means."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
                 name,
                 member["family"],
                 f"{member['parameters'] / 1e6:.2f} M",
-                f"{member['gap']:.4f}",
-                f"{member['gap_quantized']:.4f}",
-                f"{member['map']:.4f}",
+                _score(member["gap"]),
+                _score(member["gap_quantized"]),
+                _score(member["map"]),
                 format_size(member["bytes_float32"]),
                 format_size(member["bytes_quantized"]),
                 f"{weighted[name]['bits']:.1f}" if name in weighted else "-",
@@ -30,7 +30,7 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
             )
         )
     size = format_size(packed["bytes"])
-    rows.append(("packed", "", "", "", f"{packed['gap']:.4f}", f"{packed['map']:.4f}", "", size, "", "1.00"))
+    rows.append(("packed", "", "", "", _score(packed["gap"]), _score(packed["map"]), "", size, "", "1.00"))
     print_table(rows, words={"member", "family"})
     print()
     for member in members:
@@ -41,24 +41,32 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
         if gaps:
             earlier = " -> ".join(f"{sum(folds) / len(folds):.4f}" for folds in gaps.values())
             print(f"validation GAP of {member['name']} by generation: {earlier} -> {member['gap_validation']:.4f}")
-    best = max((member for member in members if member["name"] in weighted), key=lambda member: member["gap_quantized"])
-    worst = max(members, key=lambda member: member["gap"] - member["gap_quantized"])
-    gained, lost = packed["gap"] - best["gap_quantized"], worst["gap"] - worst["gap_quantized"]
-    print(
-        f"GAP of the packed file against its best member, {best['name']}: {gained:+.4f}\n"
-        f"GAP lost to 8 bits, at most ({worst['name']}): {lost:.4f}"
-    )
+    if packed["gap"] is not None:
+        _print_gains(members, packed, weighted)
     if "gap_confirmation" in packed:
         print(
             f"validation GAP of the packed file: {packed['gap_selection']:.4f} on the half that selected its members, "
             f"{packed['gap_confirmation']:.4f} on the other"
         )
-    print(
-        f"{directory / packed['path']}: {packed['bytes']:,} bytes of {packed['budget']:,}; "
-        f"Hit@1 {packed['hit_at_1']:.4f}, PERR {packed['perr']:.4f}"
-    )
+    print(f"{directory / packed['path']}: {packed['bytes']:,} bytes of {packed['budget']:,}")
     if (page := directory / REPORT).exists():
         print(f"{page}: all of it on one page")
+
+
+def _print_gains(members: Sequence[dict[str, Any]], packed: dict[str, Any], weighted: Mapping[str, Any]) -> None:
+    best = max((member for member in members if member["name"] in weighted), key=lambda member: member["gap_quantized"])
+    worst = max(members, key=lambda member: member["gap"] - member["gap_quantized"])
+    gained, lost = packed["gap"] - best["gap_quantized"], worst["gap"] - worst["gap_quantized"]
+    print(
+        f"GAP of the packed file against its best member, {best['name']}: {gained:+.4f}\n"
+        f"GAP lost to 8 bits, at most ({worst['name']}): {lost:.4f}\n"
+        f"Hit@1 {packed['hit_at_1']:.4f}, PERR {packed['perr']:.4f}"
+    )
+
+
+def _score(value: float | None) -> str:
+    """Four decimals; `-` where nothing was measured."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 def print_frontier(document: dict[str, Any]) -> None:

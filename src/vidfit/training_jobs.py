@@ -62,7 +62,8 @@ class TrainingJobs:
         """Train a member or a teacher, after its own teachers.
 
         Returns:
-            Its best validation GAP, `gap_validation`, and the `step` it was reached at.
+            Its best validation GAP, `gap_validation`, and the `step` it was reached at. Without validation videos None,
+            and the last step.
         """
         title, folder = self._lineage.title(job), self._folder(job)
         # Checked before the teachers, which may be deleted once their student is trained.
@@ -81,7 +82,7 @@ class TrainingJobs:
 
     def _train(self, job: TrainingJob, title: str, folder: Path, soft_labels: Path | None) -> dict[str, Any]:
         member, data = self._recipe.members[job.name], self._data
-        clips = data.clips(member.training)
+        clips, validation = data.clips(member.training), data.shards["validation"]
         # Members of the same architecture must not start from the same weights.
         seed = self._recipe.seed * 65_537 + zlib.crc32(title.encode()) % 65_537
         soft_targets = None
@@ -93,7 +94,7 @@ class TrainingJobs:
             data.member_info(job.name, member),
             member.training,
             self._training_batches(member.training, self._lineage.shards(job.fold, outside=True), seed, clips),
-            data.batches(data.shards["validation"], clips=clips),
+            data.batches(validation, clips=clips) if validation else None,
             folder,
             seed,
             soft_targets=soft_targets,
@@ -103,6 +104,9 @@ class TrainingJobs:
             },
         )
         log_skipped(title, report.skipped)
+        if not validation:
+            log.info("%s: trained for %d steps", title, best.step)
+            return {"step": best.step, "gap_validation": None}
         log.info("%s: best validation GAP %.4f at step %d", title, best.gap_validation, best.step)
         return {"step": best.step, "gap_validation": best.gap_validation}
 

@@ -1,4 +1,4 @@
-"""Commands that take a recipe or a run folder: run, train, demo, recipes, report."""
+"""Commands that take a recipe or a run folder: run, fit, train, demo, recipes, report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +28,34 @@ def run(
 
     with progress_bar() as on_progress:
         summary = run_recipe(_recipe(recipe, overrides, skip_corrupt, unlabelled), output, overwrite, on_progress)
+    print_summary(summary, output)
+
+
+@app.command()
+def fit(
+    data: Annotated[
+        list[str],
+        typer.Argument(help="Labelled videos (a folder, a table), a folder of `vidfit extract`, or shards."),
+    ],
+    budget: Annotated[str, typer.Option(help="Bytes the file may take: 1GB (10^9), 1GiB (2^30), 20MB, ...")],
+    output: RunFolder,
+    time: Annotated[str, typer.Option(help="How long it may take: 10m, 1h, 2d. Extraction comes on top.")] = "1h",
+    eval: Annotated[
+        list[str] | None, typer.Option(help="Shards to measure the file on, at the end. May be repeated.")
+    ] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="Label names of shards, a CSV.")] = None,
+) -> None:
+    """From labelled videos to the best file of a number of bytes, without a recipe.
+
+    Looks at the data, tries members of several families, keeps what helps and packs it. Writes OUTPUT/model.onnx,
+    report.html and recipe.yaml, which says what was decided. Ctrl-C ends the trying and packs the best so far; the same
+    command again, with more time, goes on.
+    """
+    from vidfit.fit.fit import fit as fit_videos
+    from vidfit.summary import print_summary
+
+    with progress_bar() as on_progress:
+        summary = fit_videos(data, budget, output, time, eval or (), vocabulary, on_progress)
     print_summary(summary, output)
 
 

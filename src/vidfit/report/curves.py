@@ -18,10 +18,11 @@ class _Training:
     log: list[LogLine]
     of_teacher: bool
 
-    def series(self, value: Callable[[LogLine], float]) -> list[Series]:
+    def series(self, value: Callable[[LogLine], float | None]) -> list[Series]:
         """All validations as a line; dots on it are averaged weights."""
-        points = [(float(line.step), value(line)) for line in self.log]
-        averaged = [point for point, line in zip(points, self.log, strict=True) if line.averaged]
+        known = [(line, measured) for line in self.log if (measured := value(line)) is not None]
+        points = [(float(line.step), measured) for line, measured in known]
+        averaged = [(float(line.step), measured) for line, measured in known if line.averaged]
         dashes, width = ("4 3", 1.2) if self.of_teacher else ("none", 2.0)
         return [
             Series(self.title, self.colour, points, dashes=dashes, markers=len(points) == 1, width=width),
@@ -45,15 +46,15 @@ def curves(run: RunFolder, colours: Colours) -> list[Child]:
         caption.append("Dots: weights averaged over steps.")
     loss = "Of the last batch before each validation, summed over labels; a student's is against soft labels, too."
     keys = [Series(name, colours[name], []) for name in run.names if name in run.logs or name in run.teacher_logs]
-    figures = [
-        _figure("GAP on the validation shards", trainings, lambda line: line.gap, " ".join(caption), keys),
-        _figure("training loss", trainings, lambda line: line.loss, loss, keys),
-    ]
+    figures = [_figure("training loss", trainings, lambda line: line.loss, loss, keys)]
+    if any(line.gap is not None for training in trainings for line in training.log):
+        gap = _figure("GAP on the validation shards", trainings, lambda line: line.gap, " ".join(caption), keys)
+        figures.insert(0, gap)
     return [element("div", *figures, class_="pair")]
 
 
 def _figure(
-    label: str, trainings: list[_Training], value: Callable[[LogLine], float], caption: str, keys: list[Series]
+    label: str, trainings: list[_Training], value: Callable[[LogLine], float | None], caption: str, keys: list[Series]
 ) -> Element:
     series = [series for training in trainings for series in training.series(value)]
     points = [point for each in series for point in each.points]

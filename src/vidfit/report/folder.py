@@ -43,23 +43,24 @@ class PackedSummary(BaseModel):
     bytes: int
     budget: int | None = None
     members: list[PackedMemberSummary]
-    gap: float
-    map: float
-    hit_at_1: float
-    perr: float
+    gap: float | None
+    """This and the other scores are None without eval shards."""
+    map: float | None
+    hit_at_1: float | None
+    perr: float | None
 
 
 class MemberSummary(BaseModel):
-    """A member. Validation chose its checkpoint; the other scores are on the eval shards."""
+    """A member. Validation chose its checkpoint; the other scores are on the eval shards. None without such shards."""
 
     name: str
     family: str
     parameters: int
     step: int
-    gap_validation: float
-    gap: float
-    map: float
-    gap_quantized: float
+    gap_validation: float | None
+    gap: float | None
+    map: float | None
+    gap_quantized: float | None
     bytes_float32: int
     bytes_quantized: int
 
@@ -138,7 +139,8 @@ class LogLine(BaseModel):
 
     step: int
     loss: float
-    gap: float
+    gap: float | None = None
+    """None without validation videos."""
     averaged: bool = False
 
 

@@ -29,10 +29,16 @@ def levers(run: RunFolder, colours: Colours) -> list[Child]:
         ("Distillation", "validation GAP, one generation and the next"): list(_distillation(run.summary)),
         ("Averaging of weights", "validation GAP, before and after"): list(_averaging(run.summary, run.logs)),
         ("Weights in 8 bits", "eval GAP, float32 and 8 bits"): [
-            _Change(member.name, member.gap, member.gap_quantized) for member in run.summary.members
+            _Change(member.name, member.gap, member.gap_quantized)
+            for member in run.summary.members
+            if member.gap is not None and member.gap_quantized is not None
         ],
-        ("The ensemble", "eval GAP, its best member in 8 bits and the packed file"): [_ensemble(run.summary)],
+        ("The ensemble", "eval GAP, its best member in 8 bits and the packed file"): list(_ensemble(run.summary)),
     }
+    if not any(changes.values()):
+        return missing(
+            "Nothing was measured: the recipe has no validation and no eval shards", "vidfit fit", "measures"
+        )
     largest = max(abs(change.gain) for rows in changes.values() for change in rows)
     blocks = []
     for (lever, compared), rows in changes.items():
@@ -68,20 +74,23 @@ def _distillation(summary: Summary) -> Iterator[_Change]:
             if teacher.name == member.name and teacher.gap_validation is not None:
                 gaps.setdefault(teacher.generation, []).append(teacher.gap_validation)
         generations = [mean(gaps[generation]) for generation in sorted(gaps)]
-        for before, after in pairwise([*generations, member.gap_validation]):
-            yield _Change(member.name, before, after)
+        if member.gap_validation is not None:
+            for before, after in pairwise([*generations, member.gap_validation]):
+                yield _Change(member.name, before, after)
 
 
 def _averaging(summary: Summary, logs: dict[str, list[LogLine]]) -> Iterator[_Change]:
     """The best checkpoint before averaging, and the one that was kept in the end."""
     for member in summary.members:
         log = logs.get(member.name, [])
-        first_phase = [line.gap for line in log if not line.averaged]
-        if first_phase and len(first_phase) < len(log):
+        first_phase = [line.gap for line in log if not line.averaged and line.gap is not None]
+        if first_phase and len(first_phase) < len(log) and member.gap_validation is not None:
             yield _Change(member.name, max(first_phase), member.gap_validation)
 
 
-def _ensemble(summary: Summary) -> _Change:
+def _ensemble(summary: Summary) -> Iterator[_Change]:
     packed = {member.name for member in summary.packed.members}
-    best = max((member for member in summary.members if member.name in packed), key=lambda member: member.gap_quantized)
-    return _Change(best.name, best.gap_quantized, summary.packed.gap)
+    gaps = [(it.gap_quantized, it.name) for it in summary.members if it.name in packed and it.gap_quantized is not None]
+    if gaps and summary.packed.gap is not None:
+        gap, name = max(gaps)
+        yield _Change(name, gap, summary.packed.gap)

@@ -10,19 +10,23 @@ def result(run: RunFolder, _: Colours) -> list[Child]:
     if run.summary is None:
         return missing("The run is not finished", "vidfit run", "resumes it")
     packed = run.summary.packed
+    scores = [
+        ("GAP@20", packed.gap, "global average precision"),
+        ("mAP", packed.map, "mean over labels"),
+        ("Hit@1", packed.hit_at_1, "best label is true"),
+        ("PERR", packed.perr, "precision at equal recall"),
+    ]
     figures = [
-        ("GAP@20", f"{packed.gap:.4f}", "global average precision"),
         ("size", format_size(packed.bytes), f"of {format_size(packed.budget)}" if packed.budget else "no budget"),
-        ("mAP", f"{packed.map:.4f}", "mean over labels"),
-        ("Hit@1", f"{packed.hit_at_1:.4f}", "best label is true"),
-        ("PERR", f"{packed.perr:.4f}", "precision at equal recall"),
         ("members", str(len(packed.members)), f"of {len(run.summary.members)} trained"),
     ]
+    figures[:0] = [(name, f"{score:.4f}", note) for name, score, note in scores if score is not None]
     tiles = [
         element("div", element("dt", name), element("dd", value, element("small", note)), class_="tile")
         for name, value, note in figures
     ]
+    measured = "measured on the eval shards from the file itself" if packed.gap is not None else "without eval shards"
     return [
-        element("p", element("code", packed.path), ", measured on the eval shards from the file itself:"),
+        element("p", element("code", packed.path), f", {measured}:"),
         element("dl", *tiles, class_="tiles"),
     ]

@@ -35,7 +35,7 @@ def train_member(
     info: MemberInfo,
     config: TrainingConfig,
     train_batches: Batches,
-    validation_batches: Batches,
+    validation_batches: Batches | None,
     directory: Path,
     seed: int,
     on_progress: Callable[[Progress], None] = lambda _: None,
@@ -51,7 +51,8 @@ def train_member(
         info: what to train; its step and GAP are the start's.
         config: how.
         train_batches: the videos to learn from. Ranks share them, and each batch.
-        validation_batches: the videos that choose the best checkpoint and stop the training early.
+        validation_batches: the videos that choose the best checkpoint and stop the training early. None: the last
+            checkpoint is the best.
         directory: the member's folder; created if missing.
         seed: of initial weights, sampling and dropout.
         on_progress: called a few times per second.
@@ -87,7 +88,7 @@ class Trainer:
         info: MemberInfo,
         config: TrainingConfig,
         train_batches: Batches,
-        validation_batches: Batches,
+        validation_batches: Batches | None,
         directory: Path,
         seed: int,
         soft_targets: SoftTargets | None,
@@ -171,13 +172,13 @@ class Trainer:
         if resumable.average and averaging:
             model, keep = resumable.average.module, averaging.keep == "always"
         assert isinstance(model, VideoClassifier)
-        result = validate(model, self._validation_batches)
-        self._gap = result["gap"]
+        result = validate(model, self._validation_batches) if self._validation_batches else {}
+        self._gap = result.get("gap")
         with stopping.held():
-            info = self._info.model_copy(update={"step": state.step, "gap_validation": result["gap"]})
+            info = self._info.model_copy(update={"step": state.step, "gap_validation": result.get("gap", -1.0)})
             state.stale += 1
-            if result["gap"] > state.best_gap or keep:
-                state.best_gap, state.stale = result["gap"], 0
+            if self._gap is None or self._gap > state.best_gap or keep:
+                state.best_gap, state.stale = info.gap_validation, 0
                 distributed.on_rank_0(lambda: save_member(self._directory / BEST, info, model.state_dict()))
             patience = None if averaging else self._config.patience
             state.done = state.ends or (patience is not None and state.stale >= patience)

@@ -1,0 +1,87 @@
+"""What `fit` is given: shards, a folder of features, or labelled videos, which are extracted first."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vidfit.errors import DataError
+from vidfit.features.cache import INDEX
+from vidfit.features.shards import expand_shards
+from vidfit.files import visible
+from vidfit.progress import OnProgress
+from vidfit.videos.extractor import FILE as EXTRACTOR
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled videos as shards.
+
+    Attributes:
+        shards: the videos to learn from; which of them validate is decided later.
+        eval: videos that are measured once, at the end. May be empty.
+        vocabulary: a CSV of label names.
+    """
+
+    shards: list[Path]
+    eval: list[Path]
+    vocabulary: Path
+
+
+def find_dataset(
+    data: Sequence[str], eval: Sequence[str], vocabulary: str | None, output: Path, on_progress: OnProgress
+) -> Dataset:
+    """Shards of what was given.
+
+    Arguments:
+        data: one folder of features of `vidfit extract`; or shards; or videos: folders, files, tables.
+        eval: shards to measure on. Of a folder of features, None means its own eval shards.
+        vocabulary: label names of shards; a folder of features has its own.
+        output: the run folder; features of videos go to `features` in it.
+        on_progress: called a few times a second.
+
+    Raises:
+        DataError: there is nothing of the kind, or the vocabulary is missing.
+    """
+    measured = expand_shards(eval) if eval else []
+    if _are_shards(data):
+        if not vocabulary:
+            raise DataError("--vocabulary: shards have numbers for labels; give the CSV with their names")
+        return Dataset(expand_shards(data), measured, Path(vocabulary))
+    folder = Path(data[0])
+    if len(data) > 1 or not (folder / EXTRACTOR).is_file():
+        folder = output / "features"
+        _extract(data, folder, on_progress)
+    shards = folder / "shards"
+    own = visible(shards, "eval*.tfrecord")
+    learnt = [shard for shard in visible(shards, "*.tfrecord") if shard not in own]
+    if not learnt:
+        raise DataError(f"{shards}: has no shards but those for eval; extract some videos for training")
+    return Dataset(expand_shards(learnt), measured or own, Path(vocabulary or folder / "vocabulary.csv"))
+
+
+def _are_shards(data: Sequence[str]) -> bool:
+    """Whether the first is a shard, a folder of shards, a cache, or a glob of shards."""
+    first = Path(os.path.expanduser(data[0]))
+    if first.is_dir():
+        return (first / INDEX).is_file() or bool(visible(first, "*.tfrecord"))
+    return first.suffix == ".tfrecord"
+
+
+def _extract(sources: Sequence[str], folder: Path, on_progress: OnProgress) -> None:
+    """Features of labelled videos. All are for training, but those that a table sets apart."""
+    from vidfit.videos.backbones import find_backbone
+    from vidfit.videos.decode import av
+    from vidfit.videos.extract import Plan, extract
+    from vidfit.videos.extractor import Settings
+    from vidfit.videos.sources import find_sources
+
+    av()
+    settings = Settings(backbones=(find_backbone("efficientnet-lite0", "rgb"), find_backbone("yamnet", "audio")))
+    plan = Plan(find_sources(sources), settings, {"train": 1.0}, None, None, {"rgb": 256, "audio": 128})
+    made = extract(plan, folder, os.cpu_count() or 1, on_progress)
+    if made.failed:
+        log.warning("%d videos could not be read; %s says why", made.failed, folder / "failed.csv")

@@ -1,0 +1,331 @@
+"""From labelled videos to the best file of a number of bytes: design members, train what the time allows, pack.
+
+    RUN/recipe.yaml      what was decided; `vidfit run` takes it
+    RUN/fit.json         what was tried, and what it gave
+    RUN/features/        features of videos, if videos were given
+    RUN/videos/          the videos in parts (folds.py)
+    RUN/folds/K/         trainings without part K
+    RUN/model.onnx, report.html, ...   as of every run (pipeline.py)
+
+Few videos are cross-validated: every member is trained once without each part, and predicts it. The members chosen by
+these predictions are trained again on all videos. Of many videos a part validates, and the search for bit widths and
+weights (`search/`) chooses among the members.
+
+A second call with the same output goes on. Ctrl-C ends the trying: what there is is packed.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidfit.errors import BudgetError, DataError, OutputError, reason
+from vidfit.export.metadata import metadata_bytes
+from vidfit.features.shards import infer_spec, read_videos
+from vidfit.features.spec import Video, Vocabulary
+from vidfit.features.survey import digests, survey_shards
+from vidfit.files import make_folder
+from vidfit.fit.choice import choose
+from vidfit.fit.clock import Clock, parse_time, seconds_per_step
+from vidfit.fit.dataset import Dataset, find_dataset
+from vidfit.fit.folds import divide
+from vidfit.fit.portfolio import Traits, portfolio
+from vidfit.locks import locked
+from vidfit.pipeline import Run
+from vidfit.preflight import check
+from vidfit.progress import OnProgress, Progress, counter, silent
+from vidfit.quantization.member import load_member
+from vidfit.recipe import MemberConfig, Recipe
+from vidfit.search.candidates import member_bytes
+from vidfit.search.run_members import RunMembers
+from vidfit.search.search import Search
+from vidfit.sizes import format_size, parse_size
+from vidfit.stages import write_text
+from vidfit.training.checkpoint import BEST
+from vidfit.training.signals import STOPS
+from vidfit.training.validation import predict
+
+FIT = "fit.json"
+_FEWEST_VIDEOS = 50
+# A training that must be cut below this part of its steps is left out.
+_LEAST_STEPS = 0.4
+# Part of the time that packing and measuring may take.
+_RESERVE = 0.1
+_FRAMES_OF = 200
+# Bytes of a graph that are no weights, for each member; generous.
+_GRAPH_BYTES = 40_000
+_MOST_MEMBERS = 40
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    data: str | Path | Sequence[str | Path],
+    budget: str,
+    output: Path | str,
+    time: str = "1h",
+    eval: str | Path | Sequence[str | Path] = (),
+    vocabulary: Path | str | None = None,
+    on_progress: OnProgress = silent,
+) -> dict[str, Any]:
+    """Find, train and pack the best model of a number of bytes.
+
+    Arguments:
+        data: a folder of features of `vidfit extract`, shards, or labelled videos (a folder or a table).
+        budget: most bytes of the file: `10MB`.
+        output: the run folder; created if missing, resumed if it exists.
+        time: how long it may take: `10m`, `1h`, `2d`. Extraction and measuring on `eval` come on top.
+        eval: shards to measure the file on, at the end.
+        vocabulary: label names, a CSV; needed for shards.
+        on_progress: called a few times a second.
+
+    Returns:
+        The summary, as `vidfit.run`.
+
+    Raises:
+        VidfitError: the data or the budget do not allow it, or the folder is another fit's.
+    """
+    directory = Path(output)
+    seconds, size = parse_time(time), parse_size(budget)
+    make_folder(directory)
+    with locked(directory):
+        names = None if vocabulary is None else str(vocabulary)
+        dataset = find_dataset(_texts(data), _texts(eval), names, directory, on_progress)
+        return Fit(dataset, size, seconds, directory, on_progress).run()
+
+
+class Fit:
+    """One fit in one folder. Arguments are those of `fit`, read."""
+
+    def __init__(self, dataset: Dataset, budget: int, seconds: float, directory: Path, on_progress: OnProgress) -> None:
+        self._dataset, self._budget, self._directory, self._on_progress = dataset, budget, directory, on_progress
+        surveys = survey_shards(dataset.shards, counter(on_progress, "reading checksums and labels", "shards"))
+        self._videos = sum(survey.videos for survey in surveys.values())
+        vocabulary = Vocabulary.from_csv(dataset.vocabulary)
+        _check(self._videos, sum(survey.unlabelled for survey in surveys.values()), len(vocabulary))
+        settings = {"budget": budget, "data": digests(dataset.shards, surveys), "vocabulary": vocabulary.names}
+        self._state = _State(directory / FIT, settings)
+        self._clock = Clock(seconds, self._state.spent)
+        self._parts = divide(dataset.shards, self._videos, directory / "videos")
+        self._traits = Traits(
+            videos=self._videos,
+            classes=len(vocabulary),
+            size=infer_spec(dataset.shards).total_size,
+            frames=_typical_frames(dataset.shards),
+            budget=budget,
+        )
+        self._cross_validated = len(self._parts) > 2
+        self._kept: dict[str, np.ndarray] = {}
+        self._bytes: dict[str, int] = {}
+        self._common_bytes = 0
+        # How much longer a member takes than its training steps: reading, predicting, searching.
+        self._overhead = 1.2
+        self._each = 1.0  # seconds of a step of the member that is tried, in all its trainings
+        log.info(
+            "%s videos, %d labels, %d frames: %s",
+            f"{self._videos:,}",
+            len(vocabulary),
+            self._traits.frames,
+            f"cross-validated in {len(self._parts)} parts" if self._cross_validated else "a part of them validates",
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Try members, choose, train again what was chosen, pack."""
+        try:
+            self._try_members()
+        except STOPS:
+            if not self._state.tried:
+                raise
+            log.warning("stopped trying; packing the best so far (once more to stop at once)")
+        self._state.save(self._clock.spent)
+        run = Run(self._final_recipe(), self._directory, on_progress=self._on_progress)
+        return run.all() | {"fit": self._state.tried}
+
+    def _try_members(self) -> None:
+        for name, settings in portfolio(self._traits):
+            if name not in self._state.begun:
+                if len(self._state.begun) >= _MOST_MEMBERS:
+                    return
+                if (cut := self._within_time(settings)) is None:
+                    if name[-1].isdigit():
+                        return  # what comes takes as long
+                    continue
+                self._state.begun[name] = cut
+                self._state.save(self._clock.spent)
+            self._try(name, self._state.begun[name])
+
+    def _within_time(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """The settings, with fewer steps if there is too little time; None if far too little."""
+        member, steps = MemberConfig.model_validate(settings), settings["training"]["steps"]
+        data = check(self._recipe({"timed": settings}, self._parts[0], []))
+        self._each = seconds_per_step(member, data) * (len(self._parts) + 1 if self._cross_validated else 1)
+        left = self._clock.left - _RESERVE * self._clock.limit - self._state.reserved
+        possible = int(left / (self._each * self._overhead))
+        if possible < _LEAST_STEPS * steps and self._state.tried:
+            return None
+        return settings | {"training": settings["training"] | {"steps": max(1, min(steps, possible))}}
+
+    def _try(self, name: str, settings: dict[str, Any]) -> None:
+        """Train a member and see what the best average gains by it."""
+        start = self._clock.spent
+        if self._cross_validated:
+            self._kept[name] = self._out_of_fold(name, settings)
+            self._note(name, settings, start)
+            chosen, gap = self._choice()
+        else:
+            self._train(name, settings)
+            self._note(name, settings, start)
+            chosen, gap = self._searched()
+            estimate = self._each * settings["training"]["steps"]
+            self._overhead = max(self._overhead, (self._clock.spent - start) / estimate)
+        self._state.tried[name]["gap_of_best"] = gap
+        self._state.save(self._clock.spent)
+        log.info("%s: the best average has GAP %.4f with %s", name, gap, ", ".join(chosen))
+        self._on_progress(Progress("fitting", len(self._state.tried), None, "members", f"GAP {gap:.4f}"))
+
+    def _note(self, name: str, settings: dict[str, Any], start: float) -> None:
+        if name not in self._state.tried:
+            self._state.tried[name] = {"member": settings, "seconds": round(self._clock.spent - start, 1)}
+        if self._cross_validated:
+            # What the training on all videos will take.
+            self._state.reserved = sum(it["seconds"] for it in self._state.tried.values()) / len(self._parts)
+
+    # Few videos
+
+    def _out_of_fold(self, name: str, settings: dict[str, Any]) -> np.ndarray:
+        """What members that have not seen a video say of it, float32 `[V, C]`, part by part."""
+        predictions = []
+        for number, part in enumerate(self._parts):
+            folder = self._directory / "folds" / str(number)
+            others = [shard for place, other in enumerate(self._parts) if place != number for shard in other]
+            run = Run(self._recipe({name: settings}, others, []), folder, on_progress=self._on_progress)
+            run.train(name)
+            classifier = load_member(folder / "members" / name / BEST).classifier()
+            predictions += [predict(classifier, batch) for batch in run.data.batches(part)]
+        return np.concatenate(predictions)
+
+    def _choice(self) -> tuple[dict[str, float], float]:
+        for name in self._kept.keys() - self._bytes.keys():
+            member = load_member(self._directory / "folds" / "0" / "members" / name / BEST)
+            self._bytes[name] = member_bytes(member.quantized()) + _GRAPH_BYTES
+            info = member.info
+            self._common_bytes = metadata_bytes(info.spec, info.vocabulary, info.extractor)
+        return choose(self._kept, self._labels(), self._bytes, self._budget - self._common_bytes)
+
+    def _labels(self) -> np.ndarray:
+        """Of the videos, part by part, bool `[V, C]`."""
+        labels = np.zeros((self._videos, self._traits.classes), bool)
+        shards = [shard for part in self._parts for shard in part]
+        read = (video for shard in shards for video in read_videos(shard) if isinstance(video, Video))
+        for row, video in enumerate(read):
+            labels[row, video.labels] = True
+        return labels
+
+    # Many videos
+
+    def _train(self, name: str, settings: dict[str, Any]) -> None:
+        members = {known: it["member"] for known, it in self._state.tried.items()} | {name: settings}
+        recipe = self._recipe(members, self._parts[0], self._parts[1])
+        Run(recipe, self._directory, members=[name], on_progress=self._on_progress).train(name)
+
+    def _searched(self) -> tuple[list[str], float]:
+        """Members of the best ensemble within the budget, and its GAP on the half of validation that confirms."""
+        recipe = self._recipe(
+            {name: it["member"] for name, it in self._state.tried.items()}, self._parts[0], self._parts[1]
+        )
+        search = Search(RunMembers.read(self._directory, recipe), self._on_progress)
+        fitting = [ensemble for ensemble in search.frontier() if ensemble.bytes <= self._budget]
+        if not fitting:
+            return [], 0.0
+        best = search.describe(fitting[-1])
+        return [member["name"] for member in best["members"]], best["gap_confirmation"]
+
+    # The recipe
+
+    def _final_recipe(self) -> Recipe:
+        """What was decided."""
+        members = {name: it["member"] for name, it in self._state.tried.items()}
+        if not self._cross_validated:
+            return self._recipe(members, self._parts[0], self._parts[1], eval=self._dataset.eval)
+        chosen, gap = self._choice()
+        if not chosen:
+            least = format_size(self._common_bytes + min(self._bytes.values()))
+            raise BudgetError(f"--budget: no member fits; the smallest file takes {least}")
+        log.info("trained again on all videos: %s (GAP %.4f on videos not seen)", ", ".join(chosen), gap)
+        shards = [shard for part in self._parts for shard in part]
+        members = {name: members[name] for name in chosen}
+        return self._recipe(members, shards, [], eval=self._dataset.eval, weights=chosen)
+
+    def _recipe(
+        self,
+        members: dict[str, Any],
+        train: Sequence[Path],
+        validation: Sequence[Path],
+        eval: Sequence[Path] = (),
+        weights: dict[str, float] | None = None,
+    ) -> Recipe:
+        sets = {"train": train, "validation": validation, "eval": eval}
+        of_frames = any(member["family"]["type"] == "frame-classifier" for member in members.values())
+        pack: dict[str, Any] = {"budget": str(self._budget), "frame_probabilities": of_frames}
+        if not validation:
+            pack["members"] = weights or dict.fromkeys(members, 1.0)
+        return Recipe.model_validate(
+            {
+                "data": {name: [str(shard.resolve()) for shard in shards] for name, shards in sets.items() if shards}
+                | {"vocabulary": str(self._dataset.vocabulary.resolve())},
+                "members": members,
+                "pack": pack,
+            }
+        )
+
+
+class _State:
+    """What was tried, in `fit.json`, and whether it belongs to this data and budget."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self._path, self._settings = path, json.loads(json.dumps(settings))
+        self.begun: dict[str, dict[str, Any]] = {}
+        self.tried: dict[str, dict[str, Any]] = {}
+        self.spent, self.reserved = 0.0, 0.0
+        try:
+            saved = json.loads(path.read_bytes())
+            if saved["settings"] != self._settings:
+                raise OutputError(f"{path.parent}: holds the fit of other videos or another budget; choose another -o")
+            self.begun, self.tried, self.spent = saved["begun"], saved["tried"], saved["seconds"]
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError) as error:
+            raise OutputError(f"{path}: cannot be read ({reason(error)}); choose another run folder") from error
+
+    def save(self, spent: float) -> None:
+        document = {"settings": self._settings, "seconds": round(spent, 1), "begun": self.begun, "tried": self.tried}
+        write_text(self._path, json.dumps(document, indent=2) + "\n")
+
+
+def _check(videos: int, unlabelled: int, classes: int) -> None:
+    if videos - unlabelled < _FEWEST_VIDEOS:
+        raise DataError(
+            f"{videos - unlabelled} labelled videos are too few to learn from and to choose by; "
+            f"give at least {_FEWEST_VIDEOS}"
+        )
+    if classes < 2:
+        raise DataError("the vocabulary has one label; a second one, such as 'other', makes a choice")
+
+
+def _typical_frames(shards: Sequence[Path]) -> int:
+    """The median of the first videos."""
+    counts = []
+    for shard in shards:
+        for video in read_videos(shard):
+            if isinstance(video, Video):
+                counts.append(video.num_frames)
+            if len(counts) >= _FRAMES_OF:
+                return int(np.median(counts))
+    return int(np.median(counts))
+
+
+def _texts(given: str | Path | Sequence[str | Path]) -> list[str]:
+    return [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]

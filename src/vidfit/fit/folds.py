@@ -1,0 +1,104 @@
+"""Which videos measure a member, and which train it.
+
+Few videos are cross-validated: each is predicted by members that have not seen it, and none is lost for training. Of
+many videos some are set apart for validation.
+
+Videos are dealt to parts label by label, the rarest label first, so that each part has its share of every label.
+
+Source: Sechidis, Tsoumakas & Vlahavas 2011, "On the Stratification of Multi-Label Data", algorithm 1.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vidfit.errors import DataError
+from vidfit.features.example import write_shard
+from vidfit.features.shards import read_videos
+from vidfit.features.spec import Video
+from vidfit.files import make_folder
+
+# Up to so many videos are cross-validated.
+FEW_VIDEOS = 2_000
+_FOLDS = 5
+# Of many videos, a part of these validates; the search looks at no more than it needs (`search/validation.py`).
+_HELD_OUT, _MOST_HELD_OUT = 0.1, 2_048
+# Shards above so many videos are not written again: whole shards validate.
+_WRITTEN_AGAIN = 50_000
+
+log = logging.getLogger(__name__)
+
+
+def divide(shards: Sequence[Path], videos: int, folder: Path) -> list[list[Path]]:
+    """The videos in parts: `[part 0, ...]` to cross-validate, or `[training, validation]`.
+
+    Arguments:
+        shards: all videos.
+        videos: how many they are.
+        folder: where parts are written, if whole shards are none; those of an earlier call are reused.
+
+    Raises:
+        DataError: there are too few videos or shards.
+    """
+    if videos > _WRITTEN_AGAIN:
+        return _by_shards(shards, videos)
+    if videos <= FEW_VIDEOS:
+        names, sizes = [f"part-{number}" for number in range(_FOLDS)], [1 / _FOLDS] * _FOLDS
+    else:
+        names, held_out = ["train", "validation"], min(_HELD_OUT, _MOST_HELD_OUT / videos)
+        sizes = [1 - held_out, held_out]
+    files = [folder / f"{name}.tfrecord" for name in names]
+    if not all(file.exists() for file in files):
+        make_folder(folder)
+        _write(shards, files, sizes)
+    return [[file] for file in files]
+
+
+def _by_shards(shards: Sequence[Path], videos: int) -> list[list[Path]]:
+    every = max(round(1 / _HELD_OUT), round(videos / _MOST_HELD_OUT))
+    validation = list(shards[:: min(every, len(shards))])
+    training = [shard for shard in shards if shard not in validation]
+    if not training:
+        raise DataError(f"{shards[0]}: is the only shard of {videos:,} videos; give them in at least two")
+    return [training, validation]
+
+
+def _write(shards: Sequence[Path], files: Sequence[Path], sizes: Sequence[float]) -> None:
+    """Each part as one shard, its videos in the order of their ids' hashes."""
+    videos = [video for shard in shards for video in read_videos(shard) if isinstance(video, Video)]
+    videos.sort(key=lambda video: hashlib.sha256(video.id.encode()).digest())
+    part_of = stratified([video.labels for video in videos], sizes)
+    for part, file in enumerate(files):
+        write_shard(file, (video for video, own in zip(videos, part_of, strict=True) if own == part))
+
+
+def stratified(labels: Sequence[np.ndarray], sizes: Sequence[float]) -> np.ndarray:
+    """The part of each video, int64 `[V]`.
+
+    Arguments:
+        labels: of each video, in the order in which equal ones are dealt.
+        sizes: of each part, with sum 1.
+    """
+    part_of = np.full(len(labels), -1)
+    wanted = np.array(sizes) * len(labels)
+    having: dict[int, list[int]] = {}
+    for video, own in enumerate(labels):
+        for label in own.tolist():
+            having.setdefault(label, []).append(video)
+    wanted_of = {label: np.array(sizes) * len(videos) for label, videos in having.items()}
+    # The rarest first; the original counts anew after each label, which changes little and takes long.
+    for label in sorted(having, key=lambda label: (len(having[label]), label)):
+        for video in having[label]:
+            if part_of[video] < 0:
+                part = max(range(len(sizes)), key=lambda part: (wanted_of[label][part], wanted[part]))
+                part_of[video] = part
+                wanted[part] -= 1
+                for own in labels[video].tolist():
+                    wanted_of[own][part] -= 1
+    for video in np.flatnonzero(part_of < 0):
+        part_of[video] = wanted.argmax()
+        wanted[part_of[video]] -= 1
+    return part_of
