@@ -31,6 +31,7 @@ from vidfit.evaluation.evaluate import skipped_of
 from vidfit.export.graph import PackedMember, write_graph
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import measure, measure_labels
+from vidfit.inference.packed_thresholds import set_thresholds
 from vidfit.lineage import Lineage
 from vidfit.locks import locked
 from vidfit.preflight import check, needs_narrow_weights
@@ -153,7 +154,8 @@ class Run:
     def pack(self) -> dict[str, Any]:
         """Pack the recipe's members, or those that a search finds, and measure the file: `packed` of the summary.
 
-        If named members do not fit in 8 bits, a search finds narrower weights for them.
+        If named members do not fit in 8 bits, a search finds narrower weights for them. The validation videos choose
+        the thresholds.
         """
         path, labels = self.directory / MODEL, self.directory / LABELS
         pack = self.recipe.pack
@@ -161,6 +163,7 @@ class Run:
         inputs = {
             "pack": pack.model_dump(exclude_defaults=True),
             "members": [self._origin(name) for name in pack.members or self.recipe.members],
+            "validation": [self.inputs.digests(self.inputs.shards["validation"]), self.recipe.data.unlabelled],
         }
         if path.exists() and path.stat().st_size > budget:
             path.unlink()  # made for another budget: it must not be taken for this one's if packing fails
@@ -172,6 +175,12 @@ class Run:
         return {"path": MODEL, "bytes": path.stat().st_size, "budget": budget, **packed, **scores}
 
     def _pack(self, path: Path, budget: int) -> dict[str, Any]:
+        packed = self._write(path, budget)
+        shards, passed = self.inputs.shards["validation"], (self.inputs.skip_corrupt, self.inputs.labelled_only)
+        set_thresholds(path, shards, self.recipe.pack.precision, *passed, self._on_progress)
+        return packed
+
+    def _write(self, path: Path, budget: int) -> dict[str, Any]:
         names = self.recipe.pack.members
         for file in (FRONTIER, "frontier.csv"):  # of the members as they were
             (self.directory / file).unlink(missing_ok=True)
@@ -245,5 +254,6 @@ _NOT_MEASURED: dict[str, Any] = dict.fromkeys(_SCORES)
 
 
 def _scores(result: dict[str, float]) -> dict[str, float]:
-    """The part of an evaluation that the summary has."""
-    return {key: result[key] for key in _SCORES}
+    """The part of an evaluation that the summary has; decisions where the file has thresholds."""
+    keys = (*_SCORES, "micro_f1", "macro_f1", "accuracy", "top_5_accuracy")
+    return {key: result[key] for key in keys if key in result}

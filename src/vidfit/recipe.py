@@ -93,6 +93,9 @@ class PackConfig(Strict):
         default=False,
         description="a second output of the file: the probabilities of each frame, from its frame classifiers",
     )
+    precision: float | None = Field(
+        default=None, gt=0, le=1, description="what each label's threshold is to reach; where absent, the best F1"
+    )
 
     @model_validator(mode="after")
     def _only_a_search_has_a_limit_of_time(self) -> "PackConfig":

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vidfit.errors import DataError
-from vidfit.evaluation.evaluate import evaluate, evaluate_labels
+from vidfit.evaluation.evaluate import count_levels, evaluate, evaluate_labels
+from vidfit.evaluation.thresholds import LEVELS, choose
 from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches
 from vidfit.features.segments import NO_SEGMENTS
@@ -68,11 +69,30 @@ def test_labels_and_reliability_beside_the_same_figures():
     def predict(batch: Batch) -> np.ndarray:
         return np.array(predicted[id(batch)], np.float32)
 
-    result, details = evaluate_labels(predict, Made(*batches), ["rain", "train", "never"])
-    assert result | {"seconds": 0} == evaluate(predict, Made(*batches), 3) | {"seconds": 0}
+    thresholds = np.array([0.5, 0.6, 0.7], np.float32)
+    result, details = evaluate_labels(predict, Made(*batches), ["rain", "train", "never"], thresholds)
+    alone = evaluate(predict, Made(*batches), 3, thresholds_C=thresholds)
+    assert result | {"seconds": 0} == alone | {"seconds": 0}
+    assert not {"micro_f1", "macro_f1"} & evaluate(predict, Made(*batches), 3).keys()
     rain, train, never = details["labels"]
-    assert rain == {"name": "rain", "positives": 1, "average_precision": 1.0}
+    # Given to the first and third video, of which the first has it.
+    decided = {"threshold": 0.5, "precision": 0.5, "recall": 1.0}
+    assert rain == {"name": "rain", "positives": 1, "average_precision": 1.0, **decided}
     assert train["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
-    assert never == {"name": "never", "positives": 0, "average_precision": None}
+    decided = {"threshold": pytest.approx(0.7), "precision": None, "recall": None}
+    assert never == {"name": "never", "positives": 0, "average_precision": None, **decided}
+    # Four decisions, two of them right (a video with train at 0.8, one without at 0.6), and three labels to find.
+    assert result["micro_f1"] == pytest.approx(2 * 2 / (4 + 3))
+    assert result["macro_f1"] == pytest.approx((2 / 3 + 2 / 4) / 2)
     assert (rain["average_precision"] + train["average_precision"]) / 2 == pytest.approx(result["map"])
     assert sum(row["count"] for row in details["reliability"]) == 4 * 3
+
+
+def test_thresholds_come_from_the_counts_of_all_shards():
+    batches = [batch([[0], []]), batch([[0], []])]
+    predicted = {id(batches[0]): [[0.7], [0.1]], id(batches[1]): [[0.6], [0.2]]}
+    counts = count_levels(lambda batch: np.array(predicted[id(batch)], np.float32), Made(*batches), 1)
+    assert counts.positives_C.tolist() == [2]
+    threshold = LEVELS[choose(counts)[0]]
+    # In logits, the middle between 0.2 and 0.6.
+    assert threshold == pytest.approx(0.38, abs=0.01)

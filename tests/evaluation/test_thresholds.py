@@ -114,22 +114,22 @@ def test_nothing_reaches_the_precision():
 @given(st.lists(st.integers(0, 254), min_size=1, max_size=50))
 def test_text_holds_the_levels_in_few_bytes(levels: list[int]):
     text = encode(np.array(levels, np.uint8))
-    thresholds = decode(text)
+    thresholds = decode(text, len(levels))
     assert thresholds is not None
     np.testing.assert_array_equal(thresholds, LEVELS[levels])
     assert thresholds.dtype == np.float32
     assert len(text) == len(not_chosen(len(levels))) == 4 * -(-len(levels) // 3)
-    assert decode(not_chosen(len(levels))) is None
+    assert decode(not_chosen(len(levels)), len(levels)) is None
 
 
 def test_text_by_its_definition():
     """What docs/reference/file-formats.md says: sigmoid((byte - 128) / 16)."""
-    thresholds = decode("AYD/")
+    thresholds = decode("AYD/", 3)
     assert thresholds is not None
     np.testing.assert_allclose(thresholds, 1 / (1 + np.exp(-(np.array([1.0, 128, 255]) - 128) / 16)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("text", ["A", "AAA", "!AAA"])
+@pytest.mark.parametrize("text", ["A", "AAA", "!AAA", "AYD/AYD/", ""])
 def test_other_text_is_refused(text: str):
-    with pytest.raises(ValueError, match=r"[Bb]ase64|padding|data"):
-        decode(text)
+    with pytest.raises(ValueError, match=r"[Bb]ase64|padding|data|holds [06] thresholds for 3 labels"):
+        decode(text, 3)

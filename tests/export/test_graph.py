@@ -32,7 +32,7 @@ from vidfit.inference.predictor import load
 from vidfit.quantization.member import Member
 from vidfit.quantization.uniform import QuantizedTensor, QuantScheme
 
-KEYS = ("format", "spec", "vocabulary", "members", "frame_probabilities", "crc32c")
+KEYS = ("format", "spec", "vocabulary", "members", "frame_probabilities", "thresholds", "crc32c")
 LONG_LABELS = tuple(map(str, range(120)))
 
 

@@ -52,7 +52,8 @@ def evaluate(
     window: Window = None,
     hop: Hop = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Probability from which on a label holds in the timeline. 0.5 by default.")
+        float | None,
+        typer.Option(help="Probability from which on a label holds in the timeline. By default each label's own."),
     ] = None,
 ) -> None:
     """Measure a model on labelled shards: GAP@20, mAP, Hit@1, PERR. With --segments, measure its timeline."""

@@ -21,7 +21,10 @@ Videos = Annotated[
     list[str],
     typer.Argument(help="Videos, folders of them, (quoted) globs, or tables: CSV or JSONL with path and labels."),
 ]
-Threshold = Annotated[float, typer.Option(help="Probability from which on a label holds.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Probability from which on a label holds. By default each label's own, from the model's file."),
+]
 
 
 @app.command()
@@ -87,7 +90,7 @@ def label(
     ] = None,
     window: Window = None,
     hop: Hop = None,
-    threshold: Threshold = 0.5,
+    threshold: Threshold = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Say what is in videos, and when.

@@ -52,7 +52,7 @@ class Decisions:
         }
 
     def labels(self) -> list[dict[str, Any]]:
-        """Of each label `threshold`, `precision` (None if no video is given it) and `recall` (None if no video has it)."""
+        """Of each label `threshold`, `precision` (None if never given) and `recall` (None if no video has it)."""
         columns = (self._thresholds_C, self._positives, self._given, self._right)
         return [
             {

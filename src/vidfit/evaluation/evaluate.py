@@ -6,6 +6,7 @@ their own, and come to the same figures, to the bit, as one process.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 
 from vidfit import distributed
 from vidfit.errors import DataError
+from vidfit.evaluation.decisions import Decisions
 from vidfit.evaluation.metrics import Metrics
 from vidfit.evaluation.reliability import Reliability
+from vidfit.evaluation.thresholds import Counts, LevelCounts
 from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches, NoRecordsError
 from vidfit.features.prefetch import read_ahead
@@ -26,8 +29,16 @@ Show = Callable[[int, int], None]
 """Called with (videos so far, about how many in all); where there are several ranks, about so many so far."""
 
 
+def _silent(done: int, total: int) -> None:
+    pass
+
+
 def evaluate(
-    predict: Predict, batches: Batches, classes: int, show: Show = lambda done, total: None
+    predict: Predict,
+    batches: Batches,
+    classes: int,
+    show: Show = _silent,
+    thresholds_C: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Metrics of `predict` over all batches. All ranks call it together, and each has the result.
 
@@ -36,20 +47,27 @@ def evaluate(
         batches: labelled videos; those without a label count too.
         classes: size of the vocabulary, C.
         show: the progress, on each rank.
+        thresholds_C: float32, from which probability on each label holds.
 
     Returns:
-        What `Metrics.result` holds; `skipped`, corrupt records that were left out, and `skipped_bytes`, what they take;
-        `unlabelled`, videos without a label; and `seconds` of wall time, with reading.
+        What `Metrics.result` holds and, with thresholds, `Decisions.result`; `skipped`, corrupt records that were left
+        out, and `skipped_bytes`, what they take; `unlabelled`, videos without a label; and `seconds` of wall time, with
+        reading.
 
     Raises:
         DataError: there is no video, none has a label, or a record is not what it should be.
     """
-    measured, passed = _measure(predict, batches, lambda: _Measures(Metrics(classes)), show)
-    return measured.metrics.result() | passed
+    decisions = None if thresholds_C is None else Decisions(thresholds_C)
+    measured, passed = _measure(predict, batches, _Measures(Metrics(classes), decisions), show)
+    return measured.metrics.result() | (measured.decisions.result() if measured.decisions else {}) | passed
 
 
 def evaluate_labels(
-    predict: Predict, batches: Batches, names: Sequence[str], show: Show = lambda done, total: None
+    predict: Predict,
+    batches: Batches,
+    names: Sequence[str],
+    thresholds_C: np.ndarray,
+    show: Show = _silent,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """As `evaluate`, and how good each label and the probabilities themselves are.
 
@@ -57,28 +75,44 @@ def evaluate_labels(
         predict: probabilities `[B, C]` float32 of a batch.
         batches: labelled videos; those without a label count too.
         names: the vocabulary, C names.
+        thresholds_C: float32, from which probability on each label holds.
         show: the progress, on each rank.
 
     Returns:
-        What `evaluate` gives, and `labels` (`name`, `positives` and `average_precision` of each, which is None without
-        positives), `reliability` (the bins of `Reliability`) and `ece` (its expected calibration error).
+        What `evaluate` gives, and `labels` (of each `name`, `positives`, `average_precision`, which is None without
+        positives, and what `Decisions.labels` holds), `reliability` (the bins of `Reliability`) and `ece` (its
+        expected calibration error).
 
     Raises:
         DataError: there is no video, none has a label, or a record is not what it should be.
     """
-    measured, passed = _measure(predict, batches, lambda: _Measures(Metrics(len(names)), Reliability()), show)
-    metrics, reliability = measured.metrics, measured.reliability
+    nothing = _Measures(Metrics(len(names)), Decisions(thresholds_C), Reliability())
+    measured, passed = _measure(predict, batches, nothing, show)
+    metrics, decisions, reliability = measured.metrics, measured.decisions, measured.reliability
+    assert decisions is not None
     assert reliability is not None
-    columns = zip(names, metrics.positives.tolist(), metrics.average_precisions().tolist(), strict=True)
+    columns = zip(
+        names, metrics.positives.tolist(), metrics.average_precisions().tolist(), decisions.labels(), strict=True
+    )
     labels = [
-        {"name": name, "positives": positives, "average_precision": precision if positives else None}
-        for name, positives, precision in columns
+        {"name": name, "positives": positives, "average_precision": precision if positives else None, **decided}
+        for name, positives, precision, decided in columns
     ]
-    return metrics.result() | passed, {
+    return metrics.result() | decisions.result() | passed, {
         "labels": labels,
         "reliability": reliability.bins(),
         "ece": reliability.expected_calibration_error(),
     }
+
+
+def count_levels(predict: Predict, batches: Batches, classes: int, show: Show = _silent) -> Counts:
+    """What each label would get at each threshold (see `evaluation/thresholds.py`).
+
+    Arguments and errors: as `evaluate`.
+    """
+    measured, _ = _measure(predict, batches, _Measures(Metrics(classes), levels=LevelCounts(classes)), show)
+    assert measured.levels is not None
+    return measured.levels.result()
 
 
 def skipped_of(result: Mapping[str, float]) -> Skipped:
@@ -91,33 +125,37 @@ class _Measures:
     """Of some videos."""
 
     metrics: Metrics
+    decisions: Decisions | None = None
     reliability: Reliability | None = None
+    levels: LevelCounts | None = None
     skipped: Skipped = NOTHING
     unlabelled: int = 0
 
     def update(self, probabilities_BC: np.ndarray, batch: Batch) -> None:
-        for measure in (self.metrics, self.reliability):
+        for measure in (self.metrics, self.decisions, self.reliability, self.levels):
             if measure:
                 measure.update(probabilities_BC, batch.labels.numpy(), batch.label_counts.numpy())
         self.unlabelled += int((batch.label_counts == 0).sum())
 
     def merge(self, later: "_Measures") -> None:
         self.metrics.merge(later.metrics)
+        if self.decisions and later.decisions:
+            self.decisions.merge(later.decisions)
         if self.reliability and later.reliability:
             self.reliability.merge(later.reliability)
+        if self.levels and later.levels:
+            self.levels.merge(later.levels)
         self.skipped += later.skipped
         self.unlabelled += later.unlabelled
 
 
-def _measure(
-    predict: Predict, batches: Batches, fresh: Callable[[], _Measures], show: Show
-) -> tuple[_Measures, dict[str, float]]:
-    """The measures of all shards together; and what else `evaluate` tells."""
+def _measure(predict: Predict, batches: Batches, nothing: _Measures, show: Show) -> tuple[_Measures, dict[str, float]]:
+    """The measures of all shards together; and what else `evaluate` tells. `nothing` has no videos yet."""
     start, total = time.perf_counter(), estimate_records(batches.shards)
 
     def of_each_shard() -> Iterator[_Measures]:
         """Of this rank's share."""
-        measures, videos = fresh(), 0
+        measures, videos = deepcopy(nothing), 0
         for read in read_ahead(batches.shard_by_shard(distributed.share_of_rank(batches.shards))):
             if isinstance(read, Batch):
                 measures.update(predict(read), read)
@@ -126,9 +164,9 @@ def _measure(
             else:
                 measures.skipped = read
                 yield measures
-                measures = fresh()
+                measures = deepcopy(nothing)
 
-    everything = fresh()
+    everything = deepcopy(nothing)
     for of_shard in distributed.gather_in_order(of_each_shard(), len(batches.shards)):
         everything.merge(of_shard)
     if not everything.metrics.videos:

@@ -1,4 +1,4 @@
-"""GAP@20, mAP, Hit@1 and PERR of a stream of batches, exact.
+"""GAP@20, mAP, Hit@1 and PERR of a stream of batches, exact. Accuracy too, if each video has one label.
 
 Each video keeps only its 20 best classes, as (class, score, hit). All labels count in the denominators, kept or not.
 Scores are rounded to float32; sums are in float64. Memory is 7 bytes per kept class: the 1.1 M evaluation videos of
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from vidfit.errors import VidfitError
 
 DIVERGED: Final = "predictions hold NaN: the model's training diverged; train it with a lower learning rate"
+# For top-5 accuracy.
+_TOP: Final = 5
 
 
 class Metrics:
@@ -32,6 +34,8 @@ class Metrics:
         self.positives = np.zeros(classes, np.int64)
         """Videos that have each label, `[C]`."""
         self._hits_at_1 = 0
+        self._hits_at_5 = 0
+        self._one_label_each = True
         self._summed_perr = 0.0
         # Two bytes per class as a rule: NumPy sorts them in linear time.
         self._entry = np.dtype([("class", np.min_scalar_type(classes)), ("score", np.float32), ("hit", bool)])
@@ -56,7 +60,7 @@ class Metrics:
         positive = labels.astype(bool) if label_counts is None else multi_hot(labels, label_counts, self.classes)
         num_positives = positive.sum(axis=1)
 
-        width = min(max(self.top_k, num_positives.max(initial=0)), self.classes)
+        width = min(max(self.top_k, _TOP, num_positives.max(initial=0)), self.classes)
         best = top_classes(probabilities, width)
         scores = np.take_along_axis(probabilities, best, axis=1)
         hits = np.take_along_axis(positive, best, axis=1)
@@ -65,6 +69,8 @@ class Metrics:
         counted = (np.arange(width) < num_positives[:, None]) & (scores > 0)
         self._summed_perr += float(((hits & counted).sum(axis=1) / np.maximum(num_positives, 1)).sum())
         self._hits_at_1 += int(positive[np.arange(videos), probabilities.argmax(axis=1)].sum())
+        self._hits_at_5 += int(hits[:, :_TOP].any(axis=1).sum())
+        self._one_label_each &= bool((num_positives == 1).all())
         self.positives += positive.sum(axis=0)
         self.videos += videos
         entries = np.empty(best[:, : self.top_k].size, self._entry)
@@ -76,6 +82,8 @@ class Metrics:
         """Add the videos of another `Metrics` with the same settings, after the own ones."""
         self._summed_perr += later._summed_perr
         self._hits_at_1 += later._hits_at_1
+        self._hits_at_5 += later._hits_at_5
+        self._one_label_each &= later._one_label_each
         self.positives += later.positives
         self.videos += later.videos
         self._entries.extend(later._entries)
@@ -93,6 +101,8 @@ class Metrics:
             perr: precision at equal recall rate: mean over videos of the precision of as many classes as the video has
                 labels; 0 for a video without labels.
             videos: number of videos.
+            accuracy, top_5_accuracy: fraction of videos whose label is the best class, or among the best five. Only if
+                each video has exactly one label.
 
         Source: YouTube-8M (Abu-El-Haija et al. 2016), section 5; the starter code and the 2018 winners' changes to it.
         """
@@ -102,6 +112,7 @@ class Metrics:
         has_positives = self.positives > 0
         map_google = float(of_classes[has_positives].mean()) if has_positives.any() else float("nan")
         videos = max(self.videos, 1)
+        accuracies = {"accuracy": self._hits_at_1 / videos, "top_5_accuracy": self._hits_at_5 / videos}
         return {
             "gap": float(gap),
             "map": map_google,
@@ -110,6 +121,7 @@ class Metrics:
             "hit_at_1": self._hits_at_1 / videos,
             "perr": self._summed_perr / videos,
             "videos": self.videos,
+            **(accuracies if self.videos and self._one_label_each else {}),
         }
 
     def average_precisions(self) -> np.ndarray:

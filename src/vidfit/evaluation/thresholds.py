@@ -4,8 +4,8 @@ Every threshold is one of 255 levels, evenly spaced in their logits: `LEVELS[i] 
 file needs one byte per label, and counting how many videos reach each level is enough to find the best one exactly.
 
 A label with few videos must not get a threshold fitted to noise. So 100 positives of the average label are added to
-each label's own. A rare label gets nearly the common threshold, a frequent one nearly its own. Chosen on one half of the
-validation videos and measured on the other, micro F1 / macro F1:
+each label's own. A rare label gets nearly the common threshold, a frequent one nearly its own. Chosen on one half of
+the validation videos and measured on the other, micro F1 / macro F1:
 
 | added positives | clips, 102 videos | AudioSet, 1,385 | YouTube-8M, 2,321 |
 |---|---|---|---|
@@ -110,13 +110,15 @@ def encode(levels_C: np.ndarray) -> str:
     return base64.b64encode((levels_C.astype(int) + 1).astype(np.uint8).tobytes()).decode()
 
 
-def decode(text: str) -> np.ndarray | None:
+def decode(text: str, classes: int) -> np.ndarray | None:
     """Thresholds float32 `[C]` from a packed file's metadata. None where they were not chosen.
 
     Raises:
-        ValueError: the text is not base64.
+        ValueError: the text is not base64 of C bytes.
     """
     stored_C = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    if len(stored_C) != classes:
+        raise ValueError(f"it holds {len(stored_C)} thresholds for {classes} labels")
     return LEVELS[stored_C.astype(int) - 1] if stored_C.all() else None
 
 

@@ -4,15 +4,19 @@ Each family writes its formula in operators of ONNX (`member.py` and the files t
 multiplied as they are stored (`weight_formats.py`). docs/reference/file-formats.md has the format.
 """
 
+import mmap
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from google.protobuf.message import EncodeError
-from onnx import helper
+from onnx import StringStringEntryProto, helper
 
 from vidfit.checksum import write_checksum
 from vidfit.errors import BudgetError, ModelFileError
+from vidfit.evaluation.thresholds import encode, not_chosen
 from vidfit.export.graph_writer import GraphWriter
 from vidfit.export.member import write_member
 from vidfit.export.metadata import CHECKSUM, properties
@@ -86,6 +90,29 @@ def write_graph(
         partial.write_bytes(content)
         write_checksum(partial, CHECKSUM)
     return described
+
+
+def write_thresholds(path: Path, levels_C: np.ndarray) -> None:
+    """Write chosen thresholds into a packed file, in the room that `write_graph` left. Its size stays the same.
+
+    Arguments:
+        path: the file; it is replaced as a whole.
+        levels_C: level of each label, uint8, as `evaluation/thresholds.py` chooses them.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    room, chosen = (
+        StringStringEntryProto(key="vidfit.thresholds", value=text).SerializeToString()
+        for text in (not_chosen(len(levels_C)), encode(levels_C))
+    )
+    with replacing(path) as partial:
+        shutil.copyfile(path, partial)
+        with partial.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+            place = content.rfind(room)
+            assert place >= 0
+            content[place : place + len(room)] = chosen
+        write_checksum(partial, CHECKSUM)
 
 
 def _check_same_data(members: Sequence[PackedMember]) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, Json
 
 from vidfit.checksum import BLANK, Mark
 from vidfit.errors import ModelFileError, reason
+from vidfit.evaluation.thresholds import decode, not_chosen
 from vidfit.features.spec import FeatureSpec
 
 # The entry `vidfit.crc32c` of the metadata up to its value: key and length of the value.
@@ -32,6 +34,7 @@ class PackedInfo(BaseModel):
         members: name, family, weight, bits and quantised tensors of each member.
         extractor: JSON of how videos become these features (`videos/extractor.py`). Absent where that is unknown.
         frame_probabilities: whether the file has this output besides `probabilities`. False if the key is missing.
+        thresholds: from which probability on each label holds (see `evaluation/thresholds.py`). Absent in older files.
         crc32c: checksum of the file (see `checksum.py`), eight hexadecimal digits.
     """
 
@@ -43,7 +46,22 @@ class PackedInfo(BaseModel):
     members: Json[list[dict[str, Any]]]
     extractor: str | None = None
     frame_probabilities: Json[bool] = False
+    thresholds: str | None = None
     crc32c: str = Field(pattern=r"^[0-9a-f]{8}$")
+
+    @property
+    def thresholds_C(self) -> np.ndarray | None:
+        """float32 `[C]`. None if the file has none that were chosen.
+
+        Raises:
+            ValueError: the entry is not what it should be.
+        """
+        if self.thresholds is None:
+            return None
+        try:
+            return decode(self.thresholds, len(self.vocabulary))
+        except ValueError as error:
+            raise ValueError(f"vidfit.thresholds: {error}") from error
 
 
 class Header(NamedTuple):
@@ -106,7 +124,7 @@ def properties(
     extractor: str | None,
     frame_probabilities: bool,
 ) -> dict[str, str]:
-    """The metadata to write, with a blank checksum: key -> string."""
+    """The metadata to write, key -> string, with a blank checksum and room for thresholds."""
     info = PackedInfo.model_construct(
         format=FORMAT,
         spec=spec,
@@ -114,6 +132,7 @@ def properties(
         members=members,
         extractor=extractor,
         frame_probabilities=frame_probabilities,
+        thresholds=not_chosen(len(vocabulary)),
         crc32c=BLANK,
     )
     return info.model_dump(by_alias=True, round_trip=True, exclude_none=True)

@@ -8,8 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vidfit.errors import ModelFileError
-from vidfit.evaluation.evaluate import evaluate, evaluate_labels
+from vidfit.evaluation.evaluate import count_levels, evaluate, evaluate_labels
+from vidfit.evaluation.thresholds import DEFAULT, choose
 from vidfit.features.skipped import Skipped
 from vidfit.files import file_digest, make_folder
 from vidfit.inference.predictor import BATCH_SIZE, load
@@ -40,7 +43,7 @@ def measure(
     predictor = load(model, threads, fill_up, batch_size, parallel_batches=0)
     classes = len(predictor.vocabulary)
     batches = predictor.batches(shards, classes, skip_corrupt, labelled_only)
-    return evaluate(predictor.predict_batch, batches, classes, on_progress)
+    return evaluate(predictor.predict_batch, batches, classes, on_progress, predictor.thresholds)
 
 
 def measure_labels(
@@ -51,10 +54,32 @@ def measure_labels(
     *,
     on_progress: OnProgress = _silent,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Like `measure`, and also the results per label and the calibration (see `evaluate_labels`)."""
+    """Like `measure`, and also the results per label and the calibration (see `evaluate_labels`).
+
+    A model without thresholds of its own is measured at 0.5.
+    """
     predictor = load(model, parallel_batches=0)
     batches = predictor.batches(shards, len(predictor.vocabulary), skip_corrupt, labelled_only)
-    return evaluate_labels(predictor.predict_batch, batches, predictor.vocabulary, on_progress)
+    thresholds_C = predictor.thresholds
+    if thresholds_C is None:
+        thresholds_C = np.full(len(predictor.vocabulary), DEFAULT, np.float32)
+    return evaluate_labels(predictor.predict_batch, batches, predictor.vocabulary, thresholds_C, on_progress)
+
+
+def choose_thresholds(
+    model: Path,
+    shards: Sequence[Path],
+    precision: float | None,
+    skip_corrupt: bool = False,
+    labelled_only: bool = False,
+    *,
+    on_progress: OnProgress = _silent,
+) -> np.ndarray:
+    """The best threshold of each label on labelled shards, as a level uint8 `[C]` (see `evaluation/thresholds.py`)."""
+    predictor = load(model, parallel_batches=0)
+    classes = len(predictor.vocabulary)
+    batches = predictor.batches(shards, classes, skip_corrupt, labelled_only)
+    return choose(count_levels(predictor.predict_batch, batches, classes, on_progress), precision)
 
 
 def predict(

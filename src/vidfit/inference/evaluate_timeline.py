@@ -27,7 +27,7 @@ def evaluate_timeline(
     *,
     window: float | None = None,
     hop: float | None = None,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     skip_corrupt: bool = False,
     threads: int = 0,
     batch_size: int = BATCH_SIZE,
@@ -46,8 +46,8 @@ def evaluate_timeline(
     Returns:
         `timeline_map`, `timeline_overlap`, `videos`, `cells`, and `labels` with the figures of each (see
         `IntervalMetrics.result`); `map_at_k` of segments of 5 seconds (see `SegmentMetrics`), in which a label holds if
-        an interval contains the middle; `timeline`, which probabilities were used; `threshold`; `unlabelled`, videos
-        without labels and intervals; what was skipped; and `seconds` of wall time.
+        an interval contains the middle; `timeline`, which probabilities were used; `threshold`, or `each label's
+        own`; `unlabelled`, videos without labels and intervals; what was skipped; and `seconds` of wall time.
 
     Raises:
         DataError: the table is wrong, or names a label that the model lacks. Or a labelled video of the shards has no
@@ -73,7 +73,7 @@ def evaluate_timeline(
     labels = result.pop("labels")
     return {
         "timeline": timeline.method,
-        "threshold": options.threshold,
+        "threshold": timeline.threshold,
         **result,
         "map_at_k": by_segment.result()["map_at_k"],
         "labels": labels,

@@ -1,5 +1,6 @@
 """What is in a video, and when: extraction, the model and the timeline together."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from vidfit.videos.embed import Embedder
 from vidfit.videos.extract import to_frames
 from vidfit.videos.extractor import parse_extractor
 from vidfit.videos.sources import Source, find_sources
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -71,6 +74,8 @@ class Labeller:
             )
         self.extractor = parse_extractor(self.predictor.extractor, Path(model))
         self.timeline = Timeline(self.predictor, self.extractor.settings.rate, options or TimelineOptions())
+        if self.timeline.options.threshold is None and self.predictor.thresholds is None:
+            log.warning("%s: has no thresholds, so every label holds from 0.5 on; give --threshold", model)
         self._embedder = Embedder(self.extractor.settings)
 
     def label(self, source: Source) -> LabelledVideo:
@@ -81,11 +86,13 @@ class Labeller:
             return LabelledVideo(str(source.path), error=str(error))
         frames = to_frames(embedded, self.extractor)
         probabilities_C, probabilities_TC = self.timeline.probabilities(frames)
-        labels = []
-        for index in np.argsort(-probabilities_C, kind="stable"):
-            segments = self.timeline.spans(probabilities_TC[:, index], embedded.duration)
-            if segments or probabilities_C[index] >= self.timeline.options.threshold:
-                labels.append(Label(self.predictor.vocabulary[index], float(probabilities_C[index]), segments))
+        spans = self.timeline.spans(probabilities_TC, embedded.duration)
+        holds_C = probabilities_C >= self.timeline.thresholds_C
+        labels = [
+            Label(self.predictor.vocabulary[index], float(probabilities_C[index]), spans[index])
+            for index in np.argsort(-probabilities_C, kind="stable")
+            if spans[index] or holds_C[index]
+        ]
         rate = self.timeline.rate
         return LabelledVideo(str(source.path), embedded.duration, labels, probabilities_TC, rate, notes=embedded.notes)
 
@@ -95,15 +102,16 @@ def label(
     videos: str | Path | Sequence[str | Path],
     window: float | None = None,
     hop: float | None = None,
-    threshold: float = 0.5,
+    threshold: float | None = None,
 ) -> Iterator[LabelledVideo]:
     """Label videos: what is in them, and when. Each is read when you ask for it.
 
     Arguments:
         model: a packed `.onnx` file.
         videos: files, folders or globs.
-        window, hop, threshold: of the timeline (see `TimelineOptions`). By default it comes from the model's frame
-            probabilities if it has them, else from windows of 5 seconds, one per second.
+        window, hop: of the timeline (see `TimelineOptions`). By default it comes from the model's frame probabilities
+            if it has them, else from windows of 5 seconds, one per second.
+        threshold: probability at which a label holds. By default each label's own, which the packed file has.
 
     Raises:
         ModelFileError, DataError, VidfitError: as `Labeller`, or no video is found.

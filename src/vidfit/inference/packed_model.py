@@ -171,3 +171,4 @@ def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) ->
         raise ValueError(
             "its output is not as long as vidfit.vocabulary, or its outputs are not those that its metadata name"
         )
+    _ = info.thresholds_C  # raises if it cannot be read

@@ -57,6 +57,9 @@ class Predictor:
     """Label names; class `c` of the probabilities is `vocabulary[c]`."""
     extractor: str | None
     """JSON of how videos become its features (`videos/extractor.py`). None where that is unknown."""
+    thresholds: np.ndarray | None
+    """From which probability on each label holds, float32 `[C]` (see `evaluation/thresholds.py`). None if the model
+    has none of its own: a member, or a file that `pack-members` or an older vidfit wrote."""
     window: int
     """How many videos to read together, so that some of them are of similar length (see `predict_batch`)."""
 
@@ -70,10 +73,12 @@ class Predictor:
         parallel_batches: int = 1,
         extractor: str | None = None,
         run_frames: Model | None = None,
+        thresholds: np.ndarray | None = None,
     ):
         self.spec = spec
         self.extractor = extractor
         self.vocabulary = vocabulary
+        self.thresholds = thresholds
         self.window = _BATCHES_PER_WINDOW * batch_size
         self._run = run
         self._fill_up = fill_up
@@ -281,9 +286,9 @@ def load(
 def _predictor(model: MemberModel | PackedModel, fill_up: int, batch_size: int, parallel_batches: int) -> Predictor:
     info = model.info
     run_frames = model.frame_probabilities if model.has_frame_probabilities else None
-    return Predictor(
-        info.spec, info.vocabulary, model, fill_up, batch_size, parallel_batches, info.extractor, run_frames
-    )
+    thresholds_C = model.info.thresholds_C if isinstance(model, PackedModel) else None
+    settings = (fill_up, batch_size, parallel_batches)
+    return Predictor(info.spec, info.vocabulary, model, *settings, info.extractor, run_frames, thresholds_C)
 
 
 def _cores() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from vidfit.errors import BudgetError, ModelFileError, OutputError
 from vidfit.export.graph import PackedMember, write_graph
 from vidfit.files import make_folder
+from vidfit.inference.packed_thresholds import set_thresholds
 from vidfit.inference.predictor import load
 from vidfit.locks import locked
 from vidfit.progress import OnProgress, silent
@@ -105,6 +106,7 @@ class Packer:
         self.on_progress = on_progress
         self.search = Search(RunMembers.read(directory, recipe, weights), on_progress)
         self._portable = recipe.pack.portable
+        self._precision = recipe.pack.precision
         self._frame_probabilities = recipe.pack.frame_probabilities
 
     def pack_named(self, budgets: Sequence[str], max_ms: float | None = None, overwrite: bool = False) -> list[Path]:
@@ -126,6 +128,9 @@ class Packer:
         for path, size in sizes.items():
             path.with_suffix(".json").unlink(missing_ok=True)  # it describes the file that is replaced now
             packed = self.pack(path, size, max_ms)
+            videos = self.search.members.batches("validation")
+            passed = (videos.skip_corrupt, videos.labelled_only)
+            set_thresholds(path, videos.shards, self._precision, *passed, self.on_progress)
             write_text(path.with_suffix(".json"), json.dumps(packed, indent=2) + "\n")
             _log.info(
                 "%s: %d members in %s, validation GAP %.4f on the selecting half, %.4f on the confirming half",
