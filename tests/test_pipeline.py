@@ -40,7 +40,8 @@ def test_the_summary_says_what_was_found(finished: Path, corpus: Path):
     assert packed["bytes"] == (finished / packed["path"]).stat().st_size <= packed["budget"] == 330_000
     assert [(row["name"], row["bits"]) for row in packed["members"]] == [("vlad", 8), ("lstm", 8)]
     assert packed["members"][0]["weight"] == pytest.approx(2 / 3)
-    assert {"map", "hit_at_1", "perr"} <= packed.keys()
+    assert {"map", "hit_at_1", "perr", "micro_f1", "macro_f1"} <= packed.keys()
+    assert "accuracy" not in packed  # a video may have several labels
     model = load(finished / "model.onnx")
     batches = Batches(expand_shards([corpus / "eval"]), model.spec, 5, 7)
     assert packed["gap"] == pytest.approx(evaluate(model.predict_batch, batches, 5)["gap"], abs=1e-6)
@@ -55,6 +56,10 @@ def test_labels_are_those_of_the_packed_file(finished: Path):
     assert sum(row["count"] for row in details["reliability"]) == VIDEOS["eval"] * len(LABELS)
     assert sum(row["hits"] for row in details["reliability"]) == sum(row["positives"] for row in details["labels"])
     assert 0 < details["ece"] < 1
+    thresholds = load(finished / "model.onnx").thresholds
+    assert thresholds is not None
+    assert [row["threshold"] for row in details["labels"]] == thresholds.tolist()
+    assert any(row["recall"] for row in details["labels"])
 
 
 def test_labels_of_an_older_file_do_not_outlive_it(copy: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch):
@@ -118,6 +123,23 @@ def test_a_lost_file_is_made_again(copy: Path, recipe_file: Path):
     assert run(recipe, copy) == old
     assert (copy / "members" / "vlad" / "quantized.safetensors").exists()
     onnxruntime.InferenceSession(copy / "model.onnx")
+
+
+def test_another_precision_chooses_thresholds_anew_and_trains_nothing(copy: Path, recipe_file: Path):
+    before, old = times(copy), load(copy / "model.onnx").thresholds
+    run(load_recipe(recipe_file, ("pack.precision=0.95",)), copy)
+    after, new = times(copy), load(copy / "model.onnx").thresholds
+    assert {name for name in after if after[name] != before[name]} == {"model.onnx"}
+    assert old is not None
+    assert new is not None
+    assert (new != old).any()
+
+
+def test_the_same_run_packs_the_same_file(copy: Path, recipe_file: Path):
+    before = (copy / "model.onnx").read_bytes()
+    (copy / "model.onnx").unlink()
+    run(load_recipe(recipe_file), copy)
+    assert (copy / "model.onnx").read_bytes() == before
 
 
 def test_a_default_that_is_written_out_changes_nothing(copy: Path, recipe_file: Path):

@@ -49,6 +49,11 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
             f"{packed['gap_confirmation']:.4f} on the other"
         )
     print(f"{directory / packed['path']}: {packed['bytes']:,} bytes of {packed['budget']:,}")
+    if "accuracy" in packed:
+        print(f"accuracy: {packed['accuracy']:.4f}, top-5 accuracy {packed['top_5_accuracy']:.4f}")
+    if "micro_f1" in packed:
+        f1 = f"micro F1 {packed['micro_f1']:.4f}, macro {packed['macro_f1']:.4f}"
+        print(f"decisions at each label's own threshold: {f1}")
     if (page := directory / REPORT).exists():
         print(f"{page}: all of it on one page")
 

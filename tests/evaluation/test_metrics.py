@@ -158,3 +158,28 @@ def test_a_video_takes_140_bytes():
     for _ in range(4):
         metrics.update(scores, scores > 0.999)
     assert len(pickle.dumps(metrics)) - before < 4 * 500 * 140 + 2000
+
+
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 12))
+def test_accuracy_is_that_of_the_best_and_the_best_five(seed: int, videos: int, classes: int):
+    random = np.random.default_rng(seed)
+    scores = random.permuted(np.tile(np.arange(classes, dtype=np.float32), (videos, 1)), axis=1)
+    labels = random.integers(0, classes, videos)
+    ranks = [int((row > row[label]).sum()) for row, label in zip(scores, labels, strict=True)]
+    whole, later = Metrics(classes, top_k=3), Metrics(classes, top_k=3)
+    half = videos // 2
+    whole.update(scores[:half], labels[:half], np.ones(half, int))
+    later.update(scores[half:], labels[half:], np.ones(videos - half, int))
+    whole.merge(later)
+    result = whole.result()
+    assert result["accuracy"] == result["hit_at_1"] == sum(rank < 1 for rank in ranks) / videos
+    assert result["top_5_accuracy"] == sum(rank < 5 for rank in ranks) / videos
+
+
+@pytest.mark.parametrize("counts", [[1, 2], [1, 0]])
+def test_there_is_no_accuracy_if_a_video_has_not_one_label(counts: list[int]):
+    scores, labels = np.array([[0.1, 0.9], [0.2, 0.8]], np.float32), np.array([1, 0, 1])[: sum(counts)]
+    metrics = Metrics(2)
+    metrics.update(scores, labels, np.array(counts))
+    assert "accuracy" not in metrics.result()
+    assert "accuracy" not in Metrics(2).result()

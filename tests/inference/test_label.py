@@ -15,6 +15,7 @@ from tests.inference.test_predictor import edited
 from tests.videos.making import BLUE, GREEN, RED, by_second, frames_at, plain, small_model, tone, write
 from vidfit.cli import main
 from vidfit.errors import ModelFileError, VidfitError
+from vidfit.evaluation.thresholds import encode
 from vidfit.inference.label import Label, LabelledVideo
 from vidfit.inference.label_files import write_labels
 from vidfit.inference.timeline import Span
@@ -220,6 +221,44 @@ def test_python_labels_a_video_when_asked_for(place: Path):
     (video,) = found
     assert [label.label for label in video.labels] == ["green"]
     assert video.probabilities.shape == (3, 3)
+
+
+@pytest.fixture(scope="module")
+def own(place: Path) -> Path:
+    """A copy of `model.onnx` in which green holds from the highest level on, red from the lowest, blue from 0.5."""
+    model = vidfit.load(place / "model.onnx")
+    levels = {"green": 254, "red": 0, "blue & cold": 127}
+
+    def change(proto):
+        for entry in proto.metadata_props:
+            if entry.key == "vidfit.thresholds":
+                entry.value = encode(np.array([levels[name] for name in model.vocabulary]))
+
+    return edited(place / "model.onnx", place / "own.onnx", change)
+
+
+def test_each_label_holds_from_its_own_threshold(place: Path, own: Path):
+    (green,) = vidfit.label(own, place / "new" / "green.mp4", window=1)
+    assert [label.label for label in green.labels] == ["red"]
+    assert green.labels[0].segments
+    (all_at_one,) = vidfit.label(own, place / "new" / "green.mp4", window=1, threshold=0.5)
+    assert [label.label for label in all_at_one.labels] == ["green"]
+
+
+def test_a_threshold_given_by_hand_holds_for_all_labels(place: Path, own: Path, command: Command, tmp_path: Path):
+    video = place / "new" / "green.mp4"
+    given = ("label", own, video, *EXACT, "-o")
+    assert command(*given, tmp_path / "own.json")[0] == 0
+    assert command(*given, tmp_path / "half.json", "--threshold", "0.5")[0] == 0
+    found = [json.loads((tmp_path / name).read_text())[0]["labels"] for name in ("own.json", "half.json")]
+    assert [[label["label"] for label in labels] for labels in found] == [["red"], ["green"]]
+
+
+def test_a_file_without_thresholds_says_so(place: Path, command: Command):
+    code, out, err = command("label", place / "frames.onnx", place / "new" / "green.mp4")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "frames.onnx: has no thresholds, so every label holds from 0.5 on; give --threshold" in err
+    assert command("label", place / "frames.onnx", place / "new" / "green.mp4", "--threshold", "0.5")[1:] == (out, "")
 
 
 def test_an_output_that_exists_is_kept(place: Path, command: Command, tmp_path: Path):

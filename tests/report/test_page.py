@@ -127,6 +127,27 @@ def test_labels_best_first_and_worst_first(folder: Path):
     assert "the mAP, 0.2050. 1 more labels have no video" in said
 
 
+def test_labels_show_their_decisions(folder: Path):
+    label = {"name": "rain", "positives": 8, "average_precision": 0.5}
+    decided = label | {"name": "snow", "threshold": 0.25, "precision": None, "recall": 0.125}
+    change(folder / "labels.json", "labels", [label, decided])
+    said = words(section(write_report(folder), "Best and worst labels"))
+    assert "label videos AP threshold precision recall" in said
+    assert re.search(r"rain 8 0\.500 - - -", said)
+    assert re.search(r"snow 8 0\.500 0\.250 - 0\.125", said)
+
+
+def test_scores_of_decisions_are_shown_if_known(folder: Path):
+    packed = json.loads((folder / "summary.json").read_text())["packed"]
+    packed |= {"accuracy": 0.8125, "top_5_accuracy": 0.9375, "micro_f1": 0.4375}
+    change(folder / "summary.json", "packed", {key: it for key, it in packed.items() if key != "macro_f1"})
+    said = words(section(write_report(folder), "The packed file"))
+    assert "accuracy 0.8125" in said
+    assert "top-5 accuracy 0.9375" in said
+    assert "micro F1 0.4375" in said
+    assert "macro F1" not in said
+
+
 def test_the_calibration_in_numbers(folder: Path):
     change(folder / "labels.json", "ece", 0.01234)
     change(folder / "labels.json", "reliability", [{"low": 0.1, "high": 0.2, "mean": 0.15, "hits": 1, "count": 8}])

@@ -48,6 +48,12 @@ class PackedSummary(BaseModel):
     map: float | None
     hit_at_1: float | None
     perr: float | None
+    micro_f1: float | None = None
+    macro_f1: float | None = None
+    """At the thresholds of the file."""
+    accuracy: float | None = None
+    top_5_accuracy: float | None = None
+    """If each video has exactly one label."""
 
 
 class MemberSummary(BaseModel):
@@ -109,11 +115,15 @@ class Frontier(BaseModel):
 
 
 class Label(BaseModel):
-    """A label on the eval shards. Its average precision is None if no video has it."""
+    """A label on the eval shards. Average precision and recall are None if no video has it."""
 
     name: str
     positives: int
     average_precision: float | None
+    threshold: float | None = None
+    precision: float | None = None
+    """At the threshold; None if it was given to no video."""
+    recall: float | None = None
 
 
 class Bin(BaseModel):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from vidfit.report.axis import Axis, around
-from vidfit.report.folder import RunFolder
+from vidfit.report.folder import Label, RunFolder
 from vidfit.report.html import Child, element, table
 from vidfit.report.plots import Series, bar, figure, line_chart
 from vidfit.report.widgets import Colours, missing
@@ -17,29 +17,27 @@ SHOWN = 15
 
 class _Scored(NamedTuple):
     average_precision: float
-    positives: int
-    name: str
+    label: Label
 
 
 def labels(run: RunFolder, _: Colours) -> list[Child]:
     if run.labels is None:
         return missing("The packed file was not measured by label", "vidfit run", "measures it")
-    ranked = sorted(
-        (
-            _Scored(label.average_precision, label.positives, label.name)
-            for label in run.labels.labels
-            if label.average_precision is not None
-        ),
-        reverse=True,
-    )
+    scored = [
+        _Scored(label.average_precision, label) for label in run.labels.labels if label.average_precision is not None
+    ]
+    ranked = sorted(scored, key=lambda row: (-row.average_precision, -row.label.positives))
     best = ranked[: min(SHOWN, (len(ranked) + 1) // 2)]
     worst = ranked[len(best) :][-SHOWN:][::-1]
     average = mean(row.average_precision for row in ranked)
     caption = f"Each point is one of {len(ranked)} labels. Their mean is the mAP, {average:.4f}."
     if unseen := len(run.labels.labels) - len(ranked):
         caption += f" {unseen} more labels have no video in the eval shards."
-    x = around("videos with the label (eval)", (row.positives for row in ranked), log=True, write="{:,.0f}".format)
-    points = [(float(row.positives), row.average_precision) for row in ranked]
+    caption += " Precision and recall are those at the file's threshold of each label."
+    x = around(
+        "videos with the label (eval)", (row.label.positives for row in ranked), log=True, write="{:,.0f}".format
+    )
+    points = [(float(row.label.positives), row.average_precision) for row in ranked]
     cloud = Series("a label", "var(--accent)", points, line="none", markers=True)
     chart = line_chart("Average precision of labels over their videos", x, Axis("average precision", 0, 1), [cloud])
     ends = [
@@ -51,6 +49,18 @@ def labels(run: RunFolder, _: Colours) -> list[Child]:
 
 def _table(rows: Sequence[_Scored]) -> Element:
     cells = (
-        (row.name, f"{row.positives:,}", f"{row.average_precision:.3f}", bar(row.average_precision, 1)) for row in rows
+        (
+            label.name,
+            f"{label.positives:,}",
+            f"{precision:.3f}",
+            bar(precision, 1),
+            *(_figure(value) for value in (label.threshold, label.precision, label.recall)),
+        )
+        for precision, label in rows
     )
-    return table(("label", "videos", "AP", ""), cells, words=("label",))
+    head = ("label", "videos", "AP", "", "threshold", "precision", "recall")
+    return table(head, cells, words=("label",))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -15,12 +15,16 @@ def result(run: RunFolder, _: Colours) -> list[Child]:
         ("mAP", packed.map, "mean over labels"),
         ("Hit@1", packed.hit_at_1, "best label is true"),
         ("PERR", packed.perr, "precision at equal recall"),
+        ("accuracy", packed.accuracy, "best label is the one"),
+        ("top-5 accuracy", packed.top_5_accuracy, "it is among the best five"),
+        ("micro F1", packed.micro_f1, "decisions at the file's thresholds"),
+        ("macro F1", packed.macro_f1, "the same, mean over labels"),
     ]
     figures = [
         ("size", format_size(packed.bytes), f"of {format_size(packed.budget)}" if packed.budget else "no budget"),
         ("members", str(len(packed.members)), f"of {len(run.summary.members)} trained"),
+        *((name, f"{score:.4f}", note) for name, score, note in scores if score is not None),
     ]
-    figures[:0] = [(name, f"{score:.4f}", note) for name, score, note in scores if score is not None]
     tiles = [
         element("div", element("dt", name), element("dd", value, element("small", note)), class_="tile")
         for name, value, note in figures
