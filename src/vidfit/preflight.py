@@ -32,6 +32,9 @@ from vidfit.videos.extractor import check_features, extractor_beside
 
 log = logging.getLogger(__name__)
 
+FEW = 10
+"""A label with fewer training videos is warned of."""
+
 
 def check(recipe: Recipe, on_progress: OnProgress = silent) -> RunData:
     """Read what a recipe names and check all that can be checked before training.
@@ -53,6 +56,7 @@ def check(recipe: Recipe, on_progress: OnProgress = silent) -> RunData:
     for which, shards in data.shards.items():
         if shards:
             check_labels(which, data)
+    tell_of_labels(data)
     parameters = {
         name: count_parameters(name, config, data.spec, len(data.vocabulary)) for name, config in recipe.members.items()
     }
@@ -197,6 +201,23 @@ def check_labels(which: str, data: RunData) -> None:
         skip = data.labelled_only
         what = "are left out" if skip else "count as videos that no label fits; `--unlabelled skip` leaves them out"
         log.warning("data.%s: %s of %s videos have no label; they %s", which, f"{unlabelled:,}", f"{videos:,}", what)
+
+
+def tell_of_labels(inputs: Inputs) -> None:
+    """Log what a user should know of the labels: that each video has one, and which are rare."""
+    of_videos = {which: [inputs.surveys[shard] for shard in inputs.shards[which]] for which in ("train", "validation")}
+    known = [survey for surveys in of_videos.values() for survey in surveys]
+    if all(survey.one_label + inputs.labelled_only * survey.unlabelled == survey.videos for survey in known):
+        log.info("each video has exactly one label, so accuracy and top-5 accuracy are reported too")
+    names = inputs.vocabulary.names
+    positives_C = np.sum([survey.count_positives(len(names)) for survey in of_videos["train"]], axis=0)
+    rare = [name for name, positives in zip(names, positives_C, strict=True) if positives < FEW]
+    if rare:
+        some = ", ".join(map(repr, rare[:3])) + (", ..." if len(rare) > 3 else "")
+        log.warning(
+            "data.train: %s of %s labels have fewer than %d videos, too few to learn them well: %s",
+            f"{len(rare):,}", f"{len(names):,}", FEW, some,
+        )  # fmt: skip
 
 
 def count_parameters(name: str, config: MemberConfig, spec: FeatureSpec, classes: int) -> int:

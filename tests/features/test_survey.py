@@ -17,7 +17,7 @@ from vidfit.features.cache_writer import write_cache
 from vidfit.features.example import write_shard
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import Video
-from vidfit.features.survey import Survey, survey_shards
+from vidfit.features.survey import survey_shards
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +46,20 @@ def videos(labels: Sequence[Sequence[int]]) -> list[Video]:
 
 def test_a_survey_counts_videos_and_labels(tmp_path: Path):
     path = tmp_path / "some.tfrecord"
-    write_shard(path, videos([[3], [], [1, 9], []]))
-    expected = Survey(
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(), videos=4, unlabelled=2, corrupt=0, lowest=0, highest=9
-    )
-    assert survey_shards([path]) == {path: expected}
+    write_shard(path, videos([[3], [], [1, 9], [], [9]]))
+    (found,) = survey_shards([path]).values()
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (found.videos, found.unlabelled, found.one_label, found.corrupt) == (5, 2, 2, 0)
+    assert (found.lowest, found.highest) == (0, 9)
+    assert found.count_positives(11).tolist() == [0, 1, 0, 1, 0, 0, 0, 0, 0, 2, 0]
+    assert found.count_positives(4).tolist() == [0, 1, 0, 1]
+
+
+def test_a_shard_without_labels_has_no_positives(tmp_path: Path):
+    path = tmp_path / "some.tfrecord"
+    write_shard(path, videos([[], []]))
+    (found,) = survey_shards([path]).values()
+    assert (found.lowest, found.highest, found.count_positives(2).tolist()) == (0, -1, [0, 0])
 
 
 def test_corrupt_records_are_counted_apart(tmp_path: Path):

@@ -10,16 +10,18 @@ another is read again.
 A file of a cache is not read whole. Its checksum is that of its records' checksums, which cover all their content.
 """
 
+import base64
 import hashlib
 import json
 import os
 import time
-from collections import defaultdict
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -31,7 +33,7 @@ from vidfit.features.tfrecord import CorruptRecordError, scan_records
 from vidfit.files import PathText, file_digest, make_folder, replacing
 
 # To be raised when the same shard leads to other numbers.
-_VERSION: Final = 2
+_VERSION: Final = 3
 # Seconds. Within one tick of its clock a file system cannot tell two changes apart; FAT's is the slowest.
 _TICK: Final = 2
 _THREADS: Final = 4
@@ -47,11 +49,22 @@ class Survey(BaseModel):
     videos: int
     unlabelled: int
     """Videos without a label."""
+    one_label: int
+    """Videos with exactly one label."""
     corrupt: int
     """Damaged records. A record whose frames alone make no sense is found when it is read, and not here."""
     lowest: int
     highest: int
     """Of the labels, those of rated segments too; 0 and -1 where there is none."""
+    positives: str
+    """How many videos have each label, as `_pack` writes it: a large data set has a million such counts."""
+
+    def count_positives(self, classes: int) -> np.ndarray:
+        """How many videos have each label, int64 `[C]`. Labels outside the vocabulary are left out."""
+        labels, counts = np.frombuffer(zlib.decompress(base64.b64decode(self.positives)), np.int64).reshape(2, -1)
+        positives_C, inside = np.zeros(classes, np.int64), (labels >= 0) & (labels < classes)
+        positives_C[labels[inside]] = counts[inside]
+        return positives_C
 
 
 class _Kept(BaseModel):
@@ -159,17 +172,33 @@ def _survey_cached(shard: Path) -> Survey:
     return Survey(sha256=sha256.hexdigest(), corrupt=0, **_count(file.labels()))
 
 
-def _count(labels: Iterator[tuple[np.ndarray, np.ndarray]]) -> dict[str, int]:
+def _count(labels: Iterator[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
     """Videos and labels, of pairs: the labels of a video, and those of its rated segments."""
-    videos = unlabelled = 0
+    videos = unlabelled = one_label = 0
     lowest, highest = 0, -1
+    positives: Counter[int] = Counter()
     for own, rated in labels:
         videos += 1
         unlabelled += not len(own)
+        one_label += len(own) == 1
+        positives.update(own.tolist())
         for some in (own, rated):
             if len(some):
                 lowest, highest = min(lowest, int(some.min())), max(highest, int(some.max()))
-    return {"videos": videos, "unlabelled": unlabelled, "lowest": lowest, "highest": highest}
+    return {
+        "videos": videos,
+        "unlabelled": unlabelled,
+        "one_label": one_label,
+        "lowest": lowest,
+        "highest": highest,
+        "positives": _pack(positives),
+    }
+
+
+def _pack(positives: Counter[int]) -> str:
+    """Base64 of compressed int64: labels, then counts."""
+    table = np.array(sorted(positives.items()), np.int64).reshape(-1, 2).T
+    return base64.b64encode(zlib.compress(table.tobytes())).decode()
 
 
 def _file(folder: Path) -> Path:
