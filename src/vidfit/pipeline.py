@@ -28,10 +28,10 @@ import yaml
 from vidfit import distributed
 from vidfit.errors import BudgetError, reason
 from vidfit.evaluation.evaluate import skipped_of
-from vidfit.export.graph import PackedMember, write_graph
+from vidfit.export.graph import PackedMember, write_graph, write_thresholds
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import measure, measure_labels
-from vidfit.inference.packed_thresholds import set_thresholds
+from vidfit.inference.packed_thresholds import read_thresholds, set_thresholds
 from vidfit.lineage import Lineage
 from vidfit.locks import locked
 from vidfit.preflight import check, needs_narrow_weights
@@ -163,7 +163,8 @@ class Run:
         inputs = {
             "pack": pack.model_dump(exclude_defaults=True),
             "members": [self._origin(name) for name in pack.members or self.recipe.members],
-            "validation": [self.inputs.digests(self.inputs.shards["validation"]), self.recipe.data.unlabelled],
+            "thresholds": self.data.files.get(pack.thresholds or ""),
+            "validation": [self.data.digests(self.data.shards["validation"]), self.recipe.data.unlabelled],
         }
         if path.exists() and path.stat().st_size > budget:
             path.unlink()  # made for another budget: it must not be taken for this one's if packing fails
@@ -175,9 +176,12 @@ class Run:
         return {"path": MODEL, "bytes": path.stat().st_size, "budget": budget, **packed, **scores}
 
     def _pack(self, path: Path, budget: int) -> dict[str, Any]:
-        packed = self._write(path, budget)
-        shards, passed = self.inputs.shards["validation"], (self.inputs.skip_corrupt, self.inputs.labelled_only)
-        set_thresholds(path, shards, self.recipe.pack.precision, *passed, self._on_progress)
+        packed, table = self._write(path, budget), self.recipe.pack.thresholds
+        shards, passed = self.data.shards["validation"], (self.data.skip_corrupt, self.data.labelled_only)
+        if table:
+            write_thresholds(path, read_thresholds(Path(table), self.data.vocabulary.names))
+        elif shards:
+            set_thresholds(path, shards, self.recipe.pack.precision, *passed, self._on_progress)
         return packed
 
     def _write(self, path: Path, budget: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Each check raises the error that says what is wrong: RecipeError, DataError or B
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from vidfit.features.spec import FeatureSpec, Video, Vocabulary
 from vidfit.features.survey import survey_shards
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import file_digest
+from vidfit.inference.packed_thresholds import read_thresholds
 from vidfit.models.classifier import VideoClassifier
 from vidfit.progress import OnProgress, counter, silent
 from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe
@@ -70,7 +71,9 @@ def check(recipe: Recipe, on_progress: OnProgress = silent) -> RunData:
     for name, member in recipe.members.items():
         check_start(name, member, data)
         check_segments(name, member, data)
-    return replace(data, files=_digests_of_files(recipe.members.values()))
+    if recipe.pack.thresholds:
+        read_thresholds(Path(recipe.pack.thresholds), data.vocabulary.names)
+    return replace(data, files=_digests_of_files(recipe))
 
 
 def check_start(name: str, member: MemberConfig, data: RunData) -> None:
@@ -94,11 +97,12 @@ def check_segments(name: str, member: MemberConfig, data: RunData) -> None:
         next(iter(data.batches(data.shards[which], 1, clips=clips)))
 
 
-def _digests_of_files(members: Iterable[MemberConfig]) -> dict[str, str]:
-    trainings = [member.training for member in members]
+def _digests_of_files(recipe: Recipe) -> dict[str, str]:
+    trainings = [member.training for member in recipe.members.values()]
     starts = {training.start: member_file(training.start) for training in trainings if training.start}
     tables = {table: Path(table) for own in trainings if own.segments and (table := own.segments.table)}
-    return {path: file_digest(file) for path, file in {**starts, **tables}.items()}
+    thresholds = {table: Path(table) for table in [recipe.pack.thresholds] if table}
+    return {path: file_digest(file) for path, file in {**starts, **tables, **thresholds}.items()}
 
 
 def _read(config: DataConfig, on_progress: OnProgress) -> RunData:
@@ -203,13 +207,13 @@ def check_labels(which: str, data: RunData) -> None:
         log.warning("data.%s: %s of %s videos have no label; they %s", which, f"{unlabelled:,}", f"{videos:,}", what)
 
 
-def tell_of_labels(inputs: Inputs) -> None:
+def tell_of_labels(data: RunData) -> None:
     """Log what a user should know of the labels: that each video has one, and which are rare."""
-    of_videos = {which: [inputs.surveys[shard] for shard in inputs.shards[which]] for which in ("train", "validation")}
+    of_videos = {which: [data.surveys[shard] for shard in data.shards[which]] for which in ("train", "validation")}
     known = [survey for surveys in of_videos.values() for survey in surveys]
-    if all(survey.one_label + inputs.labelled_only * survey.unlabelled == survey.videos for survey in known):
+    if all(survey.one_label + data.labelled_only * survey.unlabelled == survey.videos for survey in known):
         log.info("each video has exactly one label, so accuracy and top-5 accuracy are reported too")
-    names = inputs.vocabulary.names
+    names = data.vocabulary.names
     positives_C = np.sum([survey.count_positives(len(names)) for survey in of_videos["train"]], axis=0)
     rare = [name for name, positives in zip(names, positives_C, strict=True) if positives < FEW]
     if rare:

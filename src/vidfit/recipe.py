@@ -93,6 +93,9 @@ class PackConfig(Strict):
         default=False,
         description="a second output of the file: the probabilities of each frame, from its frame classifiers",
     )
+    thresholds: PathText | None = Field(
+        default=None, min_length=1, description="CSV file `label,threshold`, in place of those that validation chooses"
+    )
     precision: float | None = Field(
         default=None, gt=0, le=1, description="what each label's threshold is to reach; where absent, the best F1"
     )
@@ -101,6 +104,12 @@ class PackConfig(Strict):
     def _only_a_search_has_a_limit_of_time(self) -> "PackConfig":
         if self.members and self.max_ms:
             raise ValueError("max_ms limits a search; leave pack.members out to have one")
+        return self
+
+    @model_validator(mode="after")
+    def _given_thresholds_are_not_chosen(self) -> "PackConfig":
+        if self.thresholds and self.precision:
+            raise ValueError("precision chooses thresholds, and thresholds gives them; remove one")
         return self
 
     @field_validator("budget", mode="before")
@@ -236,6 +245,8 @@ def load_recipe(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
     data.vocabulary = _absolute(folder, data.vocabulary)
     if recipe.distill and recipe.distill.soft_labels:
         recipe.distill.soft_labels = _absolute(folder, recipe.distill.soft_labels)
+    if recipe.pack.thresholds:
+        recipe.pack.thresholds = _absolute(folder, recipe.pack.thresholds)
     for member in recipe.members.values():
         training = member.training
         if training.start:

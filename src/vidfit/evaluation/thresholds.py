@@ -105,6 +105,11 @@ def choose(counts: Counts, precision: float | None = None) -> np.ndarray:
     return enough_CL.argmax(axis=1).astype(np.uint8)
 
 
+def nearest(thresholds_C: np.ndarray) -> np.ndarray:
+    """The level that is nearest to each threshold, uint8 `[C]`."""
+    return np.abs(thresholds_C[:, None] - LEVELS).argmin(axis=1).astype(np.uint8)
+
+
 def encode(levels_C: np.ndarray) -> str:
     """Levels as a packed file's metadata hold them: base64 of a byte per label, the level's place plus 1."""
     return base64.b64encode((levels_C.astype(int) + 1).astype(np.uint8).tobytes()).decode()

@@ -23,11 +23,13 @@ from typing import Any
 import numpy as np
 
 from vidfit.errors import BudgetError, DataError, OutputError, reason
+from vidfit.evaluation.thresholds import LEVELS, LevelCounts
+from vidfit.evaluation.thresholds import choose as choose_levels
 from vidfit.export.metadata import metadata_bytes
 from vidfit.features.shards import infer_spec, read_videos
 from vidfit.features.spec import Video, Vocabulary
 from vidfit.features.survey import digests, survey_shards
-from vidfit.files import make_folder
+from vidfit.files import make_folder, write_table
 from vidfit.fit.choice import choose
 from vidfit.fit.clock import Clock, parse_time, seconds_per_step
 from vidfit.fit.dataset import Dataset, find_dataset
@@ -49,6 +51,7 @@ from vidfit.training.signals import STOPS
 from vidfit.training.validation import predict
 
 FIT = "fit.json"
+THRESHOLDS = "thresholds.csv"
 _FEWEST_VIDEOS = 50
 # A training that must be cut below this part of its steps is left out.
 _LEAST_STEPS = 0.4
@@ -104,7 +107,7 @@ class Fit:
         self._dataset, self._budget, self._directory, self._on_progress = dataset, budget, directory, on_progress
         surveys = survey_shards(dataset.shards, counter(on_progress, "reading checksums and labels", "shards"))
         self._videos = sum(survey.videos for survey in surveys.values())
-        vocabulary = Vocabulary.from_csv(dataset.vocabulary)
+        self._vocabulary = vocabulary = Vocabulary.from_csv(dataset.vocabulary)
         _check(self._videos, sum(survey.unlabelled for survey in surveys.values()), len(vocabulary))
         settings = {"budget": budget, "data": digests(dataset.shards, surveys), "vocabulary": vocabulary.names}
         self._state = _State(directory / FIT, settings)
@@ -255,9 +258,18 @@ class Fit:
             least = format_size(self._common_bytes + min(self._bytes.values()))
             raise BudgetError(f"--budget: no member fits; the smallest file takes {least}")
         log.info("trained again on all videos: %s (GAP %.4f on videos not seen)", ", ".join(chosen), gap)
+        self._write_thresholds(chosen)
         shards = [shard for part in self._parts for shard in part]
         members = {name: members[name] for name in chosen}
         return self._recipe(members, shards, [], eval=self._dataset.eval, weights=chosen)
+
+    def _write_thresholds(self, weights: dict[str, float]) -> None:
+        """Of each label, chosen by what members that have not seen a video say of it."""
+        counts, labels_VC = LevelCounts(self._traits.classes), self._labels()
+        blend_VC = sum(weight * self._kept[name] for name, weight in weights.items())
+        counts.update(np.asarray(blend_VC), np.nonzero(labels_VC)[1], labels_VC.sum(axis=1))
+        rows = zip(self._vocabulary.names, LEVELS[choose_levels(counts.result())], strict=True)
+        write_table(self._directory / THRESHOLDS, ("label", "threshold"), [(name, f"{it:.4f}") for name, it in rows])
 
     def _recipe(
         self,
@@ -272,6 +284,8 @@ class Fit:
         pack: dict[str, Any] = {"budget": str(self._budget), "frame_probabilities": of_frames}
         if not validation:
             pack["members"] = weights or dict.fromkeys(members, 1.0)
+        if weights:
+            pack["thresholds"] = str((self._directory / THRESHOLDS).resolve())
         return Recipe.model_validate(
             {
                 "data": {name: [str(shard.resolve()) for shard in shards] for name, shards in sets.items() if shards}

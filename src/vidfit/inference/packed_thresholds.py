@@ -7,13 +7,42 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from vidfit import distributed
-from vidfit.evaluation.thresholds import LEVELS
+from vidfit.errors import DataError
+from vidfit.evaluation.thresholds import LEVELS, nearest
 from vidfit.export.graph import write_thresholds
+from vidfit.files import read_table
 from vidfit.inference.distributed_jobs import choose_thresholds
 from vidfit.progress import OnProgress, counter
 
 log = logging.getLogger(__name__)
+
+
+def read_thresholds(table: Path, vocabulary: Sequence[str]) -> np.ndarray:
+    """The level of each label, uint8 `[C]`, that is nearest to its threshold in a CSV file with `label,threshold`.
+
+    Raises:
+        DataError: the file cannot be read, a label is unknown or missing, or a threshold is no probability.
+    """
+    if not table.is_file():
+        raise DataError(f"{table}: there is no such file; give a CSV with label,threshold")
+    found = {}
+    for line, row in enumerate(read_table(table), start=2):
+        try:
+            label, threshold = row["label"], float(row["threshold"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{table}, line {line}: give a label and a number, under label,threshold") from error
+        if label not in vocabulary or not 0 < threshold < 1:
+            what = (
+                f"{label!r} is not in the vocabulary" if label not in vocabulary else f"{threshold} is no probability"
+            )
+            raise DataError(f"{table}, line {line}: {what}")
+        found[label] = threshold
+    if missing := [name for name in vocabulary if name not in found]:
+        raise DataError(f"{table}: has no row for {missing[0]!r}; give a threshold for every label")
+    return nearest(np.array([found[name] for name in vocabulary]))
 
 
 def set_thresholds(

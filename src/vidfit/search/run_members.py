@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidfit.errors import ModelFileError
+from vidfit.errors import DataError, ModelFileError
 from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards
 from vidfit.recipe import DataConfig, Recipe
@@ -61,9 +61,16 @@ class RunMembers:
         return self.directory / "packing" / name
 
     def batches(self, which: str) -> Batches:
-        """The run's `train`, `validation` or `eval` videos, in their shards' order."""
+        """The run's `train`, `validation` or `eval` videos, in their shards' order.
+
+        Raises:
+            DataError: the recipe names none.
+        """
+        shards = getattr(self.data, which)
+        if not shards:
+            raise DataError(f"{self.directory / 'recipe.yaml'}: has no data.{which}, which this needs; add some videos")
         return Batches(
-            expand_shards(getattr(self.data, which)),
+            expand_shards(shards),
             self.info.spec,
             len(self.info.vocabulary),
             BATCH_SIZE,
