@@ -16,7 +16,7 @@ from vidfit.errors import OutputError, reason
 from vidfit.files import replacing
 
 # To be raised when the same recipe leads to another result: a changed default, a changed formula.
-FORMAT = 2
+FORMAT = 3
 
 
 class _Stage(BaseModel):

@@ -61,6 +61,7 @@ _FRAMES_OF = 200
 # Bytes of a graph that are no weights, for each member; generous.
 _GRAPH_BYTES = 40_000
 _MOST_MEMBERS = 40
+_MOST_SEEDS = 5
 
 log = logging.getLogger(__name__)
 
@@ -260,8 +261,25 @@ class Fit:
         log.info("trained again on all videos: %s (GAP %.4f on videos not seen)", ", ".join(chosen), gap)
         self._write_thresholds(chosen)
         shards = [shard for part in self._parts for shard in part]
-        members = {name: members[name] for name in chosen}
-        return self._recipe(members, shards, [], eval=self._dataset.eval, weights=chosen)
+        seeds = self._seeds(list(chosen))
+        names = {name if seed == 1 else f"{name}-seed-{seed}": name for seed in range(1, seeds + 1) for name in chosen}
+        weights = {name: chosen[of] / seeds for name, of in names.items()}
+        members = {name: members[of] for name, of in names.items()}
+        return self._recipe(members, shards, [], eval=self._dataset.eval, weights=weights)
+
+    def _seeds(self, chosen: list[str]) -> int:
+        """From how many initial weights each member is trained on all videos, as bytes and time allow.
+
+        Their average errs less than one of them; with few videos, initial weights matter much.
+        """
+        key = " ".join(chosen)
+        if key in self._state.seeds:  # a second call has less time, and is to find the same
+            return self._state.seeds[key]
+        takes = sum(self._state.tried[name]["seconds"] for name in chosen) / len(self._parts)
+        fit = (self._budget - self._common_bytes) // sum(self._bytes[name] for name in chosen)
+        self._state.seeds[key] = max(1, min(_MOST_SEEDS, fit, int(self._clock.left / (takes * self._overhead))))
+        self._state.save(self._clock.spent)
+        return self._state.seeds[key]
 
     def _write_thresholds(self, weights: dict[str, float]) -> None:
         """Of each label, chosen by what members that have not seen a video say of it."""
@@ -303,19 +321,27 @@ class _State:
         self._path, self._settings = path, json.loads(json.dumps(settings))
         self.begun: dict[str, dict[str, Any]] = {}
         self.tried: dict[str, dict[str, Any]] = {}
+        self.seeds: dict[str, int] = {}
         self.spent, self.reserved = 0.0, 0.0
         try:
             saved = json.loads(path.read_bytes())
             if saved["settings"] != self._settings:
                 raise OutputError(f"{path.parent}: holds the fit of other videos or another budget; choose another -o")
-            self.begun, self.tried, self.spent = saved["begun"], saved["tried"], saved["seconds"]
+            self.begun, self.tried, self.seeds = saved["begun"], saved["tried"], saved["seeds"]
+            self.spent = saved["seconds"]
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError) as error:
             raise OutputError(f"{path}: cannot be read ({reason(error)}); choose another run folder") from error
 
     def save(self, spent: float) -> None:
-        document = {"settings": self._settings, "seconds": round(spent, 1), "begun": self.begun, "tried": self.tried}
+        document = {
+            "settings": self._settings,
+            "seconds": round(spent, 1),
+            "begun": self.begun,
+            "tried": self.tried,
+            "seeds": self.seeds,
+        }
         write_text(self._path, json.dumps(document, indent=2) + "\n")
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec, Modality
+from vidfit.kernels.dropout import Dropout
 from vidfit.models.batch_norm import BatchNorm
 
 
@@ -53,7 +54,7 @@ class FrameEncoder(nn.Module):
         std = (2 / spec.total_size) ** 0.5
         self.weights = nn.Parameter(nn.init.normal_(torch.empty(spec.total_size, size), std=std))
         self.norm = BatchNorm(size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.deeper = FrameEncoder(deeper, dropout, self.spec) if deeper else None
         if self.deeper is not None:
             self.spec = self.deeper.spec

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
+from vidfit.kernels.dropout import Dropout
 from vidfit.kernels.pooling import exponentials, max_frames, mean_frames, sum_frames
 
 
@@ -58,7 +59,7 @@ class FrameClassifier(nn.Module):
     def __init__(self, config: FrameClassifierConfig, spec: FeatureSpec, classes: int) -> None:
         super().__init__()
         self.config = config
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         # Glorot uniform weights; attention starts as the mean.
         self.weights = nn.Parameter(nn.init.xavier_uniform_(torch.empty(spec.total_size, classes)))
         self.biases = nn.Parameter(torch.zeros(classes))

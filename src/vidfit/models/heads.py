@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from vidfit.kernels.dropout import Dropout
 from vidfit.models.batch_norm import BatchNorm
 
 
@@ -148,7 +149,7 @@ class Head(nn.Module):
 
     def __init__(self, config: LogisticConfig | MixtureOfExpertsConfig, input_size: int, classes: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.classifier = HEADS[config.type](config, input_size, classes)
         self.label_gating = ContextGating(classes) if config.label_gating else None
 

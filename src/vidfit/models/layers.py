@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidfit.kernels.dropout import Dropout
 from vidfit.kernels.pooling import NormalisedFrames
 from vidfit.models.batch_norm import BatchNorm
 
@@ -57,7 +58,7 @@ class Hidden(nn.Module):
 
     def __init__(self, input_size: int, size: int, *, batch_norm: bool, relu: bool, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.weights = nn.Parameter(torch.empty(input_size, size))
         self.norm = BatchNorm(size) if batch_norm else None
         self.relu = relu
