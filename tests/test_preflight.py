@@ -11,7 +11,8 @@ from tests.features.test_loader import SPEC, make_video
 from vidfit.features.example import write_shard
 from vidfit.features.spec import Video, Vocabulary
 from vidfit.features.survey import survey_shards
-from vidfit.preflight import Inputs, tell_of_labels
+from vidfit.preflight import tell_of_labels
+from vidfit.run_data import RunData
 
 NAMES = ("cat", "dog", "bird", "fish", "horse")
 
@@ -29,7 +30,7 @@ def told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
             write_shard(path, [Video(f"v{place}", frames, np.array(own, int)) for place, own in enumerate(labels)])
         surveys = survey_shards([*shards["train"], *shards["validation"]])
         with caplog.at_level(logging.INFO):
-            tell_of_labels(Inputs(shards, surveys, Vocabulary(names=NAMES), SPEC, False, labelled_only))
+            tell_of_labels(RunData(shards, surveys, Vocabulary(names=NAMES), SPEC, False, labelled_only))
         return [record.getMessage() for record in caplog.records]
 
     return tell

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import vidfit
 from tests.export.members import arrays, member, run
@@ -87,7 +88,9 @@ def test_a_higher_precision_gives_fewer_labels(finished: Path, corpus: Path, tmp
 def test_labels_that_never_reach_the_precision_are_told(corpus: Path, tmp_path: Path, caplog):
     path = tmp_path / "model.onnx"
     sure = member("mean")  # of everything
-    sure.state["head.classifier.biases"] += 50
+    biases = sure.state["head.classifier.biases"]
+    assert isinstance(biases, torch.Tensor)
+    biases += 50
     write_graph(path, [PackedMember(sure, 1.0)], 10**6)
     with caplog.at_level(logging.WARNING):
         set_thresholds(path, expand_shards([corpus / "validation"]), 1.0, False, False, silent)
