@@ -142,6 +142,9 @@ def test_evaluate_takes_packed_files_and_members(vidfit, finished: Path, corpus:
     assert found["gap"] == summary["packed"]["gap"]
     assert found["videos"] == VIDEOS["eval"]
     assert {"gap", "map", "hit_at_1", "perr", "videos", "seconds"} <= found.keys()
+    assert {"micro_f1", "macro_f1"} <= found.keys()
+    starts = {len(line) - len(line.split(maxsplit=1)[1]) for line in out.splitlines()}
+    assert len(starts) == 1  # figures stand in one column
     filled, plain = (
         vidfit("evaluate", finished / "members" / "vlad", corpus / "eval", "--fill-up", slots)[1] for slots in (12, 0)
     )

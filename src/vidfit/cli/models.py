@@ -215,7 +215,7 @@ def _print_figures(result: dict[str, Any]) -> None:
         print_table(rows, words={"label"})
         print()
     figures = {name: value for name, value in result.items() if name != "labels"}
-    width = 16 if labels else 12
+    width = max(16 if labels else 12, *map(len, figures))
     for name, value in figures.items():
         print(f"{name:<{width}} {_figure(value)}")
 
