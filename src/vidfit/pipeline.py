@@ -34,7 +34,7 @@ from vidfit.inference.distributed_jobs import measure, measure_labels
 from vidfit.inference.packed_thresholds import read_thresholds, set_thresholds
 from vidfit.lineage import Lineage
 from vidfit.locks import locked
-from vidfit.preflight import check, needs_narrow_weights
+from vidfit.preflight import check, needs_narrow_weights, tell_of_labels
 from vidfit.progress import OnProgress, counter, log_skipped, silent
 from vidfit.quantization.member import QUANTIZED, load_member, quantize_member
 from vidfit.recipe import Recipe
@@ -106,6 +106,7 @@ class Run:
 
     def all(self) -> dict[str, Any]:
         """Every stage; returns the summary."""
+        tell_of_labels(self.data)
         members = [self.member(name) for name in self.recipe.members]
         teachers = [
             {"generation": job.generation, "name": job.name, "fold": job.fold} | (self._jobs.recorded(job) or {})

@@ -57,7 +57,6 @@ def check(recipe: Recipe, on_progress: OnProgress = silent) -> RunData:
     for which, shards in data.shards.items():
         if shards:
             check_labels(which, data)
-    tell_of_labels(data)
     parameters = {
         name: count_parameters(name, config, data.spec, len(data.vocabulary)) for name, config in recipe.members.items()
     }

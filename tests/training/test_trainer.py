@@ -181,7 +181,7 @@ def test_equal_averaging_is_the_mean_of_the_checkpoints(corpus: Path, whole: Pat
 def test_averaging_begins_from_the_best_and_not_from_the_last(corpus: Path, tmp_path: Path):
     # So high a rate that the last validation is not the best, then one so low that nothing moves.
     averaging = AveragingConfig(steps=5, learning_rate=1e-12)
-    go(corpus, tmp_path, CONFIG.model_copy(update={"learning_rate": 0.7, "averaging": averaging}))
+    go(corpus, tmp_path, CONFIG.model_copy(update={"learning_rate": 10, "averaging": averaging}))
     gaps = [line["gap"] for line in log_lines(tmp_path)]
     assert max(gaps[:4]) > gaps[3]
     assert gaps[4] == pytest.approx(max(gaps[:4]), abs=0.02)
