@@ -1,6 +1,7 @@
 """Run folders for the report: as `vidfit run` leaves them, and with all that a run may have."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,38 @@ def change(path: Path, key: str, value: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
 
 
+def section(page: Path, title: str) -> str:
+    """The HTML of a section, from its title on."""
+    text = page.read_text(encoding="utf-8")
+    return text[text.index(f"<h2>{title}</h2>") :].split("</section>")[0]
+
+
+def words(html: str) -> str:
+    """What a reader sees."""
+    return " ".join(re.sub("<[^>]*>", " ", html).split())
+
+
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path) -> Path:
     """A finished run."""
     return Path(shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("*.onnx", "*.safetensors")))
+
+
+@pytest.fixture
+def unmeasured(folder: Path) -> Path:
+    """A finished run of a recipe without validation and eval shards."""
+    summary = json.loads((folder / "summary.json").read_text())
+    unknown = dict.fromkeys(("gap_validation", "gap", "map", "gap_quantized"))
+    members = [member | unknown for member in summary["members"]]
+    packed = summary["packed"] | dict.fromkeys(("gap", "map", "hit_at_1", "perr"))
+    packed = {key: value for key, value in packed.items() if key not in ("micro_f1", "macro_f1", "accuracy")}
+    (folder / "summary.json").write_text(json.dumps({"members": members, "teachers": [], "packed": packed}))
+    (folder / "labels.json").unlink()
+    (folder / "frontier.json").unlink(missing_ok=True)
+    for log in folder.glob("members/*/log.jsonl"):
+        lines = [json.loads(line) | {"gap": None} for line in log.read_text().splitlines()]
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
 
 
 @pytest.fixture

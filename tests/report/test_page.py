@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import browser
-from tests.report.conftest import FRONTIER, change
+from tests.report.conftest import FRONTIER, change, section, words
 from vidfit.errors import OutputError
 from vidfit.report.page import write_report
 
@@ -23,15 +23,6 @@ SECTIONS = [
     "Calibration",
     "The recipe",
 ]
-
-
-def section(page: Path, title: str) -> str:
-    text = page.read_text(encoding="utf-8")
-    return text[text.index(f"<h2>{title}</h2>") :].split("</section>")[0]
-
-
-def words(html: str) -> str:
-    return " ".join(re.sub("<[^>]*>", " ", html).split())
 
 
 def test_a_run_leaves_its_report(finished: Path):
@@ -60,6 +51,18 @@ def test_a_folder_that_has_only_begun(folder: Path):
     for title in SECTIONS[:-1]:
         assert '<p class="missing">' in section(page, title), title
         assert "<code>vidfit " in section(page, title), title
+
+
+def test_a_run_without_validation_and_eval_shards(unmeasured: Path):
+    page = write_report(unmeasured)
+    assert "not measured, because the recipe has no eval shards" in section(page, "The packed file")
+    for title in ("What each lever gave", "The frontier", "Best and worst labels", "Calibration"):
+        said = section(page, title)
+        assert re.search(r'<p class="missing">.* shards', said), title
+        assert "vidfit " not in said, title  # no command could add it
+    curves = section(page, "Training curves")
+    assert "before each point" in curves
+    assert "validation" not in curves
 
 
 def test_levers_have_signs(full: Path):

@@ -44,10 +44,12 @@ def curves(run: RunFolder, colours: Colours) -> list[Child]:
         caption.append("Dashed: the generations that taught a member.")
     if any(line.averaged for training in trainings for line in training.log):
         caption.append("Dots: weights averaged over steps.")
-    loss = "Of the last batch before each validation, summed over labels; a student's is against soft labels, too."
+    measured = any(line.gap is not None for training in trainings for line in training.log)
+    moment = "validation" if measured else "point"
+    loss = f"Of the last batch before each {moment}, summed over labels; a student's is against soft labels, too."
     keys = [Series(name, colours[name], []) for name in run.names if name in run.logs or name in run.teacher_logs]
     figures = [_figure("training loss", trainings, lambda line: line.loss, loss, keys)]
-    if any(line.gap is not None for training in trainings for line in training.log):
+    if measured:
         gap = _figure("GAP on the validation shards", trainings, lambda line: line.gap, " ".join(caption), keys)
         figures.insert(0, gap)
     return [element("div", *figures, class_="pair")]

@@ -154,6 +154,49 @@ class LogLine(BaseModel):
     averaged: bool = False
 
 
+class TriedFamily(BaseModel):
+    """The kind of a member."""
+
+    type: str
+
+
+class TriedTraining(BaseModel):
+    """How long a member was trained."""
+
+    steps: int
+
+
+class TriedMember(BaseModel):
+    """The part of a member's settings that the page shows."""
+
+    family: TriedFamily
+    training: TriedTraining
+
+
+class Tried(BaseModel):
+    """A member that `vidfit fit` tried."""
+
+    member: TriedMember
+    seconds: float
+    gap_of_best: float | None = None
+    """GAP of the best choice of members so far. None if the fit was stopped before it was known."""
+
+
+class FitSummary(BaseModel):
+    """`fit.json`."""
+
+    tried: dict[str, Tried]
+    """By name, in the order of trying."""
+    cross_validated: bool = False
+    """Whether the videos were too few to set some apart."""
+
+    @property
+    def gap(self) -> float | None:
+        """GAP of the last choice of members, on videos that they were not trained on."""
+        known = [it.gap_of_best for it in self.tried.values() if it.gap_of_best is not None]
+        return known[-1] if known else None
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """All that the page shows."""
@@ -167,6 +210,8 @@ class RunFolder:
     """By member."""
     teacher_logs: dict[str, dict[str, list[LogLine]]]
     """By member and earlier generation: `generation 0`, `generation 0 fold 1`."""
+    fit: FitSummary | None = None
+    """If `vidfit fit` made the run."""
 
     @property
     def names(self) -> list[str]:
@@ -175,6 +220,16 @@ class RunFolder:
         points = self.frontier.points if self.frontier else []
         on_frontier = [member.name for point in points for member in point.members]
         return list(dict.fromkeys([*in_summary, *self.logs, *on_frontier, *self.teacher_logs]))
+
+    @property
+    def lacks_validation(self) -> bool:
+        """Whether the run is finished, and had no validation shards."""
+        return self.summary is not None and all(it.gap_validation is None for it in self.summary.members)
+
+    @property
+    def lacks_eval(self) -> bool:
+        """Whether the run is finished, and had no eval shards."""
+        return self.summary is not None and self.summary.packed.gap is None
 
 
 def read_run(path: Path) -> RunFolder:
@@ -199,7 +254,13 @@ def read_run(path: Path) -> RunFolder:
         _document(path / "frontier.json", Frontier),
         {log.parent.name: _log(log) for log in sorted(path.glob("members/*/log.jsonl"))},
         teachers,
+        _fit(path),
     )
+
+
+def _fit(path: Path) -> FitSummary | None:
+    fit = _document(path / "fit.json", FitSummary)
+    return fit and fit.model_copy(update={"cross_validated": (path / "folds").is_dir()})
 
 
 def _document(path: Path, schema: type[Document]) -> Document | None:

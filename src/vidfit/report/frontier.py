@@ -7,7 +7,7 @@ from vidfit.report.axis import around
 from vidfit.report.folder import Frontier, FrontierPoint, RunFolder
 from vidfit.report.html import Child, element, table
 from vidfit.report.plots import Series, figure, line_chart, stacked_bars
-from vidfit.report.widgets import Colours, colour_key, fractions_of_bytes, missing
+from vidfit.report.widgets import Colours, colour_key, fractions_of_bytes, missing, not_there
 from vidfit.sizes import format_size
 
 BASELINE_LOOKS = (("var(--b0)", "5 3"), ("var(--b1)", "2 3"), ("var(--b2)", "8 3 2 3"))
@@ -15,6 +15,8 @@ BASELINE_LOOKS = (("var(--b0)", "5 3"), ("var(--b1)", "2 3"), ("var(--b2)", "8 3
 
 
 def frontier(run: RunFolder, colours: Colours) -> list[Child]:
+    if run.frontier is None and run.lacks_validation:
+        return not_there("A frontier is searched with validation shards, and the recipe has none.")
     if run.frontier is None or not run.frontier.points:
         return missing("It has not been searched", f"vidfit frontier {run.path}", "finds the best file for every size")
     points = sorted(run.frontier.points, key=lambda point: point.bytes)

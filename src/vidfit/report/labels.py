@@ -9,7 +9,7 @@ from vidfit.report.axis import Axis, around
 from vidfit.report.folder import Label, RunFolder
 from vidfit.report.html import Child, element, table
 from vidfit.report.plots import Series, bar, figure, line_chart
-from vidfit.report.widgets import Colours, missing
+from vidfit.report.widgets import Colours, missing, not_there
 
 SHOWN = 15
 """Labels shown at each end."""
@@ -21,6 +21,8 @@ class _Scored(NamedTuple):
 
 
 def labels(run: RunFolder, _: Colours) -> list[Child]:
+    if run.labels is None and run.lacks_eval:
+        return not_there("Labels are measured on eval shards, and the recipe has none.")
     if run.labels is None:
         return missing("The packed file was not measured by label", "vidfit run", "measures it")
     scored = [

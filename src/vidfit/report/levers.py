@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 from vidfit.report.folder import LogLine, RunFolder, Summary
 from vidfit.report.html import Child, element, table
 from vidfit.report.plots import signed_bar
-from vidfit.report.widgets import Colours, member_label, missing
+from vidfit.report.widgets import Colours, member_label, missing, not_there
 
 
 class _Change(NamedTuple):
@@ -36,9 +36,7 @@ def levers(run: RunFolder, colours: Colours) -> list[Child]:
         ("The ensemble", "eval GAP, its best member in 8 bits and the packed file"): list(_ensemble(run.summary)),
     }
     if not any(changes.values()):
-        return missing(
-            "Nothing was measured: the recipe has no validation and no eval shards", "vidfit fit", "measures"
-        )
+        return not_there("Nothing was measured: the recipe has no validation shards and no eval shards.")
     largest = max(abs(change.gain) for rows in changes.values() for change in rows)
     blocks = []
     for (lever, compared), rows in changes.items():

@@ -14,6 +14,7 @@ from vidfit.report.labels import labels
 from vidfit.report.levers import levers
 from vidfit.report.reliability import reliability
 from vidfit.report.result import result
+from vidfit.report.tried import tried
 from vidfit.report.widgets import Colours, colours_of
 
 REPORT = "report.html"
@@ -47,6 +48,7 @@ def _page(run: RunFolder) -> Element:
     colours = colours_of(run.names)
     sections = {
         "The packed file": result,
+        "What was tried": tried,
         "Training curves": curves,
         "What each lever gave": levers,
         "The frontier": frontier,
@@ -55,7 +57,8 @@ def _page(run: RunFolder) -> Element:
         "Calibration": reliability,
         "The recipe": _recipe,
     }
-    made = [element("section", element("h2", title), *make(run, colours)) for title, make in sections.items()]
+    contents = {title: make(run, colours) for title, make in sections.items()}
+    made = [element("section", element("h2", title), *content) for title, content in contents.items() if content]
     body = element("body", element("header", element("h1", title)), element("main", *made))
     return element("html", head, body, lang="en")
 

@@ -4,10 +4,12 @@ from vidfit.report.axis import Axis
 from vidfit.report.folder import RunFolder
 from vidfit.report.html import Child, element, folded, table
 from vidfit.report.plots import figure, reliability_diagram
-from vidfit.report.widgets import Colours, missing
+from vidfit.report.widgets import Colours, missing, not_there
 
 
 def reliability(run: RunFolder, _: Colours) -> list[Child]:
+    if run.labels is None and run.lacks_eval:
+        return not_there("Probabilities are compared with the labels of eval shards, and the recipe has none.")
     if run.labels is None:
         return missing("The probabilities were not compared with the labels", "vidfit run", "compares them")
     bins = run.labels.reliability

@@ -20,6 +20,8 @@ def result(run: RunFolder, _: Colours) -> list[Child]:
         ("micro F1", packed.micro_f1, "decisions at the file's thresholds"),
         ("macro F1", packed.macro_f1, "the same, mean over labels"),
     ]
+    if packed.gap is None and run.fit:
+        scores.append(("GAP@20", run.fit.gap, "of the float32 members, see “What was tried”"))
     figures = [
         ("size", format_size(packed.bytes), f"of {format_size(packed.budget)}" if packed.budget else "no budget"),
         ("members", str(len(packed.members)), f"of {len(run.summary.members)} trained"),
@@ -29,7 +31,11 @@ def result(run: RunFolder, _: Colours) -> list[Child]:
         element("div", element("dt", name), element("dd", value, element("small", note)), class_="tile")
         for name, value, note in figures
     ]
-    measured = "measured on the eval shards from the file itself" if packed.gap is not None else "without eval shards"
+    measured = (
+        "not measured, because the recipe has no eval shards"
+        if run.lacks_eval
+        else "measured on the eval shards from the file"
+    )
     return [
         element("p", element("code", packed.path), f", {measured}:"),
         element("dl", *tiles, class_="tiles"),

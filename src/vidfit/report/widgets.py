@@ -23,6 +23,11 @@ def missing(what: str, command: str, does: str) -> list[Child]:
     return [element("p", f"{what}: ", element("code", command), f" {does}.", class_="missing")]
 
 
+def not_there(why: str) -> list[Child]:
+    """Content of a section that this run cannot have, and why."""
+    return [element("p", why, class_="missing")]
+
+
 def member_label(name: str, colour: str) -> Element:
     return element("span", element("i", class_="dot", style=f"background:{colour}"), name, class_="member")
 
