@@ -17,8 +17,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="""Classify videos with the best model that fits a given number of bytes.
 
-    Start with `vidfit demo`. With labelled videos, `vidfit fit` does all the rest. To decide yourself, copy a recipe with
+    Start with `vidfit demo`. With labelled videos, `vidfit fit` does the rest. To decide yourself, copy a recipe with
     `vidfit recipes`, point it at your shards and `vidfit run` it.
+
     SHARDS are TFRecord files, folders of them, caches, or globs. MODEL is a packed .onnx file, a member's folder in a
     run (RUN/members/NAME) or its .safetensors file.""",
 )
