@@ -183,10 +183,7 @@ def check_ids_of_shards(shards: Sequence[Path]) -> None:
 
 
 def check_labels(which: str, data: RunData) -> None:
-    """The set `which` has labels, all in the vocabulary, and no corrupt record unless these are to be skipped.
-
-    Videos without a label are no error, but their number is logged: they may be the user's choice.
-    """
+    """The set `which` has labels, all in the vocabulary, and no corrupt record unless these are to be skipped."""
     classes, skip_corrupt = len(data.vocabulary), data.skip_corrupt
     surveys = {shard: data.surveys[shard] for shard in data.shards[which]}
     for shard, survey in surveys.items():
@@ -197,17 +194,21 @@ def check_labels(which: str, data: RunData) -> None:
                 if isinstance(video, CorruptRecordError) and not skip_corrupt:
                     raise video
     videos = sum(survey.videos for survey in surveys.values())
-    unlabelled = sum(survey.unlabelled for survey in surveys.values())
-    if videos == unlabelled:
+    if videos == sum(survey.unlabelled for survey in surveys.values()):
         raise DataError(f"data.{which}: none of its videos has a label; give labelled shards")
-    if unlabelled:
-        skip = data.labelled_only
-        what = "are left out" if skip else "count as videos that no label fits; `--unlabelled skip` leaves them out"
-        log.warning("data.%s: %s of %s videos have no label; they %s", which, f"{unlabelled:,}", f"{videos:,}", what)
 
 
 def tell_of_labels(data: RunData) -> None:
-    """Log what a user should know of the labels: that each video has one, and which are rare."""
+    """Log what a user should know of the labels: how many videos have none or all have one, and which are rare."""
+    for which, shards in data.shards.items():
+        videos = sum(data.surveys[shard].videos for shard in shards)
+        unlabelled = sum(data.surveys[shard].unlabelled for shard in shards)
+        what = "count as videos that no label fits; `data.unlabelled: skip` leaves them out"
+        if unlabelled:
+            what = "are left out" if data.labelled_only else what
+            log.warning(
+                "data.%s: %s of %s videos have no label; they %s", which, f"{unlabelled:,}", f"{videos:,}", what
+            )
     of_videos = {which: [data.surveys[shard] for shard in data.shards[which]] for which in ("train", "validation")}
     known = [survey for surveys in of_videos.values() for survey in surveys]
     if all(survey.one_label + data.labelled_only * survey.unlabelled == survey.videos for survey in known):

@@ -73,6 +73,7 @@ def train(
     from vidfit.errors import RecipeError
     from vidfit.locks import locked
     from vidfit.pipeline import Run
+    from vidfit.preflight import tell_of_labels
 
     parsed = _recipe(recipe, overrides, skip_corrupt, unlabelled)
     for name in member or ():
@@ -80,6 +81,7 @@ def train(
             raise RecipeError(f"--member {name}: {recipe} has the members {', '.join(parsed.members)}")
     with locked(output), progress_bar() as on_progress:
         stages = Run(parsed, output, overwrite, member, on_progress)
+        tell_of_labels(stages.data)
         for name in member or parsed.members:
             stages.train(name)
 

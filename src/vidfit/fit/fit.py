@@ -144,7 +144,8 @@ class Fit:
             if not self._state.tried:
                 raise
             log.warning("stopped trying; packing the best so far (once more to stop at once)")
-        self._state.save(self._clock.spent)
+        finally:
+            self._state.save(self._clock.spent)
         run = Run(self._final_recipe(), self._directory, on_progress=self._on_progress)
         return run.all() | {"fit": self._state.tried}
 
@@ -325,14 +326,15 @@ class _State:
         self.spent, self.reserved = 0.0, 0.0
         try:
             saved = json.loads(path.read_bytes())
-            if saved["settings"] != self._settings:
-                raise OutputError(f"{path.parent}: holds the fit of other videos or another budget; choose another -o")
+            known = saved["settings"]
             self.begun, self.tried, self.seeds = saved["begun"], saved["tried"], saved["seeds"]
             self.spent = saved["seconds"]
         except FileNotFoundError:
-            pass
+            return
         except (OSError, ValueError, KeyError) as error:
             raise OutputError(f"{path}: cannot be read ({reason(error)}); choose another run folder") from error
+        if known != self._settings:
+            raise OutputError(f"{path.parent}: holds the fit of other videos or another budget; choose another -o")
 
     def save(self, spent: float) -> None:
         document = {

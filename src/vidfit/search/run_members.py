@@ -68,7 +68,10 @@ class RunMembers:
         """
         shards = getattr(self.data, which)
         if not shards:
-            raise DataError(f"{self.directory / 'recipe.yaml'}: has no data.{which}, which this needs; add some videos")
+            raise DataError(
+                f"{self.directory / 'recipe.yaml'}: has no data.{which}, which this needs; "
+                "add some videos, or call `vidfit fit` again with another budget"
+            )
         return Batches(
             expand_shards(shards),
             self.info.spec,
