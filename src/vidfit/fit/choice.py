@@ -38,8 +38,8 @@ def choose(
             for place, name in enumerate(names)
             if place not in chosen and bytes_of[name] <= room
         ]
-        gap, place = max(tried, default=(0.0, -1))
-        if gap < best + _LEAST_GAIN:
+        gap, place = max(tried, default=(-1.0, -1))
+        if place < 0 or (chosen and gap < best + _LEAST_GAIN):
             break
         chosen, best = [*chosen, place], gap
         weights = held_out.expected(chosen)[0]

@@ -23,7 +23,7 @@ def parse_time(text: str) -> float:
     Raises:
         VidfitError: it is none.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\w*\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*([smhd])\s*", text)
     if not match or float(match[1]) == 0:
         raise VidfitError(f"--time {text!r}: write a time such as 10m, 1h or 2d")
     return float(match[1]) * _UNITS[match[2]]

@@ -17,28 +17,29 @@ A second call with the same output goes on. Ctrl-C ends the trying: what there i
 import json
 import logging
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vidfit.errors import BudgetError, DataError, OutputError, reason
+from vidfit.errors import BudgetError, OutputError, reason
 from vidfit.evaluation.thresholds import LEVELS, LevelCounts
 from vidfit.evaluation.thresholds import choose as choose_levels
 from vidfit.export.metadata import metadata_bytes
-from vidfit.features.shards import infer_spec, read_videos
-from vidfit.features.spec import Video, Vocabulary
-from vidfit.features.survey import digests, survey_shards
-from vidfit.files import make_folder, write_table
+from vidfit.features.shards import read_videos
+from vidfit.features.spec import Video
+from vidfit.files import write_table
 from vidfit.fit.choice import choose
 from vidfit.fit.clock import Clock, parse_time, seconds_per_step
-from vidfit.fit.dataset import Dataset, find_dataset
+from vidfit.fit.dataset import Dataset, find_dataset, read_dataset
 from vidfit.fit.folds import divide
 from vidfit.fit.portfolio import Traits, portfolio
 from vidfit.locks import locked
 from vidfit.pipeline import Run
-from vidfit.preflight import check
-from vidfit.progress import OnProgress, Progress, counter, silent
+from vidfit.preflight import count_parameters
+from vidfit.progress import OnProgress, Progress, silent
 from vidfit.quantization.member import load_member
 from vidfit.recipe import MemberConfig, Recipe
 from vidfit.search.candidates import member_bytes
@@ -52,7 +53,6 @@ from vidfit.training.validation import predict
 
 FIT = "fit.json"
 THRESHOLDS = "thresholds.csv"
-_FEWEST_VIDEOS = 50
 # A training that must be cut below this part of its steps is left out.
 _LEAST_STEPS = 0.4
 # Part of the time that packing and measuring may take.
@@ -94,7 +94,6 @@ def fit(
     """
     directory = Path(output)
     seconds, size = parse_time(time), parse_size(budget)
-    make_folder(directory)
     with locked(directory):
         names = None if vocabulary is None else str(vocabulary)
         dataset = find_dataset(_texts(data), _texts(eval), names, directory, on_progress)
@@ -106,25 +105,26 @@ class Fit:
 
     def __init__(self, dataset: Dataset, budget: int, seconds: float, directory: Path, on_progress: OnProgress) -> None:
         self._dataset, self._budget, self._directory, self._on_progress = dataset, budget, directory, on_progress
-        surveys = survey_shards(dataset.shards, counter(on_progress, "reading checksums and labels", "shards"))
-        self._videos = sum(survey.videos for survey in surveys.values())
-        self._vocabulary = vocabulary = Vocabulary.from_csv(dataset.vocabulary)
-        _check(self._videos, sum(survey.unlabelled for survey in surveys.values()), len(vocabulary))
-        settings = {"budget": budget, "data": digests(dataset.shards, surveys), "vocabulary": vocabulary.names}
+        self._data = data = read_dataset(dataset, on_progress)
+        self._videos = sum(data.surveys[shard].videos for shard in dataset.shards)
+        vocabulary = data.vocabulary
+        settings = {"budget": budget, "data": data.digests(dataset.shards), "vocabulary": vocabulary.names}
         self._state = _State(directory / FIT, settings)
         self._clock = Clock(seconds, self._state.spent)
+        self._common_bytes = metadata_bytes(data.spec, vocabulary.names, data.extractor)
+        # Before the parts: those of other videos must not be taken for these.
+        self._state.save(self._clock.spent)
         self._parts = divide(dataset.shards, self._videos, directory / "videos")
         self._traits = Traits(
             videos=self._videos,
             classes=len(vocabulary),
-            size=infer_spec(dataset.shards).total_size,
+            size=data.spec.total_size,
             frames=_typical_frames(dataset.shards),
             budget=budget,
         )
         self._cross_validated = len(self._parts) > 2
         self._kept: dict[str, np.ndarray] = {}
         self._bytes: dict[str, int] = {}
-        self._common_bytes = 0
         # How much longer a member takes than its training steps: reading, predicting, searching.
         self._overhead = 1.2
         self._each = 1.0  # seconds of a step of the member that is tried, in all its trainings
@@ -138,6 +138,9 @@ class Fit:
 
     def run(self) -> dict[str, Any]:
         """Try members, choose, train again what was chosen, pack."""
+        if self._cross_validated:
+            for name, tried in self._state.tried.items():  # by an earlier call
+                self._kept[name] = self._out_of_fold(name, tried["member"])
         try:
             self._try_members()
         except STOPS:
@@ -150,23 +153,35 @@ class Fit:
         return run.all() | {"fit": self._state.tried}
 
     def _try_members(self) -> None:
-        for name, settings in portfolio(self._traits):
+        smallest = []
+        for name, settings in islice(portfolio(self._traits), _MOST_MEMBERS):
             if name not in self._state.begun:
-                if len(self._state.begun) >= _MOST_MEMBERS:
-                    return
+                smallest.append(size := self._least_bytes(settings))
+                # None takes more than half, so that there is an average; unless there is no smaller one.
+                if size > self._budget / (2 if self._state.begun else 1):
+                    continue
                 if (cut := self._within_time(settings)) is None:
                     if name[-1].isdigit():
                         return  # what comes takes as long
                     continue
                 self._state.begun[name] = cut
                 self._state.save(self._clock.spent)
-            self._try(name, self._state.begun[name])
+            if name not in self._kept:
+                self._try(name, self._state.begun[name])
+        if not self._state.begun:
+            least = format_size(min(smallest))
+            raise BudgetError(f"--budget: no member fits; the smallest file takes about {least}, so give more")
+
+    def _least_bytes(self, settings: dict[str, Any]) -> int:
+        """About what a file with this member alone takes in 8 bits."""
+        member = MemberConfig.model_validate(settings)
+        weights = count_parameters("tried", member, self._data.spec, self._traits.classes)
+        return weights + self._common_bytes + _GRAPH_BYTES
 
     def _within_time(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         """The settings, with fewer steps if there is too little time; None if far too little."""
         member, steps = MemberConfig.model_validate(settings), settings["training"]["steps"]
-        data = check(self._recipe({"timed": settings}, self._parts[0], []))
-        self._each = seconds_per_step(member, data) * (len(self._parts) + 1 if self._cross_validated else 1)
+        self._each = seconds_per_step(member, self._data) * (len(self._parts) + 1 if self._cross_validated else 1)
         left = self._clock.left - _RESERVE * self._clock.limit - self._state.reserved
         possible = int(left / (self._each * self._overhead))
         if possible < _LEAST_STEPS * steps and self._state.tried:
@@ -216,11 +231,10 @@ class Fit:
         for name in self._kept.keys() - self._bytes.keys():
             member = load_member(self._directory / "folds" / "0" / "members" / name / BEST)
             self._bytes[name] = member_bytes(member.quantized()) + _GRAPH_BYTES
-            info = member.info
-            self._common_bytes = metadata_bytes(info.spec, info.vocabulary, info.extractor)
-        return choose(self._kept, self._labels(), self._bytes, self._budget - self._common_bytes)
+        return choose(self._kept, self._labels_VC, self._bytes, self._budget - self._common_bytes)
 
-    def _labels(self) -> np.ndarray:
+    @cached_property
+    def _labels_VC(self) -> np.ndarray:
         """Of the videos, part by part, bool `[V, C]`."""
         labels = np.zeros((self._videos, self._traits.classes), bool)
         shards = [shard for part in self._parts for shard in part]
@@ -284,11 +298,11 @@ class Fit:
 
     def _write_thresholds(self, weights: dict[str, float]) -> None:
         """Of each label, chosen by what members that have not seen a video say of it."""
-        counts, labels_VC = LevelCounts(self._traits.classes), self._labels()
+        counts, labels_VC = LevelCounts(self._traits.classes), self._labels_VC
         blend_VC = sum(weight * self._kept[name] for name, weight in weights.items())
         counts.update(np.asarray(blend_VC), np.nonzero(labels_VC)[1], labels_VC.sum(axis=1))
-        rows = zip(self._vocabulary.names, LEVELS[choose_levels(counts.result())], strict=True)
-        write_table(self._directory / THRESHOLDS, ("label", "threshold"), [(name, f"{it:.4f}") for name, it in rows])
+        rows = zip(self._data.vocabulary.names, LEVELS[choose_levels(counts.result())], strict=True)
+        write_table(self._directory / THRESHOLDS, ("label", "threshold"), [(name, f"{it:.6f}") for name, it in rows])
 
     def _recipe(
         self,
@@ -326,14 +340,15 @@ class _State:
         self.spent, self.reserved = 0.0, 0.0
         try:
             saved = json.loads(path.read_bytes())
-            known = saved["settings"]
-            self.begun, self.tried, self.seeds = saved["begun"], saved["tried"], saved["seeds"]
-            self.spent = saved["seconds"]
+            own, self.begun, self.tried = saved["settings"], saved["begun"], saved["tried"]
+            self.seeds, self.spent = saved["seeds"], saved["seconds"]
         except FileNotFoundError:
+            if (path.parent / "recipe.yaml").exists():
+                raise OutputError(f"{path.parent}: holds a run that is no fit; choose another -o") from None
             return
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{path}: cannot be read ({reason(error)}); choose another run folder") from error
-        if known != self._settings:
+        if own != self._settings:
             raise OutputError(f"{path.parent}: holds the fit of other videos or another budget; choose another -o")
 
     def save(self, spent: float) -> None:
@@ -345,16 +360,6 @@ class _State:
             "seeds": self.seeds,
         }
         write_text(self._path, json.dumps(document, indent=2) + "\n")
-
-
-def _check(videos: int, unlabelled: int, classes: int) -> None:
-    if videos - unlabelled < _FEWEST_VIDEOS:
-        raise DataError(
-            f"{videos - unlabelled} labelled videos are too few to learn from and to choose by; "
-            f"give at least {_FEWEST_VIDEOS}"
-        )
-    if classes < 2:
-        raise DataError("the vocabulary has one label; a second one, such as 'other', makes a choice")
 
 
 def _typical_frames(shards: Sequence[Path]) -> int:

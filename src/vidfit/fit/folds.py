@@ -19,7 +19,7 @@ from vidfit.errors import DataError
 from vidfit.features.cache import file_of
 from vidfit.features.cache_writer import write_cache
 from vidfit.features.example import write_shard
-from vidfit.features.shards import infer_id_key, infer_spec, read_videos
+from vidfit.features.shards import infer_id_key, infer_spec, read_videos, size_of
 from vidfit.features.spec import Video
 from vidfit.files import make_folder, temporary
 
@@ -28,8 +28,8 @@ FEW_VIDEOS = 2_000
 _FOLDS = 5
 # Of many videos, a part of these validates; the search looks at no more than it needs (`search/validation.py`).
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 2_048
-# Shards above so many videos are not written again: whole shards validate.
-_WRITTEN_AGAIN = 50_000
+# Shards of so many videos or bytes are not written again, for they are held in memory: whole shards validate.
+_WRITTEN_AGAIN, _MOST_BYTES = 50_000, 4 * 10**9
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ def divide(shards: Sequence[Path], videos: int, folder: Path) -> list[list[Path]
     Raises:
         DataError: there are too few videos or shards.
     """
-    if videos > _WRITTEN_AGAIN:
+    many = videos > FEW_VIDEOS and sum(map(size_of, shards)) > _MOST_BYTES
+    if videos > _WRITTEN_AGAIN or many:
         return _by_shards(shards, videos)
     if videos <= FEW_VIDEOS:
         names, sizes = [f"part-{number}" for number in range(_FOLDS)], [1 / _FOLDS] * _FOLDS
@@ -74,7 +75,12 @@ def _by_shards(shards: Sequence[Path], videos: int) -> list[list[Path]]:
 
 def _write(shards: Sequence[Path], files: Sequence[Path], sizes: Sequence[float]) -> None:
     """Each part as one shard, its videos in the order of their ids' hashes."""
-    videos = [video for shard in shards for video in read_videos(shard) if isinstance(video, Video)]
+    videos = []
+    for shard in shards:
+        for video in read_videos(shard):
+            if not isinstance(video, Video):
+                raise video
+            videos.append(video)
     videos.sort(key=lambda video: hashlib.sha256(video.id.encode()).digest())
     part_of = stratified([video.labels for video in videos], sizes)
     for part, file in enumerate(files):
