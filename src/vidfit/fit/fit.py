@@ -59,7 +59,7 @@ _LEAST_STEPS = 0.4
 _RESERVE = 0.1
 _FRAMES_OF = 200
 # Bytes of a graph that are no weights, for each member; generous.
-_GRAPH_BYTES = 40_000
+_GRAPH_BYTES = 15_000
 _MOST_MEMBERS = 40
 _MOST_SEEDS = 5
 
@@ -112,9 +112,6 @@ class Fit:
         self._state = _State(directory / FIT, settings)
         self._clock = Clock(seconds, self._state.spent)
         self._common_bytes = metadata_bytes(data.spec, vocabulary.names, data.extractor)
-        # Before the parts: those of other videos must not be taken for these.
-        self._state.save(self._clock.spent)
-        self._parts = divide(dataset.shards, self._videos, directory / "videos")
         self._traits = Traits(
             videos=self._videos,
             classes=len(vocabulary),
@@ -122,6 +119,10 @@ class Fit:
             frames=_typical_frames(dataset.shards),
             budget=budget,
         )
+        self._check_budget()
+        # Before the parts: those of other videos must not be taken for these.
+        self._state.save(self._clock.spent)
+        self._parts = divide(dataset.shards, self._videos, directory / "videos")
         self._cross_validated = len(self._parts) > 2
         self._kept: dict[str, np.ndarray] = {}
         self._bytes: dict[str, int] = {}
@@ -153,12 +154,10 @@ class Fit:
         return run.all() | {"fit": self._state.tried}
 
     def _try_members(self) -> None:
-        smallest = []
         for name, settings in islice(portfolio(self._traits), _MOST_MEMBERS):
             if name not in self._state.begun:
-                smallest.append(size := self._least_bytes(settings))
                 # None takes more than half, so that there is an average; unless there is no smaller one.
-                if size > self._budget / (2 if self._state.begun else 1):
+                if self._least_bytes(settings) > self._budget / (2 if self._state.begun else 1):
                     continue
                 if (cut := self._within_time(settings)) is None:
                     if name[-1].isdigit():
@@ -168,9 +167,11 @@ class Fit:
                 self._state.save(self._clock.spent)
             if name not in self._kept:
                 self._try(name, self._state.begun[name])
-        if not self._state.begun:
-            least = format_size(min(smallest))
-            raise BudgetError(f"--budget: no member fits; the smallest file takes about {least}, so give more")
+
+    def _check_budget(self) -> None:
+        least = min(self._least_bytes(settings) for _, settings in islice(portfolio(self._traits), _MOST_MEMBERS))
+        if least > self._budget:
+            raise BudgetError(f"--budget: no member fits; the smallest file takes about {format_size(least)}")
 
     def _least_bytes(self, settings: dict[str, Any]) -> int:
         """About what a file with this member alone takes in 8 bits."""

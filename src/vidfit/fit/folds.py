@@ -105,7 +105,9 @@ def stratified(labels: Sequence[np.ndarray], sizes: Sequence[float]) -> np.ndarr
     for label in sorted(having, key=lambda label: (len(having[label]), label)):
         for video in having[label]:
             if part_of[video] < 0:
-                part = max(range(len(sizes)), key=lambda part: (wanted_of[label][part], wanted[part]))
+                # Of parts that want this label alike, the one that wants the video's other labels most.
+                wanted_P = np.sum([wanted_of[own] for own in labels[video].tolist()], axis=0)
+                part = max(range(len(sizes)), key=lambda part: (wanted_of[label][part], wanted_P[part], wanted[part]))
                 part_of[video] = part
                 wanted[part] -= 1
                 for own in labels[video].tolist():
