@@ -28,7 +28,7 @@ ABOVE = {
     "stages",
     "search",
     "pipeline",
-    "fit",
+    "fitting",
     "demo",
     "training_jobs",
     "lineage",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vidfit.features.segments import RatedSegments
     from vidfit.features.spec import Video
     from vidfit.features.video_check import quantize_frames
-    from vidfit.fit.fit import fit
+    from vidfit.fitting.fit import fit
     from vidfit.inference.evaluate_timeline import evaluate_segments, evaluate_timeline
     from vidfit.inference.label import label
     from vidfit.inference.on_shards import evaluate, predict
@@ -75,7 +75,7 @@ _HOMES = {
     "evaluate": "vidfit.inference.on_shards",
     "evaluate_segments": "vidfit.inference.evaluate_timeline",
     "evaluate_timeline": "vidfit.inference.evaluate_timeline",
-    "fit": "vidfit.fit.fit",
+    "fit": "vidfit.fitting.fit",
     "label": "vidfit.inference.label",
     "load": "vidfit.inference.predictor",
     "load_recipe": "vidfit.recipe",

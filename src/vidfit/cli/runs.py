@@ -51,7 +51,7 @@ def fit(
     report.html and recipe.yaml, which says what was decided. Ctrl-C ends the trying and packs the best so far; the same
     command again, with more time, goes on.
     """
-    from vidfit.fit.fit import fit as fit_videos
+    from vidfit.fitting.fit import fit as fit_videos
     from vidfit.summary import print_summary
 
     with progress_bar() as on_progress:

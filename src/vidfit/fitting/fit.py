@@ -31,11 +31,11 @@ from vidfit.export.metadata import metadata_bytes
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
 from vidfit.files import write_table
-from vidfit.fit.choice import choose
-from vidfit.fit.clock import Clock, parse_time, seconds_per_step
-from vidfit.fit.dataset import Dataset, find_dataset, read_dataset
-from vidfit.fit.folds import divide
-from vidfit.fit.portfolio import Traits, portfolio
+from vidfit.fitting.choice import choose
+from vidfit.fitting.clock import Clock, parse_time, seconds_per_step
+from vidfit.fitting.dataset import Dataset, find_dataset, read_dataset
+from vidfit.fitting.folds import divide
+from vidfit.fitting.portfolio import Traits, portfolio
 from vidfit.locks import locked
 from vidfit.pipeline import Run
 from vidfit.preflight import count_parameters

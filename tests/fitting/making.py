@@ -1,0 +1,51 @@
+"""Small labelled videos for tests of `vidfit fit`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidfit.features.example import write_shard
+from vidfit.features.spec import Video
+
+NAMES = ("rain", "train", "dog, barking", "guitar")
+SIZES = {"rgb": 12, "audio": 4}
+MEAN = {"family": {"type": "mean"}, "head": {"type": "logistic"}}
+FRAMES = {"encoder": {"hidden": [8]}, "family": {"type": "frame-classifier", "pooling": "max"}}
+TRAINING = {"steps": 12, "batch_size": 16, "learning_rate": 0.05, "validate_every": 6, "shuffle_buffer": 64}
+
+
+def one_or_two(number: int) -> list[int]:
+    """Labels of a video: `number % 4`, and for every third video the next one too."""
+    first = number % len(NAMES)
+    return sorted({first, (first + (number % 3 == 0)) % len(NAMES)})
+
+
+def write_videos(
+    path: Path, count: int, seed: int = 0, labels: Callable[[int], Sequence[int]] = one_or_two
+) -> Path:
+    """One shard of videos of one to three frames; a label shifts the frames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    looks = np.random.default_rng(7).normal(size=(16, sum(SIZES.values())))
+    random = np.random.default_rng(seed)
+    videos = []
+    for number in range(count):
+        own = np.array(labels(number), int)
+        values = 128 + 40 * looks[own].sum(axis=0) + 25 * random.normal(size=(random.integers(1, 4), looks.shape[1]))
+        frames = values.clip(0, 255).astype(np.uint8)
+        split = SIZES["rgb"]
+        videos.append(Video(f"{seed}-{number}", {"rgb": frames[:, :split], "audio": frames[:, split:]}, own))
+    write_shard(path, videos)
+    return path
+
+
+def write_names(path: Path, names: Sequence[str] = NAMES) -> Path:
+    """A vocabulary."""
+    path.write_text("\n".join(["label_id,label_name", *(f'{i},"{name}"' for i, name in enumerate(names))]) + "\n")
+    return path
+
+
+def two_members(_: Any) -> list[tuple[str, dict[str, Any]]]:
+    """In place of the portfolio: two that are soon trained."""
+    return [("mean", MEAN | {"training": TRAINING}), ("frames", FRAMES | {"training": TRAINING})]
