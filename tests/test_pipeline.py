@@ -19,6 +19,7 @@ from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, read_videos
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
+from vidfit.files import write_table
 from vidfit.pipeline import Run
 from vidfit.training.checkpoint import read_member
 
@@ -260,3 +261,33 @@ def test_balanced_reading_trains_another_model(finished: Path, recipe_file: Path
     folders = (tmp_path / "run", finished)
     balanced, plain = (read_member(folder / "members" / "mean")[1]["head.classifier.weights"] for folder in folders)
     assert not torch.equal(balanced, plain)
+
+
+def write_thresholds(path: Path, threshold: float) -> Path:
+    write_table(path, ("label", "threshold"), [(name, threshold) for name in LABELS])
+    return path
+
+
+def test_given_thresholds_stand_in_the_file(copy: Path, recipe_file: Path, tmp_path: Path):
+    for threshold in (0.25, 0.75):
+        table, before = write_thresholds(tmp_path / "own.csv", threshold), times(copy)
+        run(load_recipe(recipe_file, (f"pack.thresholds={table}", *MEAN_ALONE)), copy)
+        assert load(copy / "model.onnx").thresholds == pytest.approx([threshold] * len(LABELS), rel=0.05)
+        assert {name for name, when in times(copy).items() if before[name] != when} == {"model.onnx"}
+    before = times(copy)
+    moved = table.rename(tmp_path / "moved.csv")
+    run(load_recipe(recipe_file, (f"pack.thresholds={moved}", *MEAN_ALONE)), copy)
+    assert times(copy) == before
+
+
+def test_without_validation_and_eval_the_last_weights_are_packed(vidfit, recipe_file: Path, tmp_path: Path):
+    alone = "members={mean: {family: {type: mean}, head: {type: logistic}}}"
+    changed = ("data.validation=[]", "data.eval=[]", alone, "training.steps=6", *MEAN_ALONE)
+    options = [it for change in changed for it in ("--set", change)]
+    code, out, err = vidfit("run", recipe_file, "-o", tmp_path / "run", *options)
+    assert code == 0, err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["members"][0]["step"], summary["members"][0]["gap_validation"]) == (6, None)
+    assert summary["packed"]["gap"] is None
+    assert load(tmp_path / "run" / "model.onnx").thresholds is None
+    assert "model.onnx: " in out

@@ -279,3 +279,30 @@ def test_a_codebook_is_told_that_it_was_removed(tmp_path: Path):
 
 def test_the_default_codebook_of_older_run_folders_is_ignored(tmp_path: Path):
     assert load(tmp_path, "quantize={codebook: uniform}") == load(tmp_path)
+
+
+ONLY_TRAINED = {"train": "train", "vocabulary": "names.csv"}
+
+
+def test_validation_and_eval_may_be_absent(tmp_path: Path):
+    data = load(tmp_path, data=ONLY_TRAINED).data
+    assert (data.validation, data.eval) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"pack": {"budget": "1MB"}}, "a search for members needs data.validation; give it, or name pack.members"),
+        ({"training": {"steps": 9, "batch_size": 8, "patience": 2}}, "patience and segments need data.validation"),
+    ],
+)
+def test_what_needs_validation_says_so(tmp_path: Path, replaced: dict, message: str):
+    with pytest.raises(RecipeError, match=message):
+        load(tmp_path, data=ONLY_TRAINED, **replaced)
+
+
+def test_given_thresholds_are_found_beside_the_recipe(tmp_path: Path):
+    pack = {"budget": "1MB", "members": ["mean"], "thresholds": "own.csv"}
+    assert load(tmp_path, pack=pack).pack.thresholds == str(tmp_path / "own.csv")
+    with pytest.raises(RecipeError, match="precision chooses thresholds, and thresholds gives them; remove one"):
+        load(tmp_path, pack=pack | {"precision": 0.9})

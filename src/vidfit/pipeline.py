@@ -162,7 +162,7 @@ class Run:
         pack = self.recipe.pack
         budget = parse_size(pack.budget)
         inputs = {
-            "pack": pack.model_dump(exclude_defaults=True),
+            "pack": pack.model_dump(exclude_defaults=True, exclude={"thresholds"}),  # its content is below
             "members": [self._origin(name) for name in pack.members or self.recipe.members],
             "thresholds": self.data.files.get(pack.thresholds or ""),
             "validation": [self.data.digests(self.data.shards["validation"]), self.recipe.data.unlabelled],

@@ -22,9 +22,7 @@ def one_or_two(number: int) -> list[int]:
     return sorted({first, (first + (number % 3 == 0)) % len(NAMES)})
 
 
-def write_videos(
-    path: Path, count: int, seed: int = 0, labels: Callable[[int], Sequence[int]] = one_or_two
-) -> Path:
+def write_videos(path: Path, count: int, seed: int = 0, labels: Callable[[int], Sequence[int]] = one_or_two) -> Path:
     """One shard of videos of one to three frames; a label shifts the frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     looks = np.random.default_rng(7).normal(size=(16, sum(SIZES.values())))

@@ -52,7 +52,7 @@ def test_a_member_that_knows_nothing_is_better_than_none():
     wrong = member(1, -9.0)
     rare = np.zeros((2000, 30), bool)
     rare[0, 0] = True
-    assert choose({"wrong": wrong}, LABELS_VC, {"wrong": 1}, 1)[0] == {"wrong": 1.0}
+    assert choose({"wrong": wrong}, LABELS_VC, {"wrong": 1}, 1)[0] == pytest.approx({"wrong": 1})
     scores = np.full(rare.shape, 0.5, np.float32)
     scores[0, 0] = 0.0
-    assert choose({"worst": scores}, rare, {"worst": 1}, 1)[0] == {"worst": 1.0}
+    assert choose({"worst": scores}, rare, {"worst": 1}, 1)[0] == pytest.approx({"worst": 1})

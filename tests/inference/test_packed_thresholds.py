@@ -18,7 +18,7 @@ from vidfit.export.graph import PackedMember, write_graph, write_thresholds
 from vidfit.export.metadata import CHECKSUM
 from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards
-from vidfit.inference.packed_thresholds import set_thresholds
+from vidfit.inference.packed_thresholds import read_thresholds, set_thresholds
 from vidfit.progress import silent
 from vidfit.quantization.member import load_member
 
@@ -102,3 +102,49 @@ def test_labels_that_never_reach_the_precision_are_told(corpus: Path, tmp_path: 
 def test_a_wrong_precision_is_refused(recipe_file: Path, precision: str):
     with pytest.raises(vidfit.RecipeError, match=r"pack\.precision: give a number"):
         vidfit.load_recipe(recipe_file, (f"pack.precision={precision}",))
+
+
+def table(tmp_path: Path, *rows: str, header: str = "label,threshold") -> Path:
+    path = tmp_path / "thresholds.csv"
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_given_thresholds_go_to_their_labels(tmp_path: Path):
+    levels = read_thresholds(table(tmp_path, "b,0.9", '"a, c",0.01', "d,0.5"), ["a, c", "b", "d"])
+    np.testing.assert_allclose(LEVELS[levels], [0.01, 0.9, 0.5], rtol=0.05)
+
+
+def test_labels_of_one_name_keep_the_order_of_their_rows(tmp_path: Path):
+    levels = read_thresholds(table(tmp_path, "a,0.1", "b,0.5", "a,0.9"), ["a", "a", "b"])
+    np.testing.assert_allclose(LEVELS[levels], [0.1, 0.9, 0.5], rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a,0.5"], "has no row for 'b'; give a threshold for every label"),
+        ([], "has no row for 'a'"),
+        (["a,0.5", "c,0.5"], "line 3: 'c' is not in the vocabulary"),
+        (["a,0.5", "b,1"], "line 3: 1 is no probability"),
+        (["a,0", "b,0.5"], "line 2: 0 is no probability"),
+        (["a,nan", "b,0.5"], "line 2: nan is no probability"),
+        (["a,high", "b,0.5"], "line 2: give a label and a number, under label,threshold"),
+        (["a", "b,0.5"], "line 2: give a label and a number"),
+        (["a,0.5", "b,0.5", "a,0.6"], "line 4: 'a' has a threshold already; remove one of the rows"),
+    ],
+)
+def test_a_wrong_table_of_thresholds_is_refused(tmp_path: Path, rows: list[str], message: str):
+    path = table(tmp_path, *rows)
+    with pytest.raises(vidfit.DataError, match=f"^{path}.*{message}"):
+        read_thresholds(path, ["a", "b"])
+
+
+def test_what_is_no_table_of_thresholds_is_refused(tmp_path: Path):
+    with pytest.raises(vidfit.DataError, match="line 2: give a label and a number, under label,threshold"):
+        read_thresholds(table(tmp_path, "a,0.5", header="name,value"), ["a"])
+    with pytest.raises(vidfit.DataError, match="there is no such file; give a CSV with label,threshold"):
+        read_thresholds(tmp_path / "none.csv", ["a"])
+    (tmp_path / "bytes.csv").write_bytes(b"label,threshold\n\xff\xfe,0.5\n")
+    with pytest.raises(vidfit.DataError, match="is no CSV file in UTF-8"):
+        read_thresholds(tmp_path / "bytes.csv", ["a"])

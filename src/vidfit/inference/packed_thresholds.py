@@ -3,6 +3,7 @@
 `evaluation/thresholds.py` says how they are chosen.
 """
 
+import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vidfit import distributed
-from vidfit.errors import DataError
+from vidfit.errors import DataError, reason
 from vidfit.evaluation.thresholds import LEVELS, nearest
 from vidfit.export.graph import write_thresholds
 from vidfit.files import read_table
@@ -28,21 +29,29 @@ def read_thresholds(table: Path, vocabulary: Sequence[str]) -> np.ndarray:
     """
     if not table.is_file():
         raise DataError(f"{table}: there is no such file; give a CSV with label,threshold")
-    found = {}
-    for line, row in enumerate(read_table(table), start=2):
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(vocabulary):
+        places.setdefault(name, []).append(place)  # several labels may share a name: their rows are in their order
+    thresholds_C = np.full(len(vocabulary), np.nan)
+    try:
+        rows = read_table(table)
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{table}: is no CSV file in UTF-8 ({reason(error)}); give one with label,threshold") from error
+    for line, row in enumerate(rows, start=2):
         try:
             label, threshold = row["label"], float(row["threshold"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{table}, line {line}: give a label and a number, under label,threshold") from error
-        if label not in vocabulary or not 0 < threshold < 1:
-            what = (
-                f"{label!r} is not in the vocabulary" if label not in vocabulary else f"{threshold} is no probability"
-            )
-            raise DataError(f"{table}, line {line}: {what}")
-        found[label] = threshold
-    if missing := [name for name in vocabulary if name not in found]:
+        if label not in places:
+            raise DataError(f"{table}, line {line}: {label!r} is not in the vocabulary; correct or remove the row")
+        if not 0 < threshold < 1:
+            raise DataError(f"{table}, line {line}: {threshold:g} is no probability; give a number between 0 and 1")
+        if not places[label]:
+            raise DataError(f"{table}, line {line}: {label!r} has a threshold already; remove one of the rows")
+        thresholds_C[places[label].pop(0)] = threshold
+    if missing := [name for name, threshold in zip(vocabulary, thresholds_C, strict=True) if np.isnan(threshold)]:
         raise DataError(f"{table}: has no row for {missing[0]!r}; give a threshold for every label")
-    return nearest(np.array([found[name] for name in vocabulary]))
+    return nearest(thresholds_C)
 
 
 def set_thresholds(

@@ -1,0 +1,99 @@
+"""What `vidfit fit` is given: shards or a folder of features; and what is refused."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.fitting.making import write_names, write_videos
+from vidfit.errors import DataError
+from vidfit.fitting.dataset import find_dataset, read_dataset
+from vidfit.progress import silent
+
+
+def test_shards_and_their_vocabulary(tmp_path: Path):
+    shards = [write_videos(tmp_path / "data" / f"{seed}.tfrecord", 30, seed) for seed in range(2)]
+    names = write_names(tmp_path / "names.csv")
+    dataset = find_dataset([str(tmp_path / "data")], [], str(names), tmp_path / "run", silent)
+    assert (dataset.shards, dataset.eval, dataset.vocabulary) == (shards, [], names)
+    data = read_dataset(dataset, silent)
+    assert data.spec.total_size == 16
+    assert data.shards["train"] == shards
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_features_has_its_own_names_and_eval_shards(tmp_path: Path):
+    for name in ("train-0", "validation-0", "eval-0"):
+        write_videos(tmp_path / "shards" / f"{name}.tfrecord", 5)
+    write_names(tmp_path / "vocabulary.csv")
+    (tmp_path / "extractor.json").write_text("{}")
+    dataset = find_dataset([str(tmp_path)], [], None, tmp_path / "run", silent)
+    assert [shard.name for shard in dataset.shards] == ["train-0.tfrecord", "validation-0.tfrecord"]
+    assert [shard.name for shard in dataset.eval] == ["eval-0.tfrecord"]
+    assert dataset.vocabulary == tmp_path / "vocabulary.csv"
+    for shard in dataset.shards:
+        shard.unlink()
+    with pytest.raises(DataError, match="has no shards but those for eval"):
+        find_dataset([str(tmp_path)], [], None, tmp_path / "run", silent)
+
+
+def read(tmp_path: Path, count: int, names: Path | None = None, evaluated: Path | None = None, **options):
+    shard = write_videos(tmp_path / "a.tfrecord", count, **options)
+    names = names or write_names(tmp_path / "names.csv")
+    own = [str(evaluated)] if evaluated else []
+    return read_dataset(find_dataset([str(shard)], own, str(names), tmp_path / "run", silent), silent)
+
+
+def test_fifty_videos_are_enough(tmp_path: Path):
+    assert sum(survey.videos for survey in read(tmp_path, 50).surveys.values()) == 50
+
+
+@pytest.mark.parametrize(
+    ("count", "labels", "message"),
+    [
+        (49, lambda number: [number % 4], "49 labelled videos are too few .*; give at least 50"),
+        (60, lambda number: [], "0 labelled videos are too few"),
+        (98, lambda number: [1] * (number % 2), "49 labelled videos are too few"),
+        (60, lambda number: [0, 2], "all videos have the same labels, .*; give videos of other labels"),
+        (60, lambda number: [number % 7], r"a\.tfrecord, record 4: 'labels' has 4, outside the vocabulary"),
+    ],
+)
+def test_labels_that_teach_nothing_are_refused(tmp_path: Path, count: int, labels, message: str):
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, count, labels=labels)
+
+
+def test_one_label_and_videos_without_it_can_be_told_apart(tmp_path: Path):
+    assert read(tmp_path, 120, labels=lambda number: [1] * (number % 2)).surveys
+
+
+def test_a_vocabulary_of_one_label_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="the vocabulary has one label; a second one"):
+        read(tmp_path, 60, write_names(tmp_path / "one.csv", ["cat"]), labels=lambda number: [0])
+
+
+def test_videos_to_learn_from_are_not_measured_on(tmp_path: Path):
+    with pytest.raises(DataError, match="a shard may be in one only"):
+        read(tmp_path, 60, evaluated=tmp_path / "a.tfrecord")
+    copy = Path(shutil.copy(tmp_path / "a.tfrecord", tmp_path / "copy.tfrecord"))
+    with pytest.raises(DataError, match="has the same content"):
+        read(tmp_path, 60, evaluated=copy)
+
+
+def test_eval_shards_of_other_features_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tests.fitting.making.SIZES", {"rgb": 10, "audio": 4})
+    other = write_videos(tmp_path / "other.tfrecord", 10)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=r"other\.tfrecord: has 'rgb' of 10 uint8, .*; give others"):
+        read(tmp_path, 60, evaluated=other)
+
+
+def test_a_damaged_record_is_named(tmp_path: Path):
+    shard = write_videos(tmp_path / "b" / "b.tfrecord", 60)
+    data = bytearray(shard.read_bytes())
+    data[400] ^= 1
+    shard.write_bytes(np.array(data, np.uint8).tobytes())
+    dataset = find_dataset([str(shard)], [], str(write_names(tmp_path / "names.csv")), tmp_path / "run", silent)
+    with pytest.raises(DataError, match=r"b\.tfrecord, record \d"):
+        read_dataset(dataset, silent)

@@ -1,0 +1,204 @@
+"""`vidfit fit`: what it leaves, what a second call does, what Ctrl-C keeps, and what it refuses."""
+
+import json
+import shutil
+from contextlib import redirect_stdout, suppress
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vidfit
+from tests.fitting.making import FRAMES, MEAN, TRAINING, two_members, write_names, write_videos
+from tests.folders import times
+from vidfit.cli import main
+from vidfit.evaluation.thresholds import LEVELS
+from vidfit.fitting import fit as fitting
+from vidfit.fitting import folds
+from vidfit.progress import Progress
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 videos, 20 more to measure on, and their names; read only."""
+    folder = tmp_path_factory.mktemp("videos")
+    write_videos(folder / "data" / "a.tfrecord", 30, seed=1)
+    write_videos(folder / "data" / "b.tfrecord", 30, seed=2)
+    write_videos(folder / "eval" / "e.tfrecord", 20, seed=3)
+    write_names(folder / "names.csv")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_portfolio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "portfolio", two_members)
+    monkeypatch.setattr(fitting, "_MOST_SEEDS", 2)
+
+
+def command(data: Path, folder: Path, **replaced: object) -> list[object]:
+    options = {"--budget": "100kB", "--time": "1h", "--vocabulary": data / "names.csv"} | replaced
+    given = [it for option, value in options.items() if value for it in (option, value)]
+    return ["fit", data / "data", "--eval", data / "eval", "-o", folder, *given]
+
+
+@pytest.fixture(scope="module")
+def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command leaves with the small portfolio, and `out.txt`, what it printed; read only."""
+    folder = tmp_path_factory.mktemp("fitted") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "portfolio", two_members)
+        patch.setattr(fitting, "_MOST_SEEDS", 2)
+        patch.setattr("sys.argv", ["vidfit", *map(str, command(data, folder))])
+        with redirect_stdout(StringIO()) as out, suppress(SystemExit):
+            main()
+    (folder / "out.txt").write_text(out.getvalue())
+    return folder
+
+
+@pytest.fixture
+def copy(fitted: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(fitted, tmp_path / "run"))
+
+
+def test_vidfit_fit_stays_a_function():
+    assert callable(vidfit.fit)
+    assert vidfit.fit is fitting.fit
+
+
+def test_a_file_within_the_budget_is_left(fitted: Path):
+    model = fitted / "model.onnx"
+    assert model.stat().st_size <= 100_000
+    assert f"{model}: {model.stat().st_size:,} bytes of 100,000" in (fitted / "out.txt").read_text()
+    found = json.loads((fitted / "fit.json").read_text())
+    assert list(found["tried"]) == ["mean", "frames"]
+    assert 0.25 < found["tried"]["frames"]["gap_of_best"] <= 1
+    assert len(list((fitted / "folds").iterdir())) == 5
+    assert (fitted / "report.html").exists()
+
+
+def test_the_file_has_the_thresholds_of_the_table(fitted: Path):
+    model = vidfit.load(fitted / "model.onnx")
+    assert model.thresholds is not None
+    assert np.isin(model.thresholds, LEVELS).all()
+    rows = (fitted / "thresholds.csv").read_text().splitlines()[1:]
+    np.testing.assert_allclose([float(row.rsplit(",", 1)[1]) for row in rows], model.thresholds, atol=1e-6)
+
+
+def test_the_recipe_runs_and_trains_nothing_again(vidfit, copy: Path):
+    recipe = copy / "recipe.yaml"
+    before, model = times(copy), (copy / "model.onnx").read_bytes()
+    code, _, err = vidfit("run", recipe, "-o", copy)
+    assert code == 0, err
+    assert times(copy) == before
+    (copy / "model.onnx").unlink()
+    assert vidfit("run", recipe, "-o", copy)[0] == 0
+    assert (copy / "model.onnx").read_bytes() == model
+
+
+def test_a_second_call_trains_nothing_again(vidfit, data: Path, copy: Path):
+    before, tried = times(copy), json.loads((copy / "fit.json").read_text())["tried"]
+    code, _, err = vidfit(*command(data, copy))
+    assert code == 0, err
+    assert times(copy) == before
+    assert json.loads((copy / "fit.json").read_text())["tried"] == tried
+
+
+def test_another_budget_or_other_videos_are_refused(vidfit, data: Path, copy: Path, tmp_path: Path):
+    before = times(copy)
+    for call in (command(data, copy, **{"--budget": "200kB"}), command(data, copy)):
+        if call[1] == data / "data" and "100kB" in call:
+            call[1] = write_videos(tmp_path / "c.tfrecord", 60, seed=9)
+        code, _, err = vidfit(*call)
+        assert code == 2
+        assert err == f"vidfit: {copy}: holds the fit of other videos or another budget; choose another -o\n"
+    assert times(copy) == before
+
+
+def test_a_run_that_is_no_fit_is_left_alone(vidfit, data: Path, tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    code, _, err = vidfit(*command(data, tmp_path))
+    assert code == 2
+    assert "holds a run that is no fit; choose another -o" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def stop_after_the_first(progress: Progress) -> None:
+    if progress.stage == "fitting":
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_packs_the_best_so_far_and_a_second_call_goes_on(data: Path, tmp_path: Path):
+    given = (data / "data", "100kB", tmp_path / "run", "1h", (), data / "names.csv")
+    summary = vidfit.fit(*given, on_progress=stop_after_the_first)
+    assert list(summary["fit"]) == ["mean"]
+    assert vidfit.load(tmp_path / "run" / "model.onnx").thresholds is not None
+    before = times(tmp_path / "run" / "folds")
+    assert list(vidfit.fit(*given)["fit"]) == ["mean", "frames"]
+    after = times(tmp_path / "run" / "folds")
+    assert {name: after[name] for name in before} == before
+
+
+def test_ctrl_c_at_once_in_a_second_call_loses_nothing(copy: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
+    def stops(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = (copy / "model.onnx").read_bytes()
+    monkeypatch.setattr(fitting.Fit, "_try_members", stops)
+    vidfit.fit(data / "data", "100kB", copy, "1h", data / "eval", data / "names.csv")
+    assert (copy / "model.onnx").read_bytes() == before
+
+
+def test_many_videos_are_validated_by_a_part(vidfit, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(folds, "FEW_VIDEOS", 40)
+    monkeypatch.setattr(folds, "_HELD_OUT", 0.7)
+    code, _, err = vidfit(*command(data, tmp_path / "run"))
+    assert code == 0, err
+    assert "a part of them validates" in err
+    assert (tmp_path / "run" / "model.onnx").stat().st_size <= 100_000
+    assert not (tmp_path / "run" / "folds").exists()
+    before = times(tmp_path / "run")
+    assert vidfit("run", tmp_path / "run" / "recipe.yaml", "-o", tmp_path / "run")[0] == 0
+    assert times(tmp_path / "run") == before
+
+
+def test_members_above_half_of_the_budget_are_passed_over(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    large = FRAMES | {"encoder": {"hidden": [4000]}, "training": TRAINING}
+    monkeypatch.setattr(fitting, "portfolio", lambda _: [("mean", MEAN | {"training": TRAINING}), ("large", large)])
+    summary = vidfit.fit(data / "data", "50kB", tmp_path / "run", "1h", (), data / "names.csv")
+    assert list(summary["fit"]) == ["mean"]
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"--budget": "1kB"}, "--budget: no member fits; the smallest file takes about 1"),
+        ({"--budget": "much"}, "budget 'much': write a number of bytes"),
+        ({"--time": "soon"}, "--time 'soon': write a time such as 10m, 1h or 2d"),
+        ({"--vocabulary": None}, "--vocabulary: shards have numbers for labels; give the CSV with their names"),
+        ({"--eval": "nothing"}, "shards 'nothing': no file matches"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(vidfit, data: Path, tmp_path: Path, replaced: dict, message: str):
+    code, _, err = vidfit(*command(data, tmp_path / "run", **replaced))
+    assert code == 2
+    assert err.startswith(f"vidfit: {message}")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_is_no_run_folder(vidfit, data: Path, tmp_path: Path):
+    (tmp_path / "run").write_text("mine")
+    code, _, err = vidfit(*command(data, tmp_path / "run"))
+    assert code == 2
+    assert "is a file, not a folder; choose another name" in err
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": 1}'])
+def test_a_damaged_record_of_the_fit_is_named(vidfit, data: Path, tmp_path: Path, text: str):
+    (tmp_path / "fit.json").write_text(text)
+    code, _, err = vidfit(*command(data, tmp_path))
+    assert code == 2
+    assert "fit.json: cannot be read" in err
+    assert err.count("\n") == 1
