@@ -116,7 +116,7 @@ class Fit:
             videos=self._videos,
             classes=len(vocabulary),
             size=data.spec.total_size,
-            frames=_typical_frames(dataset.shards),
+            frames=typical_frames(dataset.shards),
             budget=budget,
         )
         self._check_budget()
@@ -363,7 +363,7 @@ class _State:
         write_text(self._path, json.dumps(document, indent=2) + "\n")
 
 
-def _typical_frames(shards: Sequence[Path]) -> int:
+def typical_frames(shards: Sequence[Path]) -> int:
     """The median of the first videos."""
     counts = []
     for shard in shards:
