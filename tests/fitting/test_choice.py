@@ -37,8 +37,9 @@ def test_members_fit_and_are_no_worse_than_the_best_alone(given_members: list[tu
     assert sum(weights.values()) == pytest.approx(1)
     assert min(weights.values()) > 0
     assert found >= max(alone) - 1e-6
-    blend = np.sum([weight * predictions[name] for name, weight in weights.items()], axis=0)
-    assert gap(blend) == pytest.approx(found, abs=1e-4)
+    assert gap(np.sum([weight * predictions[name] for name, weight in weights.items()], axis=0)) == pytest.approx(
+        found, abs=1e-4
+    )
 
 
 def test_members_that_err_differently_are_averaged():

@@ -55,7 +55,7 @@ def ids(part: list[Path]) -> list[str]:
     return [video.id for shard in part for video in read_videos(shard) if isinstance(video, Video)]
 
 
-def test_the_same_ids_are_in_the_same_parts_whatever_their_shards(tmp_path: Path):
+def test_equal_ids_are_in_equal_parts_whatever_their_shards(tmp_path: Path):
     one = write_videos(tmp_path / "one.tfrecord", 60)
     videos = [video for video in read_videos(one) if isinstance(video, Video)]
     several = [tmp_path / f"{number}.tfrecord" for number in range(3)]

@@ -27,8 +27,7 @@ def test_members_are_valid_and_have_names_of_their_own(traits: Traits):
     spec = FeatureSpec(modalities=(Modality(name="rgb", size=traits.size, dtype=dtype),))
     for name, settings in members:
         member = MemberConfig.model_validate(settings)
-        assert member.training.steps is not None
-        assert member.training.steps >= 60
+        assert (member.training.steps or 0) >= 60
         # A few families take more than their share; `fit` passes over these.
         assert count_parameters(name, member, spec, traits.classes) <= 1.5 * traits.budget
 
