@@ -70,9 +70,9 @@ def _first(traits: Traits) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "mean", _linear(traits)
     if traits.frames == 1:
         yield "deep", _frames(traits, "mean")
-        yield "experts", _experts(traits)
         yield "dbof", _dbof(traits)
         yield "deeper", _frames(traits, "mean", layers=2)
+        yield "experts", _experts(traits)
         return
     yield "frames-attention", _frames(traits, "attention")
     yield "dbof", _dbof(traits)
