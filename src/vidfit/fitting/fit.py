@@ -112,12 +112,13 @@ class Fit:
         self._state = _State(directory / FIT, settings)
         self._clock = Clock(seconds, self._state.spent)
         self._common_bytes = metadata_bytes(data.spec, vocabulary.names, data.extractor)
+        self._room = budget - self._common_bytes  # for members
         self._traits = Traits(
             videos=self._videos,
             classes=len(vocabulary),
             size=data.spec.total_size,
             frames=typical_frames(dataset.shards),
-            budget=budget,
+            budget=max(self._room, 1),
         )
         self._check_budget()
         # Before the parts: those of other videos must not be taken for these.
@@ -157,7 +158,7 @@ class Fit:
         for name, settings in islice(portfolio(self._traits), _MOST_MEMBERS):
             if name not in self._state.begun:
                 # None takes more than half, so that there is an average; unless there is no smaller one.
-                if self._least_bytes(settings) > self._budget / (2 if self._state.begun else 1):
+                if self._least_bytes(settings) > self._room / (2 if self._state.begun else 1):
                     continue
                 if (cut := self._within_time(settings)) is None:
                     if name[-1].isdigit():
@@ -170,20 +171,24 @@ class Fit:
 
     def _check_budget(self) -> None:
         least = min(self._least_bytes(settings) for _, settings in islice(portfolio(self._traits), _MOST_MEMBERS))
-        if least > self._budget:
-            raise BudgetError(f"--budget: no member fits; the smallest file takes about {format_size(least)}")
+        if least > self._room:
+            size = format_size(self._common_bytes + least)
+            raise BudgetError(f"--budget: no member fits; the smallest file takes about {size}")
 
     def _least_bytes(self, settings: dict[str, Any]) -> int:
-        """About what a file with this member alone takes in 8 bits."""
+        """About what this member takes in a file, in 8 bits."""
         member = MemberConfig.model_validate(settings)
         weights = count_parameters("tried", member, self._data.spec, self._traits.classes)
-        return weights + self._common_bytes + _GRAPH_BYTES
+        return weights + _GRAPH_BYTES
 
     def _within_time(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         """The settings, with fewer steps if there is too little time; None if far too little."""
         member, steps = MemberConfig.model_validate(settings), settings["training"]["steps"]
         self._each = seconds_per_step(member, self._data) * (len(self._parts) + 1 if self._cross_validated else 1)
-        left = self._clock.left - _RESERVE * self._clock.limit - self._state.reserved
+        # What the training on all videos will take.
+        again = sum(it["seconds"] for it in self._state.tried.values()) / len(self._parts)
+        reserved = _RESERVE * self._clock.limit + (again if self._cross_validated else 0)
+        left = self._clock.left - reserved
         possible = int(left / (self._each * self._overhead))
         if possible < _LEAST_STEPS * steps and self._state.tried:
             return None
@@ -210,9 +215,6 @@ class Fit:
     def _note(self, name: str, settings: dict[str, Any], start: float) -> None:
         if name not in self._state.tried:
             self._state.tried[name] = {"member": settings, "seconds": round(self._clock.spent - start, 1)}
-        if self._cross_validated:
-            # What the training on all videos will take.
-            self._state.reserved = sum(it["seconds"] for it in self._state.tried.values()) / len(self._parts)
 
     # Few videos
 
@@ -232,7 +234,7 @@ class Fit:
         for name in self._kept.keys() - self._bytes.keys():
             member = load_member(self._directory / "folds" / "0" / "members" / name / BEST)
             self._bytes[name] = member_bytes(member.quantized()) + _GRAPH_BYTES
-        return choose(self._kept, self._labels_VC, self._bytes, self._budget - self._common_bytes)
+        return choose(self._kept, self._labels_VC, self._bytes, self._room)
 
     @cached_property
     def _labels_VC(self) -> np.ndarray:
@@ -292,7 +294,7 @@ class Fit:
         if key in self._state.seeds:  # a second call has less time, and is to find the same
             return self._state.seeds[key]
         takes = sum(self._state.tried[name]["seconds"] for name in chosen) / len(self._parts)
-        fit = (self._budget - self._common_bytes) // sum(self._bytes[name] for name in chosen)
+        fit = self._room // sum(self._bytes[name] for name in chosen)
         self._state.seeds[key] = max(1, min(_MOST_SEEDS, fit, int(self._clock.left / (takes * self._overhead))))
         self._state.save(self._clock.spent)
         return self._state.seeds[key]
@@ -338,7 +340,7 @@ class _State:
         self.begun: dict[str, dict[str, Any]] = {}
         self.tried: dict[str, dict[str, Any]] = {}
         self.seeds: dict[str, int] = {}
-        self.spent, self.reserved = 0.0, 0.0
+        self.spent = 0.0
         try:
             saved = json.loads(path.read_bytes())
             own, self.begun, self.tried = saved["settings"], saved["begun"], saved["tried"]

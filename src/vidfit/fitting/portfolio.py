@@ -1,8 +1,8 @@
 """The members that `fit` tries, in order: what gave most for its time on many data sets comes first.
 
 A linear model leads, so that no result is below it. Then families that err differently: their average is packed.
-Then the best ideas again, in other sizes. `benchmarks/portfolio.py` has the table behind the order. Sizes and lengths
-follow from the data:
+Then three of them again, wider, narrower and as they were. `benchmarks/portfolio.py` has the table behind the order.
+Sizes and lengths follow from the data:
 
 - few videos bear small members, strong dropout and many passes; many videos the opposite;
 - no member alone takes more than half of the budget in 8 bits.
@@ -24,7 +24,7 @@ class Traits:
         classes: C.
         size: D, bytes or floats of a frame.
         frames: of a typical video.
-        budget: bytes of the file.
+        budget: bytes of all members.
     """
 
     videos: int
@@ -52,12 +52,16 @@ class Traits:
         return wanted
 
     def steps(self, passes: float) -> int:
-        """Batches of so many passes."""
-        return max(60, round(passes * self.videos / self.batch_size))
+        """Batches of so many passes, and no fewer than weights need to get anywhere."""
+        return max(240, round(passes * self.videos / self.batch_size))
 
 
 def portfolio(traits: Traits) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and settings of members, as a recipe has them; without end, because later ones repeat with other sizes."""
+    """Names and settings of members, as a recipe has them; without end.
+
+    After the first ones three of them come again and again: one twice as wide, one half as wide, one as it was. They
+    start from other weights each time.
+    """
     yield from _first(traits)
     rounds = 2
     while True:
