@@ -41,13 +41,13 @@ class Dataset:
 
 
 def find_dataset(
-    data: Sequence[str], eval: Sequence[str], vocabulary: str | None, output: Path, on_progress: OnProgress
+    data: Sequence[str], eval: Sequence[str], vocabulary: Path | str | None, output: Path, on_progress: OnProgress
 ) -> Dataset:
     """Shards of what was given.
 
     Arguments:
         data: one folder of features of `vidfit extract`; or shards; or videos: folders, files, tables.
-        eval: shards to measure on. Of a folder of features, None means its own eval shards.
+        eval: shards to measure on. If empty, those of a folder of features.
         vocabulary: label names of shards; a folder of features has its own.
         output: the run folder; features of videos go to `features` in it.
         on_progress: called a few times a second.

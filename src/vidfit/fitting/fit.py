@@ -16,7 +16,7 @@ A second call with the same output goes on. Ctrl-C ends the trying: what there i
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -95,8 +95,7 @@ def fit(
     directory = Path(output)
     seconds, size = parse_time(time), parse_size(budget)
     with locked(directory):
-        names = None if vocabulary is None else str(vocabulary)
-        dataset = find_dataset(_texts(data), _texts(eval), names, directory, on_progress)
+        dataset = find_dataset(_texts(data), _texts(eval), vocabulary, directory, on_progress)
         return Fit(dataset, size, seconds, directory, on_progress).run()
 
 
@@ -185,9 +184,8 @@ class Fit:
         """The settings, with fewer steps if there is too little time; None if far too little."""
         member, steps = MemberConfig.model_validate(settings), settings["training"]["steps"]
         self._each = seconds_per_step(member, self._data) * (len(self._parts) + 1 if self._cross_validated else 1)
-        # What the training on all videos will take.
-        again = sum(it["seconds"] for it in self._state.tried.values()) / len(self._parts)
-        reserved = _RESERVE * self._clock.limit + (again if self._cross_validated else 0)
+        again = self._seconds_again(self._state.tried) if self._cross_validated else 0
+        reserved = _RESERVE * self._clock.limit + again
         left = self._clock.left - reserved
         possible = int(left / (self._each * self._overhead))
         if possible < _LEAST_STEPS * steps and self._state.tried:
@@ -199,12 +197,12 @@ class Fit:
         start = self._clock.spent
         if self._cross_validated:
             self._kept[name] = self._out_of_fold(name, settings)
-            self._note(name, settings, start)
-            chosen, gap = self._choice()
         else:
             self._train(name, settings)
-            self._note(name, settings, start)
-            chosen, gap = self._searched()
+        seconds = round(self._clock.spent - start, 1)
+        self._state.tried.setdefault(name, {"member": settings, "seconds": seconds})
+        chosen, gap = self._choice() if self._cross_validated else self._searched()
+        if not self._cross_validated:
             estimate = self._each * settings["training"]["steps"]
             self._overhead = max(self._overhead, (self._clock.spent - start) / estimate)
         self._state.tried[name]["gap_of_best"] = gap
@@ -212,9 +210,19 @@ class Fit:
         log.info("%s: the best average has GAP %.4f with %s", name, gap, ", ".join(chosen))
         self._on_progress(Progress("fitting", len(self._state.tried), None, "members", f"GAP {gap:.4f}"))
 
-    def _note(self, name: str, settings: dict[str, Any], start: float) -> None:
-        if name not in self._state.tried:
-            self._state.tried[name] = {"member": settings, "seconds": round(self._clock.spent - start, 1)}
+    @property
+    def _members(self) -> dict[str, Any]:
+        """What was tried, as a recipe has it."""
+        return {name: tried["member"] for name, tried in self._state.tried.items()}
+
+    @property
+    def _shards(self) -> list[Path]:
+        """All parts, one after another."""
+        return [shard for part in self._parts for shard in part]
+
+    def _seconds_again(self, names: Iterable[str]) -> float:
+        """What trainings on all videos will take, by those without a part."""
+        return sum(self._state.tried[name]["seconds"] for name in names) / len(self._parts)
 
     # Few videos
 
@@ -240,8 +248,7 @@ class Fit:
     def _labels_VC(self) -> np.ndarray:
         """Of the videos, part by part, bool `[V, C]`."""
         labels = np.zeros((self._videos, self._traits.classes), bool)
-        shards = [shard for part in self._parts for shard in part]
-        read = (video for shard in shards for video in read_videos(shard) if isinstance(video, Video))
+        read = (video for shard in self._shards for video in read_videos(shard) if isinstance(video, Video))
         for row, video in enumerate(read):
             labels[row, video.labels] = True
         return labels
@@ -249,15 +256,12 @@ class Fit:
     # Many videos
 
     def _train(self, name: str, settings: dict[str, Any]) -> None:
-        members = {known: it["member"] for known, it in self._state.tried.items()} | {name: settings}
-        recipe = self._recipe(members, self._parts[0], self._parts[1])
+        recipe = self._recipe(self._members | {name: settings}, self._parts[0], self._parts[1])
         Run(recipe, self._directory, members=[name], on_progress=self._on_progress).train(name)
 
     def _searched(self) -> tuple[list[str], float]:
         """Members of the best ensemble within the budget, and its GAP on the half of validation that confirms."""
-        recipe = self._recipe(
-            {name: it["member"] for name, it in self._state.tried.items()}, self._parts[0], self._parts[1]
-        )
+        recipe = self._recipe(self._members, self._parts[0], self._parts[1])
         search = Search(RunMembers.read(self._directory, recipe), self._on_progress)
         fitting = [ensemble for ensemble in search.frontier() if ensemble.bytes <= self._budget]
         if not fitting:
@@ -269,21 +273,19 @@ class Fit:
 
     def _final_recipe(self) -> Recipe:
         """What was decided."""
-        members = {name: it["member"] for name, it in self._state.tried.items()}
         if not self._cross_validated:
-            return self._recipe(members, self._parts[0], self._parts[1], eval=self._dataset.eval)
+            return self._recipe(self._members, self._parts[0], self._parts[1], eval=self._dataset.eval)
         chosen, gap = self._choice()
         if not chosen:
             least = format_size(self._common_bytes + min(self._bytes.values()))
             raise BudgetError(f"--budget: no member fits; the smallest file takes {least}")
         log.info("trained again on all videos: %s (GAP %.4f on videos not seen)", ", ".join(chosen), gap)
         self._write_thresholds(chosen)
-        shards = [shard for part in self._parts for shard in part]
         seeds = self._seeds(list(chosen))
         names = {name if seed == 1 else f"{name}-seed-{seed}": name for seed in range(1, seeds + 1) for name in chosen}
         weights = {name: chosen[of] / seeds for name, of in names.items()}
-        members = {name: members[of] for name, of in names.items()}
-        return self._recipe(members, shards, [], eval=self._dataset.eval, weights=weights)
+        members = {name: self._members[of] for name, of in names.items()}
+        return self._recipe(members, self._shards, [], eval=self._dataset.eval, weights=weights)
 
     def _seeds(self, chosen: list[str]) -> int:
         """From how many initial weights each member is trained on all videos, as bytes and time allow.
@@ -293,7 +295,7 @@ class Fit:
         key = " ".join(chosen)
         if key in self._state.seeds:  # a second call has less time, and is to find the same
             return self._state.seeds[key]
-        takes = sum(self._state.tried[name]["seconds"] for name in chosen) / len(self._parts)
+        takes = self._seconds_again(chosen)
         fit = self._room // sum(self._bytes[name] for name in chosen)
         self._state.seeds[key] = max(1, min(_MOST_SEEDS, fit, int(self._clock.left / (takes * self._overhead))))
         self._state.save(self._clock.spent)

@@ -9,7 +9,6 @@ Source: Sechidis, Tsoumakas & Vlahavas 2011, "On the Stratification of Multi-Lab
 """
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,8 +29,6 @@ _FOLDS = 5
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 2_048
 # Shards of so many videos or bytes are not written again, for they are held in memory: whole shards validate.
 _WRITTEN_AGAIN, _MOST_BYTES = 50_000, 4 * 10**9
-
-log = logging.getLogger(__name__)
 
 
 def divide(shards: Sequence[Path], videos: int, folder: Path) -> list[list[Path]]:

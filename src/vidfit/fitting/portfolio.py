@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_FRAMES = "frame-classifier"
-
 
 @dataclass(frozen=True)
 class Traits:
@@ -51,9 +49,10 @@ class Traits:
             wanted //= 2
         return wanted
 
-    def steps(self, passes: float) -> int:
-        """Batches of so many passes, and no fewer than weights need to get anywhere."""
-        return max(240, round(passes * self.videos / self.batch_size))
+    @property
+    def steps(self) -> int:
+        """Batches of these passes, and no fewer than weights need to get anywhere."""
+        return max(240, round(self.passes * self.videos / self.batch_size))
 
 
 def portfolio(traits: Traits) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -109,7 +108,7 @@ def _experts(traits: Traits) -> dict[str, Any]:
 
 
 def _frames(traits: Traits, pooling: str, layers: int = 1) -> dict[str, Any]:
-    family = {"type": _FRAMES, "pooling": pooling, "dropout": 0.5}
+    family = {"type": "frame-classifier", "pooling": pooling, "dropout": 0.5}
     encoder = {"hidden": [traits.hidden] * layers, "dropout": 0.5 if traits.videos > 1_000 else 0.3}
     return {"encoder": encoder, "family": family, "training": _training(traits, 0.003)}
 
@@ -145,16 +144,15 @@ def _dbof(traits: Traits) -> dict[str, Any]:
 
 
 def _training(traits: Traits, learning_rate: float) -> dict[str, Any]:
-    steps = traits.steps(traits.passes)
     long = traits.frames > 60
     return {
-        "steps": steps,
+        "steps": traits.steps,
         "batch_size": traits.batch_size,
         **({"sampling": "replacement", "sample_frames": 60} if long else {"sampling": "none"}),
         "learning_rate": learning_rate,
         "schedule": "one-cycle",
         "batch_norm_momentum": 0.1,
-        "validate_every": max(1, steps // 10),
+        "validate_every": traits.steps // 10,
         "shuffle_buffer": 4096,
     }
 
