@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--family", action="append", help="only this one; may be repeated")
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe, ["distill=null"])
+    recipe = load_recipe(arguments.recipe, ("distill=null",))
     members = settings(arguments.hidden)
     for name in set(members) - set(arguments.family or members):
         del members[name]
