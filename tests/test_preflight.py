@@ -11,8 +11,7 @@ from tests.features.test_loader import SPEC, make_video
 from vidfit.features.example import write_shard
 from vidfit.features.spec import Video, Vocabulary
 from vidfit.features.survey import survey_shards
-from vidfit.preflight import tell_of_labels
-from vidfit.run_data import RunData
+from vidfit.run_data import RunData, tell_of_labels
 
 NAMES = ("cat", "dog", "bird", "fish", "horse")
 

@@ -32,13 +32,14 @@ from vidfit.export.graph import PackedMember, write_graph, write_thresholds
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import measure, measure_labels
 from vidfit.inference.packed_thresholds import read_thresholds, set_thresholds
-from vidfit.lineage import Lineage
+from vidfit.lineage import plan_trainings
 from vidfit.locks import locked
-from vidfit.preflight import check, needs_narrow_weights, tell_of_labels
+from vidfit.preflight import check, needs_narrow_weights
 from vidfit.progress import OnProgress, counter, log_skipped, silent
 from vidfit.quantization.member import QUANTIZED, load_member, quantize_member
 from vidfit.recipe import Recipe
 from vidfit.report.page import REPORT, write_report
+from vidfit.run_data import tell_of_labels
 from vidfit.search.frontier import FRONTIER, known_frontier
 from vidfit.search.packer import Packer
 from vidfit.sizes import format_size, parse_size
@@ -95,12 +96,12 @@ class Run:
     ) -> None:
         self.recipe, self.directory = recipe, directory
         self.data = check(recipe, on_progress)
-        self._lineage = Lineage(recipe, self.data, list(members or recipe.members))
-        self._stages = Stages(directory / "stages.json", directory / SUMMARY)
         self._on_progress = on_progress
-        self._jobs = TrainingJobs(recipe, self.data, self._lineage, directory, self._stages, on_progress)
+        self._stages = Stages(directory / "stages.json", directory / SUMMARY)
+        self._jobs = TrainingJobs(recipe, self.data, directory, self._stages, on_progress)
+        self._members, self._teachers = plan_trainings(recipe, self.data, list(members or recipe.members))
         if not overwrite:
-            self._jobs.refuse_others()
+            self._jobs.refuse_others([*self._teachers, *self._members.values()])
         make_folder(directory)
         write_text(directory / "recipe.yaml", yaml.safe_dump(recipe.model_dump(by_alias=True), sort_keys=False))
 
@@ -110,7 +111,7 @@ class Run:
         members = [self.member(name) for name in self.recipe.members]
         teachers = [
             {"generation": job.generation, "name": job.name, "fold": job.fold} | (self._jobs.recorded(job) or {})
-            for job in self._lineage.all_teachers()
+            for job in self._teachers
         ]
         summary = {"members": members, "teachers": teachers, "packed": self.pack()}
         write_text(self.directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
@@ -121,7 +122,7 @@ class Run:
         """Train, quantise and measure a member; returns its row of the summary."""
         trained = self.train(name)
         folder = self.directory / "members" / name
-        origin = self._origin(name)
+        origin = self._members[name].digest
         self._stages.do(
             f"quantize {name}", origin, [folder / QUANTIZED], lambda: {"path": str(quantize_member(folder))}
         )
@@ -150,7 +151,7 @@ class Run:
 
     def train(self, name: str) -> dict[str, Any]:
         """Train a member, after its teachers; returns its best validation GAP and the step it was reached at."""
-        return self._jobs.run(self._lineage.member(name))
+        return self._jobs.run(self._members[name])
 
     def pack(self) -> dict[str, Any]:
         """Pack the recipe's members, or those that a search finds, and measure the file: `packed` of the summary.
@@ -163,7 +164,7 @@ class Run:
         budget = parse_size(pack.budget)
         inputs = {
             "pack": pack.model_dump(exclude_defaults=True, exclude={"thresholds"}),  # its content is below
-            "members": [self._origin(name) for name in pack.members or self.recipe.members],
+            "members": [self._members[name].digest for name in pack.members or self.recipe.members],
             "thresholds": self.data.files.get(pack.thresholds or ""),
             "validation": [self.data.digests(self.data.shards["validation"]), self.recipe.data.unlabelled],
         }
@@ -219,10 +220,6 @@ class Run:
         except Exception as error:
             again = f"`vidfit report {self.directory}` tries again"
             log.warning("%s: could not be written (%s); %s", page, reason(error), again)
-
-    def _origin(self, name: str) -> str:
-        """The digest of what a trained member follows from."""
-        return self._stages.inputs(f"train {name}")
 
     def _measured_on(self) -> list[Any]:
         """What an evaluation follows from, beside the model."""

@@ -1,40 +1,39 @@
-"""What a recipe's data are, and whatever is wrong with them or with the recipe, before the first training step.
+"""Whatever is wrong with a recipe or with its data, before the first training step.
 
-Each check raises the error that says what is wrong: RecipeError, DataError or BudgetError.
+Each check raises the error that says what is wrong: RecipeError, DataError or BudgetError. What is wrong with the data
+alone is found where they are read (run_data.py).
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from vidfit import distributed
-from vidfit.errors import BudgetError, DataError, RecipeError
-from vidfit.features.loader import Batches
-from vidfit.features.shards import expand_shards, identity, infer_spec, read_videos
-from vidfit.features.spec import FeatureSpec, Video, Vocabulary
-from vidfit.features.survey import survey_shards
-from vidfit.features.tfrecord import CorruptRecordError
+from vidfit.errors import BudgetError, RecipeError
+from vidfit.features.clips import Clips
+from vidfit.features.shards import expand_shards, read_videos
+from vidfit.features.spec import FeatureSpec, Video
 from vidfit.files import file_digest
 from vidfit.inference.packed_thresholds import read_thresholds
 from vidfit.models.classifier import VideoClassifier
-from vidfit.progress import OnProgress, counter, silent
+from vidfit.progress import OnProgress, silent
 from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe
-from vidfit.run_data import RunData
+from vidfit.run_data import RunData, read_data
 from vidfit.search.validation import Validation
 from vidfit.sizes import format_size, parse_size
 from vidfit.training.checkpoint import member_file, starting_weights
+from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import DistillConfig, SoftTargets
 from vidfit.training.soft_labels import SoftLabels, check_ids, check_names, read_soft_labels_info, soft_labels_files
-from vidfit.videos.extractor import check_features, extractor_beside
+from vidfit.videos.extractor import steps_per_second
+from vidfit.videos.sources import read_intervals
 
 log = logging.getLogger(__name__)
-
-FEW = 10
-"""A label with fewer training videos is warned of."""
 
 
 def check(recipe: Recipe, on_progress: OnProgress = silent) -> RunData:
@@ -46,33 +45,34 @@ def check(recipe: Recipe, on_progress: OnProgress = silent) -> RunData:
         BudgetError: what is to be packed cannot fit.
     """
     data = _read(recipe.data, on_progress)
-    soft_labels = []
-    if recipe.distill and recipe.distill.soft_labels:
-        folder = Path(recipe.distill.soft_labels)
-        check_soft_labels(folder, data.batches(data.shards["train"]), data.vocabulary)
-        soft_labels = [read_soft_labels_info(file).model_dump() for file in soft_labels_files(folder)]
-    if recipe.distill:
-        check_distillation(recipe.distill, data.shards["train"])
-    check_copies(data)
-    for which, shards in data.shards.items():
-        if shards:
-            check_labels(which, data)
+    names = data.vocabulary.names
     parameters = {
-        name: count_parameters(name, config, data.spec, len(data.vocabulary)) for name, config in recipe.members.items()
+        name: count_parameters(name, member, data.spec, len(names)) for name, member in recipe.members.items()
     }
     check_budget(recipe.pack, parameters)
     check_ranks(recipe.members)
     if not recipe.pack.members or needs_narrow_weights(recipe.pack, parameters):
         check_search(data)
-    extractor = extractor_beside(Path(recipe.data.vocabulary), data.spec)
-    check_features(extractor, [shard for shards in data.shards.values() for shard in shards], "data.vocabulary")
-    data = replace(data, parameters=parameters, soft_labels=soft_labels, extractor=extractor)
+    if recipe.pack.thresholds:
+        read_thresholds(Path(recipe.pack.thresholds), names)
+    soft_labels = check_distillation(recipe.distill, data) if recipe.distill else []
+    clips = {}
     for name, member in recipe.members.items():
         check_start(name, member, data)
-        check_segments(name, member, data)
-    if recipe.pack.thresholds:
-        read_thresholds(Path(recipe.pack.thresholds), data.vocabulary.names)
-    return replace(data, files=_digests_of_files(recipe))
+        if member.training.segments:
+            clips[name] = check_segments(name, member.training, data)
+    return replace(data, parameters=parameters, clips=clips, soft_labels=soft_labels, files=_digests_of_files(recipe))
+
+
+def _read(config: DataConfig, on_progress: OnProgress) -> RunData:
+    shards = {
+        which: expand_shards(patterns, lambda line, which=which: log.warning("data.%s: %s", which, line))
+        if (patterns := getattr(config, which))
+        else []
+        for which in ("train", "validation", "eval")
+    }
+    labelled_only = config.unlabelled == "skip"
+    return read_data(shards, Path(config.vocabulary), config.skip_corrupt, labelled_only, on_progress)
 
 
 def check_start(name: str, member: MemberConfig, data: RunData) -> None:
@@ -84,16 +84,23 @@ def check_start(name: str, member: MemberConfig, data: RunData) -> None:
         starting_weights(member.training.start, info, model)
 
 
-def check_segments(name: str, member: MemberConfig, data: RunData) -> None:
-    """There are rated segments to learn from, and to choose the best checkpoint by."""
-    clips = data.clips(member.training)
-    if clips is None:
-        return
+def check_segments(name: str, training: TrainingConfig, data: RunData) -> Clips:
+    """There are rated segments to learn from, and to choose the best checkpoint by; returns how they are cut.
+
+    Raises:
+        DataError: there are none, or the table of intervals is wrong.
+    """
+    config, names = training.segments, data.vocabulary.names
+    assert config is not None
     if data.spec.level == "video":
         raise RecipeError(f"members.{name}.training.segments: these shards have one frame per video; remove segments")
+    rate = steps_per_second(data.extractor, [*data.shards["train"], *data.shards["validation"]])
+    intervals = read_intervals(Path(config.table), names) if config.table else None
+    clips = Clips(config.context, rate, len(names), intervals, config.seconds, config.table or "")
     for which in ("train", "validation"):
         # Raises where there is none.
         next(iter(data.batches(data.shards[which], 1, clips=clips)))
+    return clips
 
 
 def _digests_of_files(recipe: Recipe) -> dict[str, str]:
@@ -104,124 +111,45 @@ def _digests_of_files(recipe: Recipe) -> dict[str, str]:
     return {path: file_digest(file) for path, file in {**starts, **tables, **thresholds}.items()}
 
 
-def _read(config: DataConfig, on_progress: OnProgress) -> RunData:
-    shards = {
-        which: expand_shards(patterns, lambda line, which=which: log.warning("data.%s: %s", which, line))
-        if (patterns := getattr(config, which))
-        else []
-        for which in ("train", "validation", "eval")
-    }
-    check_disjoint(shards)
-    return RunData(
-        shards=shards,
-        vocabulary=Vocabulary.from_csv(Path(config.vocabulary)),
-        surveys=survey_shards(
-            [shard for paths in shards.values() for shard in paths],
-            counter(on_progress, "reading checksums and labels", "shards"),
-        ),
-        spec=infer_spec(shards["train"], config.skip_corrupt),
-        skip_corrupt=config.skip_corrupt,
-        labelled_only=config.unlabelled == "skip",
-    )
-
-
 def needs_narrow_weights(pack: PackConfig, parameters: Mapping[str, int]) -> bool:
     """Whether the members to be packed are above the budget with a byte for each weight."""
     return sum(parameters[name] for name in pack.members or ()) > parse_size(pack.budget)
 
 
-def check_disjoint(shards: Mapping[str, Sequence[Path]]) -> None:
-    """No shard is in two of the three sets `train`, `validation` and `eval`."""
-    for first, second in (("train", "validation"), ("train", "eval"), ("validation", "eval")):
-        taken = {identity(shard): shard for shard in shards[first]}
-        for shard in shards[second]:
-            if other := taken.get(identity(shard)):
-                also = "" if other == shard else f", there as {other}"
-                raise DataError(f"{shard}: is in both data.{first} and data.{second}{also}; a shard may be in one only")
+def check_distillation(distill: DistillConfig, data: RunData) -> list[dict[str, Any]]:
+    """The training shards have given soft labels, or can have their own, and are enough for the folds.
 
-
-def check_copies(data: RunData) -> None:
-    """No shard has the content of one in another set. Shards without videos may."""
-    first: dict[str, tuple[str, Path]] = {}
-    for which, shards in data.shards.items():
-        for shard in shards:
-            survey = data.surveys[shard]
-            other, original = first.setdefault(survey.sha256, (which, shard))
-            if survey.videos and other != which:
-                raise DataError(
-                    f"{shard}: data.{which} has it, and data.{other} has the same content as {original}; "
-                    "a shard may be in one only"
-                )
-
-
-def check_soft_labels(folder: Path, batches: Batches, vocabulary: Vocabulary) -> None:
-    """Given soft labels are there for the first video of each training shard, `batches`' own."""
-    soft_labels = SoftLabels(folder, vocabulary.names)
-    for shard in batches.shards:
-        videos = read_videos(shard, batches.spec, batches.classes)
-        first = next((video.id for video in videos if isinstance(video, Video)), None)
-        if first is not None and soft_labels.missing([first]):
-            raise SoftTargets(soft_labels, 1).incomplete([first], batches)
-
-
-def check_distillation(distill: DistillConfig, shards: Sequence[Path]) -> None:
-    """The training shards can have soft labels of their own, and are enough for the folds."""
-    if distill.generations:
-        check_names(shards)
-    folds = distill.folds or 1
-    if folds > len(shards):
+    Returns:
+        What each file of given soft labels was made from.
+    """
+    shards = data.shards["train"]
+    if distill.soft_labels:
+        folder = Path(distill.soft_labels)
+        check_soft_labels(folder, data)
+        return [read_soft_labels_info(file).model_dump() for file in soft_labels_files(folder)]
+    check_names(shards)
+    if (distill.folds or 1) > len(shards):
         raise RecipeError(
             f"distill.folds: a fold is a part of the shards, and of {len(shards)} training shards "
-            f"there are not {folds} parts"
+            f"there are not {distill.folds} parts"
         )
+    return []
+
+
+def check_soft_labels(folder: Path, data: RunData) -> None:
+    """Given soft labels are there for the first video of each training shard."""
+    soft_labels = SoftLabels(folder, data.vocabulary.names)
+    for shard in data.shards["train"]:
+        videos = read_videos(shard, data.spec, len(data.vocabulary))
+        first = next((video.id for video in videos if isinstance(video, Video)), None)
+        if first is not None and soft_labels.missing([first]):
+            raise SoftTargets(soft_labels, 1).incomplete([first], data.batches(data.shards["train"]))
 
 
 def check_ids_of_shards(shards: Sequence[Path]) -> None:
     """Each training video has an id of its own. Reads all shards, so do it once, before the teachers are trained."""
     read = ((shard, [video.id for video in read_videos(shard) if isinstance(video, Video)]) for shard in shards)
     check_ids([(shard, np.array([id.encode() for id in ids], bytes)) for shard, ids in read])
-
-
-def check_labels(which: str, data: RunData) -> None:
-    """The set `which` has labels, all in the vocabulary, and no corrupt record unless these are to be skipped."""
-    classes, skip_corrupt = len(data.vocabulary), data.skip_corrupt
-    surveys = {shard: data.surveys[shard] for shard in data.shards[which]}
-    for shard, survey in surveys.items():
-        outside = survey.lowest < 0 or survey.highest >= classes
-        if outside or (survey.corrupt and not skip_corrupt):
-            # Reading it names the record.
-            for video in read_videos(shard, data.spec, classes):
-                if isinstance(video, CorruptRecordError) and not skip_corrupt:
-                    raise video
-    videos = sum(survey.videos for survey in surveys.values())
-    if videos == sum(survey.unlabelled for survey in surveys.values()):
-        raise DataError(f"data.{which}: none of its videos has a label; give labelled shards")
-
-
-def tell_of_labels(data: RunData) -> None:
-    """Log what a user should know of the labels: how many videos have none or all have one, and which are rare."""
-    for which, shards in data.shards.items():
-        videos = sum(data.surveys[shard].videos for shard in shards)
-        unlabelled = sum(data.surveys[shard].unlabelled for shard in shards)
-        what = "count as videos that no label fits; `data.unlabelled: skip` leaves them out"
-        if unlabelled:
-            what = "are left out" if data.labelled_only else what
-            log.warning(
-                "data.%s: %s of %s videos have no label; they %s", which, f"{unlabelled:,}", f"{videos:,}", what
-            )
-    of_videos = {which: [data.surveys[shard] for shard in data.shards[which]] for which in ("train", "validation")}
-    known = [survey for surveys in of_videos.values() for survey in surveys]
-    if all(survey.one_label + data.labelled_only * survey.unlabelled == survey.videos for survey in known):
-        log.info("each video has exactly one label, so accuracy and top-5 accuracy are reported too")
-    names = data.vocabulary.names
-    positives_C = np.sum([survey.count_positives(len(names)) for survey in of_videos["train"]], axis=0)
-    rare = [name for name, positives in zip(names, positives_C, strict=True) if positives < FEW]
-    if rare:
-        some = ", ".join(map(repr, rare[:3])) + (", ..." if len(rare) > 3 else "")
-        log.warning(
-            "data.train: %s of %s labels have fewer than %d videos, too few to learn them well: %s",
-            f"{len(rare):,}", f"{len(names):,}", FEW, some,
-        )  # fmt: skip
 
 
 def count_parameters(name: str, config: MemberConfig, spec: FeatureSpec, classes: int) -> int:

@@ -1,26 +1,36 @@
-"""The data of a run: what a recipe names, read and checked once (preflight.py), for every stage after that."""
+"""The data of a run: read and checked once, for every stage after that."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from vidfit.errors import DataError
 from vidfit.features.clips import Clips
 from vidfit.features.loader import Batches
+from vidfit.features.shards import identity, infer_spec, read_videos
 from vidfit.features.spec import FeatureSpec, Vocabulary
-from vidfit.features.survey import Survey, digests
+from vidfit.features.survey import Survey, digests, survey_shards
+from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.models.classifier import ClassifierConfig
+from vidfit.progress import OnProgress, counter
 from vidfit.recipe import MemberConfig
 from vidfit.search.validation import BATCH_SIZE
 from vidfit.training.checkpoint import MemberInfo
-from vidfit.training.config import TrainingConfig
-from vidfit.videos.extractor import steps_per_second
-from vidfit.videos.sources import read_intervals
+from vidfit.videos.extractor import check_features, extractor_beside
+
+log = logging.getLogger(__name__)
+
+FEW = 10
+"""A label with fewer training videos is warned of."""
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What a recipe's `data` holds, and what follows for its members."""
+    """What the shards hold (`read_data`), and what follows for a recipe's members (preflight.py)."""
 
     shards: dict[str, list[Path]]
     """Of `train`, `validation` and `eval`."""
@@ -30,12 +40,14 @@ class RunData:
     spec: FeatureSpec
     skip_corrupt: bool
     labelled_only: bool
-    parameters: dict[str, int] = field(default_factory=dict)
-    """Weights of each member."""
-    soft_labels: list[dict[str, Any]] = field(default_factory=list)
-    """What each file of given soft labels was made from."""
     extractor: str | None = None
     """How videos become these features, where `vidfit extract` made them."""
+    parameters: dict[str, int] = field(default_factory=dict)
+    """Weights of each member."""
+    clips: dict[str, Clips] = field(default_factory=dict)
+    """How members that learn from rated segments cut videos into them."""
+    soft_labels: list[dict[str, Any]] = field(default_factory=list)
+    """What each file of given soft labels was made from."""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each other file that a training reads: members to start from, tables of intervals."""
 
@@ -67,16 +79,117 @@ class RunData:
             extractor=self.extractor,
         )
 
-    def clips(self, training: TrainingConfig) -> Clips | None:
-        """How a training cuts videos into rated segments; None if it learns from whole videos.
 
-        Raises:
-            DataError: the table of intervals is wrong.
-        """
-        config = training.segments
-        if config is None:
-            return None
-        names, table = self.vocabulary.names, config.table
-        rate = steps_per_second(self.extractor, [*self.shards["train"], *self.shards["validation"]])
-        intervals = read_intervals(Path(table), names) if table else None
-        return Clips(config.context, rate, len(names), intervals, config.seconds, table or "")
+def read_data(
+    shards: dict[str, list[Path]],
+    vocabulary: Path,
+    skip_corrupt: bool,
+    labelled_only: bool,
+    on_progress: OnProgress,
+    vocabulary_key: str = "data.vocabulary",
+) -> RunData:
+    """Read what there is to know of shards before a training, and check it.
+
+    Arguments:
+        shards: of `train`, `validation` and `eval`. The last two may be empty.
+        vocabulary: a CSV of label names.
+        skip_corrupt: corrupt records are left out.
+        labelled_only: videos without a label are left out.
+        on_progress: called a few times a second.
+        vocabulary_key: what gave the vocabulary, for messages.
+
+    Raises:
+        DataError: shards or the vocabulary are missing, empty, damaged or do not fit each other.
+        ModelFileError: shards were extracted in different ways.
+    """
+    check_disjoint(shards)
+    every = [shard for own in shards.values() for shard in own]
+    names = Vocabulary.from_csv(vocabulary)
+    surveys = survey_shards(every, counter(on_progress, "reading checksums and labels", "shards"))
+    spec = infer_spec(shards["train"], skip_corrupt)
+    extractor = extractor_beside(vocabulary, spec)
+    check_features(extractor, every, vocabulary_key)
+    data = RunData(shards, surveys, names, spec, skip_corrupt, labelled_only, extractor)
+    check_copies(data)
+    for which in shards:
+        if shards[which]:
+            check_labels(which, data)
+            check_sizes(which, data)
+    return data
+
+
+def check_disjoint(shards: Mapping[str, Sequence[Path]]) -> None:
+    """No shard is in two of the three sets `train`, `validation` and `eval`."""
+    for first, second in (("train", "validation"), ("train", "eval"), ("validation", "eval")):
+        taken = {identity(shard): shard for shard in shards[first]}
+        for shard in shards[second]:
+            if other := taken.get(identity(shard)):
+                also = "" if other == shard else f", there as {other}"
+                raise DataError(f"{shard}: is in both data.{first} and data.{second}{also}; a shard may be in one only")
+
+
+def check_copies(data: RunData) -> None:
+    """No shard has the content of one in another set. Shards without videos may."""
+    first: dict[str, tuple[str, Path]] = {}
+    for which, shards in data.shards.items():
+        for shard in shards:
+            survey = data.surveys[shard]
+            other, original = first.setdefault(survey.sha256, (which, shard))
+            if survey.videos and other != which:
+                raise DataError(
+                    f"{shard}: data.{which} has it, and data.{other} has the same content as {original}; "
+                    "a shard may be in one only"
+                )
+
+
+def check_labels(which: str, data: RunData) -> None:
+    """The set `which` has labels, all in the vocabulary, and no corrupt record unless these are to be skipped."""
+    classes, skip_corrupt = len(data.vocabulary), data.skip_corrupt
+    surveys = {shard: data.surveys[shard] for shard in data.shards[which]}
+    for shard, survey in surveys.items():
+        outside = survey.lowest < 0 or survey.highest >= classes
+        if outside or (survey.corrupt and not skip_corrupt):
+            # Reading it names the record.
+            for video in read_videos(shard, data.spec, classes):
+                if isinstance(video, CorruptRecordError) and not skip_corrupt:
+                    raise video
+    videos = sum(survey.videos for survey in surveys.values())
+    if videos == sum(survey.unlabelled for survey in surveys.values()):
+        raise DataError(f"data.{which}: none of its videos has a label; give labelled shards")
+
+
+def check_sizes(which: str, data: RunData) -> None:
+    """The set `which` has the features of the training shards."""
+    if (found := infer_spec(data.shards[which], data.skip_corrupt)) != data.spec:
+        first, other = data.shards["train"][0], data.shards[which][0]
+        raise DataError(f"{other}: has {_sizes(found)}, and {first} {_sizes(data.spec)}; give others")
+
+
+def _sizes(spec: FeatureSpec) -> str:
+    return ", ".join(f"{modality.name!r} of {modality.size} {modality.dtype}" for modality in spec.modalities)
+
+
+def tell_of_labels(data: RunData) -> None:
+    """Log what a user should know of the labels: how many videos have none or all have one, and which are rare."""
+    for which, shards in data.shards.items():
+        videos = sum(data.surveys[shard].videos for shard in shards)
+        unlabelled = sum(data.surveys[shard].unlabelled for shard in shards)
+        what = "count as videos that no label fits; `data.unlabelled: skip` leaves them out"
+        if unlabelled:
+            what = "are left out" if data.labelled_only else what
+            log.warning(
+                "data.%s: %s of %s videos have no label; they %s", which, f"{unlabelled:,}", f"{videos:,}", what
+            )
+    of_videos = {which: [data.surveys[shard] for shard in data.shards[which]] for which in ("train", "validation")}
+    known = [survey for surveys in of_videos.values() for survey in surveys]
+    if all(survey.one_label + data.labelled_only * survey.unlabelled == survey.videos for survey in known):
+        log.info("each video has exactly one label, so accuracy and top-5 accuracy are reported too")
+    names = data.vocabulary.names
+    positives_C = np.sum([survey.count_positives(len(names)) for survey in of_videos["train"]], axis=0)
+    rare = [name for name, positives in zip(names, positives_C, strict=True) if positives < FEW]
+    if rare:
+        some = ", ".join(map(repr, rare[:3])) + (", ..." if len(rare) > 3 else "")
+        log.warning(
+            "data.train: %s of %s labels have fewer than %d videos, too few to learn them well: %s",
+            f"{len(rare):,}", f"{len(names):,}", FEW, some,
+        )  # fmt: skip

@@ -66,10 +66,6 @@ class Stages:
         """The result of a stage that was done from these inputs; None where there is none."""
         return self._stages[stage].result if self.begun(stage, inputs) else None
 
-    def inputs(self, stage: str) -> str:
-        """The digest of what a stage was begun from."""
-        return self._stages[stage].inputs
-
     def begun(self, stage: str, inputs: Any) -> bool:
         """Whether the stage was begun, and from these inputs."""
         return stage in self._stages and self._stages[stage].inputs == digest(inputs)

@@ -6,6 +6,7 @@ What is trained and recorded already is not trained again (stages.py), so a seco
 import logging
 import shutil
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from vidfit.features.loader import Batches, balanced_copies
 from vidfit.features.skipped import NOTHING, Skipped
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import soft_label
-from vidfit.lineage import Lineage, TrainingJob
+from vidfit.lineage import TrainingJob
 from vidfit.preflight import check_ids_of_shards
 from vidfit.progress import OnProgress, Progress, counter, log_skipped
 from vidfit.recipe import Recipe
@@ -40,23 +41,14 @@ class TrainingJobs:
     Arguments:
         recipe: what to do.
         data: its data, checked.
-        lineage: which trainings there are.
         directory: the run folder.
         stages: what is done in it.
         on_progress: called a few times a second.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        data: RunData,
-        lineage: Lineage,
-        directory: Path,
-        stages: Stages,
-        on_progress: OnProgress,
-    ) -> None:
-        self._recipe, self._data, self._lineage = recipe, data, lineage
-        self._directory, self._stages, self._on_progress = directory, stages, on_progress
+    def __init__(self, recipe: Recipe, data: RunData, directory: Path, stages: Stages, on_progress: OnProgress) -> None:
+        self._recipe, self._data, self._directory = recipe, data, directory
+        self._stages, self._on_progress = stages, on_progress
 
     def run(self, job: TrainingJob) -> dict[str, Any]:
         """Train a member or a teacher, after its own teachers.
@@ -65,24 +57,19 @@ class TrainingJobs:
             Its best validation GAP, `gap_validation`, and the `step` it was reached at. Without validation videos None,
             and the last step.
         """
-        title, folder = self._lineage.title(job), self._folder(job)
+        best = self._directory / job.folder / BEST
         # Checked before the teachers, which may be deleted once their student is trained.
-        if (done := self.recorded(job)) and (folder / BEST).exists():
+        if (done := self.recorded(job)) and best.exists():
             return done
         soft_labels = self._soft_labels(job)
         if self._is_other(job):
-            shutil.rmtree(folder)
-        make_folder(folder)
-        return self._stages.do(
-            f"train {title}",
-            self._lineage.of(job),
-            [folder / BEST],
-            lambda: self._train(job, title, folder, soft_labels),
-        )
+            shutil.rmtree(best.parent)
+        make_folder(best.parent)
+        return self._stages.do(f"train {job.title}", job.lineage, [best], lambda: self._train(job, soft_labels))
 
-    def _train(self, job: TrainingJob, title: str, folder: Path, soft_labels: Path | None) -> dict[str, Any]:
-        member, data = self._recipe.members[job.name], self._data
-        clips, validation = data.clips(member.training), data.shards["validation"]
+    def _train(self, job: TrainingJob, soft_labels: Path | None) -> dict[str, Any]:
+        member, data, title = self._recipe.members[job.name], self._data, job.title
+        clips, validation = data.clips.get(job.name), data.shards["validation"]
         # Members of the same architecture must not start from the same weights.
         seed = self._recipe.seed * 65_537 + zlib.crc32(title.encode()) % 65_537
         soft_targets = None
@@ -93,9 +80,9 @@ class TrainingJobs:
             train_member,
             data.member_info(job.name, member),
             member.training,
-            self._training_batches(member.training, self._lineage.shards(job.fold, outside=True), seed, clips),
+            self._training_batches(member.training, job.shards, seed, clips),
             data.batches(validation, clips=clips) if validation else None,
-            folder,
+            self._directory / job.folder,
             seed,
             soft_targets=soft_targets,
             rank_0_only={
@@ -131,23 +118,22 @@ class TrainingJobs:
         distill = self._recipe.distill
         if distill and distill.soft_labels:
             return Path(distill.soft_labels)
-        teachers = self._lineage.teachers(student)
-        if distill is None or not teachers:
+        if distill is None or not student.teachers:
             return None
         self._compare_ids()
-        for teacher in teachers:
+        for teacher in student.teachers:
             self.run(teacher)
         generation = student.generation - 1
         folder = self._directory / "distillation" / str(generation) / "soft-labels"
         stage = f"soft-label generation {generation}"
         if distill.teachers == "own":
             folder, stage = folder / student.name, f"{stage} {student.name}"
-        inputs = {"teachers": self._lineage.of_teachers(student), "top_k": distill.top_k}
+        inputs = {"teachers": [(job.title, job.digest) for job in student.teachers], "top_k": distill.top_k}
         if folder.exists() and not self._stages.begun(stage, inputs):
             shutil.rmtree(folder)
         make_folder(folder)
         outputs = [soft_labels_file(folder, shard) for shard in self._data.shards["train"]]
-        self._stages.do(stage, inputs, outputs, lambda: self._label(stage, teachers, folder, distill.top_k))
+        self._stages.do(stage, inputs, outputs, lambda: self._label(stage, student.teachers, folder, distill.top_k))
         return folder
 
     def _compare_ids(self) -> None:
@@ -164,8 +150,8 @@ class TrainingJobs:
         """Each fold is labelled by the teachers that have not seen it."""
         skipped = Skipped()
         for fold in dict.fromkeys(teacher.fold for teacher in teachers):
-            files = [self._folder(teacher) / BEST for teacher in teachers if teacher.fold == fold]
-            shards = self._lineage.shards(fold, outside=False)
+            own = [teacher for teacher in teachers if teacher.fold == fold]
+            files, shards = [self._directory / teacher.folder / BEST for teacher in own], own[0].labels
             _, more = distributed.on_all_ranks(
                 soft_label,
                 files,
@@ -181,24 +167,21 @@ class TrainingJobs:
 
     def recorded(self, job: TrainingJob) -> dict[str, Any] | None:
         """What a training led to; None where it is not done."""
-        return self._stages.recorded(f"train {self._lineage.title(job)}", self._lineage.of(job))
+        return self._stages.recorded(f"train {job.title}", job.lineage)
 
-    def refuse_others(self) -> None:
+    def refuse_others(self, jobs: Iterable[TrainingJob]) -> None:
         """Raises OutputError if a folder holds a training with another lineage, which would be lost."""
-        for job in self._lineage.jobs():
+        for job in jobs:
             if self._is_other(job):
                 raise OutputError(
-                    f"{self._folder(job)}: was trained with different settings or shards, or by another version of "
-                    "vidfit. Use a new run folder, or --overwrite to retrain"
+                    f"{self._directory / job.folder}: was trained with different settings or shards, or by another "
+                    "version of vidfit. Use a new run folder, or --overwrite to retrain"
                 )
-
-    def _folder(self, job: TrainingJob) -> Path:
-        return self._directory / self._lineage.folder(job)
 
     def _is_other(self, job: TrainingJob) -> bool:
         """Whether the job's folder has checkpoints that are not known to be of this lineage."""
-        has_checkpoints = any((self._folder(job) / file).exists() for file in (BEST, *CHECKPOINTS))
-        return has_checkpoints and not self._stages.begun(f"train {self._lineage.title(job)}", self._lineage.of(job))
+        has_checkpoints = any((self._directory / job.folder / file).exists() for file in (BEST, *CHECKPOINTS))
+        return has_checkpoints and not self._stages.begun(f"train {job.title}", job.lineage)
 
 
 class _Report:

@@ -53,7 +53,7 @@ def test_fifty_videos_are_enough(tmp_path: Path):
     ("count", "labels", "message"),
     [
         (49, lambda number: [number % 4], "49 labelled videos are too few .*; give at least 50"),
-        (60, lambda number: [], "0 labelled videos are too few"),
+        (60, lambda number: [], "none of its videos has a label; give labelled shards"),
         (98, lambda number: [1] * (number % 2), "49 labelled videos are too few"),
         (60, lambda number: [0, 2], "all videos have the same labels, .*; give videos of other labels"),
         (60, lambda number: [number % 7], r"a\.tfrecord, record 4: 'labels' has 4, outside the vocabulary"),

@@ -73,7 +73,7 @@ def train(
     from vidfit.errors import RecipeError
     from vidfit.locks import locked
     from vidfit.pipeline import Run
-    from vidfit.preflight import tell_of_labels
+    from vidfit.run_data import tell_of_labels
 
     parsed = _recipe(recipe, overrides, skip_corrupt, unlabelled)
     for name in member or ():

@@ -10,15 +10,11 @@ import numpy as np
 
 from vidfit.errors import DataError
 from vidfit.features.cache import INDEX
-from vidfit.features.shards import expand_shards, infer_spec
-from vidfit.features.spec import FeatureSpec, Vocabulary
-from vidfit.features.survey import survey_shards
+from vidfit.features.shards import expand_shards
 from vidfit.files import visible
-from vidfit.preflight import check_copies, check_disjoint, check_labels
-from vidfit.progress import OnProgress, counter
-from vidfit.run_data import RunData
+from vidfit.progress import OnProgress
+from vidfit.run_data import RunData, read_data
 from vidfit.videos.extractor import FILE as EXTRACTOR
-from vidfit.videos.extractor import check_features, extractor_beside
 
 _FEWEST_VIDEOS = 50
 
@@ -80,23 +76,8 @@ def read_dataset(dataset: Dataset, on_progress: OnProgress) -> RunData:
             videos to measure on are among those to learn from or have other features.
     """
     shards = {"train": dataset.shards, "validation": [], "eval": dataset.eval}
-    check_disjoint(shards)
-    vocabulary, spec = Vocabulary.from_csv(dataset.vocabulary), infer_spec(dataset.shards)
-    extractor = extractor_beside(dataset.vocabulary, spec)
-    every = [*dataset.shards, *dataset.eval]
-    surveys = survey_shards(every, counter(on_progress, "reading checksums and labels", "shards"))
-    data = RunData(shards, surveys, vocabulary, spec, skip_corrupt=False, labelled_only=False, extractor=extractor)
-    check_features(extractor, every, "--vocabulary")
-    if dataset.eval and (other := infer_spec(dataset.eval)) != spec:
-        raise DataError(f"{dataset.eval[0]}: has {_sizes(other)}, and {dataset.shards[0]} {_sizes(spec)}; give others")
-    _check_labels(data)
-    check_copies(data)
-    return data
-
-
-def _check_labels(data: RunData) -> None:
-    """There is enough to learn from and to choose by."""
-    classes, surveys = len(data.vocabulary), [data.surveys[shard] for shard in data.shards["train"]]
+    data = read_data(shards, dataset.vocabulary, False, False, on_progress, vocabulary_key="--vocabulary")
+    classes, surveys = len(data.vocabulary), [data.surveys[shard] for shard in dataset.shards]
     videos = sum(survey.videos for survey in surveys)
     labelled = videos - sum(survey.unlabelled for survey in surveys)
     if labelled < _FEWEST_VIDEOS:
@@ -105,16 +86,10 @@ def _check_labels(data: RunData) -> None:
         )
     if classes < 2:
         raise DataError("the vocabulary has one label; a second one, such as 'other', makes a choice")
-    for which in ("train", "eval"):
-        if data.shards[which]:
-            check_labels(which, data)
     positives_C = np.sum([survey.count_positives(classes) for survey in surveys], axis=0)
     if not ((positives_C > 0) & (positives_C < videos)).any():
         raise DataError("all videos have the same labels, so there is nothing to choose; give videos of other labels")
-
-
-def _sizes(spec: FeatureSpec) -> str:
-    return ", ".join(f"{modality.name!r} of {modality.size} {modality.dtype}" for modality in spec.modalities)
+    return data
 
 
 def _are_shards(data: Sequence[str]) -> bool:
