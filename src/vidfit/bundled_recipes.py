@@ -5,7 +5,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from vidfit.errors import OutputError, RecipeError
-from vidfit.files import replacing
+from vidfit.files import write_text
 
 
 def first_lines() -> dict[str, str]:
@@ -38,8 +38,7 @@ def copy_recipe(name: str, target: Path, overwrite: bool = False) -> None:
     text = recipe_text(name)
     if target.exists() and not overwrite:
         raise OutputError(f"{target}: exists already; choose another name or add --overwrite")
-    with replacing(target) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(target, text)
 
 
 def _folder() -> Traversable:

@@ -11,7 +11,7 @@ from typing import Any
 from vidfit.bundled_recipes import recipe_text
 from vidfit.errors import OutputError
 from vidfit.features.synthetic import CorpusConfig, write_corpus
-from vidfit.files import make_folder, replacing
+from vidfit.files import make_folder, write_text
 from vidfit.pipeline import run
 from vidfit.progress import OnProgress, counter, silent
 from vidfit.recipe import load_recipe
@@ -68,6 +68,5 @@ def _copy_recipe(name: str, folder: Path) -> Path:
         )
     make_folder(folder)
     if not recipe.exists():
-        with replacing(recipe) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(recipe, text)
     return recipe

@@ -190,6 +190,12 @@ def _is_abandoned(path: Path) -> bool:
     return False
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file in UTF-8. Bytes of a file's name that are not UTF-8 become `\\udcXX`.
 

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from vidfit.features.survey import digests
 from vidfit.recipe import Recipe
 from vidfit.run_data import RunData
 from vidfit.stages import digest
@@ -126,8 +127,8 @@ def _lineage(
         "family": config.family.type,
         "head": config.head.type if config.head else None,
         "seed": recipe.seed,
-        "train": data.digests(shards),
-        "validation": data.digests(data.shards["validation"]),
+        "train": digests(shards, data.surveys),
+        "validation": digests(data.shards["validation"], data.surveys),
         "vocabulary": data.vocabulary.names,
     }
     training = config.training

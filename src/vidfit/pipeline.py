@@ -29,7 +29,8 @@ from vidfit import distributed
 from vidfit.errors import BudgetError, reason
 from vidfit.evaluation.evaluate import skipped_of
 from vidfit.export.graph import PackedMember, write_graph, write_thresholds
-from vidfit.files import make_folder
+from vidfit.features.survey import digests
+from vidfit.files import make_folder, write_text
 from vidfit.inference.distributed_jobs import measure, measure_labels
 from vidfit.inference.packed_thresholds import read_thresholds, set_thresholds
 from vidfit.lineage import plan_trainings
@@ -39,11 +40,11 @@ from vidfit.progress import OnProgress, counter, log_skipped, silent
 from vidfit.quantization.member import QUANTIZED, load_member, quantize_member
 from vidfit.recipe import Recipe
 from vidfit.report.page import REPORT, write_report
-from vidfit.run_data import tell_of_labels
+from vidfit.run_data import read_data, tell_of_labels
 from vidfit.search.frontier import FRONTIER, known_frontier
 from vidfit.search.packer import Packer
 from vidfit.sizes import format_size, parse_size
-from vidfit.stages import Stages, write_text
+from vidfit.stages import Stages
 from vidfit.training.checkpoint import BEST
 from vidfit.training_jobs import TrainingJobs
 
@@ -72,7 +73,9 @@ def run(
         VidfitError: another process uses the folder, or a stage fails; see `vidfit.errors`.
     """
     with locked(Path(directory)):
-        return Run(recipe, Path(directory), overwrite, on_progress=on_progress).all()
+        stages = Run(recipe, Path(directory), overwrite, on_progress=on_progress)
+        tell_of_labels(stages.data)
+        return stages.all()
 
 
 class Run:
@@ -95,11 +98,11 @@ class Run:
         on_progress: OnProgress = silent,
     ) -> None:
         self.recipe, self.directory = recipe, directory
-        self.data = check(recipe, on_progress)
+        self.data = check(recipe, read_data(recipe.data, on_progress))
         self._on_progress = on_progress
         self._stages = Stages(directory / "stages.json", directory / SUMMARY)
-        self._jobs = TrainingJobs(recipe, self.data, directory, self._stages, on_progress)
         self._members, self._teachers = plan_trainings(recipe, self.data, list(members or recipe.members))
+        self._jobs = TrainingJobs(recipe, self.data, directory, self._stages, on_progress)
         if not overwrite:
             self._jobs.refuse_others([*self._teachers, *self._members.values()])
         make_folder(directory)
@@ -107,7 +110,6 @@ class Run:
 
     def all(self) -> dict[str, Any]:
         """Every stage; returns the summary."""
-        tell_of_labels(self.data)
         members = [self.member(name) for name in self.recipe.members]
         teachers = [
             {"generation": job.generation, "name": job.name, "fold": job.fold} | (self._jobs.recorded(job) or {})
@@ -166,7 +168,7 @@ class Run:
             "pack": pack.model_dump(exclude_defaults=True, exclude={"thresholds"}),  # its content is below
             "members": [self._members[name].digest for name in pack.members or self.recipe.members],
             "thresholds": self.data.files.get(pack.thresholds or ""),
-            "validation": [self.data.digests(self.data.shards["validation"]), self.recipe.data.unlabelled],
+            "validation": [digests(self.data.shards["validation"], self.data.surveys), self.recipe.data.unlabelled],
         }
         if path.exists() and path.stat().st_size > budget:
             path.unlink()  # made for another budget: it must not be taken for this one's if packing fails
@@ -223,7 +225,7 @@ class Run:
 
     def _measured_on(self) -> list[Any]:
         """What an evaluation follows from, beside the model."""
-        return [self.data.digests(self.data.shards["eval"]), self.recipe.data.unlabelled]
+        return [digests(self.data.shards["eval"], self.data.surveys), self.recipe.data.unlabelled]
 
     def _evaluate(self, model: Path, what: str) -> dict[str, Any]:
         result = self._measure(measure, model, what)

@@ -4,7 +4,6 @@ Each check raises the error that says what is wrong: RecipeError, DataError or B
 alone is found where they are read (run_data.py).
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +15,13 @@ import torch
 from vidfit import distributed
 from vidfit.errors import BudgetError, RecipeError
 from vidfit.features.clips import Clips
-from vidfit.features.shards import expand_shards, read_videos
+from vidfit.features.shards import read_videos
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.files import file_digest
 from vidfit.inference.packed_thresholds import read_thresholds
 from vidfit.models.classifier import VideoClassifier
-from vidfit.progress import OnProgress, silent
-from vidfit.recipe import DataConfig, MemberConfig, PackConfig, Recipe
-from vidfit.run_data import RunData, read_data
+from vidfit.recipe import MemberConfig, PackConfig, Recipe
+from vidfit.run_data import RunData
 from vidfit.search.validation import Validation
 from vidfit.sizes import format_size, parse_size
 from vidfit.training.checkpoint import member_file, starting_weights
@@ -33,18 +31,15 @@ from vidfit.training.soft_labels import SoftLabels, check_ids, check_names, read
 from vidfit.videos.extractor import steps_per_second
 from vidfit.videos.sources import read_intervals
 
-log = logging.getLogger(__name__)
 
-
-def check(recipe: Recipe, on_progress: OnProgress = silent) -> RunData:
-    """Read what a recipe names and check all that can be checked before training.
+def check(recipe: Recipe, data: RunData) -> RunData:
+    """Check all that can be checked before training; returns the data, with what follows for the recipe's members.
 
     Raises:
-        DataError: shards or the vocabulary are missing, empty, damaged or do not fit each other.
+        DataError: soft labels, rated segments or thresholds are missing or do not fit the shards.
         RecipeError: a member's options do not fit the shards.
         BudgetError: what is to be packed cannot fit.
     """
-    data = _read(recipe.data, on_progress)
     names = data.vocabulary.names
     parameters = {
         name: count_parameters(name, member, data.spec, len(names)) for name, member in recipe.members.items()
@@ -62,17 +57,6 @@ def check(recipe: Recipe, on_progress: OnProgress = silent) -> RunData:
         if member.training.segments:
             clips[name] = check_segments(name, member.training, data)
     return replace(data, parameters=parameters, clips=clips, soft_labels=soft_labels, files=_digests_of_files(recipe))
-
-
-def _read(config: DataConfig, on_progress: OnProgress) -> RunData:
-    shards = {
-        which: expand_shards(patterns, lambda line, which=which: log.warning("data.%s: %s", which, line))
-        if (patterns := getattr(config, which))
-        else []
-        for which in ("train", "validation", "eval")
-    }
-    labelled_only = config.unlabelled == "skip"
-    return read_data(shards, Path(config.vocabulary), config.skip_corrupt, labelled_only, on_progress)
 
 
 def check_start(name: str, member: MemberConfig, data: RunData) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 from vidfit.errors import DataError
 from vidfit.features.clips import Clips
 from vidfit.features.loader import Batches
-from vidfit.features.shards import identity, infer_spec, read_videos
+from vidfit.features.shards import expand_shards, identity, infer_spec, read_videos
 from vidfit.features.spec import FeatureSpec, Vocabulary
-from vidfit.features.survey import Survey, digests, survey_shards
+from vidfit.features.survey import Survey, survey_shards
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.progress import OnProgress, counter
-from vidfit.recipe import MemberConfig
+from vidfit.recipe import DataConfig, MemberConfig
 from vidfit.search.validation import BATCH_SIZE
 from vidfit.training.checkpoint import MemberInfo
 from vidfit.videos.extractor import check_features, extractor_beside
@@ -63,10 +63,6 @@ class RunData:
             **options,
         )
 
-    def digests(self, shards: Sequence[Path]) -> list[tuple[str, str]]:
-        """What a stage records of the shards that it reads: name and checksum of each."""
-        return digests(shards, self.surveys)
-
     def member_info(self, name: str, member: MemberConfig) -> MemberInfo:
         """What is to be trained."""
         return MemberInfo(
@@ -80,36 +76,33 @@ class RunData:
         )
 
 
-def read_data(
-    shards: dict[str, list[Path]],
-    vocabulary: Path,
-    skip_corrupt: bool,
-    labelled_only: bool,
-    on_progress: OnProgress,
-    vocabulary_key: str = "data.vocabulary",
-) -> RunData:
+def read_data(config: DataConfig, on_progress: OnProgress, vocabulary_key: str = "data.vocabulary") -> RunData:
     """Read what there is to know of shards before a training, and check it.
 
     Arguments:
-        shards: of `train`, `validation` and `eval`. The last two may be empty.
-        vocabulary: a CSV of label names.
-        skip_corrupt: corrupt records are left out.
-        labelled_only: videos without a label are left out.
+        config: which shards, and how to read them.
         on_progress: called a few times a second.
-        vocabulary_key: what gave the vocabulary, for messages.
+        vocabulary_key: what the user gave the vocabulary by, for messages.
 
     Raises:
         DataError: shards or the vocabulary are missing, empty, damaged or do not fit each other.
         ModelFileError: shards were extracted in different ways.
     """
+    shards = {
+        which: expand_shards(patterns, lambda line, which=which: log.warning("data.%s: %s", which, line))
+        if (patterns := getattr(config, which))
+        else []
+        for which in ("train", "validation", "eval")
+    }
     check_disjoint(shards)
     every = [shard for own in shards.values() for shard in own]
-    names = Vocabulary.from_csv(vocabulary)
+    vocabulary = Vocabulary.from_csv(Path(config.vocabulary))
     surveys = survey_shards(every, counter(on_progress, "reading checksums and labels", "shards"))
-    spec = infer_spec(shards["train"], skip_corrupt)
-    extractor = extractor_beside(vocabulary, spec)
+    spec = infer_spec(shards["train"], config.skip_corrupt)
+    extractor = extractor_beside(Path(config.vocabulary), spec)
     check_features(extractor, every, vocabulary_key)
-    data = RunData(shards, surveys, names, spec, skip_corrupt, labelled_only, extractor)
+    labelled_only = config.unlabelled == "skip"
+    data = RunData(shards, surveys, vocabulary, spec, config.skip_corrupt, labelled_only, extractor)
     check_copies(data)
     for which in shards:
         if shards[which]:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from vidfit.errors import OutputError, reason
-from vidfit.files import replacing
+from vidfit.files import write_text
 
 # To be raised when the same recipe leads to another result: a changed default, a changed formula.
 FORMAT = 3
@@ -79,9 +79,3 @@ class Stages:
 def digest(inputs: Any) -> str:
     """SHA-256 of something that JSON can say."""
     return hashlib.sha256(json.dumps([FORMAT, inputs], sort_keys=True).encode()).hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")

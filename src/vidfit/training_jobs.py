@@ -15,6 +15,7 @@ from vidfit.errors import OutputError
 from vidfit.features.clips import Clips
 from vidfit.features.loader import Batches, balanced_copies
 from vidfit.features.skipped import NOTHING, Skipped
+from vidfit.features.survey import digests
 from vidfit.files import make_folder
 from vidfit.inference.distributed_jobs import soft_label
 from vidfit.lineage import TrainingJob
@@ -57,17 +58,14 @@ class TrainingJobs:
             Its best validation GAP, `gap_validation`, and the `step` it was reached at. Without validation videos None,
             and the last step.
         """
-        best = self._directory / job.folder / BEST
-        # Checked before the teachers, which may be deleted once their student is trained.
-        if (done := self.recorded(job)) and best.exists():
-            return done
-        soft_labels = self._soft_labels(job)
+        folder = self._directory / job.folder
         if self._is_other(job):
-            shutil.rmtree(best.parent)
-        make_folder(best.parent)
-        return self._stages.do(f"train {job.title}", job.lineage, [best], lambda: self._train(job, soft_labels))
+            shutil.rmtree(folder)
+        make_folder(folder)
+        return self._stages.do(f"train {job.title}", job.lineage, [folder / BEST], lambda: self._train(job, folder))
 
-    def _train(self, job: TrainingJob, soft_labels: Path | None) -> dict[str, Any]:
+    def _train(self, job: TrainingJob, folder: Path) -> dict[str, Any]:
+        soft_labels = self._soft_labels(job)
         member, data, title = self._recipe.members[job.name], self._data, job.title
         clips, validation = data.clips.get(job.name), data.shards["validation"]
         # Members of the same architecture must not start from the same weights.
@@ -76,13 +74,14 @@ class TrainingJobs:
         if soft_labels and self._recipe.distill:
             soft_targets = SoftTargets(SoftLabels(soft_labels, data.vocabulary.names), self._recipe.distill.weight)
         report = _Report(title, self._on_progress)
+        batches = self._training_batches(member.training, job.shards, seed, clips)
         best = distributed.on_all_ranks(
             train_member,
             data.member_info(job.name, member),
             member.training,
-            self._training_batches(member.training, job.shards, seed, clips),
+            batches,
             data.batches(validation, clips=clips) if validation else None,
-            self._directory / job.folder,
+            folder,
             seed,
             soft_targets=soft_targets,
             rank_0_only={
@@ -144,7 +143,7 @@ class TrainingJobs:
             check_ids_of_shards(shards)
             return {}
 
-        self._stages.do("compare ids", {"train": self._data.digests(shards)}, [], work)
+        self._stages.do("compare ids", {"train": digests(shards, self._data.surveys)}, [], work)
 
     def _label(self, stage: str, teachers: list[TrainingJob], folder: Path, top_k: int) -> dict[str, Any]:
         """Each fold is labelled by the teachers that have not seen it."""

@@ -33,7 +33,7 @@ from vidfit.features.segments import RatedSegments
 from vidfit.features.skipped import Skipped
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
-from vidfit.files import make_folder, replacing, visible
+from vidfit.files import make_folder, replacing, visible, write_text
 from vidfit.locks import locked
 
 _BATCH_BYTES: Final = 1 << 25  # of frames, held while a file is written
@@ -94,8 +94,7 @@ def _write_cache(
     def save() -> CacheIndex:
         finished = {name: done[name] for name in sorted(done) if name not in missing}
         now = index.model_copy(update={"shards": finished, "missing": tuple(sorted(missing))})
-        with replacing(directory / INDEX) as partial:
-            partial.write_text(json.dumps(now.model_dump(), indent=1) + "\n", encoding="utf-8")
+        write_text(directory / INDEX, json.dumps(now.model_dump(), indent=1) + "\n")
         return now
 
     now = save()

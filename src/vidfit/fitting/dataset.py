@@ -13,7 +13,8 @@ from vidfit.features.cache import INDEX
 from vidfit.features.shards import expand_shards
 from vidfit.files import visible
 from vidfit.progress import OnProgress
-from vidfit.run_data import RunData, read_data
+from vidfit.recipe import DataConfig
+from vidfit.run_data import RunData, read_data, tell_of_labels
 from vidfit.videos.extractor import FILE as EXTRACTOR
 
 _FEWEST_VIDEOS = 50
@@ -75,8 +76,9 @@ def read_dataset(dataset: Dataset, on_progress: OnProgress) -> RunData:
         DataError: there are too few videos or labels, a record is damaged or does not fit the vocabulary, or the
             videos to measure on are among those to learn from or have other features.
     """
-    shards = {"train": dataset.shards, "validation": [], "eval": dataset.eval}
-    data = read_data(shards, dataset.vocabulary, False, False, on_progress, vocabulary_key="--vocabulary")
+    train, measured = [str(shard) for shard in dataset.shards], [str(shard) for shard in dataset.eval]
+    config = DataConfig(train=train, eval=measured, vocabulary=str(dataset.vocabulary))
+    data = read_data(config, on_progress, vocabulary_key="--vocabulary")
     classes, surveys = len(data.vocabulary), [data.surveys[shard] for shard in dataset.shards]
     videos = sum(survey.videos for survey in surveys)
     labelled = videos - sum(survey.unlabelled for survey in surveys)
@@ -89,6 +91,7 @@ def read_dataset(dataset: Dataset, on_progress: OnProgress) -> RunData:
     positives_C = np.sum([survey.count_positives(classes) for survey in surveys], axis=0)
     if not ((positives_C > 0) & (positives_C < videos)).any():
         raise DataError("all videos have the same labels, so there is nothing to choose; give videos of other labels")
+    tell_of_labels(data)
     return data
 
 

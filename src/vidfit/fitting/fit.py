@@ -30,7 +30,8 @@ from vidfit.evaluation.thresholds import choose as choose_levels
 from vidfit.export.metadata import metadata_bytes
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
-from vidfit.files import write_table
+from vidfit.features.survey import digests
+from vidfit.files import write_table, write_text
 from vidfit.fitting.choice import choose
 from vidfit.fitting.clock import Clock, parse_time, seconds_per_step
 from vidfit.fitting.dataset import Dataset, find_dataset, read_dataset
@@ -46,7 +47,6 @@ from vidfit.search.candidates import member_bytes
 from vidfit.search.run_members import RunMembers
 from vidfit.search.search import Search
 from vidfit.sizes import format_size, parse_size
-from vidfit.stages import write_text
 from vidfit.training.checkpoint import BEST
 from vidfit.training.signals import STOPS
 from vidfit.training.validation import predict
@@ -107,7 +107,7 @@ class Fit:
         self._data = data = read_dataset(dataset, on_progress)
         self._videos = sum(data.surveys[shard].videos for shard in dataset.shards)
         vocabulary = data.vocabulary
-        settings = {"budget": budget, "data": data.digests(dataset.shards), "vocabulary": vocabulary.names}
+        settings = {"budget": budget, "data": digests(dataset.shards, data.surveys), "vocabulary": vocabulary.names}
         self._state = _State(directory / FIT, settings)
         self._clock = Clock(seconds, self._state.spent)
         self._common_bytes = metadata_bytes(data.spec, vocabulary.names, data.extractor)

@@ -29,7 +29,7 @@ from vidfit.export.weight_formats import FEW_INPUTS, Int8Weight, NBitsWeight, gr
 from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches
 from vidfit.features.survey import digests, survey_shards
-from vidfit.files import make_folder, replacing
+from vidfit.files import make_folder, replacing, write_text
 from vidfit.inference.predictor import load
 from vidfit.progress import OnProgress, Progress, counter, silent
 from vidfit.quantization.bit_allocation import Allocation, allocate, spread
@@ -39,7 +39,7 @@ from vidfit.quantization.sensitivity import GPTQ_BITS, Cost, divergence, sensiti
 from vidfit.quantization.uniform import INT8, QuantizedTensor, QuantScheme
 from vidfit.search.budget import Candidate
 from vidfit.search.validation import Validation
-from vidfit.stages import digest, write_text
+from vidfit.stages import digest
 from vidfit.training.validation import predict
 
 # What each tensor may choose from: bit widths that run without being expanded (`export/weight_formats.py`).

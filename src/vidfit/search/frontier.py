@@ -24,7 +24,7 @@ from vidfit.features.batch import Batch
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import estimate_records
 from vidfit.features.skipped import Skipped
-from vidfit.files import replacing
+from vidfit.files import replacing, write_text
 from vidfit.inference.distributed_jobs import measure
 from vidfit.locks import locked
 from vidfit.progress import counter, log_skipped
@@ -33,7 +33,6 @@ from vidfit.search.budget import Ensemble, best_within
 from vidfit.search.packer import Packer
 from vidfit.search.search import Search
 from vidfit.sizes import format_size, parse_size
-from vidfit.stages import write_text
 from vidfit.training.validation import predict
 
 _log = logging.getLogger("vidfit")

@@ -10,7 +10,7 @@ from typing import Any
 
 from vidfit.errors import BudgetError, ModelFileError, OutputError
 from vidfit.export.graph import PackedMember, write_graph
-from vidfit.files import make_folder
+from vidfit.files import make_folder, write_text
 from vidfit.inference.packed_thresholds import set_thresholds
 from vidfit.inference.predictor import load
 from vidfit.locks import locked
@@ -20,7 +20,6 @@ from vidfit.search.budget import Ensemble, best_within
 from vidfit.search.run_members import RunMembers
 from vidfit.search.search import Search
 from vidfit.sizes import format_size, parse_size
-from vidfit.stages import write_text
 
 _log = logging.getLogger("vidfit")
 

@@ -106,7 +106,7 @@ class TrainingConfig(BaseModel):
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """The learning rate of a step, counted from 0.
+    """The learning rate of a step of the first phase, counted from 0.
 
     A staircase is multiplied by `lr_decay` after each `lr_decay_examples` videos. One cycle rises from 1/25 of
     `learning_rate` over 30% of the steps, and falls to 1/250,000 of it, both as a half cosine.

@@ -213,9 +213,9 @@ class Trainer:
 
     def _learning_rate(self, step: int) -> float:
         """Of a step of this phase."""
-        averaging = self._resumable.averaging
-        rate = averaging.learning_rate if averaging else learning_rate(self._config, step)
-        return rate / 2**self._resumable.state.halvings
+        state, averaging = self._resumable.state, self._config.averaging
+        rate = averaging.learning_rate if state.averaging and averaging else learning_rate(self._config, step)
+        return rate / 2**state.halvings
 
     def _last_step(self) -> int | None:
         """The step that ends the training; None if epochs end it."""

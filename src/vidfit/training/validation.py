@@ -10,7 +10,7 @@ import torch
 from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.batch import Batch, sent
 from vidfit.features.loader import Batches
-from vidfit.files import replacing
+from vidfit.files import write_text
 from vidfit.models.classifier import VideoClassifier
 
 
@@ -44,5 +44,4 @@ def add_to_log(path: Path, line: dict[str, Any]) -> None:
     """
     lines = [json.loads(old) for old in path.read_text().splitlines()] if path.exists() else []
     kept = [old for old in lines if old["step"] < line["step"]]
-    with replacing(path) as partial:
-        partial.write_text("".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
+    write_text(path, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))

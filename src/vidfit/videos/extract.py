@@ -22,7 +22,7 @@ from vidfit import distributed
 from vidfit.errors import DataError, OutputError
 from vidfit.features.example import write_shard
 from vidfit.features.spec import Video, Vocabulary
-from vidfit.files import make_folder, read_table, replacing, write_table
+from vidfit.files import make_folder, read_table, write_table, write_text
 from vidfit.progress import OnProgress, Progress, silent
 from vidfit.videos.embed import Embedded, Embedder
 from vidfit.videos.embed_worker import Job, embed_files, load
@@ -101,8 +101,7 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
         raise DataError(f"none of {len(jobs)} videos can be read; {output / FAILED} says why")
     extractor = plan.like or Extractor(settings=plan.settings, transforms=_fit(plan, good, folder))
     seconds = _write(plan, good, folder, output, extractor, vocabulary)
-    with replacing(output / FILE) as partial:
-        partial.write_text(extractor.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(output / FILE, extractor.model_dump_json(indent=1) + "\n")
     shutil.rmtree(folder)
     return Extracted(len(good), len(failed), seconds, resumed)
 
@@ -163,8 +162,7 @@ def _begin(folder: Path, settings: Settings) -> None:
     make_folder(folder)
     if mark.exists() and mark.read_text() != settings.digest():
         raise OutputError(f"{folder.parent}: was begun with other settings; remove it or choose another folder")
-    with replacing(mark) as partial:
-        partial.write_text(settings.digest())
+    write_text(mark, settings.digest())
     for path in folder.glob("*.failed"):
         path.unlink()
 
