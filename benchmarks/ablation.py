@@ -27,7 +27,7 @@ from table import options, publish
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "audioset.yaml"
-FAMILIES = {"netvlad": "netvlad", "netfv": "netfv", "dbof": "dbof-max", "lstm": "lstm"}
+MEMBERS = {"netvlad": "netvlad", "netfv": "netfv", "dbof": "dbof-max", "lstm": "lstm"}
 REFERENCE = "+ sampling"
 ALL_FRAMES = "base: all frames, no sampling"
 FOLDS = 4
@@ -101,7 +101,7 @@ def settings():
     from vidfit.features.spec import Vocabulary
     from vidfit.recipe import load_recipe
 
-    changes = [f"members.{name}.family.hidden=512" for name in FAMILIES.values() if name != "lstm"]
+    changes = [f"members.{name}.family.hidden=512" for name in MEMBERS.values() if name != "lstm"]
     recipe = load_recipe(RECIPE, (*changes, "members.lstm.family.cells=128"))
     shards = {name: expand_shards(getattr(recipe.data, name)) for name in ("train", "validation", "eval")}
     return recipe, shards, infer_spec(shards["train"]), Vocabulary.from_csv(Path(recipe.data.vocabulary))
@@ -134,7 +134,7 @@ def work_on(job: Job, work: Path, steps: int) -> None:
     else:
         if source and not folder.exists():
             shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.npy"))
-        member = recipe.members[FAMILIES[job.family]]
+        member = recipe.members[MEMBERS[job.family]]
         schedule = {"steps": steps, "lr_decay_examples": steps * 256 // 3 + 1, "validate_every": 106}
         sampling = {"sampling": "replacement", "sample_frames": 10}
         training = TrainingConfig.model_validate(
@@ -306,7 +306,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="also draw the differences into this file (.svg)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=530, help="of 256 videos, a training")
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--families", nargs="+", choices=MEMBERS, default=list(MEMBERS))
     parser.add_argument(
         "--arms", nargs="+", choices=[arm for arm in ARMS if arm != REFERENCE], metavar="ARM", help="by default all"
     )

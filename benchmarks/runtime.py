@@ -34,7 +34,7 @@ from table import fastest, options, publish
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "yt8m-1gb.yaml"
-FAMILIES = {"netvlad": "netvlad-256", "netfv": "netfv-96", "dbof": "dbof-4096", "lstm": "lstm-a", "gru": "gru"}
+MEMBERS = {"netvlad": "netvlad-256", "netfv": "netfv-96", "dbof": "dbof-4096", "lstm": "lstm-a", "gru": "gru"}
 FORMS = ("float", "8 bits", "4 bits", "Gather", "PyTorch")
 BATCHES = (1, 8, 64)
 ROUNDS = 3
@@ -75,7 +75,7 @@ def write(family: str, form: str, path: Path) -> None:
     from vidfit.quantization.uniform import QuantScheme
 
     torch.manual_seed(0)
-    about = info(FAMILIES[family])
+    about = info(MEMBERS[family])
     member = Member(about, dict(about.build().state_dict()))
     if form == "8 bits":
         member = member.quantized(QuantScheme(bits=8))
@@ -157,7 +157,7 @@ def pytorch(family: str) -> Callable[[dict[str, np.ndarray], np.ndarray], Any]:
     import torch
 
     torch.manual_seed(0)
-    model = info(FAMILIES[family]).build().eval()
+    model = info(MEMBERS[family]).build().eval()
 
     def run(frames: dict[str, np.ndarray], num_frames: np.ndarray) -> None:
         with torch.inference_mode():
@@ -386,7 +386,7 @@ def gap_changes(run: Path, work: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser: argparse.ArgumentParser = options(__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--families", nargs="*", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--families", nargs="*", choices=MEMBERS, default=list(MEMBERS))
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--operators", action="store_true", help="tell the dearest operators in place of latencies")
     parser.add_argument("--many", action="store_true", help="tell videos a second of many in place of latencies")

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from rich.progress import track
-from runtime import CLASSES, FAMILIES, FRAMES, RECIPE, alone, info, memory, spec
+from runtime import CLASSES, FRAMES, MEMBERS, RECIPE, alone, info, memory, spec
 from table import fastest, options, publish
 
 # Seconds a step of batch 8 on one core of another machine, under TensorFlow 2.15 (DESIGN.md, section 4).
@@ -94,9 +94,9 @@ def measure(family: str, cores: int, cache: Path, batch_size: int, precision: st
 
     torch.set_num_threads(cores)
     torch.manual_seed(0)
-    config = load_recipe(RECIPE).members[FAMILIES[family]].training
+    config = load_recipe(RECIPE).members[MEMBERS[family]].training
     config = config.model_copy(update={"batch_size": batch_size, "precision": precision})
-    train_step = TrainStep(info(FAMILIES[family]).build(), config, 0)
+    train_step = TrainStep(info(MEMBERS[family]).build(), config, 0)
     batches = Batches(expand_shards([cache]), spec(), CLASSES, batch_size, workers=workers, shuffle_buffer=1)
     wait, together = (lambda: None, 1) if train_step.device.type == "cpu" else (torch.cuda.synchronize, TOGETHER)
     source, numbers = chain.from_iterable(map(batches.epoch, count())), count()
@@ -148,7 +148,7 @@ def operators(interpreter: str, batch_size: int) -> dict[str, float]:
 
 def main() -> None:
     parser = options(__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--families", nargs="+", choices=MEMBERS, default=list(MEMBERS))
     parser.add_argument("--cores", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--precision", default="float32")

@@ -67,7 +67,7 @@ CLASSIFIERS |= {
     },
     **{name: DECIDING[name] for name in ("frames max", "frames attention")},
 }
-FAMILIES = list(CLASSIFIERS)
+FAMILY_NAMES = list(CLASSIFIERS)
 CLASSIFIERS |= {
     f"encoded {name}": {**CLASSIFIERS[name], "encoder": ENCODER} for name in ("mean", "netvlad", "gated", "gru")
 }

@@ -17,7 +17,7 @@ import torch
 from tests.export.members import (
     CLASSIFIERS,
     DECIDING,
-    FAMILIES,
+    FAMILY_NAMES,
     RGB,
     SCHEMES,
     arrays,
@@ -37,7 +37,7 @@ from vidfit.quantization.state import is_big, stored_codes
 from vidfit.quantization.uniform import QuantizedTensor, QuantScheme
 
 SHAPES = [(1, 1), (1, 9), (2, 3), (7, 5), (3, 40), (9, 12)]
-INT8_FILES = [(name, "8") for name in (*FAMILIES, "encoded netvlad")]
+INT8_FILES = [(name, "8") for name in (*FAMILY_NAMES, "encoded netvlad")]
 NARROW_FILES = [("gated", "4/channel"), ("gru", "4/channel"), ("wide", "4/channel"), ("wide", "6/channel")]
 # In MatMulNBits, rows of a batch change each other slightly.
 NBITS_FILES = [("wide", "4/channel"), ("wide", "6/channel")]
@@ -143,7 +143,7 @@ def test_which_descriptors_are_rounded_cluster_by_cluster(name: str, scheme: str
 
 def test_float_members_give_what_pytorch_gives(tmp_path: Path):
     """Not `wide`, which is a netvlad, and one encoded family: the others see one modality either way."""
-    names = [name for name in (*FAMILIES, "encoded mean", *DECIDING) if name != "wide"]
+    names = [name for name in (*FAMILY_NAMES, "encoded mean", *DECIDING) if name != "wide"]
     assert {CLASSIFIERS[name]["family"]["type"] for name in names} == {
         it["family"]["type"] for it in CLASSIFIERS.values()
     }

@@ -15,7 +15,7 @@ from vidfit.models.preprocessing import frame_mask, prepare_frames
 
 HIDDEN = 6
 WHOLE = [slice(0, HIDDEN)]
-FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]], np.ndarray]]] = {
+ENCODED_FORMULAS: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]], np.ndarray]]] = {
     "mean": ({"type": "mean"}, lambda f, videos: f.mean(videos)),
     "netvlad": (
         {"type": "netvlad", "hidden": 5, "clusters": 3},
@@ -49,11 +49,11 @@ def encoded(formulas: Formulas, videos: list[np.ndarray]) -> list[np.ndarray]:
 @pytest.mark.parametrize("sizes", [HIDDEN, [7, HIDDEN], [5, 7, HIDDEN]], ids=["one", "two", "three"])
 @pytest.mark.parametrize("lengths", [LENGTHS, (4, 4, 4)], ids=["unequal", "equal"])
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODED_FORMULAS)
 def test_encoder_and_family_are_their_formulas(
     family: str, training: bool, lengths: tuple[int, ...], sizes: int | list[int]
 ) -> None:
-    config, formula = FAMILIES[family]
+    config, formula = ENCODED_FORMULAS[family]
     module = build(config, {"type": "logistic"}, 1, {"hidden": sizes}).train(training)
     videos, frames = bytes_of(lengths, seed=2)
     formulas = Formulas(float64(module), training)

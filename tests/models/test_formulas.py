@@ -22,7 +22,7 @@ CLASSES = 6
 POOLED = {"hidden": 5, "clusters": {"a": 4, "b": 3, "c": 2}}
 GROUPS = {"a": 7, "b": 2, "c": 4}
 POOLINGS = {"a": "gated", "b": "soft", "c": "gated"}
-FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]], np.ndarray]]] = {
+FORMULAS: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]], np.ndarray]]] = {
     "mean": ({"type": "mean"}, lambda f, videos: f.mean(videos)),
     "netvlad": ({"type": "netvlad", **POOLED}, lambda f, videos: f.hidden(f.netvlad(videos, SLICES))),
     "netvlad light": (
@@ -114,9 +114,9 @@ def float64(module: VideoClassifier) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("lengths", [LENGTHS, (4, 4, 4)], ids=["unequal", "equal"])
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FORMULAS)
 def test_family_is_its_formula(family: str, training: bool, lengths: tuple[int, ...]) -> None:
-    config, formula = FAMILIES[family]
+    config, formula = FORMULAS[family]
     module = build(config, {"type": "logistic"}, seed=1).train(training)
     videos, frames = bytes_of(lengths, seed=2)
     expected = formula(Formulas(float64(module), training), model_input(videos))
@@ -144,10 +144,10 @@ def test_batch_norms_learn_statistics_of_real_frames() -> None:
     np.testing.assert_allclose(after[f"{norm}.running_mean"], expected_mean, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FORMULAS)
 def test_a_last_batch_of_one_frame_trains(family: str) -> None:
     """A single value has no variance: batch norms take the running statistics and keep them."""
-    module = build(FAMILIES[family][0], {"type": "moe", "label_gating": True}, seed=1).train()
+    module = build(FORMULAS[family][0], {"type": "moe", "label_gating": True}, seed=1).train()
     _, frames = bytes_of((1,), seed=2)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     probabilities_BC = module(frames, torch.tensor([1]))

@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.models.test_encoder import FAMILIES as ENCODED
-from tests.models.test_encoder import HIDDEN
-from tests.models.test_formulas import FAMILIES, build, bytes_of
+from tests.models.test_encoder import ENCODED_FORMULAS, HIDDEN
+from tests.models.test_formulas import FORMULAS, build, bytes_of
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
-    **{name: (config, None) for name, (config, _) in FAMILIES.items()},
-    **{f"encoder, {name}": (config, {"hidden": HIDDEN}) for name, (config, _) in ENCODED.items()},
+    **{name: (config, None) for name, (config, _) in FORMULAS.items()},
+    **{f"encoder, {name}": (config, {"hidden": HIDDEN}) for name, (config, _) in ENCODED_FORMULAS.items()},
     "deep encoder": ({"type": "mean"}, {"hidden": [4, 5, HIDDEN]}),
 }
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.models.preprocessing import dequantize, frame_mask, prepare_frames
+from vidfit.models.preprocessing import dequantize_frames, frame_mask, prepare_frames
 
 
 def test_every_byte_stands_for_the_middle_of_its_step() -> None:
     codes = torch.arange(256, dtype=torch.uint8)
-    np.testing.assert_allclose(dequantize(codes), np.arange(256) * 4 / 255 + 4 / 512 - 2, atol=5e-7)
+    np.testing.assert_allclose(dequantize_frames(codes), np.arange(256) * 4 / 255 + 4 / 512 - 2, atol=5e-7)
     assert torch.equal(codes, torch.arange(256, dtype=torch.uint8))
 
 

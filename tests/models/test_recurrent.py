@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.models.test_formulas import FAMILIES, LENGTHS, build, bytes_of
+from tests.models.test_formulas import FORMULAS, LENGTHS, build, bytes_of
 from vidfit.kernels.recurrent import Cell
 from vidfit.models.recurrent import Layer
 
@@ -56,7 +56,7 @@ def test_outputs_and_gradients_on_a_gpu_are_those_on_the_cpu(family: str, length
     _, frames = bytes_of(lengths, seed=2)
 
     def run(device: str) -> list[torch.Tensor]:
-        module = build(FAMILIES[family][0], {"type": "logistic"}, seed=1).to(device)
+        module = build(FORMULAS[family][0], {"type": "logistic"}, seed=1).to(device)
         on_device = {name: codes.to(device) for name, codes in frames.items()}
         probabilities_BC = module(on_device, torch.tensor(lengths, device=device))
         probabilities_BC.square().sum().backward()

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.models.test_formulas import FAMILIES, build, bytes_of
-from vidfit.models.preprocessing import dequantize
+from tests.models.test_formulas import FORMULAS, build, bytes_of
+from vidfit.models.preprocessing import dequantize_frames
 from vidfit.models.sampling import fill_up, mix_frames, sample_distinct, sample_frames, sample_sequence
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=5)
@@ -154,6 +154,6 @@ def test_mixing_nothing_in_is_dequantizing_and_a_classifier_takes_it() -> None:
     _, frames = bytes_of((4, 4, 4), seed=0)
     mixed = mix_frames(frames, torch.ones(3), torch.tensor([1, 2, 0]))
     for name, codes in frames.items():
-        assert torch.equal(mixed[name], dequantize(codes))
-    model = build(FAMILIES["netvlad"][0], {"type": "logistic"}, seed=0).eval()
+        assert torch.equal(mixed[name], dequantize_frames(codes))
+    model = build(FORMULAS["netvlad"][0], {"type": "logistic"}, seed=0).eval()
     torch.testing.assert_close(model(mixed), model(frames), rtol=1e-5, atol=1e-6)

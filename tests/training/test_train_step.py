@@ -18,7 +18,7 @@ SPEC = FeatureSpec(
     modalities=(Modality(name="rgb", size=12, dtype="uint8"), Modality(name="audio", size=4, dtype="uint8"))
 )
 CLASSES = 40
-FAMILIES = {
+FAMILY_CONFIGS = {
     "mean": {"type": "mean"},
     "netvlad": {"type": "netvlad", "clusters": 8, "hidden": 36},
     "netfv": {"type": "netfv", "clusters": 8, "hidden": 36},
@@ -31,7 +31,7 @@ HEAD = {"type": "moe", "experts": 2, "l2": 0.01}
 
 def build_step(family: str = "lstm", **config) -> TrainStep:
     torch.manual_seed(3)
-    classifier = ClassifierConfig.model_validate({"family": FAMILIES[family], "head": HEAD})
+    classifier = ClassifierConfig.model_validate({"family": FAMILY_CONFIGS[family], "head": HEAD})
     options = {"steps": 1, "batch_size": 7, "sample_frames": 5, **config}
     return TrainStep(VideoClassifier(classifier, SPEC, CLASSES), TrainingConfig.model_validate(options), 1)
 
@@ -50,7 +50,7 @@ def take_steps(train_step: TrainStep, steps: int = 3) -> list[float]:
     return [float(train_step(batch, batch.multi_hot(CLASSES), number, 0.01)) for number in range(steps)]
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "lstm"])
+@pytest.mark.parametrize("family", [name for name in FAMILY_CONFIGS if name != "lstm"])
 def test_a_frame_drawn_twice_is_worked_on_once(family: str, monkeypatch: pytest.MonkeyPatch):
     counted = build_step(family, sample_frames=9)
     losses = take_steps(counted)

@@ -36,7 +36,7 @@ def mean(_: MeanPooling, tensors: Tensors, frames: Frames) -> Value:
 
 
 # From the frames `[B, T, D]` to the head's input `[B, H]`.
-FAMILIES: dict[type, Callable[[Any, Tensors, Frames], Value]] = {
+FAMILY_GRAPHS: dict[type, Callable[[Any, Tensors, Frames], Value]] = {
     MeanPooling: mean,
     NetVLAD: netvlad,
     NetFV: netfv,
@@ -71,7 +71,7 @@ def write_member(
         frames = _encoded(module.encoder, tensors.within("encoder"), frames)
     if module.head is None:
         return frame_classifier(module.family, tensors.within("family"), frames)
-    values_BH = FAMILIES[type(module.family)](module.family, tensors.within("family"), frames)
+    values_BH = FAMILY_GRAPHS[type(module.family)](module.family, tensors.within("family"), frames)
     return head(module.head, tensors.within("head"), values_BH), None
 
 

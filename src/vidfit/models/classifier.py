@@ -36,7 +36,7 @@ FamilyConfig = Annotated[
     Field(discriminator="type"),
 ]
 
-FAMILIES: dict[str, Any] = {
+FAMILY_MODULES: dict[str, Any] = {
     "mean": MeanPooling,
     "netvlad": NetVLAD,
     "netfv": NetFV,
@@ -94,7 +94,7 @@ class VideoClassifier(nn.Module):
         if isinstance(config.family, FrameClassifierConfig):
             self.family, self.head = FrameClassifier(config.family, seen, classes), None
         else:
-            self.family = FAMILIES[config.family.type](config.family, seen)
+            self.family = FAMILY_MODULES[config.family.type](config.family, seen)
             assert config.head is not None
             self.head = Head(config.head, self.family.output_size, classes)
 

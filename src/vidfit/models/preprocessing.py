@@ -19,7 +19,7 @@ _STEP = 4 / 255
 OFFSET = (4 / 512 - 2) / _STEP
 
 
-def dequantize(codes: Tensor) -> Tensor:
+def dequantize_frames(codes: Tensor) -> Tensor:
     """Turn bytes into values: `x * 4/255 + 4/512 - 2`, the middle of one of 256 steps over [-2, 2].
 
     Arguments:
@@ -39,7 +39,7 @@ def frame_mask(num_frames_B: Tensor, max_frames: int) -> Tensor:
 
 
 def prepare_frames(frames: Mapping[str, Tensor], spec: FeatureSpec, mask_BT: Tensor | None) -> Tensor:
-    """Dequantise, put modalities side by side, and divide each frame by its L2 norm over all of them.
+    """Turn bytes into floats, put modalities side by side, and divide each frame by its L2 norm over all of them.
 
     Arguments:
         frames: modality name -> uint8 `[B, T, D_m]`, or float32 at video level (taken as they are).

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vidfit.features.batch import sent
-from vidfit.models.preprocessing import dequantize
+from vidfit.models.preprocessing import dequantize_frames
 
 
 def sample_frames(frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_BS: Tensor) -> dict[str, Tensor]:
@@ -108,7 +108,7 @@ def fill_up(frames: Mapping[str, Tensor], num_frames_B: Tensor, uniforms_BS: Ten
 def mix_frames(frames: Mapping[str, Tensor], weight_B: Tensor, partner_B: Tensor) -> dict[str, Tensor]:
     """Mixup: video i becomes `weight_i * video_i + (1 - weight_i) * video_partner(i)`, frame by frame.
 
-    Bytes are dequantised first. Give the result to `VideoClassifier` as it is, and mix the labels by the same weights.
+    Bytes become floats first. Give the result to `VideoClassifier` as it is, and mix the labels by the same weights.
 
     Arguments:
         frames: modality name -> uint8 or float32 `[B, S, D]`; every slot holds a frame.
@@ -123,7 +123,7 @@ def mix_frames(frames: Mapping[str, Tensor], weight_B: Tensor, partner_B: Tensor
     weight_B11 = weight_B[:, None, None]
     mixed = {}
     for name, stored_BSD in frames.items():
-        values_BSD = stored_BSD if stored_BSD.is_floating_point() else dequantize(stored_BSD)
+        values_BSD = stored_BSD if stored_BSD.is_floating_point() else dequantize_frames(stored_BSD)
         mixed[name] = weight_B11 * values_BSD + (1 - weight_B11) * values_BSD[partner_B]
     return mixed
 
