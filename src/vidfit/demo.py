@@ -54,7 +54,7 @@ def run_video_demo(folder: Path, on_progress: OnProgress = silent) -> dict[str, 
     if not (folder / "features" / FILE).exists():
         splits = {"train": 0.6, "validation": 0.2, "eval": 0.2}
         sources = find_sources([folder / "videos" / "labels.csv"])
-        plan = Plan(sources, Settings(backbones=backbones), splits, None, None, {"rgb": 256, "audio": 128})
+        plan = Plan(sources, Settings(backbones=backbones), splits)
         extract(plan, folder / "features", os.cpu_count() or 1, on_progress)
     return run(load_recipe(recipe), folder / "run", on_progress=on_progress)
 

@@ -113,7 +113,7 @@ def _extract(sources: Sequence[str], folder: Path, on_progress: OnProgress) -> N
 
     av()
     settings = Settings(backbones=(find_backbone("efficientnet-lite0", "rgb"), find_backbone("yamnet", "audio")))
-    plan = Plan(find_sources(sources), settings, {"train": 1.0}, None, None, {"rgb": 256, "audio": 128})
+    plan = Plan(find_sources(sources), settings, {"train": 1.0})
     made = extract(plan, folder, os.cpu_count() or 1, on_progress)
     if made.failed:
         log.warning("%d videos could not be read; %s says why", made.failed, folder / "failed.csv")

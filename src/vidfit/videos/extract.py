@@ -12,7 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -57,9 +57,9 @@ class Plan:
     sources: Sequence[Source]
     settings: Settings
     splits: dict[str, float]
-    like: Extractor | None
-    vocabulary: tuple[str, ...] | None
-    sizes: dict[str, int]
+    like: Extractor | None = None
+    vocabulary: tuple[str, ...] | None = None
+    sizes: dict[str, int] = field(default_factory=lambda: {"rgb": 256, "audio": 128})
 
 
 @dataclass
