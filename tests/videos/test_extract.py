@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def test_what_fails_is_listed_with_its_reason(features, corpus):
     with (features / "failed.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["path"] == str(corpus / "clips" / "red" / "broken.mp4")
-    assert "no video that can be opened" in row["reason"]
+    assert row["reason"].startswith("is no video that can be opened")
 
 
 def test_intervals_are_kept_in_a_table_of_their_own(corpus, tmp_path, caplog):
@@ -125,6 +126,19 @@ def test_intervals_are_kept_in_a_table_of_their_own(corpus, tmp_path, caplog):
     assert rows == [("red/1.mp4", "dot", 1, pytest.approx(3, abs=0.1)), ("red/1.mp4", "red", 0.5, 2)]
     assert videos_of(tmp_path / "features")["red/1.mp4"].labels.tolist() == [0, 1]
     assert "2 intervals are kept in" in caplog.text
+
+
+def test_copies_of_a_video_are_told(features, corpus, tmp_path, caplog):
+    clips = tmp_path / "clips"
+    for name, copy in (("green", "2"), ("red", "1")):
+        (clips / name).mkdir(parents=True)
+        shutil.copy(corpus / "clips" / name / f"{copy}.mp4", clips / name)
+    again = plan(corpus, like=read_extractor(features / "extractor.json"), vocabulary=read_vocabulary(features))
+    extract(replace(again, sources=find_sources([clips])), tmp_path / "different", workers=1)
+    assert "copies" not in caplog.text
+    shutil.copy(corpus / "clips" / "red" / "1.mp4", clips / "green" / "red.mp4")
+    extract(replace(again, sources=find_sources([clips])), tmp_path / "alike", workers=1)
+    assert "red/1.mp4 is a copy of green/red.mp4 (copies in all: 1)" in caplog.text
 
 
 def test_two_workers_leave_the_same_bytes(features, corpus, tmp_path):
@@ -153,7 +167,7 @@ def test_a_killed_call_is_resumed_to_the_same_bytes(features, corpus, tmp_path):
     process.wait()
     again = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert again.returncode == 3, again.stderr
-    assert "12 videos" in again.stdout
+    assert "12 videos of 3 labels, 0:00:42 long" in again.stdout
     assert "1 failed" in again.stdout
     assert content(output) == content(features)
 

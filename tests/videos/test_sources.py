@@ -96,6 +96,38 @@ def test_vertex_ai_imports_are_read(folder):
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.csv", "Path,Labels\ncat/a.mp4,cat;indoors\n"),
+        ("labels.csv", 'path;labels\ncat/a.mp4;"cat;indoors"\n'),
+        ("labels.csv", '\ufeff"path"\t"labels"\ncat/a.mp4\tcat;indoors\n'),
+        ("labels.tsv", "path\tlabel\ncat/a.mp4\tcat;indoors\n"),
+    ],
+)
+def test_spreadsheets_write_tables_in_several_ways(folder, name, text):
+    (source,) = find_sources([table(folder, name, text)])
+    assert (source.id, source.labels) == ("cat/a.mp4", {"cat", "indoors"})
+
+
+def test_a_label_with_a_comma_is_one_and_told(folder, caplog):
+    (source,) = find_sources([table(folder, "labels.csv", 'path,labels\ncat/a.mp4,"cat,indoors"\n')])
+    assert source.labels == {"cat,indoors"}
+    assert "'cat,indoors' counts as one label; put `;` between several" in caplog.text
+    caplog.clear()
+    find_sources([table(folder, "labels.csv", 'path,labels\ncat/a.mp4,"speech, male;cat"\n')])
+    assert not caplog.text
+
+
+def test_a_table_without_a_column_of_labels_is_told(folder, caplog):
+    (source,) = find_sources([table(folder, "labels.csv", "path,tags\ncat/a.mp4,cat\n")])
+    assert not source.labels
+    assert "has no column `labels`, so its videos have none; it has path, tags" in caplog.text
+    caplog.clear()
+    find_sources([table(folder, "labels.csv", "path,split\ncat/a.mp4,train\n")])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("path,label,start,end\na.mp4,cat,3,2\n", "line 2: start 3 and end 2 are no interval"),
@@ -105,6 +137,7 @@ def test_vertex_ai_imports_are_read(folder):
         ("a.mp4,cat,,2\n", "line 1: start '' and end '2' are no seconds"),
         ("path,labels\na.mp4,cat,dog\n", "line 2: has 3 columns, the header 2"),
         ("path,labels\n,cat\n", "line 2: has no path"),
+        ("file,label\na.mp4,cat\n", "line 1: has no column `path`; begin with a header such as path,labels"),
         ("path,labels,split\na.mp4,cat,best\n", "line 2: split 'best' is none of"),
         ("gs://bucket/gone.mp4,cat\n", "line 1: gs://bucket/gone.mp4 lies in a bucket; copy"),
     ],

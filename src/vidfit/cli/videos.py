@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,7 +77,8 @@ def extract(
         made = extract_videos(plan, output, workers or os.cpu_count() or 1, on_progress)
     before = f", {made.resumed:,} of them before" if made.resumed else ""
     failed = f"; {made.failed:,} failed, see {output / 'failed.csv'}" if made.failed else ""
-    print(f"{output}: {made.videos:,} videos, {made.seconds / 3600:.2f} hours{before}{failed}")
+    length = timedelta(seconds=round(made.seconds))
+    print(f"{output}: {made.videos:,} videos of {made.labels:,} labels, {length} long{before}{failed}")
     if made.failed:
         raise typer.Exit(3)
 
@@ -112,11 +114,12 @@ def label(
     found = find_sources(videos)
     if output:
         refuse_to_overwrite(output, overwrite, [model, *map(Path, videos), *(source.path for source in found)])
-        if not (output.suffix == ".vtt" and len(found) > 1):
+        if not (output.suffix.lower() == ".vtt" and len(found) > 1):
             check_place(output)
-    labeller = Labeller(model, TimelineOptions(window, hop, threshold))
     labelled = []
     with progress_bar() as on_progress:
+        on_progress(Progress("labelling", 0, len(found), "videos"))
+        labeller = Labeller(model, TimelineOptions(window, hop, threshold))
         for number, source in enumerate(found, start=1):
             labelled.append(labeller.label(source))
             on_progress(Progress("labelling", number, len(found), "videos"))

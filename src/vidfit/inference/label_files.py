@@ -27,9 +27,9 @@ def write_labels(path: Path, videos: Sequence[LabelledVideo]) -> None:
         OutputError: the suffix is unknown or the file cannot be written.
     """
     check_suffix(path)
-    if path.suffix == ".vtt":
+    if path.suffix.lower() == ".vtt":
         _write_captions(path, videos)
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() == ".csv":
         write_table(path, ["path", "label", "start", "end", "confidence"], _rows(videos))
     else:
         with (
@@ -42,7 +42,7 @@ def write_labels(path: Path, videos: Sequence[LabelledVideo]) -> None:
 
 def check_suffix(path: Path) -> None:
     """Raises OutputError where the suffix is no known format."""
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise OutputError(f"{path}: {path.suffix or 'no suffix'} is no known format; name it {', '.join(SUFFIXES)}")
 
 

@@ -80,7 +80,7 @@ def _embed(job: Job) -> float:
     try:
         embedded = _embedder.embed(job.path)
     except DataError as error:
-        _fail(job, str(error))
+        _fail(job, str(error).removeprefix(f"{job.path}: "))
         return 0.0
     save(job.target, embedded)
     return embedded.duration

@@ -67,6 +67,7 @@ class Extracted:
     """What became of the videos."""
 
     videos: int
+    labels: int
     failed: int
     seconds: float
     resumed: int
@@ -84,6 +85,8 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
     folder = output / "embeddings"
     if (output / FILE).exists():
         return _finished(plan, output, folder)
+    # Loading takes a moment, and this is the first that a person sees.
+    on_progress(Progress("extracting", 0, len(plan.sources), "videos"))
     # A model that is missing or does not run is one error here, before anything is written.
     distributed.on_all_ranks(Embedder, plan.settings)
     _begin(folder, plan.settings)
@@ -103,7 +106,7 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
     seconds = _write(plan, good, folder, output, extractor, vocabulary)
     write_text(output / FILE, extractor.model_dump_json(indent=1) + "\n")
     shutil.rmtree(folder)
-    return Extracted(len(good), len(failed), seconds, resumed)
+    return Extracted(len(good), len(vocabulary), len(failed), seconds, resumed)
 
 
 def _finished(plan: Plan, output: Path, folder: Path) -> Extracted:
@@ -115,7 +118,7 @@ def _finished(plan: Plan, output: Path, folder: Path) -> Extracted:
         wanted = {source.id for source in plan.sources if str(source.path.absolute()) not in failed}
         if read_extractor(output / FILE).settings == plan.settings and wanted == {row["id"] for row in videos}:
             seconds = sum(float(row["duration"]) for row in videos)
-            return Extracted(len(videos), len(failed), seconds, len(videos))
+            return Extracted(len(videos), len(read_vocabulary(output)), len(failed), seconds, len(videos))
     raise OutputError(
         f"{output}: is finished; for more videos give another folder and --like {output}; for other options remove it "
         "first"
@@ -225,6 +228,7 @@ def _write(
         path.unlink()
     index = {name: number for number, name in enumerate(vocabulary)}
     rows, intervals, seconds = [], [], 0.0
+    alike: dict[bytes, list[str]] = {}
     by_split: dict[str, list[Source]] = {}
     # Shuffled by a hash, for the ids of a folder may be in the order of its labels.
     for source in sorted(sources, key=lambda source: hashlib.sha256(source.id.encode()).digest()):
@@ -235,6 +239,7 @@ def _write(
         for source in members:
             embedded = load(folder / f"{_key(source)}.npz")
             rows.append([source.id, split, f"{embedded.duration:.3f}", "; ".join(embedded.notes)])
+            alike.setdefault(_digest(embedded), []).append(source.id)
             for label, start, end in map(astuple, source.intervals):
                 # A table may say `inf` for the end of the video.
                 end = embedded.duration if math.isinf(end) else end
@@ -247,6 +252,7 @@ def _write(
             path = shards / f"{split}-{number:04d}.tfrecord"
             write_shard(path, videos(split, members[first : first + _VIDEOS_A_SHARD]))
     write_table(output / VIDEOS, ["id", "split", "duration", "notes"], sorted(rows))
+    _tell_of_copies([sorted(ids) for ids in alike.values() if len(ids) > 1])
     (output / SEGMENTS).unlink(missing_ok=True)
     if intervals:
         write_table(output / SEGMENTS, ["path", "label", "start", "end"], sorted(intervals))
@@ -257,6 +263,23 @@ def _write(
         )
     write_table(output / VOCABULARY, ["label_id", "label_name"], enumerate(vocabulary))
     return seconds
+
+
+def _digest(embedded: Embedded) -> bytes:
+    """The same for two copies of a video, whatever their names and containers are."""
+    return hashlib.sha256(b"".join(values.tobytes() for values in embedded.embeddings.values())).digest()
+
+
+def _tell_of_copies(groups: list[list[str]]) -> None:
+    if groups:
+        first, second, *_ = min(groups)
+        log.warning(
+            "extracting: %s is a copy of %s (copies in all: %d); keep one of each, and name several labels "
+            "in a table",
+            second,
+            first,
+            sum(map(len, groups)) - len(groups),
+        )
 
 
 def to_video(source: Source, embedded: Embedded, extractor: Extractor, index: dict[str, int]) -> Video:

@@ -1,6 +1,6 @@
 """What a user names as videos: files, folders, globs, and tables with labels.
 
-A table is a CSV or JSONL file. Paths in it count from its own folder.
+A table is a CSV or JSONL file. Paths in it count from its own folder. A CSV file may have `;` or tabs for commas.
 
     path,labels                 several labels with `;` between them
     path,label,start,end        one row per interval, in seconds
@@ -33,6 +33,7 @@ _ENDINGS: Final = {
 IntervalsByVideo = dict[str, dict[int, list[tuple[float, float]]]]
 """Video id -> class -> (start, end) in seconds."""
 _ML_USE: Final = {"training": "train", "train": "train", "validation": "validation", "test": "eval"}
+_COLUMNS: Final = {"path", "label", "labels", "start", "end", "segments", "split", "ml_use"}
 _SPLIT_FOLDERS: Final = _ML_USE | {"val": "validation", "valid": "validation", "eval": "eval"}
 
 
@@ -157,36 +158,64 @@ def _id(path: Path) -> str:
     return path.as_posix().encode("utf-8", "backslashreplace").decode()
 
 
-def _of_file(path: Path) -> Iterator[Source]:
+def _of_file(path: Path) -> Iterable[Source]:
     if path.suffix.lower() in (".csv", ".tsv"):
         return _of_csv(path)
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         return _of_jsonl(path)
-    return iter([Source(_id(Path(path.name)), path)])
+    return [Source(_id(Path(path.name)), path)]
 
 
-def _of_csv(table: Path) -> Iterator[Source]:
-    delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
+def _of_csv(table: Path) -> list[Source]:
+    found = []
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
+            delimiter = _delimiter(file.readline(), table)
+            file.seek(0)
             rows = csv.reader(file, delimiter=delimiter, strict=True)
-            first = next(rows, None)
-            if first is None:
-                return
-            header = first if "path" in first else None
-            if header is None:
-                yield _vertex_row(table, 1, first)
+            first = next(rows, [])
+            header = _header(table, first)
+            if first and not header:
+                found.append(_vertex_row(table, 1, first))
             for row in rows:
                 if not row:
                     continue
-                if header is None:
-                    yield _vertex_row(table, rows.line_num, row)
+                if not header:
+                    found.append(_vertex_row(table, rows.line_num, row))
                 elif len(row) != len(header):
                     raise _wrong(table, rows.line_num, f"has {len(row)} columns, the header {len(header)}")
                 else:
-                    yield _row(table, rows.line_num, dict(zip(header, row, strict=True)))
+                    found.append(_row(table, rows.line_num, dict(zip(header, row, strict=True))))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read as a table ({error}); give a CSV file in UTF-8") from error
+    with_comma = next((label for source in found for label in source.labels if "," in label), None)
+    if "labels" in header and with_comma and all(len(source.labels) < 2 for source in found):
+        log.warning("%s: %r counts as one label; put `;` between several", table, with_comma)
+    return found
+
+
+def _delimiter(first_line: str, table: Path) -> str:
+    """The one around `path` in the header. Spreadsheets write `;` where numbers have a decimal comma."""
+    if table.suffix.lower() == ".tsv":
+        return "\t"
+    return next((it for it in ",;\t" if "path" in _column_names(first_line.split(it))), ",")
+
+
+def _column_names(cells: Sequence[str]) -> list[str]:
+    return [cell.strip().strip('"').lower() for cell in cells]
+
+
+def _header(table: Path, row: list[str]) -> list[str]:
+    """Column names, in lower case; empty for a row that names a video, as in Vertex AI's import files."""
+    names = _column_names(row)
+    if "path" in names:
+        others = [name for name in names if name not in _COLUMNS]
+        if others and not {"label", "labels"} & set(names):
+            log.warning("%s: has no column `labels`, so its videos have none; it has %s", table, ", ".join(names))
+        return names
+    if row and not any(mark in cell for cell in row for mark in "./"):
+        raise _wrong(table, 1, "has no column `path`; begin with a header such as path,labels")
+    return []
 
 
 def _row(table: Path, line: int, row: dict[str, Any]) -> Source:
