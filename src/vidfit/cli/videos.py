@@ -1,7 +1,6 @@
 """The commands that take videos: extract, label."""
 
 import logging
-import os
 import shutil
 import sys
 from datetime import timedelta
@@ -74,7 +73,7 @@ def extract(
     splits = {"eval": 1.0} if like and split == _SPLIT else _splits(split)
     plan = Plan(found, settings, splits, extractor, vocabulary, {"rgb": image_bytes, "audio": sound_bytes})
     with progress_bar() as on_progress:
-        made = extract_videos(plan, output, workers or os.cpu_count() or 1, on_progress)
+        made = extract_videos(plan, output, workers, on_progress)
     before = f", {made.resumed:,} of them before" if made.resumed else ""
     failed = f"; {made.failed:,} failed, see {output / 'failed.csv'}" if made.failed else ""
     length = timedelta(seconds=round(made.seconds))

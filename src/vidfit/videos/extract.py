@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from vidfit.errors import DataError, OutputError
 from vidfit.features.example import write_shard
 from vidfit.features.spec import Video, Vocabulary
 from vidfit.files import make_folder, read_table, write_table, write_text
+from vidfit.locks import locked
 from vidfit.progress import OnProgress, Progress, silent
 from vidfit.videos.embed import Embedded, Embedder
 from vidfit.videos.embed_worker import Job, embed_files, load
@@ -30,6 +32,7 @@ from vidfit.videos.extractor import FILE, Extractor, Settings, read_extractor
 from vidfit.videos.sources import Source
 from vidfit.videos.transform import BLOCK, Transform, fit_transform, youtube8m_transform
 
+EMBEDDINGS: Final = "embeddings"
 SHARDS: Final = "shards"
 VIDEOS: Final = "videos.csv"
 FAILED: Final = "failed.csv"
@@ -76,15 +79,24 @@ class Extracted:
 def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = silent) -> Extracted:
     """Make the features of some videos; resumes what was stopped.
 
+    Arguments:
+        workers: processes of each rank; 0 is one per core.
+
     Raises:
         DataError: no video can be read, none of them is for training although a transform has to be fitted, or a
             backbone's model is missing or does not run.
-        OutputError: `output` cannot be written, is finished, was begun with other settings, or holds other shards.
+        OutputError: `output` cannot be written, is in use or finished, was begun with other settings, or holds other
+            shards.
     """
     vocabulary = _vocabulary(plan)
-    folder = output / "embeddings"
-    if (output / FILE).exists():
-        return _finished(plan, output, folder)
+    with locked(output):
+        if (output / FILE).exists():
+            return _finished(plan, output)
+        return _extract(plan, output, vocabulary, workers, on_progress)
+
+
+def _extract(plan: Plan, output: Path, vocabulary: Sequence[str], workers: int, on_progress: OnProgress) -> Extracted:
+    folder = output / EMBEDDINGS
     # Loading takes a moment, and this is the first that a person sees.
     on_progress(Progress("extracting", 0, len(plan.sources), "videos"))
     # A model that is missing or does not run is one error here, before anything is written.
@@ -109,8 +121,9 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
     return Extracted(len(good), len(vocabulary), len(failed), seconds, resumed)
 
 
-def _finished(plan: Plan, output: Path, folder: Path) -> Extracted:
+def _finished(plan: Plan, output: Path) -> Extracted:
     """What a call made that was killed while it removed its embeddings."""
+    folder = output / EMBEDDINGS
     if folder.exists():
         shutil.rmtree(folder)
         videos = read_table(output / VIDEOS)
@@ -175,6 +188,7 @@ def _embed_all(jobs: Sequence[Job], settings: Settings, workers: int, *, on_prog
     # Asked of one rank, for another that looked later might find what this call has made.
     missing = distributed.on_rank_0(lambda: [job for job in jobs if not job.target.with_suffix(".npz").exists()])
     own = distributed.share_of_rank(missing)
+    workers = workers or distributed.cores_per_rank() or os.cpu_count() or 1
     start = told = time.monotonic()
     seconds = 0.0
     for number, (_, duration) in enumerate(embed_files(own, settings, workers) if own else (), start=1):
@@ -274,8 +288,7 @@ def _tell_of_copies(groups: list[list[str]]) -> None:
     if groups:
         first, second, *_ = min(groups)
         log.warning(
-            "extracting: %s is a copy of %s (copies in all: %d); keep one of each, and name several labels "
-            "in a table",
+            "extracting: %s is a copy of %s (copies in all: %d); keep one of each, and name several labels in a table",
             second,
             first,
             sum(map(len, groups)) - len(groups),
