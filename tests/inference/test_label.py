@@ -193,8 +193,8 @@ def test_captions_show_all_labels_that_hold_at_once(tmp_path: Path):
         Label("<c>\nd", 0.8, [Span(2, 5.0003, 0.8)]),
         Label("e", 0.7, [Span(3600, 3725.25, 0.7), Span(4, 5, 0.7)]),
     ]
-    write_labels(tmp_path / "x.vtt", [LabelledVideo("x.mp4", 4000, labels)])
-    assert cues(tmp_path / "x.vtt") == [
+    write_labels(tmp_path / "x.VTT", [LabelledVideo("x.mp4", 4000, labels)])
+    assert cues(tmp_path / "x.VTT") == [
         (0, 2, "a --&gt; b"),
         (2, 3, "a --&gt; b, &lt;c&gt; d"),
         (3, 4, "&lt;c&gt; d"),
