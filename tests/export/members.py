@@ -33,6 +33,7 @@ LOGISTIC = {"type": "logistic"}
 ENCODER = {"hidden": 40, "dropout": 0.1}
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     "mean": {"family": {"type": "mean"}, "head": LOGISTIC},
+    "max and mean": {"family": {"type": "mean", "max": True}, "head": LOGISTIC},
     "netvlad": {"family": {"type": "netvlad", "clusters": 32, "hidden": 64}, "head": {"type": "moe", "experts": 2}},
     "light": {"family": {"type": "netvlad", "clusters": 32, "hidden": 64, "light": True}, "head": LOGISTIC},
     "netfv": {"family": {"type": "netfv", "clusters": 16, "hidden": 64}, "head": {**LOGISTIC, "label_gating": True}},
@@ -69,7 +70,8 @@ CLASSIFIERS |= {
 }
 FAMILY_NAMES = list(CLASSIFIERS)
 CLASSIFIERS |= {
-    f"encoded {name}": {**CLASSIFIERS[name], "encoder": ENCODER} for name in ("mean", "netvlad", "gated", "gru")
+    f"encoded {name}": {**CLASSIFIERS[name], "encoder": ENCODER}
+    for name in ("mean", "max and mean", "netvlad", "gated", "gru")
 }
 CLASSIFIERS |= DECIDING
 

@@ -120,6 +120,9 @@ class Formulas:
     def mean(self, videos: list[Array]) -> Array:
         return np.stack([video.mean(0) for video in videos])
 
+    def mean_and_max(self, videos: list[Array]) -> Array:
+        return np.stack([np.concatenate([video.mean(0), video.max(0)]) for video in videos])
+
     def _pooled(
         self,
         videos: list[Array],

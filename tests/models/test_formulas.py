@@ -24,6 +24,7 @@ GROUPS = {"a": 7, "b": 2, "c": 4}
 POOLINGS = {"a": "gated", "b": "soft", "c": "gated"}
 FORMULAS: dict[str, tuple[dict[str, Any], Callable[[Formulas, list[np.ndarray]], np.ndarray]]] = {
     "mean": ({"type": "mean"}, lambda f, videos: f.mean(videos)),
+    "mean and max": ({"type": "mean", "max": True}, lambda f, videos: f.mean_and_max(videos)),
     "netvlad": ({"type": "netvlad", **POOLED}, lambda f, videos: f.hidden(f.netvlad(videos, SLICES))),
     "netvlad light": (
         {"type": "netvlad", "light": True, "hidden": 5, "clusters": 3, "gating": False},

@@ -30,9 +30,13 @@ from vidfit.quantization.member import Member
 from vidfit.quantization.uniform import QuantizedTensor
 
 
-def mean(_: MeanPooling, tensors: Tensors, frames: Frames) -> Value:
-    """The average frame, float32 `[B, D]`."""
-    return frames.slots.mean(frames.values())
+def mean(family: MeanPooling, tensors: Tensors, frames: Frames) -> Value:
+    """The average frame, float32 `[B, D]`; with `max` the largest values beside it, `[B, 2 D]`."""
+    slots, values_BTD = frames.slots, frames.values()
+    mean_BD = slots.mean(values_BTD)
+    if not family.max:
+        return mean_BD
+    return slots.graph.concat([mean_BD, slots.max(values_BTD, family.output_size // 2)], axis=1)
 
 
 # From the frames `[B, T, D]` to the head's input `[B, H]`.

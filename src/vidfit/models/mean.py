@@ -1,35 +1,50 @@
-"""Mean pooling: the average of a video's frames. It has no weights.
+"""Mean pooling: the average of a video's frames, and the largest value of each feature if wanted. It has no weights.
 
 With a logistic head it is the starter code's frame-level logistic model, the baseline.
+
+Shapes: B videos, T frames, D features.
 """
 
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
-from vidfit.kernels.pooling import mean_frames
+from vidfit.kernels.pooling import max_frames, mean_frames
 
 
 class MeanConfig(BaseModel):
-    """Mean pooling has no options."""
+    """Options of mean pooling.
+
+    Attributes:
+        max: add the largest value of each feature, so that the head's input is twice as long.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["mean"] = "mean"
+    max: bool = False
 
 
 class MeanPooling(nn.Module):
-    """Average over a video's real frames.
+    """Average over a video's real frames, and on request their maximum.
 
     Source: YouTube-8M starter code, `FrameLevelLogisticModel`.
     """
 
     def __init__(self, config: MeanConfig, spec: FeatureSpec) -> None:
         super().__init__()
-        self.output_size = spec.total_size
+        self.max = config.max
+        self.output_size = spec.total_size * (2 if config.max else 1)
 
     def forward(self, frames_BTD: Tensor, weights_BT: Tensor | None) -> Tensor:
-        """float32 `[B, T, D]` and frame weights `[B, T]` (None: each frame counts once) -> float32 `[B, D]`."""
-        return mean_frames(frames_BTD, weights_BT)
+        """The mean, float32 `[B, D]`; with `max` the maximum beside it, `[B, 2 D]`.
+
+        Arguments:
+            frames_BTD: float32.
+            weights_BT: float32, how many times each frame counts; None means once each.
+        """
+        mean_BD = mean_frames(frames_BTD, weights_BT)
+        return torch.cat([mean_BD, max_frames(frames_BTD, weights_BT)], dim=1) if self.max else mean_BD
