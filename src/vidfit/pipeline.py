@@ -210,7 +210,7 @@ class Run:
             for name, weight in weights.items()
         ]
         pack = self.recipe.pack
-        options = {"portable": pack.portable, "frame_probabilities": pack.frame_probabilities}
+        options = {"portable": pack.portable, "frame_probabilities": pack.frame_probabilities, "odds": pack.odds}
         return {"members": write_graph(path, members, budget, **options)}
 
     def _report(self) -> None:

@@ -100,6 +100,13 @@ class PackConfig(Strict):
         default=None, gt=0, le=1, description="what each label's threshold is to reach; where absent, the best F1"
     )
 
+    odds: float = Field(
+        default=1,
+        gt=0,
+        allow_inf_nan=False,
+        description="factor of the odds `p / (1 - p)` of all probabilities; it changes no ranking",
+    )
+
     @model_validator(mode="after")
     def _only_a_search_has_a_limit_of_time(self) -> "PackConfig":
         if self.members and self.max_ms:

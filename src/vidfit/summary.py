@@ -43,6 +43,9 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
             print(f"validation GAP of {member['name']} by generation: {earlier} -> {member['gap_validation']:.4f}")
     if packed["gap"] is not None:
         _print_gains(members, packed, weighted)
+    elif "fit" in summary:
+        *_, last = summary["fit"].values()
+        print(f"GAP of the choice, on videos that its members were not trained on: {last['gap_of_best']:.4f}")
     if "gap_confirmation" in packed:
         print(
             f"validation GAP of the packed file: {packed['gap_selection']:.4f} on the half that selected its members, "

@@ -193,6 +193,19 @@ def test_frame_probabilities_are_the_mean_over_frame_classifiers(deciding: list[
     assert_videos_do_not_depend_on_their_batch(path, RGB)
 
 
+def test_odds_are_multiplied_and_no_ranking_changes(deciding: list[PackedMember], tmp_path: Path):
+    outputs = []
+    for odds in (1.0, 2.5):
+        path, inputs = tmp_path / f"{odds}.onnx", arrays(6, 9, spec=RGB)
+        write_graph(path, deciding, 10_000_000, frame_probabilities=True, odds=odds)
+        outputs.append(onnxruntime.InferenceSession(path).run(None, inputs))
+    for plain, scaled in zip(*outputs, strict=True):
+        counted = np.isfinite(plain)
+        p, q = plain[counted].astype(np.float64), scaled[counted].astype(np.float64)
+        np.testing.assert_allclose(q, 2.5 * p / (1 + 1.5 * p), rtol=1e-5)
+        assert (np.diff(q[np.argsort(p)]) >= 0).all()
+
+
 def test_a_file_without_frame_probabilities_says_so(packed: Path):
     model, inputs = load(packed), arrays(2, 3)
     assert not model.has_frame_probabilities

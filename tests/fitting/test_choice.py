@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidfit.fitting.choice import choose
+from vidfit.fitting.choice import choose, odds_factor, scale_odds
 from vidfit.search.blend import global_average_precision
 
 LABELS_VC = np.random.default_rng(0).random((60, 6)) < 0.3
@@ -58,3 +58,28 @@ def test_a_member_that_knows_nothing_is_better_than_none():
     scores = np.full(rare.shape, 0.5, np.float32)
     scores[0, 0] = 0.0
     assert choose({"worst": scores}, rare, {"worst": 1}, 1)[0] == pytest.approx({"worst": 1})
+
+
+def drawn(factor: float, videos: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of odds that are `1 / factor` of the labels' own, float64 `[V, C]`, and labels."""
+    random = np.random.default_rng(0)
+    true_VC = 1 / (1 + np.exp(-random.normal(-1, 2, (videos, 5))))
+    return scale_odds(true_VC, 1 / factor), random.random((videos, 5)) < true_VC
+
+
+@pytest.mark.parametrize("factor", [0.4, 2.5])
+def test_the_factor_of_unsure_probabilities_is_found(factor: float):
+    assert odds_factor(*drawn(factor, 4000)) == pytest.approx(factor, rel=0.1)
+
+
+def test_calibrated_probabilities_stay_as_they_are():
+    assert odds_factor(*drawn(1.0, 4000)) == 1
+
+
+def test_scaling_odds_multiplies_them_and_keeps_the_order():
+    p = np.linspace(0, 1, 1001)
+    scaled = scale_odds(p, 2.5)
+    odds, before = (it[:-1] / (1 - it[:-1]) for it in (scaled, p))
+    np.testing.assert_allclose(odds, 2.5 * before)
+    assert (np.diff(scaled) > 0).all()
+    assert (scaled[0], scaled[-1]) == (0, 1)

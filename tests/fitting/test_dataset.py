@@ -8,6 +8,8 @@ import pytest
 
 from tests.fitting.making import write_names, write_videos
 from vidfit.errors import DataError
+from vidfit.features.example import write_shard
+from vidfit.features.spec import Video
 from vidfit.fitting.dataset import find_dataset, read_dataset
 from vidfit.progress import silent
 
@@ -17,7 +19,7 @@ def test_shards_and_their_vocabulary(tmp_path: Path):
     names = write_names(tmp_path / "names.csv")
     dataset = find_dataset([str(tmp_path / "data")], [], str(names), tmp_path / "run", silent)
     assert (dataset.shards, dataset.eval, dataset.vocabulary) == (shards, [], names)
-    data = read_dataset(dataset, silent)
+    data = read_dataset(dataset, False, silent)
     assert data.spec.total_size == 16
     assert data.shards["train"] == shards
     assert not (tmp_path / "run").exists()
@@ -42,7 +44,7 @@ def read(tmp_path: Path, count: int, names: Path | None = None, evaluated: Path 
     shard = write_videos(tmp_path / "a.tfrecord", count, **options)
     names = names or write_names(tmp_path / "names.csv")
     own = [str(evaluated)] if evaluated else []
-    return read_dataset(find_dataset([str(shard)], own, str(names), tmp_path / "run", silent), silent)
+    return read_dataset(find_dataset([str(shard)], own, str(names), tmp_path / "run", silent), False, silent)
 
 
 def test_fifty_videos_are_enough(tmp_path: Path):
@@ -62,6 +64,14 @@ def test_fifty_videos_are_enough(tmp_path: Path):
 def test_labels_that_teach_nothing_are_refused(tmp_path: Path, count: int, labels, message: str):
     with pytest.raises(DataError, match=message):
         read(tmp_path, count, labels=labels)
+
+
+def test_videos_that_are_all_alike_are_refused(tmp_path: Path):
+    frames = {"rgb": np.full((2, 12), 100, np.uint8), "audio": np.full((2, 4), 100, np.uint8)}
+    write_shard(tmp_path / "a.tfrecord", (Video(f"{it}", frames, np.array([it % 4])) for it in range(60)))
+    dataset = find_dataset([str(tmp_path)], [], str(write_names(tmp_path / "names.csv")), tmp_path / "run", silent)
+    with pytest.raises(DataError, match=r"a\.tfrecord: all videos have the same frames, .*; extract them again"):
+        read_dataset(dataset, False, silent)
 
 
 def test_one_label_and_videos_without_it_can_be_told_apart(tmp_path: Path):
@@ -96,4 +106,4 @@ def test_a_damaged_record_is_named(tmp_path: Path):
     shard.write_bytes(np.array(data, np.uint8).tobytes())
     dataset = find_dataset([str(shard)], [], str(write_names(tmp_path / "names.csv")), tmp_path / "run", silent)
     with pytest.raises(DataError, match=r"b\.tfrecord, record \d"):
-        read_dataset(dataset, silent)
+        read_dataset(dataset, False, silent)

@@ -1,6 +1,8 @@
 """`vidfit fit`: what it leaves, what a second call does, what Ctrl-C keeps, and what it refuses."""
 
+import errno
 import json
+import os
 import shutil
 from contextlib import redirect_stdout, suppress
 from io import StringIO
@@ -14,8 +16,8 @@ from tests.fitting.making import FRAMES, MEAN, TRAINING, two_members, write_name
 from tests.folders import times
 from vidfit.cli import main
 from vidfit.evaluation.thresholds import LEVELS
+from vidfit.fitting import cross_validated, folds
 from vidfit.fitting import fit as fitting
-from vidfit.fitting import folds
 from vidfit.progress import Progress
 
 
@@ -30,10 +32,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def shrink(patch: pytest.MonkeyPatch) -> None:
+    """Two members, no rounds, two seeds."""
+    patch.setattr(fitting, "portfolio", two_members)
+    patch.setattr(fitting, "_MOST_MEMBERS", 2)
+    patch.setattr(cross_validated, "_MOST_SEEDS", 2)
+
+
 @pytest.fixture(autouse=True)
 def small_portfolio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "portfolio", two_members)
-    monkeypatch.setattr(fitting, "_MOST_SEEDS", 2)
+    shrink(monkeypatch)
 
 
 def command(data: Path, folder: Path, **replaced: object) -> list[object]:
@@ -47,8 +55,7 @@ def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command leaves with the small portfolio, and `out.txt`, what it printed; read only."""
     folder = tmp_path_factory.mktemp("fitted") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "portfolio", two_members)
-        patch.setattr(fitting, "_MOST_SEEDS", 2)
+        shrink(patch)
         patch.setattr("sys.argv", ["vidfit", *map(str, command(data, folder))])
         with redirect_stdout(StringIO()) as out, suppress(SystemExit):
             main()
@@ -139,6 +146,84 @@ def test_ctrl_c_packs_the_best_so_far_and_a_second_call_goes_on(data: Path, tmp_
     assert {name: after[name] for name in before} == before
 
 
+def test_a_fit_that_was_killed_in_the_middle_ends_the_same(data: Path, fitted: Path, tmp_path: Path):
+    given = (data / "data", "100kB", tmp_path / "run", "1h", data / "eval", data / "names.csv")
+    calls = 0
+
+    def dies(progress: Progress) -> None:
+        nonlocal calls
+        calls += progress.stage == "frames"
+        if calls > 2:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        vidfit.fit(*given, on_progress=dies)
+    assert not (tmp_path / "run" / "model.onnx").exists()
+    vidfit.fit(*given)
+    assert (tmp_path / "run" / "model.onnx").read_bytes() == (fitted / "model.onnx").read_bytes()
+
+
+def test_a_member_that_adds_nothing_is_given_up(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hopeless = MEAN | {"training": TRAINING | {"learning_rate": 1e-9}}
+    members = [*two_members(None), ("hopeless", hopeless)]
+    monkeypatch.setattr(fitting, "portfolio", lambda _: members)
+    monkeypatch.setattr(fitting, "_MOST_MEMBERS", 3)
+    vidfit.fit(data / "data", "100kB", tmp_path / "run", "1h", (), data / "names.csv")
+    tried = json.loads((tmp_path / "run" / "fit.json").read_text())["tried"]
+    assert (tried["mean"]["trainings"], tried["hopeless"]["trainings"]) == (5, 2)
+    assert tried["hopeless"]["gap_of_best"] == tried["frames"]["gap_of_best"]
+
+
+@pytest.mark.parametrize("few", [True, False], ids=["cross-validated", "validated"])
+def test_rounds_follow_with_variations(few: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fitting, "_MOST_MEMBERS", 4)
+    if not few:
+        monkeypatch.setattr(folds, "FEW_VIDEOS", 40)
+        monkeypatch.setattr(folds, "_HELD_OUT", 0.7)
+    given = (data / "data", "100kB", tmp_path / "run", "1h", (), data / "names.csv")
+    tried = list(vidfit.fit(*given)["fit"])
+    assert [name.split("-")[1:2] for name in tried] == [[], [], ["2"], ["3"]]
+    before = times(tmp_path / "run")
+    assert list(vidfit.fit(*given)["fit"]) == tried
+    assert times(tmp_path / "run") == before
+
+
+def test_without_time_the_first_member_is_packed(vidfit, data: Path, tmp_path: Path):
+    given = ("--budget", "100kB", "--time", "1s", "--vocabulary", data / "names.csv")
+    code, out, err = vidfit("fit", data / "data", *given, "-o", tmp_path / "run")
+    assert code == 0, err
+    assert "GAP of the choice, on videos that its members were not trained on: 0." in out
+
+
+def test_damaged_records_are_skipped_if_wanted(vidfit, data: Path, tmp_path: Path):
+    content = bytearray((data / "data" / "a.tfrecord").read_bytes())
+    content[400] ^= 1
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.tfrecord").write_bytes(content)
+    shutil.copy(data / "data" / "b.tfrecord", tmp_path / "data")
+    call = command(data, tmp_path / "run")
+    call[1] = tmp_path / "data"
+    code, _, err = vidfit(*call)
+    assert code == 2
+    assert "a.tfrecord, record" in err
+    assert "or use --skip-corrupt" in err
+    assert not (tmp_path / "run").exists()
+    assert vidfit(*call, "--skip-corrupt")[0] == 0
+    assert (tmp_path / "run" / "model.onnx").exists()
+
+
+def test_a_full_disk_is_told_and_leaves_no_file(vidfit, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("vidfit.training.checkpoint.save_file", full)
+    code, _, err = vidfit(*command(data, tmp_path / "run"))
+    assert code == 2
+    assert "No space left on device" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert not (tmp_path / "run" / "model.onnx").exists()
+
+
 def test_ctrl_c_at_once_in_a_second_call_loses_nothing(copy: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
     def stops(*_: object) -> None:
         raise KeyboardInterrupt
@@ -165,6 +250,7 @@ def test_many_videos_are_validated_by_a_part(vidfit, data: Path, tmp_path: Path,
 def test_members_above_half_of_the_budget_are_passed_over(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     large = FRAMES | {"encoder": {"hidden": [4000]}, "training": TRAINING}
     monkeypatch.setattr(fitting, "portfolio", lambda _: [("mean", MEAN | {"training": TRAINING}), ("large", large)])
+    monkeypatch.setattr(fitting, "_MOST_MEMBERS", 1)
     summary = vidfit.fit(data / "data", "50kB", tmp_path / "run", "1h", (), data / "names.csv")
     assert list(summary["fit"]) == ["mean"]
 

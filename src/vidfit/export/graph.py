@@ -17,7 +17,7 @@ from onnx import StringStringEntryProto, helper
 from vidfit.checksum import write_checksum
 from vidfit.errors import BudgetError, ModelFileError
 from vidfit.evaluation.thresholds import encode, not_chosen
-from vidfit.export.graph_writer import GraphWriter
+from vidfit.export.graph_writer import GraphWriter, Value
 from vidfit.export.member import write_member
 from vidfit.export.metadata import CHECKSUM, properties
 from vidfit.export.slots import Slots
@@ -44,6 +44,7 @@ def write_graph(
     *,
     portable: bool = False,
     frame_probabilities: bool = False,
+    odds: float = 1.0,
 ) -> list[dict[str, object]]:
     """Write the ensemble as one ONNX file of at most `budget` bytes.
 
@@ -55,6 +56,7 @@ def write_graph(
             more than 8,192 inputs.
         frame_probabilities: add a second output, float32 `[B, T, C]`: the weighted mean over the frame classifiers.
             Values of slots after a video's end are undefined.
+        odds: factor of the odds `p / (1 - p)` of all probabilities. It changes no ranking.
 
     Returns:
         The file's metadata of each member: name, family, weight, bits, bytes, tensors.
@@ -72,7 +74,7 @@ def write_graph(
     info = members[0].member.info
     total = sum(packed.weight for packed in members)
     described = [_describe(packed, packed.weight / total) for packed in members]
-    graph = _write(members, [packed.weight / total for packed in members], portable, frame_probabilities)
+    graph = _write(members, [packed.weight / total for packed in members], portable, frame_probabilities, odds)
     _check_budget(graph.weight_bytes, budget, "the weights alone take")
     if graph.weight_bytes > PROTOBUF_LIMIT:
         raise _beyond_onnx(f"the weights alone take {graph.weight_bytes:,} bytes")
@@ -126,9 +128,9 @@ def _check_same_data(members: Sequence[PackedMember]) -> None:
 
 
 def _write(
-    members: Sequence[PackedMember], shares: Sequence[float], portable: bool, frame_probabilities: bool
+    members: Sequence[PackedMember], shares: Sequence[float], portable: bool, frame_probabilities: bool, odds: float
 ) -> GraphWriter:
-    """The ensemble as a graph: the weighted averages over the members."""
+    """The ensemble as a graph: the weighted averages over the members, and their odds times a factor."""
     graph, info = GraphWriter(), members[0].member.info
     stored = {
         modality.name: graph.input(modality.name, modality.dtype, ["videos", "frames", modality.size])
@@ -146,10 +148,16 @@ def _write(
             total += share
     graph.scope = ""
     classes = len(info.vocabulary)
-    graph.output(sum(videos[1:], videos[0]), "probabilities", ["videos", classes])
+    graph.output(_scaled(sum(videos[1:], videos[0]), odds), "probabilities", ["videos", classes])
     if frame_probabilities:
-        graph.output(sum(frames[1:], frames[0]) / total, "frame_probabilities", ["videos", "frames", classes])
+        of_frames = _scaled(sum(frames[1:], frames[0]) / total, odds)
+        graph.output(of_frames, "frame_probabilities", ["videos", "frames", classes])
     return graph
+
+
+def _scaled(probabilities: Value, odds: float) -> Value:
+    """`f p / (1 + (f - 1) p)`, which has f times the odds of p."""
+    return probabilities if odds == 1 else probabilities * odds / (probabilities * (odds - 1) + 1.0)
 
 
 def _check_budget(size: int, budget: int, what: str) -> None:

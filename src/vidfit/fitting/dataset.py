@@ -10,7 +10,8 @@ import numpy as np
 
 from vidfit.errors import DataError
 from vidfit.features.cache import INDEX
-from vidfit.features.shards import expand_shards
+from vidfit.features.shards import expand_shards, read_videos
+from vidfit.features.spec import Video
 from vidfit.files import visible
 from vidfit.progress import OnProgress
 from vidfit.recipe import DataConfig
@@ -69,7 +70,7 @@ def find_dataset(
     return Dataset(expand_shards(learnt), measured or own, Path(vocabulary or folder / "vocabulary.csv"))
 
 
-def read_dataset(dataset: Dataset, on_progress: OnProgress) -> RunData:
+def read_dataset(dataset: Dataset, skip_corrupt: bool, on_progress: OnProgress) -> RunData:
     """What the shards hold, checked before anything is written or trained.
 
     Raises:
@@ -77,7 +78,7 @@ def read_dataset(dataset: Dataset, on_progress: OnProgress) -> RunData:
             videos to measure on are among those to learn from or have other features.
     """
     train, measured = [str(shard) for shard in dataset.shards], [str(shard) for shard in dataset.eval]
-    config = DataConfig(train=train, eval=measured, vocabulary=str(dataset.vocabulary))
+    config = DataConfig(train=train, eval=measured, vocabulary=str(dataset.vocabulary), skip_corrupt=skip_corrupt)
     data = read_data(config, on_progress, vocabulary_key="--vocabulary")
     classes, surveys = len(data.vocabulary), [data.surveys[shard] for shard in dataset.shards]
     videos = sum(survey.videos for survey in surveys)
@@ -91,8 +92,23 @@ def read_dataset(dataset: Dataset, on_progress: OnProgress) -> RunData:
     positives_C = np.sum([survey.count_positives(classes) for survey in surveys], axis=0)
     if not ((positives_C > 0) & (positives_C < videos)).any():
         raise DataError("all videos have the same labels, so there is nothing to choose; give videos of other labels")
+    _check_frames(data)
     tell_of_labels(data)
     return data
+
+
+def _check_frames(data: RunData) -> None:
+    """Not all videos are the same. Reading ends at the first that differs."""
+    first: dict[str, np.ndarray] = {}
+    for shard in data.shards["train"]:
+        for video in read_videos(shard):
+            if isinstance(video, Video):
+                first = first or dict(video.frames)
+                if any(not np.array_equal(frames, first[name]) for name, frames in video.frames.items()):
+                    return
+    raise DataError(
+        f"{data.shards['train'][0]}: all videos have the same frames, so nothing can be learnt; extract them again"
+    )
 
 
 def _are_shards(data: Sequence[str]) -> bool:

@@ -31,7 +31,7 @@ _HELD_OUT, _MOST_HELD_OUT = 0.1, 2_048
 _WRITTEN_AGAIN, _MOST_BYTES = 50_000, 4 * 10**9
 
 
-def divide(shards: Sequence[Path], videos: int, folder: Path) -> list[list[Path]]:
+def divide(shards: Sequence[Path], videos: int, folder: Path, skip_corrupt: bool = False) -> list[list[Path]]:
     """The videos in parts: `[part 0, ...]` to cross-validate, or `[training, validation]`.
 
     Arguments:
@@ -39,6 +39,7 @@ def divide(shards: Sequence[Path], videos: int, folder: Path) -> list[list[Path]
         videos: how many they are.
         folder: a cache of the parts, if whole shards are none; that of an earlier call is reused. A training reads it
             three times as fast as shards.
+        skip_corrupt: leave damaged records out.
 
     Raises:
         DataError: there are too few videos or shards.
@@ -56,7 +57,7 @@ def divide(shards: Sequence[Path], videos: int, folder: Path) -> list[list[Path]
         with temporary(folder.parent) as written:
             make_folder(written)
             parts = [written / f"{name}.tfrecord" for name in names]
-            _write(shards, parts, sizes)
+            _write(shards, parts, sizes, skip_corrupt)
             write_cache(parts, folder, infer_id_key(parts), infer_spec(parts))
     return [[file] for file in files]
 
@@ -70,14 +71,15 @@ def _by_shards(shards: Sequence[Path], videos: int) -> list[list[Path]]:
     return [training, validation]
 
 
-def _write(shards: Sequence[Path], files: Sequence[Path], sizes: Sequence[float]) -> None:
+def _write(shards: Sequence[Path], files: Sequence[Path], sizes: Sequence[float], skip_corrupt: bool) -> None:
     """Each part as one shard, its videos in the order of their ids' hashes."""
     videos = []
     for shard in shards:
         for video in read_videos(shard):
-            if not isinstance(video, Video):
+            if isinstance(video, Video):
+                videos.append(video)
+            elif not skip_corrupt:
                 raise video
-            videos.append(video)
     videos.sort(key=lambda video: hashlib.sha256(video.id.encode()).digest())
     part_of = stratified([video.labels for video in videos], sizes)
     for part, file in enumerate(files):

@@ -1,16 +1,19 @@
 """The members that `fit` tries, in order: what gave most for its time on many data sets comes first.
 
 A linear model leads, so that no result is below it. Then families that err differently: their average is packed.
-Then three of them again, wider, narrower and as they were. `benchmarks/portfolio.py` has the table behind the order.
+Then those of the best average again, varied. `benchmarks/portfolio.py` has the table behind the order.
 Sizes and lengths follow from the data:
 
 - few videos bear small members, strong dropout and many passes; many videos the opposite;
 - no member alone takes more than half of the budget in 8 bits.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from vidfit.fitting.task import Settings
 
 
 @dataclass(frozen=True)
@@ -55,21 +58,8 @@ class Traits:
         return max(240, round(self.passes * self.videos / self.batch_size))
 
 
-def portfolio(traits: Traits) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and settings of members, as a recipe has them; without end.
-
-    After the first ones three of them come again and again: one twice as wide, one half as wide, one as it was. They
-    start from other weights each time.
-    """
-    yield from _first(traits)
-    rounds = 2
-    while True:
-        for scale, (name, member) in zip((2, 0.5, 1), _again(traits, rounds), strict=False):
-            yield name, _scaled(member, scale)
-        rounds += 1
-
-
-def _first(traits: Traits) -> Iterator[tuple[str, dict[str, Any]]]:
+def portfolio(traits: Traits) -> Iterator[tuple[str, Settings]]:
+    """Names and settings of members, as a recipe has them."""
     yield "mean", _linear(traits)
     if traits.frames == 1:
         yield "deep", _frames(traits, "mean")
@@ -77,6 +67,7 @@ def _first(traits: Traits) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "deeper", _frames(traits, "mean", layers=2)
         yield "experts", _experts(traits)
         return
+    yield "mean-and-max", _linear(traits, largest=True)
     yield "frames-attention", _frames(traits, "attention")
     yield "dbof", _dbof(traits)
     yield "frames-log-sum-exp", _frames(traits, "log-sum-exp")
@@ -87,33 +78,42 @@ def _first(traits: Traits) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "frames-mean", _frames(traits, "mean")
 
 
-def _again(traits: Traits, number: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    if traits.frames == 1:
-        yield f"deep-{number}", _frames(traits, "mean")
-        yield f"dbof-{number}", _dbof(traits)
-        yield f"deeper-{number}", _frames(traits, "mean", layers=2)
-        return
-    yield f"frames-attention-{number}", _frames(traits, "attention")
-    yield f"netvlad-{number}", _netvlad(traits)
-    yield f"frames-log-sum-exp-{number}", _frames(traits, "log-sum-exp")
+def variations(name: str, member: Settings, number: int) -> dict[str, Settings]:
+    """The rivals of a round, by name: a member as it is, and with half and with twice of one setting.
+
+    Rounds take turns: width, learning rate, dropout. All start from other initial weights.
+
+    Arguments:
+        name, member: what is varied.
+        number: of the round, from 2 on; names have it.
+    """
+    what, varied = ((("width", _wider), ("rate", _faster), ("dropout", _dropping)))[number % 3]
+    name = f"{re.sub(r'-[0-9].*', '', name)}-{number}"
+    rivals = {name: member}
+    for word, factor in (("half", 0.5), ("double", 2.0)):
+        if (rival := varied(member, factor)) != member:
+            rivals[f"{name}-{word}-{what}"] = rival
+    return rivals
 
 
-def _linear(traits: Traits) -> dict[str, Any]:
-    return {"family": {"type": "mean"}, "head": {"type": "logistic"}, "training": _training(traits, 0.03)}
+def _linear(traits: Traits, *, largest: bool = False) -> Settings:
+    # The same prior for any number of videos: scikit-learn's C of 50, which suits frames of norm 1.
+    head = {"type": "logistic", "l2": 0.02 / traits.videos}
+    return {"family": {"type": "mean", "max": largest}, "head": head, "training": _training(traits, 0.3)}
 
 
-def _experts(traits: Traits) -> dict[str, Any]:
+def _experts(traits: Traits) -> Settings:
     head = {"type": "moe", "experts": 2, "dropout": 0.2}
     return {"family": {"type": "mean"}, "head": head, "training": _training(traits, 0.02)}
 
 
-def _frames(traits: Traits, pooling: str, layers: int = 1) -> dict[str, Any]:
+def _frames(traits: Traits, pooling: str, layers: int = 1) -> Settings:
     family = {"type": "frame-classifier", "pooling": pooling, "dropout": 0.5}
     encoder = {"hidden": [traits.hidden] * layers, "dropout": 0.5 if traits.videos > 1_000 else 0.3}
     return {"encoder": encoder, "family": family, "training": _training(traits, 0.003)}
 
 
-def _attention(traits: Traits) -> dict[str, Any]:
+def _attention(traits: Traits) -> Settings:
     size = max(traits.hidden // 8, 1) * 8
     family = {"type": "attention", "heads": 8, "values": size, "hidden": size, "dropout": 0.5}
     encoder = {"hidden": [size], "dropout": 0.5}
@@ -121,7 +121,7 @@ def _attention(traits: Traits) -> dict[str, Any]:
     return {"encoder": encoder, "family": family, "head": head, "training": _training(traits, 0.002)}
 
 
-def _netvlad(traits: Traits) -> dict[str, Any]:
+def _netvlad(traits: Traits) -> Settings:
     family = {"type": "netvlad", "clusters": 8, "hidden": traits.hidden, "relu": True, "gating": False, "dropout": 0.5}
     # Without the encoder a cluster has as many sums as a frame has bytes.
     encoder = {"hidden": max(traits.hidden // 2, 8), "dropout": 0.3}
@@ -129,7 +129,7 @@ def _netvlad(traits: Traits) -> dict[str, Any]:
     return {"encoder": encoder, "family": family, "head": head, "training": _training(traits, 0.004)}
 
 
-def _dbof(traits: Traits) -> dict[str, Any]:
+def _dbof(traits: Traits) -> Settings:
     size = traits.hidden
     family = {
         "type": "dbof",
@@ -143,7 +143,7 @@ def _dbof(traits: Traits) -> dict[str, Any]:
     return {"family": family, "head": {"type": "logistic", "dropout": 0.5}, "training": _training(traits, 0.004)}
 
 
-def _training(traits: Traits, learning_rate: float) -> dict[str, Any]:
+def _training(traits: Traits, learning_rate: float) -> Settings:
     long = traits.frames > 60
     return {
         "steps": traits.steps,
@@ -157,20 +157,33 @@ def _training(traits: Traits, learning_rate: float) -> dict[str, Any]:
     }
 
 
-def _scaled(member: dict[str, Any], scale: float) -> dict[str, Any]:
-    """The same with its hidden layers so many times as wide."""
+def _wider(member: Settings, factor: float) -> Settings:
+    """Its hidden layers so many times as wide."""
 
     def scaled(value: Any) -> Any:
-        return [scaled(size) for size in value] if isinstance(value, list) else max(8, round(value * scale))
+        return [scaled(size) for size in value] if isinstance(value, list) else max(8, round(value * factor))
 
-    encoder = member.get("encoder")
-    family = {
-        key: scaled(value) if key in ("hidden", "clusters") and member["family"]["type"] == "dbof" else value
-        for key, value in member["family"].items()
-    }
+    encoder, family = member.get("encoder"), member["family"]
+    if family["type"] == "dbof":
+        family = family | {key: scaled(family[key]) for key in ("hidden", "clusters")}
     return (
         member | {"family": family} | ({"encoder": encoder | {"hidden": scaled(encoder["hidden"])}} if encoder else {})
     )
+
+
+def _faster(member: Settings, factor: float) -> Settings:
+    training = member["training"]
+    return member | {"training": training | {"learning_rate": training["learning_rate"] * factor}}
+
+
+def _dropping(member: Settings, factor: float) -> Settings:
+    """Half of its dropout, or halfway to all."""
+
+    def changed(part: Settings) -> Settings:
+        dropout = part.get("dropout", 0.0)
+        return part | {"dropout": round(dropout / 2 if factor < 1 else (1 + dropout) / 2, 4)} if dropout else part
+
+    return {key: changed(part) if key in ("encoder", "family", "head") else part for key, part in member.items()}
 
 
 def _rising(value: int, levels: dict[int, int]) -> int:

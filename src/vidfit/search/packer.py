@@ -104,7 +104,7 @@ class Packer:
         self.directory = directory
         self.on_progress = on_progress
         self.search = Search(RunMembers.read(directory, recipe, weights), on_progress)
-        self._portable = recipe.pack.portable
+        self._options = {"portable": recipe.pack.portable, "odds": recipe.pack.odds}
         self._precision = recipe.pack.precision
         self._frame_probabilities = recipe.pack.frame_probabilities
 
@@ -165,7 +165,7 @@ class Packer:
         if self._frame_probabilities and not of_frames:
             _log.warning("%s: holds no frame-classifier, so it gives no frame probabilities", path)
         wanted = self._frame_probabilities and of_frames
-        return write_graph(path, members, budget, portable=self._portable, frame_probabilities=wanted)
+        return write_graph(path, members, budget, frame_probabilities=wanted, **self._options)
 
     def _write_the_best(self, fitting: Sequence[Ensemble], path: Path, budget: int) -> list[dict[str, Any]]:
         for ensemble in fitting[:0:-1]:

@@ -92,7 +92,7 @@ class TrainStep:
             The loss of the whole batch without the head's penalty, a scalar in nats.
         """
         # Dropout has no generator of its own, so seed the global one.
-        torch.manual_seed((self._seed * 1_000_003 + number) % 2**63)
+        _seed((self._seed * 1_000_003 + number) % 2**63)
         sizes = [size for (size,) in distributed.all_gather(len(batch))]
         inputs, targets_BC = self._inputs(batch, targets_BC, sizes)
         size = -(-max(sizes) // self._config.accumulate)
@@ -150,7 +150,14 @@ class TrainStep:
     def _seed_by_rank(self) -> None:
         """Let ranks draw different numbers from here on: equal dropout masks on all ranks would be fewer masks."""
         if distributed.world_size() > 1:
-            torch.manual_seed((torch.initial_seed() * distributed.world_size() + distributed.rank()) % 2**63)
+            _seed((torch.initial_seed() * distributed.world_size() + distributed.rank()) % 2**63)
+
+
+def _seed(seed: int) -> None:
+    """`torch.manual_seed`, which takes 0.4 ms a step where there is no GPU: it notes the stack for each kind of GPU."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
 
 
 def _rows(sizes: list[int]) -> list[int]:

@@ -1,0 +1,174 @@
+"""Few videos: each member is trained once without each part, and predicts it. The chosen are trained again on all."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidfit.errors import BudgetError
+from vidfit.evaluation.thresholds import LEVELS, LevelCounts
+from vidfit.evaluation.thresholds import choose as choose_levels
+from vidfit.features.shards import read_videos
+from vidfit.features.spec import Video
+from vidfit.files import write_table
+from vidfit.fitting.choice import choose, odds_factor, scale_odds
+from vidfit.fitting.clock import Clock
+from vidfit.fitting.state import State
+from vidfit.fitting.task import GRAPH_BYTES, Settings, Task
+from vidfit.pipeline import Run
+from vidfit.quantization.member import load_member
+from vidfit.recipe import Recipe
+from vidfit.search.candidates import member_bytes
+from vidfit.sizes import format_size
+from vidfit.training.checkpoint import BEST
+from vidfit.training.validation import predict
+
+THRESHOLDS = "thresholds.csv"
+# After so many parts, a member that adds nothing to the best average of these parts is given up.
+_PARTS_TO_PROVE = 2
+_MOST_SEEDS = 5
+
+
+class CrossValidated:
+    """Members are judged by all videos; `Validated` has the same methods.
+
+    Arguments:
+        task: what is fitted.
+        parts: its videos.
+        state: members that were tried.
+    """
+
+    trainings_of_rival = 1.0
+
+    def __init__(self, task: Task, parts: list[list[Path]], state: State) -> None:
+        self._task, self._parts, self._state = task, parts, state
+        self._kept: dict[str, list[np.ndarray]] = {}  # what was said of each part
+        self._bytes: dict[str, int] = {}
+        self.trainings = len(parts) + 1.0
+        self.described = f"cross-validated in {len(parts)} parts"
+
+    def restore(self) -> None:
+        """Read what members predicted in an earlier call."""
+        for name, tried in self._state.tried.items():
+            self._keep(name, [self._predicted(name, tried["member"], part) for part in range(tried["trainings"])])
+
+    def try_member(self, name: str, settings: Settings, has_time: Callable[[], bool]) -> int:
+        """Train a member without each part. Returns the number of trainings.
+
+        It ends early where the member adds nothing to the best average so far, or where time is up.
+        """
+        predictions: list[np.ndarray] = []
+        for part in range(len(self._parts)):
+            if part and not has_time():
+                break
+            predictions.append(self._predicted(name, settings, part))
+            if len(predictions) == _PARTS_TO_PROVE and not self._adds(name, predictions):
+                break
+        self._keep(name, predictions)
+        return len(predictions)
+
+    def rate_rival(self, name: str, settings: Settings) -> float:
+        """GAP of the best average with this member, on the first part."""
+        return self._chosen({**self._kept, name: [self._predicted(name, settings, 0)]})[1]
+
+    def choose(self) -> tuple[dict[str, float], float]:
+        """Members and weights of the best average within the budget, and its GAP."""
+        return self._chosen(self._kept) if self._kept else ({}, 0.0)
+
+    def seconds_to_finish(self) -> float:
+        """What training all that may be chosen on all videos takes, by the trainings without a part."""
+        return sum(map(self._seconds_again, self._kept))
+
+    def final_recipe(self, clock: Clock) -> Recipe:
+        """The chosen members with their weights, on all videos, each from as many initial weights as there is time."""
+        chosen, _ = self.choose()
+        if not chosen:
+            least = format_size(self._task.common_bytes + min(self._bytes.values()))
+            raise BudgetError(f"--budget: no member fits; the smallest file takes {least}")
+        seeds = self._seeds(list(chosen), clock)
+        names = {name if seed == 1 else f"{name}-seed-{seed}": name for seed in range(1, seeds + 1) for name in chosen}
+        return self._task.recipe(
+            {name: self._state.members[of] for name, of in names.items()},
+            [shard for part in self._parts for shard in part],
+            [],
+            self._task.dataset.eval,
+            {"members": {name: chosen[of] / seeds for name, of in names.items()}} | self._decisions(chosen),
+        )
+
+    def _predicted(self, name: str, settings: Settings, number: int) -> np.ndarray:
+        """What a member says of a part that it has not seen, float32 `[V, C]`."""
+        folder = self._task.directory / "folds" / str(number)
+        others = [shard for place, part in enumerate(self._parts) if place != number for shard in part]
+        # Nothing validates, so checkpoints on the way are not needed.
+        training = settings["training"] | {"validate_every": settings["training"]["steps"]}
+        members = {name: settings | {"training": training}}
+        run = Run(self._task.recipe(members, others, []), folder, on_progress=self._task.on_progress)
+        run.train(name)
+        member = load_member(folder / "members" / name / BEST)
+        if name not in self._bytes:
+            self._bytes[name] = member_bytes(member.quantized()) + GRAPH_BYTES
+        classifier = member.classifier()
+        return np.concatenate([predict(classifier, batch) for batch in run.data.batches(self._parts[number])])
+
+    def _keep(self, name: str, predictions: list[np.ndarray]) -> None:
+        """Remember a member that has predicted all parts, or that the best average of its parts has."""
+        if len(predictions) == len(self._parts) or self._adds(name, predictions):
+            self._kept[name] = predictions
+
+    def _adds(self, name: str, predictions: list[np.ndarray]) -> bool:
+        return name in self._chosen({**self._kept, name: predictions})[0]
+
+    def _chosen(self, predictions: dict[str, list[np.ndarray]]) -> tuple[dict[str, float], float]:
+        """Members, weights and GAP on the parts that all have predicted."""
+        parts = min(map(len, predictions.values()))
+        cut = {name: np.concatenate(own[:parts]) for name, own in predictions.items()}
+        labels_VC = np.concatenate(self._labels[:parts])
+        return choose(cut, labels_VC, self._bytes, self._task.room)
+
+    @cached_property
+    def _labels(self) -> list[np.ndarray]:
+        """Of the videos of each part, bool `[V, C]`."""
+        return [_multi_hot(part, len(self._task.data.vocabulary)) for part in self._parts]
+
+    def _seconds_again(self, name: str) -> float:
+        tried = self._state.tried.get(name)
+        return tried["seconds"] / tried["trainings"] if tried else 0.0
+
+    def _seeds(self, chosen: list[str], clock: Clock) -> int:
+        """From how many initial weights each member is trained on all videos, as bytes and time allow.
+
+        Their average errs less than one of them; with few videos, initial weights matter much.
+        """
+        key, seeds = " ".join(chosen), self._state.seeds
+        if key not in seeds:  # a second call has less time, and must find the same
+            takes = sum(map(self._seconds_again, chosen))
+            room = self._task.room // sum(self._bytes[name] for name in chosen)
+            seeds[key] = max(1, min(_MOST_SEEDS, room, int(clock.left / max(takes, 1e-3))))
+            self._state.save(clock.spent)
+        return seeds[key]
+
+    def _decisions(self, weights: dict[str, float]) -> dict[str, Any]:
+        """Odds and thresholds of the file, chosen by what members say of videos that they have not seen."""
+        parts = min(len(self._kept[name]) for name in weights)
+        labels_VC = np.concatenate(self._labels[:parts])
+        blend_VC = sum(weight * np.concatenate(self._kept[name][:parts]) for name, weight in weights.items())
+        odds = odds_factor(np.asarray(blend_VC), labels_VC)
+        counts = LevelCounts(labels_VC.shape[1])
+        counts.update(scale_odds(np.asarray(blend_VC), odds), np.nonzero(labels_VC)[1], labels_VC.sum(axis=1))
+        path = self._task.directory / THRESHOLDS
+        levels = LEVELS[choose_levels(counts.result())]
+        rows = [(name, f"{it:.6f}") for name, it in zip(self._task.data.vocabulary.names, levels, strict=True)]
+        write_table(path, ("label", "threshold"), rows)
+        return {"thresholds": str(path.resolve()), "odds": odds}
+
+
+def _multi_hot(shards: Sequence[Path], classes: int) -> np.ndarray:
+    rows = []
+    for shard in shards:
+        for video in read_videos(shard):
+            if isinstance(video, Video):
+                rows.append(np.zeros(classes, bool))
+                rows[-1][video.labels] = True
+    return np.stack(rows)

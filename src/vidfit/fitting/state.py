@@ -1,0 +1,68 @@
+"""What was tried: `fit.json`, by which a second call resumes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vidfit.errors import OutputError, reason
+from vidfit.files import write_text
+from vidfit.fitting.task import Settings
+
+FIT = "fit.json"
+
+
+class State:
+    """What was tried, and whether it belongs to this data and budget.
+
+    Arguments:
+        directory: the run folder.
+        settings: budget, shards and labels.
+
+    Attributes:
+        begun: settings of members that are or were tried, by name.
+        tried: of members whose trying ended: `member`, `seconds`, `trainings`, `gap_of_best`.
+        rounds: names of those that won a comparison with variations, in order.
+        seeds: from how many initial weights chosen members are trained.
+        spent: seconds that earlier calls took.
+
+    Raises:
+        OutputError: the file is damaged, or the folder holds something else.
+    """
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
+        self._path, self._settings = directory / FIT, json.loads(json.dumps(settings))
+        self.begun: dict[str, Settings] = {}
+        self.tried: dict[str, dict[str, Any]] = {}
+        self.rounds: list[str] = []
+        self.seeds: dict[str, int] = {}
+        self.spent = 0.0
+        try:
+            saved = json.loads(self._path.read_bytes())
+            own, self.begun, self.tried = saved["settings"], saved["begun"], saved["tried"]
+            self.rounds, self.seeds, self.spent = saved["rounds"], saved["seeds"], saved["seconds"]
+        except FileNotFoundError:
+            if (directory / "recipe.yaml").exists():
+                raise OutputError(f"{directory}: holds a run that is no fit; choose another -o") from None
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{self._path}: cannot be read ({reason(error)}); choose another run folder") from error
+        if own != self._settings:
+            raise OutputError(f"{directory}: holds the fit of other videos or another budget; choose another -o")
+
+    @property
+    def members(self) -> dict[str, Settings]:
+        """Those tried, as a recipe has them."""
+        return {name: tried["member"] for name, tried in self.tried.items()}
+
+    def save(self, spent: float) -> None:
+        """Write it; `spent` seconds were taken so far."""
+        document = {
+            "settings": self._settings,
+            "seconds": round(spent, 1),
+            "begun": self.begun,
+            "tried": self.tried,
+            "rounds": self.rounds,
+            "seeds": self.seeds,
+        }
+        write_text(self._path, json.dumps(document, indent=2) + "\n")

@@ -1,0 +1,79 @@
+"""What is to be fitted: data, bytes and the folder, and the recipes of its trainings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidfit.export.metadata import metadata_bytes
+from vidfit.fitting.dataset import Dataset
+from vidfit.preflight import count_parameters
+from vidfit.progress import OnProgress
+from vidfit.recipe import MemberConfig, Recipe
+from vidfit.run_data import RunData
+
+GRAPH_BYTES = 15_000
+"""Bytes of a graph that are no weights, for each member; generous."""
+
+Settings = dict[str, Any]
+"""A member as a recipe has it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data, bytes and the folder.
+
+    Attributes:
+        dataset: the videos.
+        data: what is known of them.
+        budget: bytes of the file.
+        directory: the run folder.
+        on_progress: called a few times a second.
+    """
+
+    dataset: Dataset
+    data: RunData
+    budget: int
+    directory: Path
+    on_progress: OnProgress
+
+    @property
+    def videos(self) -> int:
+        """How many there are to learn from."""
+        return sum(self.data.surveys[shard].videos for shard in self.dataset.shards)
+
+    @property
+    def common_bytes(self) -> int:
+        """What describes features and labels takes in the file."""
+        return metadata_bytes(self.data.spec, self.data.vocabulary.names, self.data.extractor)
+
+    @property
+    def room(self) -> int:
+        """Bytes for members."""
+        return self.budget - self.common_bytes
+
+    def least_bytes(self, settings: Settings) -> int:
+        """About what a member takes in a file, in 8 bits."""
+        member = MemberConfig.model_validate(settings)
+        return count_parameters("tried", member, self.data.spec, len(self.data.vocabulary)) + GRAPH_BYTES
+
+    def recipe(
+        self,
+        members: Mapping[str, Settings],
+        train: Sequence[Path],
+        validation: Sequence[Path],
+        eval: Sequence[Path] = (),
+        pack: Mapping[str, Any] | None = None,
+    ) -> Recipe:
+        """A recipe of these members and shards; `pack` has more keys of that section."""
+        sets = {"train": train, "validation": validation, "eval": eval}
+        of_frames = any(member["family"]["type"] == "frame-classifier" for member in members.values())
+        named = {} if validation else {"members": dict.fromkeys(members, 1.0)}
+        return Recipe.model_validate(
+            {
+                "data": {name: [str(shard.resolve()) for shard in shards] for name, shards in sets.items() if shards}
+                | {"vocabulary": str(self.dataset.vocabulary.resolve()), "skip_corrupt": self.data.skip_corrupt},
+                "members": dict(members),
+                "pack": {"budget": str(self.budget), "frame_probabilities": of_frames} | named | dict(pack or {}),
+            }
+        )

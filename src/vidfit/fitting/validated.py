@@ -1,0 +1,69 @@
+"""Many videos: a part of them validates. Each member is trained once, and a search chooses."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vidfit.fitting.clock import Clock
+from vidfit.fitting.state import State
+from vidfit.fitting.task import Settings, Task
+from vidfit.pipeline import Run
+from vidfit.recipe import Recipe
+from vidfit.search.run_members import RunMembers
+from vidfit.search.search import Search
+
+# Of its steps, when a member is only compared with its rivals.
+_SHARE_OF_STEPS = 0.25
+
+
+class Validated:
+    """Members are judged by videos that are set apart; `CrossValidated` has the same methods.
+
+    Arguments:
+        task: what is fitted.
+        train, validation: its videos.
+        state: members that were tried.
+    """
+
+    trainings, trainings_of_rival = 1.0, _SHARE_OF_STEPS
+    described = "a part of them validates"
+
+    def __init__(self, task: Task, train: list[Path], validation: list[Path], state: State) -> None:
+        self._task, self._train, self._validation, self._state = task, train, validation, state
+
+    def restore(self) -> None:
+        """What an earlier call trained is found by the search."""
+
+    def try_member(self, name: str, settings: Settings, _: Callable[[], bool]) -> int:
+        """Train a member. Returns 1, the trainings it took."""
+        recipe = self._recipe(self._state.members | {name: settings})
+        Run(recipe, self._task.directory, members=[name], on_progress=self._task.on_progress).train(name)
+        return 1
+
+    def rate_rival(self, name: str, settings: Settings) -> float:
+        """Validation GAP after a quarter of the steps."""
+        training = settings["training"]
+        fewer = {key: max(1, round(training[key] * _SHARE_OF_STEPS)) for key in ("steps", "validate_every")}
+        recipe = self._recipe({name: settings | {"training": training | fewer}})
+        run = Run(recipe, self._task.directory / "rivals", overwrite=True, on_progress=self._task.on_progress)
+        return run.train(name)["gap_validation"]
+
+    def choose(self) -> tuple[dict[str, float], float]:
+        """Members of the best ensemble within the budget with weights, and its GAP on the half that confirms."""
+        recipe = self._recipe(self._state.members)
+        search = Search(RunMembers.read(self._task.directory, recipe), self._task.on_progress)
+        fitting = [ensemble for ensemble in search.frontier() if ensemble.bytes <= self._task.budget]
+        if not fitting:
+            return {}, 0.0
+        best = search.describe(fitting[-1])
+        return {member["name"]: member["weight"] for member in best["members"]}, best["gap_confirmation"]
+
+    def seconds_to_finish(self) -> float:
+        """Nothing is trained again."""
+        return 0.0
+
+    def final_recipe(self, _: Clock) -> Recipe:
+        """All members; packing chooses."""
+        return self._recipe(self._state.members, self._task.dataset.eval)
+
+    def _recipe(self, members: dict[str, Settings], eval: list[Path] | None = None) -> Recipe:
+        return self._task.recipe(members, self._train, self._validation, eval or ())
