@@ -74,12 +74,9 @@ def odds_factor(probabilities_VC: np.ndarray, labels_VC: np.ndarray) -> float:
     # Each half is measured with the factor that the other chose: the gain must hold on videos that did not choose it.
     unscaled = len(factors) // 2
     gains = losses[:, unscaled] - losses[[0, 1], losses.argmin(axis=1)[::-1]]
-    best = losses.sum(axis=0).argmin()
-    return (
-        round(float(factors[best]), 4)
-        if gains.min() > 0 and gains.sum() > _LEAST_LOSS * losses[:, unscaled].sum()
-        else 1.0
-    )
+    if gains.min() <= 0 or gains.sum() <= _LEAST_LOSS * losses[:, unscaled].sum():
+        return 1.0
+    return round(float(factors[losses.sum(axis=0).argmin()]), 4)
 
 
 def _log_loss(probabilities_VC: np.ndarray, labels_VC: np.ndarray) -> float:

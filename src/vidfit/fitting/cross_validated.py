@@ -29,6 +29,8 @@ THRESHOLDS = "thresholds.csv"
 # After so many parts, a member that adds nothing to the best average of these parts is given up.
 _PARTS_TO_PROVE = 2
 _MOST_SEEDS = 5
+# How much longer training, quantising and packing take than training.
+_WITH_PACKING = 1.2
 
 
 class CrossValidated:
@@ -143,7 +145,7 @@ class CrossValidated:
         """
         key, seeds = " ".join(chosen), self._state.seeds
         if key not in seeds:  # a second call has less time, and must find the same
-            takes = sum(map(self._seconds_again, chosen))
+            takes = _WITH_PACKING * sum(map(self._seconds_again, chosen))
             room = self._task.room // sum(self._bytes[name] for name in chosen)
             seeds[key] = max(1, min(_MOST_SEEDS, room, int(clock.left / max(takes, 1e-3))))
             self._state.save(clock.spent)

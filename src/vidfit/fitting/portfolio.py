@@ -60,14 +60,14 @@ class Traits:
 
 def portfolio(traits: Traits) -> Iterator[tuple[str, Settings]]:
     """Names and settings of members, as a recipe has them."""
-    yield "mean", _linear(traits)
+    yield "mean", _linear(traits, 0.1)
     if traits.frames == 1:
         yield "deep", _frames(traits, "mean")
         yield "dbof", _dbof(traits)
         yield "deeper", _frames(traits, "mean", layers=2)
         yield "experts", _experts(traits)
         return
-    yield "mean-and-max", _linear(traits, largest=True)
+    yield "mean-and-max", _linear(traits, 0.3, largest=True)
     yield "frames-attention", _frames(traits, "attention")
     yield "dbof", _dbof(traits)
     yield "frames-log-sum-exp", _frames(traits, "log-sum-exp")
@@ -96,10 +96,10 @@ def variations(name: str, member: Settings, number: int) -> dict[str, Settings]:
     return rivals
 
 
-def _linear(traits: Traits, *, largest: bool = False) -> Settings:
+def _linear(traits: Traits, learning_rate: float, *, largest: bool = False) -> Settings:
     # The same prior for any number of videos: scikit-learn's C of 50, which suits frames of norm 1.
     head = {"type": "logistic", "l2": 0.02 / traits.videos}
-    return {"family": {"type": "mean", "max": largest}, "head": head, "training": _training(traits, 0.3)}
+    return {"family": {"type": "mean", "max": largest}, "head": head, "training": _training(traits, learning_rate)}
 
 
 def _experts(traits: Traits) -> Settings:
