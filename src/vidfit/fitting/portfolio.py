@@ -98,7 +98,7 @@ def variations(name: str, member: Settings, number: int) -> dict[str, Settings]:
 
 def _linear(traits: Traits, learning_rate: float, *, largest: bool = False) -> Settings:
     # The same prior for any number of videos: scikit-learn's C of 50, which suits frames of norm 1.
-    head = {"type": "logistic", "l2": 0.02 / traits.videos}
+    head = {"type": "logistic", "l2": 0.02 / traits.videos, "dropout": 0.3}
     return {"family": {"type": "mean", "max": largest}, "head": head, "training": _training(traits, learning_rate)}
 
 
