@@ -132,18 +132,22 @@ def quantize(
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="A packed .onnx file.")],
-    directory: Annotated[Path, typer.Argument(help="Folder to write.")],
-    to: Annotated[Literal["tensorflow"], typer.Option(help="What will run it.")],
+    output: Annotated[Path, typer.Argument(help="What to write: a folder for TensorFlow, an .onnx file for browsers.")],
+    to: Annotated[Literal["tensorflow", "web-model"], typer.Option(help="What will run it.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a packed file as a TensorFlow SavedModel: same inputs and output, same bits per weight.
+    """Write a packed file for another runtime: same inputs and output, same bits per weight.
 
-    Needs `pip install 'vidfit[tensorflow]'`. Running the result needs TensorFlow only.
+    `web-model` is an ONNX file that runs fast in onnxruntime-web. `tensorflow` is a SavedModel; it needs
+    `pip install 'vidfit[tensorflow]'`, and running the result needs TensorFlow only.
     """
-    from vidfit.export.tensorflow import write_saved_model
     from vidfit.sizes import format_size
 
-    refuse_to_overwrite(directory, overwrite, [model])
-    write_saved_model(model, directory)
-    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    print(f"{directory}: {format_size(size)}, from {format_size(model.stat().st_size)}")
+    refuse_to_overwrite(output, overwrite, [model])
+    if to == "web-model":
+        from vidfit.export.web_model import write_web_model as write
+    else:
+        from vidfit.export.tensorflow import write_saved_model as write
+    write(model, output)
+    size = sum(path.stat().st_size for path in (output, *output.rglob("*")) if path.is_file())
+    print(f"{output}: {format_size(size)}, from {format_size(model.stat().st_size)}")

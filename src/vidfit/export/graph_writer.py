@@ -28,13 +28,16 @@ Operand = Union["Value", Constant]
 class GraphWriter:
     """The graph so far.
 
+    Arguments:
+        model: a graph to add to, which another writer made. By default a new one.
+
     Attributes:
         model: the graph as ONNX has it.
         scope: names of new nodes begin with it.
     """
 
-    def __init__(self) -> None:
-        self.model = onnx.ModelProto()
+    def __init__(self, model: onnx.ModelProto | None = None) -> None:
+        self.model = onnx.ModelProto() if model is None else model
         self._graph = self.model.graph
         self._graph.name = "vidfit"
         self.scope = ""

@@ -15,7 +15,8 @@ import onnx
 from onnx import numpy_helper
 
 from vidfit.errors import ModelFileError, OutputError, reason
-from vidfit.export.metadata import PackedInfo, parse_metadata
+from vidfit.export.metadata import PackedInfo
+from vidfit.export.packed_file import read_packed_file
 from vidfit.export.tensorflow_operators import OPERATORS, tf
 from vidfit.files import replacing_folder
 
@@ -72,13 +73,7 @@ def write_saved_model(source: Path, folder: Path) -> None:
 
 
 def _read(source: Path) -> tuple[onnx.ModelProto, PackedInfo]:
-    try:
-        model = onnx.load(source)
-    except Exception as error:  # errors of protobuf and the system share no base class
-        raise ModelFileError(
-            f"{source}: not a readable packed file ({reason(error)}); pack it again or copy it anew"
-        ) from error
-    info = parse_metadata(source, {entry.key: entry.value for entry in model.metadata_props})
+    model, info = read_packed_file(source)
     for put in model.graph.input:
         # TensorFlow silently renames other names, or refuses them with a traceback.
         if not re.fullmatch(r"[A-Za-z]\w*", put.name, re.ASCII):

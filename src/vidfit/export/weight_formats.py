@@ -186,7 +186,7 @@ class Int8Weight(_AffineWeight):
 
     def uncorrected(self, values_MI: Rows, factor_O: Operand | None = None) -> tuple[Value, list[Value], list[Value]]:
         """The product before its correction, `[M, O]`, and the columns `[M, 1]` and rows `[O]` to correct it with."""
-        step_M1, zero_M1 = _levels(values_MI)
+        step_M1, zero_M1 = row_levels(values_MI)
         products_MO = self._dot(values_MI.quantized(step_M1, zero_M1))
         return self._unscaled(products_MO, step_M1, zero_M1, values_MI, factor_O)
 
@@ -194,7 +194,7 @@ class Int8Weight(_AffineWeight):
         self, values_MI: "FloatRows", factor_O: Operand | None = None
     ) -> tuple[Value, list[Value], list[Value]]:
         """As `uncorrected`, but the remainders of activations are multiplied too."""
-        step_M1, zero_M1 = _levels(values_MI)
+        step_M1, zero_M1 = row_levels(values_MI)
         bytes_MI = values_MI.quantized(step_M1, zero_M1)
         middle, finer = float(_LEVELS // 2), float(_LEVELS - 2)
         rest_MI = values_MI.values - (bytes_MI.cast(np.float32) - zero_M1) * step_M1
@@ -236,7 +236,7 @@ class FloatRows:
         return quantized(self.values, step_M1, zero_M1.cast(np.uint8), self.size)
 
 
-def _levels(values_MI: Rows) -> tuple[Value, Value]:
+def row_levels(values_MI: Rows) -> tuple[Value, Value]:
     """Step and zero point, both float32 `[M, 1]`, of 128 levels from a row's minimum to its maximum, and over zero."""
     low_M1 = values_MI.min(1).clamp(high=0.0)
     step_M1 = ((values_MI.max(1).clamp(low=0.0) - low_M1) / float(_LEVELS - 1)).clamp(low=1e-30)
