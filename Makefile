@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo demo-videos test test-tensorflow test-wheel lint bench dist docs
+.PHONY: setup demo demo-videos test test-runtimes test-tensorflow test-wheel lint bench dist docs
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -29,6 +29,13 @@ demo-videos: $(READY)
 # one process has them all.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
+
+# Packed files in the oldest onnxruntime that vidfit allows and in the newest that pip has.
+test-runtimes: $(READY)
+	for wanted in '==1.20.*' '>=1.20'; do \
+		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target "build/onnxruntime$$wanted" "onnxruntime$$wanted" && \
+		OMP_NUM_THREADS=1 PYTHONPATH="build/onnxruntime$$wanted" $(BIN)/python -m pytest tests/export/test_runtimes.py || exit 1; \
+	done
 
 # TensorFlow is larger than all else together, so it has an environment of its own and `make test` passes over it.
 test-tensorflow: .venv-tensorflow/.ready

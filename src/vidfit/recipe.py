@@ -86,7 +86,7 @@ class PackConfig(Strict):
     max_ms: float | None = Field(default=None, gt=0, description="milliseconds a video, where they are searched for")
     portable: bool = Field(
         default=False,
-        description="operators of the ONNX standard alone: slower where weights have less than 8 bits",
+        description="only standard ONNX operators; weights of less than 8 bits then take 8 in memory",
     )
 
     frame_probabilities: bool = Field(

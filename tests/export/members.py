@@ -156,16 +156,21 @@ def assert_padding_changes_nothing(path: Path, spec: FeatureSpec = SPEC) -> None
     np.testing.assert_allclose(np.asarray(short), np.asarray(long), atol=1e-6)
 
 
+def loaded_graph(path: Path) -> onnx.GraphProto:
+    """What ONNX Runtime makes of a file when it loads it."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path.with_name("optimised.onnx"))
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path, options)
+    return onnx.load(path.with_name("optimised.onnx")).graph
+
+
 def assert_loading_keeps_codes(path: Path, kind: int, unpacked: int = 0) -> None:
     """ONNX Runtime must not fold codes into float matrices: they would take four times the memory.
 
     `unpacked` bytes of packed codes may become one byte per code.
     """
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(path.with_name("optimised.onnx"))
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(path, options)
-    before, after = (onnx.load(file).graph for file in (path, path.with_name("optimised.onnx")))
+    before, after = onnx.load(path).graph, loaded_graph(path)
     assert len(after.node) < len(before.node), "nothing was optimised"
     assert_nothing_large_is_float(after.initializer)
     sizes = [

@@ -20,9 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.corpus import LABELS
 from tests.export.members import CLASSIFIERS, SCHEMES, SPEC, VIDEO_LEVEL, arrays, float_member, member
+from vidfit.checksum import write_checksum
 from vidfit.errors import ModelFileError
 from vidfit.export.graph import PackedMember, write_graph
-from vidfit.export.metadata import properties
+from vidfit.export.metadata import CHECKSUM, properties
 from vidfit.quantization.state import is_big
 from vidfit.quantization.uniform import QuantScheme
 
@@ -221,6 +222,7 @@ def write_by_hand(
     model = helper.make_model(graph, opset_imports=opsets, ir_version=11)
     helper.set_model_props(model, properties(SPEC, LABELS, [], None, frame_probabilities=False))
     onnx.save(model, path)
+    write_checksum(path, CHECKSUM)
 
 
 @pytest.mark.parametrize(

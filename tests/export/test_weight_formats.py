@@ -243,11 +243,11 @@ def test_hardly_anything_is_stored_beside_the_weights(file: str, request: pytest
         ("3/channel", 0, False, Int8Weight),
         ("8", 1, False, Int8Weight),
         ("4/channel", 1, True, NBitsWeight),
-        ("4/channel", 1, False, PackedWeight),
-        ("3/channel", 1, True, PackedWeight),
+        ("4/channel", 1, False, Int8Weight),
+        ("3/channel", 1, True, Int8Weight),
     ],
 )
-def test_weights_are_int8_but_for_narrow_codes_of_many_inputs(scheme: str, more: int, nbits: bool, kind: type):
+def test_weights_are_int8_but_for_nbits_of_many_inputs(scheme: str, more: int, nbits: bool, kind: type):
     assert weight_format(weights(QuantScheme.parse(scheme), FEW_INPUTS + more), nbits=nbits) is kind
 
 

@@ -12,7 +12,7 @@ from vidfit.errors import VidfitError
 
 Portable = Annotated[
     bool,
-    typer.Option("--portable", help="Use standard ONNX operators only. Slower for weights of less than 8 bits."),
+    typer.Option("--portable", help="Use standard ONNX operators only. Weights of less than 8 bits take 8 in memory."),
 ]
 
 

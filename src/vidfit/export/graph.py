@@ -52,8 +52,7 @@ def write_graph(
         path: the file. It appears under this name when it is complete.
         members: the members and their weights. All must have the same features and labels.
         budget: most bytes the finished file may take.
-        portable: use only standard ONNX operators. Each run then expands hidden layers that have less than 8 bits and
-            more than 8,192 inputs.
+        portable: use only standard ONNX operators. Loading then expands all codes to bytes.
         frame_probabilities: add a second output, float32 `[B, T, C]`: the weighted mean over the frame classifiers.
             Values of slots after a video's end are undefined.
         odds: factor of the odds `p / (1 - p)` of all probabilities. It changes no ranking.

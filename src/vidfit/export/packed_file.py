@@ -4,8 +4,9 @@ from pathlib import Path
 
 import onnx
 
+from vidfit.checksum import is_intact
 from vidfit.errors import ModelFileError, reason
-from vidfit.export.metadata import PackedInfo, parse_metadata
+from vidfit.export.metadata import CHECKSUM, PackedInfo, parse_metadata
 
 
 def read_packed_file(path: Path) -> tuple[onnx.ModelProto, PackedInfo]:
@@ -15,6 +16,8 @@ def read_packed_file(path: Path) -> tuple[onnx.ModelProto, PackedInfo]:
         ModelFileError: it is no packed file, or damaged.
     """
     try:
+        if is_intact(path, CHECKSUM) is False:
+            raise ValueError("its content is not what its checksum says")
         model = onnx.load(path)
     except Exception as error:  # errors of protobuf and the system share no base class
         raise ModelFileError(

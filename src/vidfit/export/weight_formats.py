@@ -5,14 +5,15 @@ The product `x @ W` runs on the stored codes. Scales and offsets become a rank-1
 `NBitsWeight` it does, slightly.
 
 - `FloatWeight`: weights that are not quantised.
-- `Int8Weight`: 8-bit weights, and any bit width if inputs are few. ONNX's `MatMulInteger`. Each row of activations gets
+- `Int8Weight`: one byte per code when the file is loaded. ONNX's `MatMulInteger`. Each row of activations gets
   128 levels between its own minimum and maximum; docs/evidence/performance.md has the cost in GAP. In heads and gates a
   second row holds the remainders. There is little work there, and 14 bits are as good as a float.
 - `NBitsWeight`: 2, 4 and 6 bits with many inputs (long descriptors). ONNX Runtime's `MatMulNBits`, which also makes
-  bytes of activations, by blocks of inputs. For many rows it takes two to ten times as long as `MatMulInteger`. But a
-  hidden layer of bytes would be twice as large in memory as in the file.
-- `PackedWeight`: everything else. Expanded at each run. DequantizeLinear comes first: without it, ONNX Runtime would
-  fold the weight into a float matrix when it loads the file.
+  bytes of activations, by blocks of inputs. It reads the fewest bytes, so it is the fastest for one row. For many rows
+  it takes two to ten times as long as `MatMulInteger`.
+- `PackedWeight`: other shapes, and codes whose sums of products could overflow. Expanded at each run.
+  DequantizeLinear comes first: without it, ONNX Runtime would fold the weight into a float matrix when it loads the
+  file.
 
 Why activations have 7 bits: without VNNI, ONNX Runtime adds two products of bytes in 16 bits, and they saturate
 silently. Two products of 128 * 128 fit. Why they are unsigned: there is no fast kernel for signed activations.
@@ -113,7 +114,9 @@ class PackedWeight(WeightFormat):
         self.scale, self.offset = _scale_and_offset(graph, name, tensor)
 
     def folded(self, column_I: Operand | None = None, factor_O: Operand | None = None) -> Value:
-        codes = self.graph.add("DequantizeLinear", self.stored, 1.0)
+        # With a zero point: without one, ONNX Runtime 1.20 rounds negative codes to 0 (its QDQPropagation).
+        zero = np.int8(0) if self.scheme.bits == 8 else np.uint8(0)
+        codes = self.graph.add("DequantizeLinear", self.stored, 1.0, zero)
         if self.scheme.bits < 8:
             codes = unpack(codes.cast(np.uint8), self.shape.numel(), self.scheme.bits).cast(np.float32)
             codes = codes + float(self.scheme.lowest)
@@ -360,10 +363,10 @@ def weight_format(tensor: QuantizedTensor, *, nbits: bool) -> type[Int8Weight] |
         nbits: allow `NBitsWeight`. It is not a standard operator, and only matmuls can use it.
     """
     if tensor.codes.dim() == 2:
-        if (tensor.scheme.bits == 8 or len(tensor.codes) <= FEW_INPUTS) and Int8Weight.fits(tensor):
-            return Int8Weight
-        if tensor.scheme.bits in _NBITS_PARTS and nbits:
+        if nbits and tensor.scheme.bits in _NBITS_PARTS and len(tensor.codes) > FEW_INPUTS:
             return NBitsWeight
+        if Int8Weight.fits(tensor):
+            return Int8Weight
     return PackedWeight
 
 

@@ -40,7 +40,7 @@ def pack(
         budget: most bytes of the finished file: `1GB` (10^9), `1GiB`, `20MB`, ...
         max_ms: most milliseconds per video, in batches on this machine. None means no limit.
         overwrite: replace an existing file.
-        portable: use only standard ONNX operators. Slower if weights have less than 8 bits.
+        portable: use only standard ONNX operators. Weights of less than 8 bits then take 8 in memory.
         members: names of the members to pack with equal weights; only bit widths are searched then. None searches
             members and weights too.
         on_progress: called a few times a second.
