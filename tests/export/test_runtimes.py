@@ -13,8 +13,6 @@ from vidfit.export.graph_writer import GraphWriter
 from vidfit.export.weight_formats import PackedWeight
 from vidfit.quantization.uniform import QuantScheme, quantize
 
-OLD = Path(__file__).with_name("packed-0.2.0.onnx")
-
 
 @pytest.mark.parametrize("scheme", ["8", "4/channel"])
 def test_all_families_give_what_pytorch_gives(scheme: str, tmp_path: Path):
