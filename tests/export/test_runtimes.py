@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.export.exporting import session
-from tests.export.members import FAMILIES, arrays, member, run, torch_average
+from tests.export.members import FAMILY_NAMES, arrays, member, run, torch_average
 from vidfit.export.graph import PackedMember, write_graph
 from vidfit.export.graph_writer import GraphWriter
 from vidfit.export.weight_formats import PackedWeight
@@ -16,7 +16,7 @@ from vidfit.quantization.uniform import QuantScheme, quantize
 
 @pytest.mark.parametrize("scheme", ["8", "4/channel"])
 def test_all_families_give_what_pytorch_gives(scheme: str, tmp_path: Path):
-    members = [PackedMember(member(name, schemes=QuantScheme.parse(scheme)), 1.0) for name in FAMILIES]
+    members = [PackedMember(member(name, schemes=QuantScheme.parse(scheme)), 1.0) for name in FAMILY_NAMES]
     write_graph(tmp_path / "model.onnx", members, 10**9)
     inputs = arrays(5, 7)
     # Activations are rounded to bytes.
