@@ -30,6 +30,9 @@ def pack(
         typer.Option(help="Pack these members with equal weights; only bit widths are chosen. May be repeated."),
     ] = None,
     portable: Portable = False,
+    with_extractor: Annotated[
+        bool, typer.Option("--with-extractor", help="Put the models for pictures and sounds into the file too.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Pack the best ensemble of a run that fits a budget: RUN/packed/BUDGET.onnx for each budget.
@@ -44,7 +47,8 @@ def pack(
     if member and max_ms is not None:
         raise VidfitError("--max-ms limits the choice of members; leave --member out, or --max-ms")
     with progress_bar() as on_progress:
-        packer = open_run(run, portable=portable, members=member, on_progress=on_progress)
+        options = {"portable": portable, "members": member, "with_extractor": with_extractor}
+        packer = open_run(run, **options, on_progress=on_progress)
         paths = packer.pack_named(budget, max_ms, overwrite)
     for path in paths:
         print(path)

@@ -77,9 +77,7 @@ class CarriedExtractor:
         return slim.model_dump_json(), {name: {"bits": it.bits} for name, it in self.models.items()}
 
 
-def write_extractor(
-    graph: GraphWriter, carried: CarriedExtractor, spec: FeatureSpec
-) -> tuple[dict[str, Value], Value]:
+def write_extractor(graph: GraphWriter, carried: CarriedExtractor, spec: FeatureSpec) -> tuple[dict[str, Value], Value]:
     """Add the inputs `images` and `audio`, and what makes frames of them.
 
     Returns:

@@ -148,9 +148,14 @@ def output_names(frame_probabilities: bool) -> list[str]:
     return ["probabilities", "frame_probabilities"] if frame_probabilities else ["probabilities"]
 
 
-def metadata_bytes(spec: FeatureSpec, vocabulary: Sequence[str], extractor: str | None = None) -> int:
+def metadata_bytes(
+    spec: FeatureSpec,
+    vocabulary: Sequence[str],
+    extractor: str | None = None,
+    carried: Mapping[str, dict[str, int]] | None = None,
+) -> int:
     """Bytes of the metadata in a file without members."""
-    written = properties(spec, vocabulary, [], extractor, frame_probabilities=False)
+    written = properties(spec, vocabulary, [], extractor, False, carried)
     return sum(len(key.encode()) + len(value.encode()) for key, value in written.items())
 
 

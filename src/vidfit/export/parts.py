@@ -17,10 +17,22 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from vidfit.export.extractor import IMAGES, NUM_FRAMES, PICTURES, WINDOWS, codes_name, frames_name, read_transforms
-from vidfit.export.metadata import PackedInfo, output_names
+from vidfit.export.extractor import (
+    IMAGES,
+    NUM_FRAMES,
+    PICTURES,
+    WINDOWS,
+    CarriedExtractor,
+    codes_name,
+    frames_name,
+    read_transforms,
+    write_extractor,
+)
+from vidfit.export.graph_writer import GraphWriter
+from vidfit.export.metadata import PackedInfo, output_names, parse_metadata, read_header
+from vidfit.features.spec import FeatureSpec
 from vidfit.videos.extractor import Extractor
-from vidfit.videos.onnx_graphs import prune
+from vidfit.videos.onnx_graphs import needed
 
 
 class _Port(NamedTuple):
@@ -32,62 +44,80 @@ class _Port(NamedTuple):
     shape: list[int | str]
 
 
-def split(path: Path, info: PackedInfo) -> dict[str, bytes]:
-    """The parts of a file, each an ONNX file.
+_Ports = tuple[list[_Port], list[_Port]]
 
-    Arguments:
-        path: a file that carries its extractor.
-        info: its metadata.
-    """
-    whole = onnx.load(path)
-    return {name: _cut(whole, *ports) for name, ports in _ports(info).items()}
+
+def split(path: Path) -> dict[str, bytes]:
+    """The parts of a file that carries its extractor, each an ONNX file with the file's metadata."""
+    info = parse_metadata(path, read_header(path).metadata)
+    extractor, whole = _settings_of(info), onnx.load(path)
+    ports = _extractor_ports(extractor, info.spec) | {"model": _model_ports(info)}
+    return {name: _cut(whole, *own) for name, own in ports.items()}
+
+
+def extractor_parts(carried: CarriedExtractor, spec: FeatureSpec) -> dict[str, bytes]:
+    """The parts `pictures` and `sounds` of a file that would carry an extractor."""
+    graph = GraphWriter()
+    write_extractor(graph, carried, spec)
+    whole = onnx.load_from_string(graph.serialise())
+    ports = _extractor_ports(Extractor.model_validate_json(carried.metadata()[0]), spec)
+    return {name: _cut(whole, *own) for name, own in ports.items()}
 
 
 def model_part(path: Path, info: PackedInfo) -> tuple[bytes, str]:
     """The part `model`, and JSON of the extractor with the transforms that the file has in its graph."""
-    assert info.extractor is not None
-    whole = onnx.load(path)
-    extractor = Extractor.model_validate_json(info.extractor)
-    modalities = [it.modality for it in extractor.settings.backbones]
-    full = extractor.model_copy(update={"transforms": read_transforms(whole, modalities)})
-    return _cut(whole, *_ports(info)["model"]), full.model_dump_json()
+    extractor, whole = _settings_of(info), onnx.load(path)
+    transforms = read_transforms(whole, [it.modality for it in extractor.settings.backbones])
+    full = extractor.model_copy(update={"transforms": transforms})
+    return _cut(whole, *_model_ports(info)), full.model_dump_json()
 
 
-def _ports(info: PackedInfo) -> dict[str, tuple[list[_Port], list[_Port]]]:
-    """Inputs and outputs of each part."""
+def _settings_of(info: PackedInfo) -> Extractor:
+    """The extractor of a file, without transforms."""
     assert info.extractor is not None
-    backbones = {it.modality: it for it in Extractor.model_validate_json(info.extractor).settings.backbones}
-    sizes = {it.name: it.size for it in info.spec.modalities}
-    found = {}
+    return Extractor.model_validate_json(info.extractor)
+
+
+def _extractor_ports(extractor: Extractor, spec: FeatureSpec) -> dict[str, _Ports]:
+    backbones = {it.modality: it for it in extractor.settings.backbones}
+    sizes = {it.name: it.size for it in spec.modalities}
+    found: dict[str, _Ports] = {}
     if rgb := backbones.get("rgb"):
         pictures = _Port(PICTURES, IMAGES, np.uint8, ["n", rgb.size, rgb.size, 3])
         found["pictures"] = [pictures], [_Port(codes_name("rgb"), "rgb", np.uint8, ["n", sizes["rgb"]])]
     if audio := backbones.get("audio"):
         windows = _Port(WINDOWS, WINDOWS, np.float32, ["n", audio.window])
         found["sounds"] = [windows], [_Port(codes_name("audio"), "audio", np.uint8, ["n", sizes["audio"]])]
-    frames = [_Port(frames_name(name), name, np.uint8, ["videos", "frames", size]) for name, size in sizes.items()]
+    return found
+
+
+def _model_ports(info: PackedInfo) -> _Ports:
+    frames = [
+        _Port(frames_name(it.name), it.name, np.uint8, ["videos", "frames", it.size]) for it in info.spec.modalities
+    ]
     shapes: list[list[int | str]] = [["videos"], ["videos", "frames"]]
     outputs = [
         _Port(name, name, np.float32, [*shape, len(info.vocabulary)])
         for name, shape in zip(output_names(info.frame_probabilities), shapes, strict=False)
     ]
-    found["model"] = [*frames, _Port(NUM_FRAMES, "num_frames", np.int64, ["videos"])], outputs
-    return found
+    return [*frames, _Port(NUM_FRAMES, "num_frames", np.int64, ["videos"])], outputs
 
 
 def _cut(whole: onnx.ModelProto, inputs: Sequence[_Port], outputs: Sequence[_Port]) -> bytes:
     """The nodes from some values to others, as a model."""
-    part = onnx.ModelProto()
-    part.CopyFrom(whole)
-    prune(part.graph, [it.value for it in outputs], [it.value for it in inputs])
-    del part.graph.input[:], part.graph.output[:]
+    part = onnx.ModelProto(
+        ir_version=whole.ir_version, opset_import=whole.opset_import, metadata_props=whole.metadata_props
+    )
+    nodes, tensors = needed(whole.graph, [it.value for it in outputs], [it.value for it in inputs])
+    part.graph.name = whole.graph.name
+    part.graph.node.extend(nodes)
+    part.graph.initializer.extend(tensors)
     names = {it.value: it.name for it in (*inputs, *outputs)}
     for node in part.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-    for ports, kind in ((inputs, part.graph.input), (outputs, part.graph.output)):
-        types = (helper.np_dtype_to_tensor_dtype(np.dtype(it.dtype)) for it in ports)
-        kind.extend(
-            helper.make_tensor_value_info(it.name, dtype, it.shape) for it, dtype in zip(ports, types, strict=True)
-        )
+    for ports, infos in ((inputs, part.graph.input), (outputs, part.graph.output)):
+        for port in ports:
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(port.dtype))
+            infos.append(helper.make_tensor_value_info(port.name, kind, port.shape))
     return part.SerializeToString()

@@ -1,13 +1,10 @@
 """The models for pictures and sounds that a packed file carries."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnxruntime
 
-from vidfit.export.metadata import parse_metadata, read_header
-from vidfit.export.parts import split
 from vidfit.features.spec import FeatureSpec
 from vidfit.videos.embed import Embedded
 from vidfit.videos.transform import ABSENT
@@ -15,7 +12,7 @@ from vidfit.videos.transform import ABSENT
 _MODALITIES = {"pictures": "rgb", "sounds": "audio"}
 
 
-class CarriedModel:
+class CarriedPart:
     """Pictures or sounds to the bytes of frames, in one thread.
 
     Arguments:
@@ -35,10 +32,9 @@ class CarriedModel:
         return np.asarray(self._session.run(None, {self._input: np.stack(values)})[0])
 
 
-def carried_models(path: Path) -> dict[str, CarriedModel]:
-    """The models in a file that carries its extractor, by modality."""
-    parts = split(path, parse_metadata(path, read_header(path).metadata))
-    return {_MODALITIES[name]: CarriedModel(part) for name, part in parts.items() if name in _MODALITIES}
+def carried_models(parts: Mapping[str, bytes]) -> dict[str, CarriedPart]:
+    """The models among some parts, by modality."""
+    return {_MODALITIES[name]: CarriedPart(part) for name, part in parts.items() if name in _MODALITIES}
 
 
 def carried_frames(embedded: Embedded, spec: FeatureSpec) -> dict[str, np.ndarray]:

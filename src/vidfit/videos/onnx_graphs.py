@@ -1,28 +1,36 @@
 """Small changes to ONNX graphs: keep only what some outputs need, and store quantised weights as bytes."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 
-def prune(graph: onnx.GraphProto, outputs: Collection[str], inputs: Collection[str] = ()) -> None:
-    """Remove the nodes and constants that the values `outputs` do not need.
+def prune(graph: onnx.GraphProto, outputs: Collection[str]) -> None:
+    """Remove the nodes and constants that the values `outputs` do not need."""
+    nodes, tensors = needed(graph, outputs)
+    _replace(graph.node, nodes)
+    _replace(graph.initializer, tensors)
+    del graph.value_info[:]
+
+
+def needed(
+    graph: onnx.GraphProto, outputs: Collection[str], inputs: Collection[str] = ()
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """The nodes and constants that lead to some values.
 
     Arguments:
-        outputs: names of values. They do not become outputs of the graph.
-        inputs: names of values that will be given, so that their nodes are not needed.
+        outputs: names of the values.
+        inputs: names of values that are given, so that nothing before them is needed.
     """
-    needed, kept = set(outputs), []
+    names, nodes = set(outputs) - set(inputs), []
     for node in reversed(graph.node):
-        if needed.intersection(node.output) and not set(inputs).intersection(node.output):
-            kept.append(node)
-            needed.update(node.input)
-            needed.update(_captured(node))
-    _replace(graph.node, kept[::-1])
-    _replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
-    del graph.value_info[:]
+        if names.intersection(node.output):
+            nodes.append(node)
+            names |= {*node.input, *_captured(node)} - set(inputs)
+    return nodes[::-1], [tensor for tensor in graph.initializer if tensor.name in names]
 
 
 def _captured(node: onnx.NodeProto) -> set[str]:
@@ -33,8 +41,7 @@ def _captured(node: onnx.NodeProto) -> set[str]:
     return names.union(*map(_captured, inner))
 
 
-def _replace(field, values: Sequence) -> None:
-    values = list(values)
+def _replace(field: Any, values: Sequence[Any]) -> None:
     del field[:]
     field.extend(values)
 

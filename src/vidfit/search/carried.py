@@ -1,0 +1,188 @@
+"""Which extractor a file carries: the models for pictures and sounds, as they are or in 8 bits, or only one of them.
+
+For each form, the members get the bytes that the models leave. Every file is written, and measured on validation videos
+whose features that form gives. The best on the selecting half is chosen.
+
+Features of models as they are lie in the run's shards. Those of models in 8 bits are extracted once from the validation
+videos, which `videos.csv` beside the vocabulary names. They are kept:
+
+    RUN/packing/extractor/DIGEST.tfrecord
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+
+from vidfit.errors import DataError, ModelFileError
+from vidfit.export.extractor import CarriedExtractor, CarriedModel, write_extractor
+from vidfit.export.graph_writer import GraphWriter
+from vidfit.export.metadata import metadata_bytes
+from vidfit.export.parts import extractor_parts
+from vidfit.features.example import write_shard
+from vidfit.features.shards import read_videos
+from vidfit.features.spec import Video
+from vidfit.features.survey import digests, survey_shards
+from vidfit.features.tfrecord import CorruptRecordError
+from vidfit.files import make_folder, read_table
+from vidfit.inference.carried import carried_frames, carried_models
+from vidfit.progress import OnProgress, counter
+from vidfit.quantization.backbone import with_8_bit_weights
+from vidfit.search.run_members import RunMembers
+from vidfit.stages import digest
+from vidfit.videos.backbones import model_file
+from vidfit.videos.embed import Embedder
+from vidfit.videos.extract import VIDEOS
+from vidfit.videos.extractor import Extractor, parse_extractor
+from vidfit.videos.transform import ABSENT
+
+# Validation videos that measure a form.
+MOST_VIDEOS: Final = 512
+# A model counts as one in float32 if 8 bits save this share of it.
+_WORTH_IT: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of the extractor.
+
+    Attributes:
+        carried: what the file carries.
+        bytes: that it adds to a file without extractor and members.
+        shard: validation videos with its features.
+    """
+
+    carried: CarriedExtractor
+    bytes: int
+    shard: Path
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """Bits of each model's weights."""
+        return {name: model.bits for name, model in self.carried.models.items()}
+
+    @property
+    def title(self) -> str:
+        names = {"rgb": "pictures", "audio": "sounds"}
+        return " and ".join(f"{names[name]} in {bits} bits" for name, bits in self.bits.items())
+
+
+class Forms:
+    """The forms of a run's extractor.
+
+    Arguments:
+        members: the run's members.
+        on_progress: called while videos are extracted.
+
+    Raises:
+        ModelFileError: the members do not say how their features were made.
+        DataError: a model's file is missing.
+    """
+
+    def __init__(self, members: RunMembers, on_progress: OnProgress) -> None:
+        self._members, self._on_progress = members, on_progress
+        if members.info.extractor is None:
+            raise ModelFileError(
+                f"{members.directory}: its members do not say how their features were made, so no file can carry the "
+                "extractor; train on features of `vidfit extract`, with its vocabulary.csv"
+            )
+        self._extractor = parse_extractor(members.info.extractor, members.directory)
+        self._as_they_are, self._in_8_bits = _models(self._extractor)
+
+    def all(self) -> Iterator[Form]:
+        """Each form; its validation videos are extracted when it is reached."""
+        of_modality = [
+            [(name, model) for model in (self._as_they_are[name], self._in_8_bits.get(name)) if model] + [None]
+            for name in self._as_they_are
+        ]
+        for chosen in itertools.product(*of_modality):
+            models = dict(it for it in chosen if it)
+            if models:
+                carried = CarriedExtractor(self._extractor, models)
+                yield Form(carried, self._bytes(carried), self._shard(models))
+
+    def _bytes(self, carried: CarriedExtractor) -> int:
+        graph, info = GraphWriter(), self._members.info
+        write_extractor(graph, carried, info.spec)
+        extractor, models = carried.metadata()
+        return len(graph.serialise()) + metadata_bytes(info.spec, info.vocabulary, extractor, models)
+
+    def _shard(self, models: Mapping[str, CarriedModel]) -> Path:
+        """Validation videos as a form sees them, written if they are not there."""
+        folder = self._members.directory / "packing" / "extractor"
+        bits = {name: model.bits for name, model in models.items()}
+        path = folder / f"{digest([self._extractor.digest, bits, self._digests])[:16]}.tfrecord"
+        if not path.exists():
+            make_folder(folder)
+            write_shard(path, (self._seen(video, models) for video in self._videos))
+        return path
+
+    def _seen(self, video: Video, models: Mapping[str, CarriedModel]) -> Video:
+        frames = {name: np.full_like(array, ABSENT) for name, array in video.frames.items()}
+        for name, model in models.items():
+            quantized = model is self._in_8_bits.get(name)
+            frames[name] = self._extracted[video.id][name] if quantized else video.frames[name]
+        return Video(video.id, frames, video.labels)
+
+    @cached_property
+    def _digests(self) -> list[tuple[str, str]]:
+        shards = self._members.batches("validation").shards
+        return digests(shards, survey_shards(shards))
+
+    @cached_property
+    def _videos(self) -> list[Video]:
+        batches = self._members.batches("validation")
+        videos = (
+            video
+            for shard in batches.shards
+            for video in read_videos(shard, self._members.info.spec)
+            if not isinstance(video, CorruptRecordError) and (len(video.labels) or not batches.labelled_only)
+        )
+        return list(itertools.islice(videos, MOST_VIDEOS))
+
+    @cached_property
+    def _extracted(self) -> dict[str, dict[str, np.ndarray]]:
+        """Frames of the validation videos by the models in 8 bits (as they are, where 8 bits save nothing)."""
+        carried = CarriedExtractor(self._extractor, self._as_they_are | self._in_8_bits)
+        parts = extractor_parts(carried, self._members.info.spec)
+        embedder = Embedder(self._extractor.settings, carried_models(parts))
+        paths, show, found = self._paths, counter(self._on_progress, "extracting validation", "videos"), {}
+        for number, video in enumerate(self._videos, start=1):
+            frames = carried_frames(embedder.embed(paths[video.id]), self._members.info.spec)
+            if {it.shape for it in frames.values()} != {it.shape for it in video.frames.values()}:
+                raise DataError(f"{paths[video.id]}: has changed since its features were made; extract the videos anew")
+            found[video.id] = frames
+            show(number, len(self._videos))
+        return found
+
+    @cached_property
+    def _paths(self) -> dict[str, Path]:
+        vocabulary = self._members.data.vocabulary
+        table = Path(vocabulary).parent / VIDEOS if vocabulary else Path(VIDEOS)
+        rows = read_table(table) if table.is_file() else []
+        paths = {row["id"]: Path(row.get("path") or "") for row in rows}
+        for video in self._videos:
+            if not paths.get(video.id, Path()).is_file():
+                raise DataError(
+                    f"{table}: names no file of the validation video {video.id!r}, which must be seen by the models "
+                    "in 8 bits; extract the videos anew, or put them back where they were"
+                )
+        return paths
+
+
+def _models(extractor: Extractor) -> tuple[dict[str, CarriedModel], dict[str, CarriedModel]]:
+    """The models as they are, and in 8 bits where that saves much; by modality."""
+    as_they_are, in_8_bits = {}, {}
+    for backbone in extractor.settings.backbones:
+        model = onnx.load(model_file(backbone))
+        quantized = with_8_bit_weights(model)
+        worth_it = quantized.ByteSize() < _WORTH_IT * model.ByteSize()
+        as_they_are[backbone.modality] = CarriedModel(model, 32 if worth_it else 8)
+        if worth_it:
+            in_8_bits[backbone.modality] = CarriedModel(quantized, 8)
+    return as_they_are, in_8_bits
