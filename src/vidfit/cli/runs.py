@@ -44,6 +44,9 @@ def fit(
         list[str] | None, typer.Option(help="Shards to measure the file on, at the end. May be repeated.")
     ] = None,
     vocabulary: Annotated[Path | None, typer.Option(help="Label names of shards, a CSV.")] = None,
+    with_extractor: Annotated[
+        bool, typer.Option("--with-extractor", help="Put the models for pictures and sounds into the file too.")
+    ] = False,
 ) -> None:
     """From labelled videos to the best file of a number of bytes, without a recipe.
 
@@ -55,7 +58,7 @@ def fit(
     from vidfit.summary import print_summary
 
     with progress_bar() as on_progress:
-        summary = fit_videos(data, budget, output, time, eval or (), vocabulary, on_progress)
+        summary = fit_videos(data, budget, output, time, eval or (), vocabulary, on_progress, with_extractor)
     print_summary(summary, output)
 
 

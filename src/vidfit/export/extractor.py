@@ -73,7 +73,9 @@ class CarriedExtractor:
         """JSON of the extractor and the bits of its models. The transforms are missing, for the graph has them."""
         backbones = tuple(it for it in self.extractor.settings.backbones if it.modality in self.models)
         settings = self.extractor.settings.model_copy(update={"backbones": backbones})
-        slim = self.extractor.model_copy(update={"settings": settings, "transforms": {}})
+        slim = self.extractor.model_copy(
+            update={"settings": settings, "transforms": {}, "part_of": self.extractor.digest}
+        )
         return slim.model_dump_json(), {name: {"bits": it.bits} for name, it in self.models.items()}
 
 
@@ -92,16 +94,15 @@ def write_extractor(graph: GraphWriter, carried: CarriedExtractor, spec: Feature
         audio = graph.input(AUDIO, np.float32, ["samples"])
     graph.scope = "extractor/"
     steps_1 = _steps(graph, images, audio, settings.rate)
-    frames = {}
-    for modality in spec.modalities:
-        if modality.name == "rgb" and images is not None:
-            codes_SK = _of_pictures(carried, images, steps_1)
-        elif modality.name == "audio" and audio is not None:
-            codes_SK = _of_sounds(carried, audio, steps_1)
-        else:
-            codes_SK = _absent(graph, modality, steps_1)
-        frames[modality.name] = graph.call(codes_SK.unsqueeze(0), frames_name(modality.name))
-    return frames, graph.call(steps_1, NUM_FRAMES)
+    codes = {}
+    if images is not None:
+        codes["rgb"] = _of_pictures(carried, images, steps_1)
+    if audio is not None:
+        codes["audio"] = _of_sounds(carried, audio, steps_1)
+    frames = {name: graph.call(codes_SK.unsqueeze(0), frames_name(name)) for name, codes_SK in codes.items()}
+    any_frames = next(iter(frames.values()))
+    frames |= {it.name: _absent(any_frames, it) for it in spec.modalities if it.name not in frames}
+    return {it.name: frames[it.name] for it in spec.modalities}, graph.call(steps_1, NUM_FRAMES)
 
 
 def _steps(graph: GraphWriter, images: Value | None, audio: Value | None, rate: float) -> Value:
@@ -148,10 +149,10 @@ def _of_sounds(carried: CarriedExtractor, audio: Value, steps_1: Value) -> Value
     return graph.add("Where", graph.constant(0.5) < share_S1, np.uint8(ABSENT), codes_SK)
 
 
-def _absent(graph: GraphWriter, modality: Modality, steps_1: Value) -> Value:
-    """uint8 `[S, K]` of a modality that no video has."""
-    shape_2 = graph.concat([steps_1, graph.integers(modality.size)], axis=0)
-    return graph.add("Expand", np.full((1, 1), ABSENT, np.uint8), shape_2)
+def _absent(frames: Value, modality: Modality) -> Value:
+    """Frames of a modality that no video has: as many as there are of another."""
+    shape_3 = frames.graph.concat([frames.sizes(0, 2), frames.graph.integers(modality.size)], axis=0)
+    return frames.graph.add("Expand", np.full((1, 1, 1), ABSENT, np.uint8), shape_3)
 
 
 def _count(stop_1: Value) -> Value:

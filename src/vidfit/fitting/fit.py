@@ -44,6 +44,7 @@ from vidfit.progress import OnProgress, Progress, silent
 from vidfit.quantization.member import load_member
 from vidfit.recipe import MemberConfig, Recipe
 from vidfit.search.candidates import member_bytes
+from vidfit.search.carried import carried_bytes, extractor_in_8_bits, known_extractor
 from vidfit.search.run_members import RunMembers
 from vidfit.search.search import Search
 from vidfit.sizes import format_size, parse_size
@@ -74,6 +75,7 @@ def fit(
     eval: str | Path | Sequence[str | Path] = (),
     vocabulary: Path | str | None = None,
     on_progress: OnProgress = silent,
+    with_extractor: bool = False,
 ) -> dict[str, Any]:
     """Find, train and pack the best model of a number of bytes.
 
@@ -85,6 +87,7 @@ def fit(
         eval: shards to measure the file on, at the end.
         vocabulary: label names, a CSV; needed for shards.
         on_progress: called a few times a second.
+        with_extractor: put the models for pictures and sounds into the file too, in 8 bits.
 
     Returns:
         The summary, as `vidfit.run`.
@@ -96,21 +99,35 @@ def fit(
     seconds, size = parse_time(time), parse_size(budget)
     with locked(directory):
         dataset = find_dataset(_texts(data), _texts(eval), vocabulary, directory, on_progress)
-        return Fit(dataset, size, seconds, directory, on_progress).run()
+        return Fit(dataset, size, seconds, directory, on_progress, with_extractor).run()
 
 
 class Fit:
     """One fit in one folder. Arguments are those of `fit`, read."""
 
-    def __init__(self, dataset: Dataset, budget: int, seconds: float, directory: Path, on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        budget: int,
+        seconds: float,
+        directory: Path,
+        on_progress: OnProgress,
+        with_extractor: bool = False,
+    ) -> None:
         self._dataset, self._budget, self._directory, self._on_progress = dataset, budget, directory, on_progress
         self._data = data = read_dataset(dataset, on_progress)
         self._videos = sum(data.surveys[shard].videos for shard in dataset.shards)
         vocabulary = data.vocabulary
         settings = {"budget": budget, "data": digests(dataset.shards, data.surveys), "vocabulary": vocabulary.names}
+        if with_extractor:
+            settings["with_extractor"] = True
         self._state = _State(directory / FIT, settings)
         self._clock = Clock(seconds, self._state.spent)
+        self._with_extractor = with_extractor
         self._common_bytes = metadata_bytes(data.spec, vocabulary.names, data.extractor)
+        if with_extractor:
+            carried = extractor_in_8_bits(known_extractor(data.extractor))
+            self._common_bytes = carried_bytes(carried, data.spec, vocabulary.names)
         self._room = budget - self._common_bytes  # for members
         self._traits = Traits(
             videos=self._videos,
@@ -320,6 +337,8 @@ class Fit:
         sets = {"train": train, "validation": validation, "eval": eval}
         of_frames = any(member["family"]["type"] == "frame-classifier" for member in members.values())
         pack: dict[str, Any] = {"budget": str(self._budget), "frame_probabilities": of_frames}
+        if self._with_extractor:
+            pack["with_extractor"] = True
         if not validation:
             pack["members"] = weights or dict.fromkeys(members, 1.0)
         if weights:

@@ -10,7 +10,7 @@ videos, which `videos.csv` beside the vocabulary names. They are kept:
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from vidfit.export.metadata import metadata_bytes
 from vidfit.export.parts import extractor_parts
 from vidfit.features.example import write_shard
 from vidfit.features.shards import read_videos
-from vidfit.features.spec import Video
+from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.survey import digests, survey_shards
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import make_folder, read_table
@@ -86,16 +86,12 @@ class Forms:
 
     def __init__(self, members: RunMembers, on_progress: OnProgress) -> None:
         self._members, self._on_progress = members, on_progress
-        if members.info.extractor is None:
-            raise ModelFileError(
-                f"{members.directory}: its members do not say how their features were made, so no file can carry the "
-                "extractor; train on features of `vidfit extract`, with its vocabulary.csv"
-            )
-        self._extractor = parse_extractor(members.info.extractor, members.directory)
+        self._extractor = known_extractor(members.info.extractor)
         self._as_they_are, self._in_8_bits = _models(self._extractor)
 
     def all(self) -> Iterator[Form]:
         """Each form; its validation videos are extracted when it is reached."""
+        info = self._members.info
         of_modality = [
             [(name, model) for model in (self._as_they_are[name], self._in_8_bits.get(name)) if model] + [None]
             for name in self._as_they_are
@@ -104,13 +100,7 @@ class Forms:
             models = dict(it for it in chosen if it)
             if models:
                 carried = CarriedExtractor(self._extractor, models)
-                yield Form(carried, self._bytes(carried), self._shard(models))
-
-    def _bytes(self, carried: CarriedExtractor) -> int:
-        graph, info = GraphWriter(), self._members.info
-        write_extractor(graph, carried, info.spec)
-        extractor, models = carried.metadata()
-        return len(graph.serialise()) + metadata_bytes(info.spec, info.vocabulary, extractor, models)
+                yield Form(carried, carried_bytes(carried, info.spec, info.vocabulary), self._shard(models))
 
     def _shard(self, models: Mapping[str, CarriedModel]) -> Path:
         """Validation videos as a form sees them, written if they are not there."""
@@ -173,6 +163,37 @@ class Forms:
                     "in 8 bits; extract the videos anew, or put them back where they were"
                 )
         return paths
+
+
+def known_extractor(extractor: str | None) -> Extractor:
+    """The extractor of some features, of its JSON.
+
+    Raises:
+        ModelFileError: it is not known.
+    """
+    if extractor is None:
+        raise ModelFileError(
+            "the features do not say how they were made, so no file can carry their extractor; "
+            "train on features of `vidfit extract`, with its vocabulary.csv, or pack without extractor"
+        )
+    return parse_extractor(extractor, "the features")
+
+
+def extractor_in_8_bits(extractor: Extractor) -> CarriedExtractor:
+    """All models of an extractor, in 8 bits.
+
+    Raises:
+        DataError: a model's file is missing.
+    """
+    as_they_are, in_8_bits = _models(extractor)
+    return CarriedExtractor(extractor, as_they_are | in_8_bits)
+
+
+def carried_bytes(carried: CarriedExtractor, spec: FeatureSpec, vocabulary: Sequence[str]) -> int:
+    """Bytes of a file that carries an extractor and has no members."""
+    graph = GraphWriter()
+    write_extractor(graph, carried, spec)
+    return len(graph.serialise()) + metadata_bytes(spec, vocabulary, *carried.metadata())
 
 
 def _models(extractor: Extractor) -> tuple[dict[str, CarriedModel], dict[str, CarriedModel]]:

@@ -100,7 +100,7 @@ class Packer:
         recipe: its recipe, with absolute paths.
         weights: name -> weight, to pack these members and search only bit widths.
         on_progress: called a few times a second.
-        with_extractor: see `pack`.
+        with_extractor: see `pack`. The recipe may ask for it too.
 
     Raises:
         ModelFileError: as `pack`.
@@ -117,7 +117,7 @@ class Packer:
         self.directory = directory
         self.on_progress = on_progress
         self.search = Search(RunMembers.read(directory, recipe, weights), on_progress)
-        self._forms = Forms(self.search.members, on_progress) if with_extractor else None
+        self._forms = Forms(self.search.members, on_progress) if with_extractor or recipe.pack.with_extractor else None
         self._chosen: Form | None = None
         self._portable = recipe.pack.portable
         self._precision = recipe.pack.precision
@@ -143,9 +143,8 @@ class Packer:
             path.with_suffix(".json").unlink(missing_ok=True)  # it describes the file that is replaced now
             packed = self.pack(path, size, max_ms)
             videos = self.search.members.batches("validation")
-            shards = [self._chosen.shard] if self._chosen else videos.shards
             passed = (videos.skip_corrupt, videos.labelled_only)
-            set_thresholds(path, shards, self._precision, *passed, self.on_progress)
+            set_thresholds(path, self.threshold_shards, self._precision, *passed, self.on_progress)
             write_text(path.with_suffix(".json"), json.dumps(packed, indent=2) + "\n")
             _log.info(
                 "%s: %d members in %s, validation GAP %.4f on the selecting half, %.4f on the confirming half",
@@ -166,6 +165,11 @@ class Packer:
         if self._forms is None:
             return self._pack(path, frontier, budget, None)
         return self._pack_best_form(path, frontier, budget)
+
+    @property
+    def threshold_shards(self) -> Sequence[Path]:
+        """Validation videos as the last file that was packed sees them."""
+        return [self._chosen.shard] if self._chosen else self.search.members.batches("validation").shards
 
     def _check(self, frontier: Sequence[Ensemble], budget: int) -> None:
         """Raises BudgetError if not even the smallest ensemble fits."""
