@@ -9,6 +9,7 @@ videos, which `videos.csv` beside the vocabulary names. They are kept:
     RUN/packing/extractor/DIGEST.tfrecord
 """
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,8 +106,8 @@ class Forms:
     def _shard(self, models: Mapping[str, CarriedModel]) -> Path:
         """Validation videos as a form sees them, written if they are not there."""
         folder = self._members.directory / "packing" / "extractor"
-        bits = {name: model.bits for name, model in models.items()}
-        path = folder / f"{digest([self._extractor.digest, bits, self._digests])[:16]}.tfrecord"
+        contents = {name: hashlib.sha256(it.model.SerializeToString()).hexdigest() for name, it in models.items()}
+        path = folder / f"{digest([self._extractor.digest, contents, self._digests])[:16]}.tfrecord"
         if not path.exists():
             make_folder(folder)
             write_shard(path, (self._seen(video, models) for video in self._videos))
