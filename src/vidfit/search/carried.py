@@ -11,6 +11,7 @@ videos, which `videos.csv` beside the vocabulary names. They are kept:
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from typing import Final
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from vidfit.errors import DataError, ModelFileError
 from vidfit.export.extractor import CarriedExtractor, CarriedModel, write_extractor
@@ -44,7 +46,7 @@ from vidfit.videos.transform import ABSENT
 
 # Validation videos that measure a form.
 MOST_VIDEOS: Final = 512
-# A model counts as one in float32 if 8 bits save this share of it.
+# 8 bits are tried where a model then takes less than this share of its bytes.
 _WORTH_IT: Final = 0.5
 
 
@@ -204,7 +206,16 @@ def _models(extractor: Extractor) -> tuple[dict[str, CarriedModel], dict[str, Ca
         model = onnx.load(model_file(backbone))
         quantized = with_8_bit_weights(model)
         worth_it = quantized.ByteSize() < _WORTH_IT * model.ByteSize()
-        as_they_are[backbone.modality] = CarriedModel(model, 32 if worth_it else 8)
+        as_they_are[backbone.modality] = CarriedModel(model, _bits(model))
         if worth_it:
             in_8_bits[backbone.modality] = CarriedModel(quantized, 8)
     return as_they_are, in_8_bits
+
+
+def _bits(model: onnx.ModelProto) -> int:
+    """Bits of most of a model's weights."""
+    bits: dict[int, int] = {}
+    for tensor in model.graph.initializer:
+        own = 8 * numpy_helper.to_array(tensor).itemsize
+        bits[own] = bits.get(own, 0) + math.prod(tensor.dims)
+    return max(bits, key=bits.__getitem__, default=32)

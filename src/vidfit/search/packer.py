@@ -186,6 +186,7 @@ class Packer:
 
     def _pack_best_form(self, path: Path, frontier: Sequence[Ensemble], budget: int) -> dict[str, Any]:
         """Write a file for each form of the extractor, and keep the best on the selecting half."""
+        assert self._forms is not None
         best, tried = None, []
         for form in self._forms.all():
             partial = path.with_suffix(".form")
