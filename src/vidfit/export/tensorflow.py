@@ -79,6 +79,8 @@ def _read(source: Path) -> tuple[onnx.ModelProto, PackedInfo]:
             f"{source}: not a readable packed file ({reason(error)}); pack it again or copy it anew"
         ) from error
     info = parse_metadata(source, {entry.key: entry.value for entry in model.metadata_props})
+    if info.carried:
+        raise ModelFileError(f"{source}: carries its extractor, which TensorFlow cannot run; pack it without")
     for put in model.graph.input:
         # TensorFlow silently renames other names, or refuses them with a traceback.
         if not re.fullmatch(r"[A-Za-z]\w*", put.name, re.ASCII):
