@@ -1,6 +1,7 @@
 """`vidfit pack --with-extractor`: one file from pictures and sound to labels, under a budget."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,24 @@ def test_every_form_that_fits_is_measured(place: Path, command: Command):
     assert chosen["gap_selection"] == max(form["gap_selection"] for form in tried)
 
 
+def test_the_frontier_counts_the_extractor(place: Path, command: Command):
+    budgets = ("--budget", "60kB", "--budget", "300kB")
+    assert command("frontier", place / "run", "--with-extractor", *budgets)[0] == 0
+    points = json.loads((place / "run" / "frontier.json").read_text())["points"]
+    assert [point["budget"] for point in points] == [60_000, 300_000]
+    assert all(20_000 < point["bytes"] <= point["budget"] and point["gap"] > 0.5 for point in points)
+
+
+def test_a_recipe_packs_named_members_with_the_extractor(place: Path, command: Command, tmp_path: Path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    options = ["--set", "pack.with_extractor=true", "--set", "pack.budget=90kB"]
+    assert command("run", place / "recipe.yaml", "-o", tmp_path / "run", *options)[0] == 0
+    path = tmp_path / "run" / "model.onnx"
+    assert path.stat().st_size <= 90_000
+    assert vidfit.load(path).carries_extractor
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["packed"]["gap"] > 0.5
+
+
 def test_too_small_a_budget_says_what_is_possible(place: Path, command: Command):
     code, printed = command("pack", place / "run", "--with-extractor", "--budget", "2kB")
     assert code == 2
@@ -136,3 +155,4 @@ def test_videos_that_are_gone_are_named(place: Path, command: Command):
         (place / "elsewhere").rename(place / "videos")
     assert code == 2
     assert "names no file of the validation video" in printed
+    assert not list((place / "run" / "packed").glob("302kB*"))

@@ -12,7 +12,7 @@ videos, which `videos.csv` beside the vocabulary names. They are kept:
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,13 +56,11 @@ class Form:
 
     Attributes:
         carried: what the file carries.
-        bytes: that it adds to a file without extractor and members.
-        shard: validation videos with its features.
+        bytes: of a file that carries it and has no members.
     """
 
     carried: CarriedExtractor
     bytes: int
-    shard: Path
 
     @property
     def bits(self) -> dict[str, int]:
@@ -92,22 +90,21 @@ class Forms:
         self._extractor = known_extractor(members.info.extractor)
         self._as_they_are, self._in_8_bits = _models(self._extractor)
 
-    def all(self) -> Iterator[Form]:
-        """Each form; its validation videos are extracted when it is reached."""
+    @cached_property
+    def all(self) -> list[Form]:
+        """Each form."""
         info = self._members.info
         of_modality = [
             [(name, model) for model in (self._as_they_are[name], self._in_8_bits.get(name)) if model] + [None]
             for name in self._as_they_are
         ]
-        for chosen in itertools.product(*of_modality):
-            models = dict(it for it in chosen if it)
-            if models:
-                carried = CarriedExtractor(self._extractor, models)
-                yield Form(carried, carried_bytes(carried, info.spec, info.vocabulary), self._shard(models))
+        chosen = [dict(it for it in models if it) for models in itertools.product(*of_modality)]
+        carried = [CarriedExtractor(self._extractor, models) for models in chosen if models]
+        return [Form(it, carried_bytes(it, info.spec, info.vocabulary)) for it in carried]
 
-    def _shard(self, models: Mapping[str, CarriedModel]) -> Path:
+    def shard(self, form: Form) -> Path:
         """Validation videos as a form sees them, written if they are not there."""
-        folder = self._members.directory / "packing" / "extractor"
+        folder, models = self._members.directory / "packing" / "extractor", form.carried.models
         contents = {name: hashlib.sha256(it.model.SerializeToString()).hexdigest() for name, it in models.items()}
         path = folder / f"{digest([self._extractor.digest, contents, self._digests])[:16]}.tfrecord"
         if not path.exists():

@@ -167,16 +167,31 @@ class Packer:
         return self._pack_best_form(path, frontier, budget)
 
     @property
+    def with_extractor(self) -> bool:
+        """Whether files carry the extractor."""
+        return self._forms is not None
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Bytes of the smallest and of the largest file with extractor."""
+        assert self._forms is not None
+        frontier, common = self.search.frontier(), self.search.common_bytes
+        forms = [form.bytes - common for form in self._forms.all]
+        return frontier[0].bytes + min(forms), frontier[-1].bytes + max(forms)
+
+    @property
     def threshold_shards(self) -> Sequence[Path]:
         """Validation videos as the last file that was packed sees them."""
-        return [self._chosen.shard] if self._chosen else self.search.members.batches("validation").shards
+        if self._forms and self._chosen:
+            return [self._forms.shard(self._chosen)]
+        return self.search.members.batches("validation").shards
 
     def _check(self, frontier: Sequence[Ensemble], budget: int) -> None:
         """Raises BudgetError if not even the smallest ensemble fits."""
         if self._forms is None:
             best_within(frontier, budget)
             return
-        smallest = min(self._forms.all(), key=lambda form: form.bytes)
+        smallest = min(self._forms.all, key=lambda form: form.bytes)
         size = frontier[0].bytes - self.search.common_bytes + smallest.bytes
         if size > budget:
             raise BudgetError(
@@ -187,21 +202,28 @@ class Packer:
     def _pack_best_form(self, path: Path, frontier: Sequence[Ensemble], budget: int) -> dict[str, Any]:
         """Write a file for each form of the extractor, and keep the best on the selecting half."""
         assert self._forms is not None
-        best, tried = None, []
-        for form in self._forms.all():
-            partial = path.with_suffix(".form")
-            try:
-                found = self._pack(partial, frontier, budget, form)
-            except BudgetError:
-                continue
-            tried.append({"extractor": form.bits, **{key: found[key] for key in _SCORES}})
-            _log.info("with %s: validation GAP %.4f on the selecting half", form.title, found["gap_selection"])
-            if best is None or found["gap_selection"] > best["gap_selection"]:
-                best, self._chosen = found, form
-                partial.replace(path)
-            partial.unlink(missing_ok=True)
-        assert best is not None
-        return {**best, "tried": tried}
+        this, best = path.with_suffix(".this"), path.with_suffix(".best")
+        found: dict[str, Any] = {}
+        tried, problem = [], None
+        try:
+            for form in self._forms.all:
+                try:
+                    result = self._pack(this, frontier, budget, form)
+                except BudgetError as error:
+                    problem = error
+                    continue
+                tried.append({"extractor": form.bits, **{key: result[key] for key in _SCORES}})
+                _log.info("with %s: validation GAP %.4f on the selecting half", form.title, result["gap_selection"])
+                if not found or result["gap_selection"] > found["gap_selection"]:
+                    found, self._chosen = result, form
+                    this.replace(best)
+            if problem and not found:
+                raise problem
+            best.replace(path)
+        finally:
+            this.unlink(missing_ok=True)
+            best.unlink(missing_ok=True)
+        return {**found, "tried": tried}
 
     def _pack(self, path: Path, frontier: Sequence[Ensemble], budget: int, form: Form | None) -> dict[str, Any]:
         extra = form.bytes - self.search.common_bytes if form else 0
@@ -217,10 +239,10 @@ class Packer:
         return {**found, "extractor": form.bits} if form else found
 
     def _validation(self, form: Form | None) -> Validation:
-        if form is None:
+        if self._forms is None or form is None:
             return self.search.validation
         batches = self.search.members.batches("validation")
-        return Validation(Batches([form.shard], batches.spec, batches.classes, batches.batch_size))
+        return Validation(Batches([self._forms.shard(form)], batches.spec, batches.classes, batches.batch_size))
 
     def write(self, path: Path, ensemble: Ensemble, budget: int, form: Form | None = None) -> list[dict[str, Any]]:
         """Write an ensemble of the frontier. Returns its members, as the file's metadata describe them.
