@@ -41,6 +41,7 @@ from vidfit.quantization.member import QUANTIZED, load_member, quantize_member
 from vidfit.recipe import Recipe
 from vidfit.report.page import REPORT, write_report
 from vidfit.run_data import read_data, tell_of_labels
+from vidfit.search.carried import extractor_in_8_bits, known_extractor
 from vidfit.search.frontier import FRONTIER, known_frontier
 from vidfit.search.packer import Packer
 from vidfit.sizes import format_size, parse_size
@@ -180,28 +181,29 @@ class Run:
         return {"path": MODEL, "bytes": path.stat().st_size, "budget": budget, **packed, **scores}
 
     def _pack(self, path: Path, budget: int) -> dict[str, Any]:
-        packed, table = self._write(path, budget), self.recipe.pack.thresholds
-        shards, passed = self.data.shards["validation"], (self.data.skip_corrupt, self.data.labelled_only)
+        packed, shards = self._write(path, budget)
+        table, passed = self.recipe.pack.thresholds, (self.data.skip_corrupt, self.data.labelled_only)
         if table:
             write_thresholds(path, read_thresholds(Path(table), self.data.vocabulary.names))
         elif shards:
             set_thresholds(path, shards, self.recipe.pack.precision, *passed, self._on_progress)
         return packed
 
-    def _write(self, path: Path, budget: int) -> dict[str, Any]:
+    def _write(self, path: Path, budget: int) -> tuple[dict[str, Any], Sequence[Path]]:
+        """Returns what the file holds, and the shards that choose its thresholds."""
         names = self.recipe.pack.members
         for file in (FRONTIER, "frontier.csv"):  # of the members as they were
             (self.directory / file).unlink(missing_ok=True)
         if names and not needs_narrow_weights(self.recipe.pack, self.data.parameters):
             try:
-                return self._pack_named(path, names, budget)
+                return self._pack_named(path, names, budget), self.data.shards["validation"]
             except BudgetError:  # what a graph takes beside weights is known once it is written
                 if not self.data.shards["validation"]:
                     raise
         packer = Packer(self.directory, self.recipe, names, self._on_progress)
         packed = packer.pack(path, budget, self.recipe.pack.max_ms)
         write_text(self.directory / FRONTIER, json.dumps(known_frontier(packer.search), indent=2) + "\n")
-        return packed
+        return packed, packer.threshold_shards
 
     def _pack_named(self, path: Path, weights: dict[str, float], budget: int) -> dict[str, Any]:
         log.info("packing %d members under %s", len(weights), format_size(budget))
@@ -210,7 +212,13 @@ class Run:
             for name, weight in weights.items()
         ]
         pack = self.recipe.pack
-        options = {"portable": pack.portable, "frame_probabilities": pack.frame_probabilities, "odds": pack.odds}
+        options: dict[str, Any] = {
+            "portable": pack.portable,
+            "frame_probabilities": pack.frame_probabilities,
+            "odds": pack.odds,
+        }
+        if pack.with_extractor:
+            options["carried"] = extractor_in_8_bits(known_extractor(self.data.extractor))
         return {"members": write_graph(path, members, budget, **options)}
 
     def _report(self) -> None:

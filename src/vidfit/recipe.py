@@ -93,6 +93,9 @@ class PackConfig(Strict):
         default=False,
         description="a second output of the file: the probabilities of each frame, from its frame classifiers",
     )
+    with_extractor: bool = Field(
+        default=False, description="the file also carries the models for pictures and sounds; the budget holds for all"
+    )
     thresholds: PathText | None = Field(
         default=None, min_length=1, description="CSV file `label,threshold`, in place of those that validation chooses"
     )

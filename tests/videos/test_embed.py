@@ -22,7 +22,7 @@ def batches() -> Any:
     """Of a model whose embedding is its input, over and over."""
     return _Batches(
         SimpleNamespace(  # type: ignore[arg-type]
-            backbone=SimpleNamespace(embedding_size=SIZE),
+            size=SIZE,
             run=lambda values: np.repeat(np.array(values, np.float32)[:, None], SIZE, 1),
         )
     )

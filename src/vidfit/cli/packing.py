@@ -15,6 +15,10 @@ Portable = Annotated[
     typer.Option("--portable", help="Use standard ONNX operators only. Weights of less than 8 bits take 8 in memory."),
 ]
 
+WithExtractor = Annotated[
+    bool, typer.Option("--with-extractor", help="Put the models for pictures and sounds into the file too.")
+]
+
 
 @app.command()
 def pack(
@@ -30,6 +34,7 @@ def pack(
         typer.Option(help="Pack these members with equal weights; only bit widths are chosen. May be repeated."),
     ] = None,
     portable: Portable = False,
+    with_extractor: WithExtractor = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Pack the best ensemble of a run that fits a budget: RUN/packed/BUDGET.onnx for each budget.
@@ -44,7 +49,8 @@ def pack(
     if member and max_ms is not None:
         raise VidfitError("--max-ms limits the choice of members; leave --member out, or --max-ms")
     with progress_bar() as on_progress:
-        packer = open_run(run, portable=portable, members=member, on_progress=on_progress)
+        options = {"portable": portable, "members": member, "with_extractor": with_extractor}
+        packer = open_run(run, **options, on_progress=on_progress)
         paths = packer.pack_named(budget, max_ms, overwrite)
     for path in paths:
         print(path)
@@ -90,6 +96,7 @@ def frontier(
         list[str] | None,
         typer.Option(help="A point of the curve, such as 10MB. May be repeated; by default twelve from end to end."),
     ] = None,
+    with_extractor: WithExtractor = False,
 ) -> None:
     """Measure GAP over bytes on the eval shards, from the smallest file to the unconstrained ensemble.
 
@@ -102,7 +109,9 @@ def frontier(
     from vidfit.summary import print_frontier
 
     with progress_bar() as on_progress:
-        document = measure_frontier(open_run(directory, on_progress=on_progress), budget or ())
+        document = measure_frontier(
+            open_run(directory, with_extractor=with_extractor, on_progress=on_progress), budget or ()
+        )
     print_frontier(document)
     print(write_report(directory))
 

@@ -45,6 +45,9 @@ def fit(
     ] = None,
     vocabulary: Annotated[Path | None, typer.Option(help="Label names of shards, a CSV.")] = None,
     skip_corrupt: SkipCorrupt = False,
+    with_extractor: Annotated[
+        bool, typer.Option("--with-extractor", help="Put the models for pictures and sounds into the file too.")
+    ] = False,
 ) -> None:
     """From labelled videos to the best file of a number of bytes, without a recipe.
 
@@ -56,7 +59,9 @@ def fit(
     from vidfit.summary import print_summary
 
     with progress_bar() as on_progress:
-        summary = fit_videos(data, budget, output, time, eval or (), vocabulary, skip_corrupt, on_progress)
+        summary = fit_videos(
+            data, budget, output, time, eval or (), vocabulary, skip_corrupt, on_progress, with_extractor
+        )
     print_summary(summary, output)
 
 

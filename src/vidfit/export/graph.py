@@ -17,10 +17,12 @@ from onnx import StringStringEntryProto, helper
 from vidfit.checksum import write_checksum
 from vidfit.errors import BudgetError, ModelFileError
 from vidfit.evaluation.thresholds import encode, not_chosen
+from vidfit.export.extractor import CarriedExtractor, write_extractor
 from vidfit.export.graph_writer import GraphWriter, Value
 from vidfit.export.member import write_member
 from vidfit.export.metadata import CHECKSUM, properties
 from vidfit.export.slots import Slots
+from vidfit.features.spec import FeatureSpec
 from vidfit.files import replacing
 from vidfit.quantization.member import Member
 from vidfit.quantization.uniform import QuantizedTensor
@@ -45,6 +47,7 @@ def write_graph(
     portable: bool = False,
     frame_probabilities: bool = False,
     odds: float = 1.0,
+    carried: CarriedExtractor | None = None,
 ) -> list[dict[str, object]]:
     """Write the ensemble as one ONNX file of at most `budget` bytes.
 
@@ -56,6 +59,7 @@ def write_graph(
         frame_probabilities: add a second output, float32 `[B, T, C]`: the weighted mean over the frame classifiers.
             Values of slots after a video's end are undefined.
         odds: factor of the odds `p / (1 - p)` of all probabilities. It changes no ranking.
+        carried: the extractor to put into the file. Its inputs are then pictures and sound instead of frames.
 
     Returns:
         The file's metadata of each member: name, family, weight, bits, bytes, tensors.
@@ -73,13 +77,13 @@ def write_graph(
     info = members[0].member.info
     total = sum(packed.weight for packed in members)
     described = [_describe(packed, packed.weight / total) for packed in members]
-    graph = _write(members, [packed.weight / total for packed in members], portable, frame_probabilities, odds)
+    graph = _write(members, [packed.weight / total for packed in members], portable, frame_probabilities, odds, carried)
     _check_budget(graph.weight_bytes, budget, "the weights alone take")
     if graph.weight_bytes > PROTOBUF_LIMIT:
         raise _beyond_onnx(f"the weights alone take {graph.weight_bytes:,} bytes")
-    helper.set_model_props(
-        graph.model, properties(info.spec, info.vocabulary, described, info.extractor, frame_probabilities)
-    )
+    extractor, models = carried.metadata() if carried else (info.extractor, None)
+    written = properties(info.spec, info.vocabulary, described, extractor, frame_probabilities, models)
+    helper.set_model_props(graph.model, written)
     try:
         content = graph.serialise()
     except (EncodeError, ValueError) as error:
@@ -127,15 +131,17 @@ def _check_same_data(members: Sequence[PackedMember]) -> None:
 
 
 def _write(
-    members: Sequence[PackedMember], shares: Sequence[float], portable: bool, frame_probabilities: bool, odds: float
+    members: Sequence[PackedMember],
+    shares: Sequence[float],
+    portable: bool,
+    frame_probabilities: bool,
+    odds: float,
+    carried: CarriedExtractor | None,
 ) -> GraphWriter:
     """The ensemble as a graph: the weighted averages over the members, and their odds times a factor."""
     graph, info = GraphWriter(), members[0].member.info
-    stored = {
-        modality.name: graph.input(modality.name, modality.dtype, ["videos", "frames", modality.size])
-        for modality in info.spec.modalities
-    }
-    slots = Slots(graph, next(iter(stored.values())), graph.input("num_frames", "int64", ["videos"]))
+    stored, num_frames = _frames(graph, info.spec) if carried is None else write_extractor(graph, carried, info.spec)
+    slots = Slots(graph, next(iter(stored.values())), num_frames)
     videos, frames, total = [], [], 0.0
     for place, (packed, share) in enumerate(zip(members, shares, strict=True)):
         # Names of nodes begin with their member's name, so that a profile shows what each member costs.
@@ -157,6 +163,15 @@ def _write(
 def _scaled(probabilities: Value, odds: float) -> Value:
     """`f p / (1 + (f - 1) p)`, which has f times the odds of p."""
     return probabilities if odds == 1 else probabilities * odds / (probabilities * (odds - 1) + 1.0)
+
+
+def _frames(graph: GraphWriter, spec: FeatureSpec) -> tuple[dict[str, Value], Value]:
+    """Inputs: frames by modality, `[B, T, D]`, and how many of each video are real, int64 `[B]`."""
+    stored = {
+        modality.name: graph.input(modality.name, modality.dtype, ["videos", "frames", modality.size])
+        for modality in spec.modalities
+    }
+    return stored, graph.input("num_frames", "int64", ["videos"])
 
 
 def _check_budget(size: int, budget: int, what: str) -> None:

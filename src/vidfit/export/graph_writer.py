@@ -14,6 +14,9 @@ from typing import Any, Union
 
 import numpy as np
 import onnx
+import onnx.compose
+import onnx.inliner
+import onnx.version_converter
 from onnx import helper
 from torch import Tensor
 
@@ -98,6 +101,29 @@ class GraphWriter:
         """Values side by side along an axis; a single one is itself."""
         return values[0] if len(values) == 1 else self.add("Concat", *values, axis=axis)
 
+    def include(self, model: onnx.ModelProto, value: "Value", output: str) -> "Value":
+        """The output of another model with one input. Its names get the scope and its own name before them.
+
+        Arguments:
+            model: its standard operators must exist in the opset that files have.
+            value: its input.
+            output: name of the output.
+        """
+        model = onnx.version_converter.convert_version(onnx.inliner.inline_local_functions(model), _OPSET)
+        prefix = f"{self.scope}{model.graph.name}."
+        stored = {tensor.name for tensor in model.graph.initializer}
+        (given,) = (prefix + it.name for it in model.graph.input if it.name not in stored)
+        graph = onnx.compose.add_prefix_graph(model.graph, prefix)
+        self._graph.node.append(helper.make_node("Identity", [value.name], [given]))
+        self._graph.node.extend(graph.node)
+        self._graph.initializer.extend(graph.initializer)
+        return Value(self, prefix + output)
+
+    def call(self, value: "Value", name: str) -> "Value":
+        """The same value under a name that you choose."""
+        self._graph.node.append(helper.make_node("Identity", [value.name], [name]))
+        return Value(self, name)
+
     def serialise(self) -> bytes:
         """The model as a file.
 
@@ -122,7 +148,7 @@ class GraphWriter:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all constants."""
+        """Bytes of all constants that are arrays."""
         return sum(len(tensor.raw_data) for tensor in self._graph.initializer)
 
 

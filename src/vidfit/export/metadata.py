@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
@@ -33,6 +33,8 @@ class PackedInfo(BaseModel):
         vocabulary: names of the C labels.
         members: name, family, weight, bits and quantised tensors of each member.
         extractor: JSON of how videos become these features (`videos/extractor.py`). Absent where that is unknown.
+            Without transforms in a file that carries them.
+        carried: modality -> `{"bits"}` of the models for pictures and sounds that are in the file. Absent if none is.
         frame_probabilities: whether the file has this output besides `probabilities`. False if the key is missing.
         thresholds: from which probability on each label holds (see `evaluation/thresholds.py`). Absent in older files.
         crc32c: checksum of the file (see `checksum.py`), eight hexadecimal digits.
@@ -45,6 +47,7 @@ class PackedInfo(BaseModel):
     vocabulary: Json[tuple[str, ...]]
     members: Json[list[dict[str, Any]]]
     extractor: str | None = None
+    carried: Json[dict[str, dict[str, int]]] | None = None
     frame_probabilities: Json[bool] = False
     thresholds: str | None = None
     crc32c: str = Field(pattern=r"^[0-9a-f]{8}$")
@@ -123,6 +126,7 @@ def properties(
     members: list[dict[str, object]],
     extractor: str | None,
     frame_probabilities: bool,
+    carried: Mapping[str, dict[str, int]] | None = None,
 ) -> dict[str, str]:
     """The metadata to write, key -> string, with a blank checksum and room for thresholds."""
     info = PackedInfo.model_construct(
@@ -131,6 +135,7 @@ def properties(
         vocabulary=tuple(vocabulary),
         members=members,
         extractor=extractor,
+        carried=carried,
         frame_probabilities=frame_probabilities,
         thresholds=not_chosen(len(vocabulary)),
         crc32c=BLANK,
@@ -143,9 +148,14 @@ def output_names(frame_probabilities: bool) -> list[str]:
     return ["probabilities", "frame_probabilities"] if frame_probabilities else ["probabilities"]
 
 
-def metadata_bytes(spec: FeatureSpec, vocabulary: Sequence[str], extractor: str | None = None) -> int:
+def metadata_bytes(
+    spec: FeatureSpec,
+    vocabulary: Sequence[str],
+    extractor: str | None = None,
+    carried: Mapping[str, dict[str, int]] | None = None,
+) -> int:
     """Bytes of the metadata in a file without members."""
-    written = properties(spec, vocabulary, [], extractor, frame_probabilities=False)
+    written = properties(spec, vocabulary, [], extractor, False, carried)
     return sum(len(key.encode()) + len(value.encode()) for key, value in written.items())
 
 

@@ -74,6 +74,8 @@ def write_saved_model(source: Path, folder: Path) -> None:
 
 def _read(source: Path) -> tuple[onnx.ModelProto, PackedInfo]:
     model, info = read_packed_file(source)
+    if info.carried:
+        raise ModelFileError(f"{source}: carries its extractor, which TensorFlow cannot run; pack it without")
     for put in model.graph.input:
         # TensorFlow silently renames other names, or refuses them with a traceback.
         if not re.fullmatch(r"[A-Za-z]\w*", put.name, re.ASCII):

@@ -58,6 +58,7 @@ def fit(
     vocabulary: Path | str | None = None,
     skip_corrupt: bool = False,
     on_progress: OnProgress = silent,
+    with_extractor: bool = False,
 ) -> dict[str, Any]:
     """Find, train and pack the best model of a number of bytes.
 
@@ -70,6 +71,7 @@ def fit(
         vocabulary: label names, a CSV; needed for shards.
         skip_corrupt: skip damaged records.
         on_progress: called a few times a second.
+        with_extractor: put the models for pictures and sounds into the file too, in 8 bits.
 
     Returns:
         The summary, as `vidfit.run`.
@@ -82,7 +84,7 @@ def fit(
     with locked(directory):
         dataset = find_dataset(_texts(data), _texts(eval), vocabulary, directory, on_progress)
         read = read_dataset(dataset, skip_corrupt, on_progress)
-        return Fit(Task(dataset, read, size, directory, on_progress), seconds).run()
+        return Fit(Task(dataset, read, size, directory, on_progress, with_extractor), seconds).run()
 
 
 class Fit:
@@ -96,6 +98,8 @@ class Fit:
     def __init__(self, task: Task, seconds: float) -> None:
         self._task, data, shards = task, task.data, task.dataset.shards
         settings = {"budget": task.budget, "data": digests(shards, data.surveys), "vocabulary": data.vocabulary.names}
+        if task.with_extractor:
+            settings["with_extractor"] = True
         self._state = State(task.directory, settings)
         self._clock = Clock(seconds, self._state.spent)
         self._traits = Traits(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from vidfit.preflight import count_parameters
 from vidfit.progress import OnProgress
 from vidfit.recipe import MemberConfig, Recipe
 from vidfit.run_data import RunData
+from vidfit.search.carried import carried_bytes, extractor_in_8_bits, known_extractor
 
 GRAPH_BYTES = 15_000
 """Bytes of a graph that are no weights, for each member; generous."""
@@ -29,6 +31,7 @@ class Task:
         budget: bytes of the file.
         directory: the run folder.
         on_progress: called a few times a second.
+        with_extractor: the file holds the models for pictures and sounds too, in 8 bits.
     """
 
     dataset: Dataset
@@ -36,15 +39,19 @@ class Task:
     budget: int
     directory: Path
     on_progress: OnProgress
+    with_extractor: bool = False
 
     @property
     def videos(self) -> int:
         """How many there are to learn from."""
         return sum(self.data.surveys[shard].videos for shard in self.dataset.shards)
 
-    @property
+    @cached_property
     def common_bytes(self) -> int:
-        """What describes features and labels takes in the file."""
+        """What the file takes besides members: what describes features and labels, and the extractor it holds."""
+        if self.with_extractor:
+            carried = extractor_in_8_bits(known_extractor(self.data.extractor))
+            return carried_bytes(carried, self.data.spec, self.data.vocabulary.names)
         return metadata_bytes(self.data.spec, self.data.vocabulary.names, self.data.extractor)
 
     @property
@@ -68,7 +75,9 @@ class Task:
         """A recipe of these members and shards; `pack` has more keys of that section."""
         sets = {"train": train, "validation": validation, "eval": eval}
         of_frames = any(member["family"]["type"] == "frame-classifier" for member in members.values())
-        named = {} if validation else {"members": dict.fromkeys(members, 1.0)}
+        named: dict[str, Any] = {} if validation else {"members": dict.fromkeys(members, 1.0)}
+        if self.with_extractor:
+            named["with_extractor"] = True
         return Recipe.model_validate(
             {
                 "data": {name: [str(shard.resolve()) for shard in shards] for name, shards in sets.items() if shards}

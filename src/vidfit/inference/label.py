@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from vidfit.errors import DataError, ModelFileError
+from vidfit.export.parts import split
+from vidfit.inference.carried import carried_frames, carried_models
 from vidfit.inference.predictor import Predictor, load
 from vidfit.inference.timeline import Span, Timeline, TimelineOptions
 from vidfit.videos.decode import av
-from vidfit.videos.embed import Embedder
+from vidfit.videos.embed import Embedded, Embedder
 from vidfit.videos.extract import to_frames
 from vidfit.videos.extractor import parse_extractor
 from vidfit.videos.sources import Source, find_sources
@@ -76,7 +78,8 @@ class Labeller:
         self.timeline = Timeline(self.predictor, self.extractor.settings.rate, options or TimelineOptions())
         if self.timeline.options.threshold is None and self.predictor.thresholds is None:
             log.warning("%s: has no thresholds, so every label holds from 0.5 on; give --threshold", model)
-        self._embedder = Embedder(self.extractor.settings)
+        carried = carried_models(split(Path(model))) if self.predictor.carries_extractor else None
+        self._embedder = Embedder(self.extractor.settings, carried)
 
     def label(self, source: Source) -> LabelledVideo:
         """The labels of one video; one that cannot be read has an `error`."""
@@ -84,7 +87,7 @@ class Labeller:
             embedded = self._embedder.embed(source.path)
         except DataError as error:
             return LabelledVideo(str(source.path), error=str(error))
-        frames = to_frames(embedded, self.extractor)
+        frames = self._frames(embedded)
         probabilities_C, probabilities_TC = self.timeline.probabilities(frames)
         spans = self.timeline.spans(probabilities_TC, embedded.duration)
         holds_C = probabilities_C >= self.timeline.thresholds_C
@@ -95,6 +98,11 @@ class Labeller:
         ]
         rate = self.timeline.rate
         return LabelledVideo(str(source.path), embedded.duration, labels, probabilities_TC, rate, notes=embedded.notes)
+
+    def _frames(self, embedded: Embedded) -> dict[str, np.ndarray]:
+        if not self.predictor.carries_extractor:
+            return to_frames(embedded, self.extractor)
+        return carried_frames(embedded, self.predictor.spec)
 
 
 def label(

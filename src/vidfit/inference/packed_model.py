@@ -1,5 +1,7 @@
 """A packed file in ONNX Runtime: padded frames in, probabilities out.
 
+Of a file that carries its extractor, this opens the part behind it.
+
 A session's threads do not survive a fork, so a forked process opens the file again at its first use. A pickle holds the
 file's path and checksum. Both refuse a file that has changed since it was first opened.
 """
@@ -21,6 +23,7 @@ import onnxruntime
 from vidfit.checksum import is_intact
 from vidfit.errors import ModelFileError, reason
 from vidfit.export.metadata import CHECKSUM, PackedInfo, output_names, parse_metadata, read_header
+from vidfit.export.parts import model_part
 from vidfit.files import utf8_name
 
 # The first onnxruntime that runs a packed file, by the file's opset.
@@ -127,9 +130,19 @@ def _open(path: Path, threads: int) -> tuple[PackedInfo, onnxruntime.InferenceSe
         ) from session
     try:
         _check_signature(session, info)
-    except ValueError as error:
+        if info.carried:
+            info = info.model_copy(update={"extractor": model_part(path, info)[1]})
+    except (ValueError, KeyError) as error:
         raise ModelFileError(f"{path}: not a readable packed file ({reason(error)}); pack it again") from error
     return info, session
+
+
+def _without_extractor(path: Path) -> bytes | None:
+    """The part of a file that takes frames; None if that is the whole file."""
+    metadata = read_header(path).metadata
+    if "vidfit.carried" not in metadata:
+        return None
+    return model_part(path, parse_metadata(path, metadata))[0]
 
 
 def _check_version(path: Path, opset: int) -> None:
@@ -148,7 +161,8 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession | Excepti
     options.log_severity_level = 3
     try:
         with utf8_name(path) as name:
-            session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
+            source = _without_extractor(path) or name
+            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         if isinstance(error, MemoryError) or re.search("allocate memory|bad_alloc|bad allocation", str(error)):
             raise MemoryError(f"{path}: {reason(error)}") from error

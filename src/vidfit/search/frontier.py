@@ -61,6 +61,13 @@ def measure_frontier(packer: Packer, budgets: Sequence[str] = ()) -> dict[str, A
 
 
 def _measure_frontier(packer: Packer, asked: Sequence[int]) -> dict[str, Any]:
+    document = _with_extractor(packer, asked) if packer.with_extractor else _without_extractor(packer, asked)
+    write_text(packer.directory / FRONTIER, json.dumps(document, indent=2) + "\n")
+    _write_csv(packer.directory / "frontier.csv", document)
+    return document
+
+
+def _without_extractor(packer: Packer, asked: Sequence[int]) -> dict[str, Any]:
     frontier = packer.search.frontier()
     sizes = asked or _spread(frontier)
     measured: dict[Ensemble, dict[str, Any]] = {}
@@ -69,10 +76,13 @@ def _measure_frontier(packer: Packer, asked: Sequence[int]) -> dict[str, Any]:
         if best not in measured:
             measured[best] = _measure_point(packer, size)
     points = [measured[best_within(frontier, size)] | {"budget": size} for size in sizes]
-    document = {"points": points, "baselines": _baselines(packer)}
-    write_text(packer.directory / FRONTIER, json.dumps(document, indent=2) + "\n")
-    _write_csv(packer.directory / "frontier.csv", document)
-    return document
+    return {"points": points, "baselines": _baselines(packer)}
+
+
+def _with_extractor(packer: Packer, asked: Sequence[int]) -> dict[str, Any]:
+    """The eval shards hold features of the models as they are, also for files that carry them in 8 bits."""
+    sizes = asked or np.geomspace(*packer.limits, POINTS).astype(int).tolist()
+    return {"points": [_measure_point(packer, size) for size in sizes], "baselines": {}}
 
 
 def known_frontier(search: Search) -> dict[str, Any]:

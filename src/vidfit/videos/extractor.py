@@ -36,13 +36,18 @@ class Settings(BaseModel):
 
 
 class Extractor(BaseModel):
-    """Settings and the transforms that were fitted, by modality."""
+    """Settings and the transforms that were fitted, by modality.
+
+    Attributes:
+        part_of: digest of the extractor that a packed file carries, perhaps in part.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = 1
     settings: Settings
     transforms: dict[str, Transform]
+    part_of: str | None = None
 
     @property
     def spec(self) -> FeatureSpec:
@@ -57,6 +62,8 @@ class Extractor(BaseModel):
     @property
     def digest(self) -> str:
         """Tells features of one extractor from those of another."""
+        if self.part_of:
+            return self.part_of
         text = self.settings.digest() + self.model_dump_json(include={"transforms"})
         return hashlib.sha256(text.encode()).hexdigest()
 

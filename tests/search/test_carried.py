@@ -1,0 +1,158 @@
+"""`vidfit pack --with-extractor`: one file from pictures and sound to labels, under a budget."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import vidfit
+from tests.inference.test_label import call
+from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, small_model, tone, write
+
+Command = Callable[..., tuple[int, str]]
+RECIPE = """
+data: {train: features/shards/train*, validation: features/shards/validation*, eval: features/shards/eval*,
+       vocabulary: features/vocabulary.csv}
+training: {steps: 60, batch_size: 16, learning_rate: 0.05, validate_every: 30, batch_norm_momentum: 0.1}
+members: {mean: {family: {type: mean}, head: {type: logistic}}}
+pack: {budget: 300kB, members: {mean: 1}}
+"""
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command; gives exit code and everything it printed."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        return call(*arguments), "".join(capfd.readouterr())
+
+    return run
+
+
+def picture_model(folder: Path) -> str:
+    """A projection of all pixels to 32 values: its 98 kB of weights take 25 kB in 8 bits."""
+    matrix = (np.random.default_rng(2).normal(size=(768, 32)) / 28).astype(np.float32)
+    nodes = [
+        helper.make_node("Flatten", ["input"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "matrix"], ["embeddings"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "pixels",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["B", 16, 16, 3])],
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["B", 32])],
+        [numpy_helper.from_array(matrix, "matrix")],
+    )
+    path = folder / "pixels.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    card = {"modality": "rgb", "embedding_size": 32, "output": "embeddings", "size": 16}
+    path.with_suffix(".yaml").write_text(json.dumps(card | {"mean": [127.5], "deviation": [64.0]}))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `videos`, and `run`, trained on their features."""
+    folder = tmp_path_factory.mktemp("carried")
+    (folder / "videos").mkdir()
+    rows = ["path,labels,split"]
+    for name, colour in {"red": RED, "green": GREEN, "blue": BLUE}.items():
+        for clip in range(20):
+            shade = np.clip(np.array(colour) + 2 * clip, 0, 255).tolist()
+            path = f"videos/{name}{clip}.mp4"
+            write(folder / path, lambda time, shade=shade: plain(shade), frames_at(2, 2), tone(400, 2))
+            rows.append(f"{path},{name},{'validation' if clip < 12 else 'train' if clip < 19 else 'eval'}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    (folder / "recipe.yaml").write_text(RECIPE)
+    models = ["--image-model", picture_model(folder), "--sound-model", small_model(folder, "bands", "audio")]
+    sizes = ["--image-bytes", "3", "--sound-bytes", "2", "--workers", "1"]
+    assert call("extract", folder / "labels.csv", "-o", folder / "features", *models, *sizes) == 0
+    vidfit.run(vidfit.load_recipe(folder / "recipe.yaml"), folder / "run")
+    return folder
+
+
+def described(place: Path, budget: str) -> dict:
+    return json.loads((place / "run" / "packed" / f"{budget}.json").read_text())
+
+
+def test_a_file_labels_videos_without_the_models_files(place: Path, command: Command, tmp_path: Path):
+    code, _ = command("pack", place / "run", "--with-extractor", "--budget", "300kB", "--budget", "90kB")
+    assert code == 0
+    video = place / "videos" / "green19.mp4"
+    assert command("label", place / "run" / "model.onnx", video, "-o", tmp_path / "apart.json", "--window", "1")[0] == 0
+    hidden = [path.rename(path.with_suffix(".hidden")) for path in place.glob("*.onnx")]
+    try:
+        for budget, bits in (("300kB", 32), ("90kB", 8)):
+            path = place / "run" / "packed" / f"{budget}.onnx"
+            assert path.stat().st_size <= int(budget[:-2]) * 1000
+            assert described(place, budget)["extractor"]["rgb"] == bits
+            assert command("label", path, video, "-o", tmp_path / f"{bits}.json", "--window", "1")[0] == 0
+            found = json.loads((tmp_path / f"{bits}.json").read_text())
+            apart = json.loads((tmp_path / "apart.json").read_text())
+            assert _close(found, apart)
+    finally:
+        for path in hidden:
+            path.rename(path.with_suffix(".onnx"))
+
+
+def _close(found: object, expected: object) -> bool:
+    """Whether two JSON documents are the same, numbers to 0.02."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return found.keys() == expected.keys() and all(_close(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list) and isinstance(found, list):
+        return len(found) == len(expected) and all(map(_close, found, expected))
+    if isinstance(expected, float) and isinstance(found, float):
+        return abs(found - expected) <= 0.02
+    return found == expected
+
+
+def test_every_form_that_fits_is_measured(place: Path, command: Command):
+    assert command("pack", place / "run", "--with-extractor", "--budget", "301kB")[0] == 0
+    tried = described(place, "301kB")["tried"]
+    forms = [{"rgb": 32, "audio": 32}, {"rgb": 32}, {"rgb": 8, "audio": 32}, {"rgb": 8}, {"audio": 32}]
+    assert [form["extractor"] for form in tried] == forms
+    chosen = described(place, "301kB")
+    assert chosen["gap_selection"] == max(form["gap_selection"] for form in tried)
+
+
+def test_the_frontier_counts_the_extractor(place: Path, command: Command):
+    budgets = ("--budget", "60kB", "--budget", "300kB")
+    assert command("frontier", place / "run", "--with-extractor", *budgets)[0] == 0
+    points = json.loads((place / "run" / "frontier.json").read_text())["points"]
+    assert [point["budget"] for point in points] == [60_000, 300_000]
+    assert all(20_000 < point["bytes"] <= point["budget"] and point["gap"] > 0.5 for point in points)
+
+
+def test_a_recipe_packs_named_members_with_the_extractor(place: Path, command: Command, tmp_path: Path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    options = ["--set", "pack.with_extractor=true", "--set", "pack.budget=90kB"]
+    assert command("run", place / "recipe.yaml", "-o", tmp_path / "run", *options)[0] == 0
+    path = tmp_path / "run" / "model.onnx"
+    assert path.stat().st_size <= 90_000
+    assert vidfit.load(path).carries_extractor
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["packed"]["gap"] > 0.5
+
+
+def test_too_small_a_budget_says_what_is_possible(place: Path, command: Command):
+    code, printed = command("pack", place / "run", "--with-extractor", "--budget", "2kB")
+    assert code == 2
+    assert "the smallest possible, with sounds in 32 bits, takes" in printed
+    assert not (place / "run" / "packed" / "2kB.onnx").exists()
+
+
+def test_videos_that_are_gone_are_named(place: Path, command: Command):
+    for path in (place / "run" / "packing" / "extractor").glob("*"):
+        path.unlink()
+    (place / "videos").rename(place / "elsewhere")
+    try:
+        code, printed = command("pack", place / "run", "--with-extractor", "--budget", "302kB")
+    finally:
+        (place / "elsewhere").rename(place / "videos")
+    assert code == 2
+    assert "names no file of the validation video" in printed
+    assert not list((place / "run" / "packed").glob("302kB*"))
