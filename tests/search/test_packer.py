@@ -154,10 +154,10 @@ def test_a_file_too_large_gives_way_to_the_next_smaller(run: Path, monkeypatch: 
     best, following = packer.search.frontier()[-1], packer.search.frontier()[-2]
     write = Packer.write
 
-    def too_large(self, path, ensemble, budget):
+    def too_large(self, path, ensemble, budget, form):
         if ensemble == best:
             raise BudgetError("some bytes more than they were taken for")
-        return write(self, path, ensemble, budget)
+        return write(self, path, ensemble, budget, form)
 
     monkeypatch.setattr(Packer, "write", too_large)
     told = packer.pack(run / "next.onnx", best.bytes)
