@@ -22,8 +22,9 @@ from vidfit.recipe import Recipe
 from vidfit.run_data import RunData
 from vidfit.stages import digest
 
-# Keys of a member that do not change what it is. Files count by their content.
-_NO_MATTER: Final[Any] = {
+# Keys of a member that are no part of its lineage: checkpointing and on_nan change nothing in a training that goes
+# well, and files count by their content.
+_NOT_IN_LINEAGE: Final[Any] = {
     "training": {"checkpoint_minutes": True, "on_nan": True, "start": True, "segments": {"table": True}}
 }
 
@@ -41,12 +42,12 @@ class TrainingJob:
     title: str
     """What a person reads: `netvlad`, `generation 0 netvlad fold 1`."""
     folder: Path
-    """From the run folder on."""
+    """Relative to the run folder."""
     teachers: list["TrainingJob"]
     """They label its training videos."""
     shards: list[Path]
     """Those it learns from."""
-    labels: list[Path]
+    shards_to_label: list[Path]
     """Those it labels if it is a teacher: the fold that it has not seen, or all."""
     lineage: dict[str, Any]
     """What it follows from, in values that JSON has."""
@@ -103,17 +104,17 @@ def _job(
     title, folder = name, Path("members", name)
     if generation < ((recipe.distill and recipe.distill.generations) or 0):
         title, folder = f"generation {generation} {name}", Path("distillation", str(generation), "teachers", name)
-    shards = labels = data.shards["train"]
+    shards = shards_to_label = data.shards["train"]
     if fold is not None:
         assert recipe.distill is not None
         assert recipe.distill.folds is not None
         title, folder = f"{title} fold {fold}", folder / f"fold-{fold}"
-        shards, labels = (
+        shards, shards_to_label = (
             [shard for index, shard in enumerate(shards) if (index % recipe.distill.folds == fold) is unseen]
             for unseen in (False, True)
         )
     lineage = _lineage(recipe, data, name, shards, teachers)
-    return TrainingJob(name, generation, fold, title, folder, teachers, shards, labels, lineage)
+    return TrainingJob(name, generation, fold, title, folder, teachers, shards, shards_to_label, lineage)
 
 
 def _lineage(
@@ -122,8 +123,7 @@ def _lineage(
     config, distill = recipe.members[name], recipe.distill
     lineage = {
         # Only what differs from the defaults: a key added one day must not undo what was trained without it.
-        # Checkpointing and on_nan change nothing in a training that goes well.
-        "member": config.model_dump(exclude_defaults=True, exclude=_NO_MATTER),
+        "member": config.model_dump(exclude_defaults=True, exclude=_NOT_IN_LINEAGE),
         "family": config.family.type,
         "head": config.head.type if config.head else None,
         "seed": recipe.seed,

@@ -52,6 +52,9 @@ from vidfit.training_jobs import TrainingJobs
 MODEL = "model.onnx"
 SUMMARY = "summary.json"
 LABELS = "labels.json"
+_SCORES = ("gap", "map", "hit_at_1", "perr")
+# The scores of a run without eval shards.
+_NOT_MEASURED: dict[str, Any] = dict.fromkeys(_SCORES)
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +77,9 @@ def run(
         VidfitError: another process uses the folder, or a stage fails; see `vidfit.errors`.
     """
     with locked(Path(directory)):
-        stages = Run(recipe, Path(directory), overwrite, on_progress=on_progress)
-        tell_of_labels(stages.data)
-        return stages.all()
+        whole = Run(recipe, Path(directory), overwrite, on_progress=on_progress)
+        tell_of_labels(whole.data)
+        return whole.all()
 
 
 class Run:
@@ -172,7 +175,7 @@ class Run:
             "validation": [digests(self.data.shards["validation"], self.data.surveys), self.recipe.data.unlabelled],
         }
         if path.exists() and path.stat().st_size > budget:
-            path.unlink()  # made for another budget: it must not be taken for this one's if packing fails
+            path.unlink()  # of a larger budget: if packing fails now, no file must be left that is too large
         packed = self._stages.do("pack", inputs, [path], lambda: self._pack(path, budget))
         scores = _NOT_MEASURED
         if self.data.shards["eval"]:
@@ -182,11 +185,11 @@ class Run:
 
     def _pack(self, path: Path, budget: int) -> dict[str, Any]:
         packed, shards = self._write(path, budget)
-        table, passed = self.recipe.pack.thresholds, (self.data.skip_corrupt, self.data.labelled_only)
+        table, reading = self.recipe.pack.thresholds, (self.data.skip_corrupt, self.data.labelled_only)
         if table:
             write_thresholds(path, read_thresholds(Path(table), self.data.vocabulary.names))
         elif shards:
-            set_thresholds(path, shards, self.recipe.pack.precision, *passed, self._on_progress)
+            set_thresholds(path, shards, self.recipe.pack.precision, *reading, self._on_progress)
         return packed
 
     def _write(self, path: Path, budget: int) -> tuple[dict[str, Any], Sequence[Path]]:
@@ -197,7 +200,7 @@ class Run:
         if names and not needs_narrow_weights(self.recipe.pack, self.data.parameters):
             try:
                 return self._pack_named(path, names, budget), self.data.shards["validation"]
-            except BudgetError:  # what a graph takes beside weights is known once it is written
+            except BudgetError:  # the bytes of the graph itself are known once it is written
                 if not self.data.shards["validation"]:
                     raise
         packer = Packer(self.directory, self.recipe, names, self._on_progress)
@@ -232,7 +235,7 @@ class Run:
             log.warning("%s: could not be written (%s); %s", page, reason(error), again)
 
     def _measured_on(self) -> list[Any]:
-        """What an evaluation follows from, beside the model."""
+        """Inputs of an evaluation, besides the model."""
         return [digests(self.data.shards["eval"], self.data.surveys), self.recipe.data.unlabelled]
 
     def _evaluate(self, model: Path, what: str) -> dict[str, Any]:
@@ -258,11 +261,6 @@ class Run:
             labelled_only=self.data.labelled_only,
             rank_0_only={"on_progress": counter(self._on_progress, f"evaluating {what}", "videos")},
         )
-
-
-_SCORES = ("gap", "map", "hit_at_1", "perr")
-# Without eval shards.
-_NOT_MEASURED: dict[str, Any] = dict.fromkeys(_SCORES)
 
 
 def _scores(result: dict[str, float]) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""Whatever is wrong with a recipe or with its data, before the first training step.
+"""Checks of a recipe against its data, before the first training step.
 
-Each check raises the error that says what is wrong: RecipeError, DataError or BudgetError. What is wrong with the data
-alone is found where they are read (run_data.py).
+Each check raises a RecipeError, DataError, ModelFileError or BudgetError. Mistakes in the data alone are found where
+they are read (run_data.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,8 @@ def check(recipe: Recipe, data: RunData) -> RunData:
 
     Raises:
         DataError: soft labels, rated segments or thresholds are missing or do not fit the shards.
-        RecipeError: a member's options do not fit the shards.
+        RecipeError: a member's options, the search or the folds do not fit the shards.
+        ModelFileError: a member to start from is missing or does not fit.
         BudgetError: what is to be packed cannot fit.
     """
     names = data.vocabulary.names
@@ -60,7 +61,7 @@ def check(recipe: Recipe, data: RunData) -> RunData:
 
 
 def check_start(name: str, member: MemberConfig, data: RunData) -> None:
-    """The member that a training starts from has its weights."""
+    """The member that a training starts from has the same features, labels and sizes."""
     if member.training.start:
         info = data.member_info(name, member)
         with torch.device("meta"):
@@ -73,6 +74,7 @@ def check_segments(name: str, training: TrainingConfig, data: RunData) -> Clips:
 
     Raises:
         DataError: there are none, or the table of intervals is wrong.
+        RecipeError: the shards have one frame per video.
     """
     config, names = training.segments, data.vocabulary.names
     assert config is not None
@@ -96,7 +98,7 @@ def _digests_of_files(recipe: Recipe) -> dict[str, str]:
 
 
 def needs_narrow_weights(pack: PackConfig, parameters: Mapping[str, int]) -> bool:
-    """Whether the members to be packed are above the budget with a byte for each weight."""
+    """Whether the members named in the recipe exceed the budget in 8 bits."""
     return sum(parameters[name] for name in pack.members or ()) > parse_size(pack.budget)
 
 

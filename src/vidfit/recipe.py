@@ -49,7 +49,7 @@ class DataConfig(Strict):
     )
     eval: list[PathText] = Field(default=[], description="measured once, at the end; nothing is measured without it")
     vocabulary: PathText = Field(description="a CSV of label names")
-    skip_corrupt: bool = Field(default=False, description="pass over corrupt records instead of stopping")
+    skip_corrupt: bool = Field(default=False, description="skip corrupt records instead of stopping")
     unlabelled: Literal["keep", "skip"] = Field(
         default="keep", description="videos without a label: keep them as videos that no label fits, or skip them"
     )
@@ -83,7 +83,7 @@ class PackConfig(Strict):
         description="name -> weight in the average, in 8 bits or, if they do not fit, in narrower widths that are "
         "searched for; where absent, members and weights are searched for, too",
     )
-    max_ms: float | None = Field(default=None, gt=0, description="milliseconds a video, where they are searched for")
+    max_ms: float | None = Field(default=None, gt=0, description="milliseconds per video; only with a search")
     portable: bool = Field(
         default=False,
         description="only standard ONNX operators; weights of less than 8 bits then take 8 in memory",
@@ -97,7 +97,7 @@ class PackConfig(Strict):
         default=False, description="the file also carries the models for pictures and sounds; the budget holds for all"
     )
     thresholds: PathText | None = Field(
-        default=None, min_length=1, description="CSV file `label,threshold`, in place of those that validation chooses"
+        default=None, min_length=1, description="CSV file `label,threshold`, instead of those that validation chooses"
     )
     precision: float | None = Field(
         default=None, gt=0, le=1, description="what each label's threshold is to reach; where absent, the best F1"
@@ -271,7 +271,7 @@ def _absolute(folder: Path, path: str) -> str:
 
 
 def _inherit(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A member's training. Its own `epochs` put the shared `steps` aside, and the other way round."""
+    """A member's training. Its own `epochs` replace the shared `steps`, and the other way round."""
     ends = {"steps", "epochs"}
     inherited = {key: value for key, value in shared.items() if not (key in ends and ends & own.keys())}
     ours, theirs = own.get("averaging"), shared.get("averaging")

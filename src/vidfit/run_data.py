@@ -107,7 +107,7 @@ def read_data(config: DataConfig, on_progress: OnProgress, vocabulary_key: str =
     for which in shards:
         if shards[which]:
             check_labels(which, data)
-            check_sizes(which, data)
+            check_spec(which, data)
     return data
 
 
@@ -151,8 +151,8 @@ def check_labels(which: str, data: RunData) -> None:
         raise DataError(f"data.{which}: none of its videos has a label; give labelled shards")
 
 
-def check_sizes(which: str, data: RunData) -> None:
-    """The set `which` has the features of the training shards."""
+def check_spec(which: str, data: RunData) -> None:
+    """The set `which` has the same features as the training shards: names, sizes, dtypes."""
     if (found := infer_spec(data.shards[which], data.skip_corrupt)) != data.spec:
         first, other = data.shards["train"][0], data.shards[which][0]
         raise DataError(f"{other}: has {_sizes(found)}, and {first} {_sizes(data.spec)}; give others")

@@ -1,7 +1,7 @@
 """What is done in a run folder, and from what: the result of each stage with a digest of its inputs.
 
-A stage whose inputs are the recorded ones is not done again, which is how a killed run goes on and how a changed recipe
-repeats no more than it must.
+A stage with the recorded inputs is not done again. So a killed run resumes, and a changed recipe repeats no more than
+it must.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from vidfit.errors import OutputError, reason
 from vidfit.files import write_text
 
-# To be raised when the same recipe leads to another result: a changed default, a changed formula.
+# Raise it when the same recipe gives another result: a changed default, a changed formula.
 FORMAT = 3
 
 
@@ -43,7 +43,7 @@ class Stages:
         try:
             self._stages = TypeAdapter(dict[str, _Stage]).validate_python(json.loads(self._path.read_bytes()))
         except (FileNotFoundError, NotADirectoryError):
-            pass  # whether a run folder can be made is told when it is made
+            pass  # a path that cannot be a folder fails later, when the folder is made
         except (OSError, ValueError) as error:
             raise OutputError(
                 f"{self._path}: cannot be read ({reason(error)}); choose another run folder, or remove this file and "
@@ -55,7 +55,7 @@ class Stages:
         result = self.recorded(stage, inputs)
         if result is not None and all(path.exists() for path in outputs):
             return result
-        # What it tells of is about to change, and the work may fail.
+        # The summary of the old result is wrong from here on, even if the work fails.
         self._dependent.unlink(missing_ok=True)
         self._write(stage, _Stage(inputs=digest(inputs)))
         result = work()
@@ -77,5 +77,5 @@ class Stages:
 
 
 def digest(inputs: Any) -> str:
-    """SHA-256 of something that JSON can say."""
+    """SHA-256 of a value that JSON can hold."""
     return hashlib.sha256(json.dumps([FORMAT, inputs], sort_keys=True).encode()).hexdigest()

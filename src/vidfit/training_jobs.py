@@ -29,7 +29,7 @@ from vidfit.training.checkpoint_manager import CHECKPOINTS
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import SoftTargets
 from vidfit.training.epochs import label_counts
-from vidfit.training.progress_meter import Progress as Training
+from vidfit.training.progress_meter import Progress as TrainingProgress
 from vidfit.training.soft_labels import SoftLabels, soft_labels_file
 from vidfit.training.trainer import train_member
 
@@ -73,7 +73,7 @@ class TrainingJobs:
         soft_targets = None
         if soft_labels and self._recipe.distill:
             soft_targets = SoftTargets(SoftLabels(soft_labels, data.vocabulary.names), self._recipe.distill.weight)
-        report = _Report(title, self._on_progress)
+        progress = _ProgressOfTraining(title, self._on_progress)
         batches = self._training_batches(member.training, job.shards, seed, clips)
         best = distributed.on_all_ranks(
             train_member,
@@ -85,11 +85,11 @@ class TrainingJobs:
             seed,
             soft_targets=soft_targets,
             rank_0_only={
-                "on_progress": report,
+                "on_progress": progress,
                 "log": lambda line: log.info("%s: %s", title, line),
             },
         )
-        log_skipped(title, report.skipped)
+        log_skipped(title, progress.skipped)
         if not validation:
             log.info("%s: trained for %d steps", title, best.step)
             return {"step": best.step, "gap_validation": None}
@@ -150,7 +150,7 @@ class TrainingJobs:
         skipped = Skipped()
         for fold in dict.fromkeys(teacher.fold for teacher in teachers):
             own = [teacher for teacher in teachers if teacher.fold == fold]
-            files, shards = [self._directory / teacher.folder / BEST for teacher in own], own[0].labels
+            files, shards = [self._directory / teacher.folder / BEST for teacher in own], own[0].shards_to_label
             _, more = distributed.on_all_ranks(
                 soft_label,
                 files,
@@ -183,7 +183,7 @@ class TrainingJobs:
         return has_checkpoints and not self._stages.begun(f"train {job.title}", job.lineage)
 
 
-class _Report:
+class _ProgressOfTraining:
     """Passes a training's progress on, and logs each validation."""
 
     def __init__(self, title: str, on_progress: OnProgress) -> None:
@@ -191,7 +191,7 @@ class _Report:
         self._logged: float | None = None
         self.skipped = NOTHING
 
-    def __call__(self, now: Training) -> None:
+    def __call__(self, now: TrainingProgress) -> None:
         gap = "" if now.gap is None else f"GAP {now.gap:.4f}  "
         note = f"loss {now.loss:.3f}  {gap}{now.videos_per_second:,.0f} videos/s"
         self._on_progress(Progress(self._title, now.step, now.steps, "steps", note))

@@ -39,7 +39,7 @@ def fit(
     ],
     budget: Annotated[str, typer.Option(help="Bytes the file may take: 1GB (10^9), 1GiB (2^30), 20MB, ...")],
     output: RunFolder,
-    time: Annotated[str, typer.Option(help="How long it may take: 10m, 1h, 2d. Extraction comes on top.")] = "1h",
+    time: Annotated[str, typer.Option(help="Time to try and pack: 10m, 1h, 2d. Extraction comes on top.")] = "1h",
     eval: Annotated[
         list[str] | None, typer.Option(help="Shards to measure the file on, at the end. May be repeated.")
     ] = None,
@@ -49,11 +49,11 @@ def fit(
         bool, typer.Option("--with-extractor", help="Put the models for pictures and sounds into the file too.")
     ] = False,
 ) -> None:
-    """From labelled videos to the best file of a number of bytes, without a recipe.
+    """Make the best file under a budget from labelled videos, without a recipe.
 
-    Looks at the data, tries members of several families, keeps what helps and packs it. Writes OUTPUT/model.onnx,
-    report.html and recipe.yaml, which says what was decided. Ctrl-C ends the trying and packs the best so far; the same
-    command again, with more time, goes on.
+    Tries members of several families, keeps those that help and packs them. Writes OUTPUT/model.onnx, report.html and
+    recipe.yaml, which says what was decided. Ctrl-C ends the trying and packs the best so far. The same command
+    resumes; a longer --time tries more.
     """
     from vidfit.fitting.fit import fit as fit_videos
     from vidfit.summary import print_summary
@@ -86,10 +86,10 @@ def train(
         if name not in parsed.members:
             raise RecipeError(f"--member {name}: {recipe} has the members {', '.join(parsed.members)}")
     with locked(output), progress_bar() as on_progress:
-        stages = Run(parsed, output, overwrite, member, on_progress)
-        tell_of_labels(stages.data)
+        wanted = Run(parsed, output, overwrite, member, on_progress)
+        tell_of_labels(wanted.data)
         for name in member or parsed.members:
-            stages.train(name)
+            wanted.train(name)
 
 
 @app.command()

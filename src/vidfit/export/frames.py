@@ -197,6 +197,7 @@ def _inverse_norms(norms_BT1: Value, slots: Slots) -> Value:
 
 
 def _values(codes: Value) -> Value:
+    """Bytes as float32, in steps of a byte from the value 0."""
     return codes.cast(np.float32) + OFFSET
 
 

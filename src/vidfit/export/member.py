@@ -60,7 +60,7 @@ def write_member(
         member: its weights are stored as they are.
         stored: modality -> stored frames `[B, T, D_m]`.
         slots: which of them are real.
-        stored_as: what names of its tensors begin with.
+        stored_as: prefix of its tensors' names.
         portable: use only standard ONNX operators.
 
     Returns:
@@ -80,11 +80,11 @@ def write_member(
 
 
 def _frames(member: Member, module: VideoClassifier, stored: Mapping[str, Value], slots: Slots) -> Frames:
-    """Bytes where sums over them follow; floats where all else is in floats, or an encoder reads them."""
+    """Byte frames for a quantised NetVLAD or NetFV that reads stored bytes without an encoder, else float frames."""
     quantized = any(isinstance(tensor, QuantizedTensor) for tensor in member.state.values())
     of_bytes = all(modality.dtype == "uint8" for modality in module.spec.modalities)
-    sums = isinstance(module.family, NetVLAD | NetFV) and module.encoder is None
-    return (byte_frames if quantized and of_bytes and sums else float_frames)(stored, module.spec, slots)
+    sums_frames = isinstance(module.family, NetVLAD | NetFV) and module.encoder is None
+    return (byte_frames if quantized and of_bytes and sums_frames else float_frames)(stored, module.spec, slots)
 
 
 def _encoded(encoder: FrameEncoder, tensors: Tensors, frames: FloatFrames) -> FloatFrames:
