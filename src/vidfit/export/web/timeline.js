@@ -57,6 +57,8 @@ export function overSteps(windows, starts, length, steps) {
 export function spans(probabilities, threshold, rate, duration) {
   const found = [];
   const steps = probabilities.length;
+  // Probabilities are float32, and so is what they are compared with.
+  const enough = Math.fround(threshold);
   const least = Math.fround(HYSTERESIS * threshold);
   let first = 0;
   while (first < steps) {
@@ -67,7 +69,7 @@ export function spans(probabilities, threshold, rate, duration) {
       highest = Math.max(highest, probabilities[last]);
       sum += probabilities[last++];
     }
-    if (last > first && highest >= threshold) {
+    if (last > first && highest >= enough) {
       const end = last === steps ? duration : Math.min(last / rate, duration);
       found.push({ start: first / rate, end, confidence: sum / (last - first) });
     }
@@ -88,7 +90,7 @@ export function labelsOf(video, steps, model, duration) {
   const order = Array.from(video.keys()).sort((one, other) => video[other] - video[one]);
   return order.flatMap((label) => {
     const column = Float32Array.from({ length: steps.length / count }, (_, step) => steps[step * count + label]);
-    const threshold = model.thresholds[label];
+    const threshold = Math.fround(model.thresholds[label]);
     const segments = spans(column, threshold, model.rate, duration);
     const holds = segments.length > 0 || video[label] >= threshold;
     return holds ? [{ label: model.vocabulary[label], probability: video[label], segments }] : [];
