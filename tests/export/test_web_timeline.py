@@ -87,7 +87,8 @@ def test_a_label_holds_by_its_own_threshold_in_order_of_probability():
     found = node("timeline.js", call, video=video, steps=steps, model=model)
     # The sea is seen for a second although the whole video is not of it; the cat holds, but at no time.
     assert [label["label"] for label in found] == ["rain", "cat", "sea"]
-    assert [[(span["start"], span["end"]) for span in label["segments"]] for label in found] == [[(1, 1.6)], [], [(0, 1)]]
+    segments = [[(span["start"], span["end"]) for span in label["segments"]] for label in found]
+    assert segments == [[(1, 1.6)], [], [(0, 1)]]
 
 
 VIDEO = LabelledVideo(

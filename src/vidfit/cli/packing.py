@@ -142,17 +142,38 @@ def quantize(
 def export(
     model: Annotated[Path, typer.Argument(help="A packed .onnx file.")],
     directory: Annotated[Path, typer.Argument(help="Folder to write.")],
-    to: Annotated[Literal["tensorflow"], typer.Option(help="What will run it.")],
+    to: Annotated[Literal["tensorflow", "web"], typer.Option(help="What will run it.")],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="For the web: the folder of onnxruntime-web, which the page needs. `npm` puts it into node_modules."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a packed file as a TensorFlow SavedModel: same inputs and output, same bits per weight.
+    """Write a packed file as a TensorFlow SavedModel, or as a web page that labels videos in the browser.
 
-    Needs `pip install 'vidfit[tensorflow]'`. Running the result needs TensorFlow only.
-    """
-    from vidfit.export.tensorflow import write_saved_model
+    TensorFlow: same inputs and output, same bits per weight. Needs `pip install 'vidfit[tensorflow]'`. Running the
+    result needs TensorFlow only.
+
+    Web: a folder of static files. It needs a model that was packed with `--with-extractor`, and `--bundle`.
+    """  # fmt: skip
     from vidfit.sizes import format_size
 
+    if (to == "web") != (bundle is not None):
+        raise VidfitError(
+            "--to web needs --bundle, the folder of onnxruntime-web; run `npm install onnxruntime-web`, then add "
+            "--bundle node_modules/onnxruntime-web" if bundle is None else "--bundle is for --to web; leave it out"
+        )  # fmt: skip
     refuse_to_overwrite(directory, overwrite, [model])
-    write_saved_model(model, directory)
+    if bundle:
+        from vidfit.export.web_page import write_web_page
+        from vidfit.inference.timeline import TimelineOptions
+
+        write_web_page(model, directory, bundle, *TimelineOptions().seconds)
+    else:
+        from vidfit.export.tensorflow import write_saved_model
+
+        write_saved_model(model, directory)
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     print(f"{directory}: {format_size(size)}, from {format_size(model.stat().st_size)}")

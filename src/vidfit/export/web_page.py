@@ -46,7 +46,7 @@ def write_web_page(source: Path, folder: Path, runtime: Path, window: float, hop
     info = parse_metadata(source, read_header(source).metadata)
     if not info.carried:
         raise ModelFileError(f"{source}: does not carry its extractor; pack it with --with-extractor")
-    write_page(split(source, info), describe(source, info, window, hop), folder, find_runtime(runtime))
+    write_page(split(source), describe(source, info, window, hop), folder, find_runtime(runtime))
 
 
 def describe(source: Path, info: PackedInfo, window: float, hop: float) -> dict[str, Any]:
