@@ -132,7 +132,8 @@ def browser(profile: Path, *options: str) -> Iterator[Page]:
     """
     # Neither root nor a container has what the sandbox needs, nor much shared memory; the pages are our own.
     command = [chromium(), "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
-    command += [f"--user-data-dir={profile}", *options]
+    # An empty page to begin with: some builds of Chromium go to a search engine.
+    command += [f"--user-data-dir={profile}", *options, "about:blank"]
     # Out of the way of 3 and 4, which two of them become in the child.
     pipes = [*os.pipe(), *os.pipe()]
     requests_out, requests_in, answers_out, answers_in = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in pipes)

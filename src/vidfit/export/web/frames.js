@@ -1,7 +1,9 @@
 // The pictures of a video file, one by one, at any time. A <video> that nobody sees decodes them.
 
-// A seek takes tenths of a second; one that never ends is a damaged file. Milliseconds.
+// Milliseconds. A seek takes tenths of a second; one that never ends is a damaged file.
 const LONGEST_SEEK = 15000;
+// A browser shows a picture within hundredths of a second, but none while another tab hides the page.
+const LONGEST_SHOW = 1000;
 
 export class Frames {
   /** Open a file. Throws an Error that says what helps where the browser cannot play it.
@@ -36,7 +38,10 @@ export class Frames {
 
   /** What a player shows at a time in seconds, an ImageBitmap. Whoever takes it closes it. */
   async pictureAt(time) {
+    // When a seek has ended, the picture before it may still be the one that is shown.
+    const shown = new Promise((resolve) => this.#video.requestVideoFrameCallback?.(resolve));
     await this.#seek(Math.min(time, this.duration));
+    await Promise.race([shown, new Promise((resolve) => setTimeout(resolve, LONGEST_SHOW))]);
     return createImageBitmap(this.#video);
   }
 

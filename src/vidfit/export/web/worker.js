@@ -66,11 +66,17 @@ const tasks = {
   },
 };
 
-/** Fetch a file whose content must be what it was at the export. */
+/** A file whose content must be what it was at the export. */
 async function fetched(name) {
-  const response = await fetch(new URL(name, import.meta.url), { integrity: model.integrity[name] });
-  if (!response.ok) throw new Error(`${name} is missing on the server (${response.status}).`);
-  return new Uint8Array(await response.arrayBuffer());
+  const url = new URL(name, import.meta.url);
+  try {
+    const response = await fetch(url, { integrity: model.integrity[name] });
+    if (response.ok) return new Uint8Array(await response.arrayBuffer());
+  } catch {
+    // A browser does not say whether the file is missing or another one than that of the checksum.
+  }
+  const { ok, status } = await fetch(url);
+  throw new Error(ok ? `${name} is damaged or of another export` : `${name} is missing on the server, ${status}`);
 }
 
 /** The square of pixels of a picture, `[1, size, size, 3]`. */
