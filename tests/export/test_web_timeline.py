@@ -140,3 +140,32 @@ def test_pictures_are_scaled_as_ffmpeg_scales_them(width: int, height: int, rand
     call = f"page.toSquare(Uint8ClampedArray.from(it.rgba), {width}, {height}, 16)"
     found = np.reshape(node("pixels.js", call, rgba=rgba.ravel().tolist()), (16, 16, 3))
     assert abs(found - expected[..., None].astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
+def test_sound_is_resampled_as_python_resamples_it(rate: int, tmp_path: Path, random: np.random.Generator):
+    pytest.importorskip("av")
+    from tests.videos.making import write
+    from vidfit.videos.decode import Reading, Sampling, read_steps
+
+    samples = random.normal(0, 0.2, (1, 2 * rate)).astype(np.float32).clip(-1, 1)
+    path = write(tmp_path / "noise.wav", samples=samples, sound_rate=rate, sound_codec="pcm_f32le")
+    sampling = Sampling(picture_size=0, sound_window=16000)
+    expected = np.concatenate([sound[1] for sound in read_steps(path, sampling, Reading())])
+    call = "page.resampled(Float32Array.from(it.samples), it.rate)"
+    found = node("sound.js", call, samples=samples[0].tolist(), rate=rate)
+    assert abs(len(found) - 32000) <= 1
+    # FFmpeg mirrors the sound at its very beginning; the page has silence there.
+    np.testing.assert_allclose(found[50:31900], expected[50:31900], atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [16000, 22050, 44100])
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.wav", "pcm_s16le")])
+def test_the_sample_rate_of_a_file_is_found(name: str, codec: str, rate: int, tmp_path: Path):
+    pytest.importorskip("av")
+    from tests.videos.making import RED, frames_at, plain, tone, write
+
+    pictures: dict[str, Any] = {"show": lambda time: plain(RED), "times": frames_at(12, 1)} if name == "a.mp4" else {}
+    path = write(tmp_path / name, samples=tone(440, 1, rate), sound_rate=rate, sound_codec=codec, **pictures)
+    content = list(path.read_bytes())
+    assert node("sound.js", "page.rateOf(Uint8Array.from(it.content))", content=content) == rate

@@ -55,11 +55,11 @@ export class Labeller {
     const frames = await Frames.open(url);
     try {
       signal.throwIfAborted();
-      const samples = "audio" in this.#model.modalities ? await soundOf(file) : null;
+      const heard = "audio" in this.#model.modalities ? await soundOf(file, frames.duration) : null;
       signal.throwIfAborted();
-      const notes = notesOn(this.#model.modalities, frames.hasPictures, samples !== null);
+      const notes = notesOn(this.#model.modalities, frames.hasPictures, heard !== null);
       const steps = Math.max(1, Math.round(frames.duration * this.#model.rate + 1e-6));
-      await this.#ask("begin", { steps, samples }, samples ? [samples.buffer] : []);
+      await this.#ask("begin", { steps, heard }, heard ? [heard.samples.buffer] : []);
       await this.#readSteps(frames, steps, signal, onProgress);
       const { video, steps: overTime } = await this.#ask("label");
       const labels = labelsOf(video, overTime, this.#model, frames.duration);

@@ -4,9 +4,9 @@
 // the length of the video. Each message `{id, task, ...}` is answered by `{id, result}` or `{id, error}`.
 
 import { toSquare } from "./pixels.js";
+import { resampled, SAMPLE_RATE } from "./sound.js";
 import { fromFrames, overSteps, windowStarts } from "./timeline.js";
 
-const SAMPLE_RATE = 16000;
 // The byte of a feature that a step does not have.
 const ABSENT = 127;
 // What is transparent in a picture becomes mid-grey, as in vidfit.
@@ -37,9 +37,9 @@ const tasks = {
     return threads;
   },
 
-  /** Begin a video of so many steps. `samples` are its sound, or null. */
-  begin({ steps, samples }) {
-    sound = samples ?? new Float32Array();
+  /** Begin a video of so many steps. `heard` is its sound, `{samples, rate}`, or null. */
+  begin({ steps, heard }) {
+    sound = heard ? resampled(heard.samples, heard.rate) : new Float32Array();
     features = {};
     for (const [name, size] of Object.entries(model.modalities)) {
       features[name] = new Uint8Array(steps * size).fill(ABSENT);
