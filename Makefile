@@ -30,6 +30,11 @@ demo-videos: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
+# What the web page runs its model with; its tests are skipped without it. Needs npm.
+node_modules: Makefile
+	npm install --silent --no-save --no-package-lock --ignore-scripts onnxruntime-web@1.30.0
+	touch $@
+
 # TensorFlow is larger than all else together, so it has an environment of its own and `make test` passes over it.
 test-tensorflow: .venv-tensorflow/.ready
 	.venv-tensorflow/bin/python -m pytest tests/export/test_tensorflow.py tests/videos/test_youtube8m.py
