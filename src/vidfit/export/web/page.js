@@ -53,7 +53,7 @@ async function load() {
 }
 
 function about(threads) {
-  const knows = `${model.name}: ${model.vocabulary.length} labels, ${model.rate} looks per second of video.`;
+  const knows = `${model.name}: ${count(model.vocabulary.length, "label")}, ${count(model.rate, "step")} per second.`;
   if (threads > 1) return `${knows} Runs on ${threads} threads.`;
   const why = crossOriginIsolated ? "this device offers no more" : "the server sends no COOP and COEP headers";
   return `${knows} Runs on one thread, which is slower: ${why}.`;
@@ -105,7 +105,7 @@ function present(found) {
   $("notes").replaceChildren(...video.notes.map((note) => element("li", { textContent: note })));
   $("all").open = video.labels.length === 0;
   $("table").replaceChildren(...tableRows());
-  say(`Done: ${video.labels.length} labels.`);
+  say(`Done: ${count(video.labels.length, "label")}.`);
   $("heading").focus();
 }
 
@@ -166,6 +166,10 @@ function fail(error) {
   show(null);
   say("");
   problem(error.message);
+}
+
+function count(number, name) {
+  return `${number} ${name}${number === 1 ? "" : "s"}`;
 }
 
 function say(text) {
