@@ -78,11 +78,11 @@ def _model(frame_probabilities: bool) -> bytes:
     if frame_probabilities:
         outputs.append(helper.make_tensor_value_info("frame_probabilities", TensorProto.FLOAT, ["videos", "frames", 4]))
     # A sound of silence is 0, one that is absent is 127; a tone is loud only beyond that.
-    constants = {"middle": np.float32([140, 140, 140, 140]), "steep": np.float32(0.1), "time": np.array([1])}
+    constants = {"middle": np.full(4, 140, np.float32), "steep": np.float32(0.1), "time": np.array([1])}
     return _bytes(nodes, inputs, outputs, constants)
 
 
-def _part(name: str, kind: tuple, nodes: list, output: tuple, constants: dict[str, np.ndarray]) -> bytes:
+def _part(name: str, kind: tuple, nodes: list, output: tuple, constants: dict[str, Any]) -> bytes:
     inputs = [helper.make_tensor_value_info(name, *kind)]
     return _bytes(nodes, inputs, [helper.make_tensor_value_info(*output)], constants)
 
@@ -191,5 +191,5 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         super().end_headers()
 
-    def log_message(self, *arguments: Any) -> None:
+    def log_message(self, format: str, *arguments: Any) -> None:
         """Silence."""
