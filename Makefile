@@ -37,6 +37,11 @@ test-runtimes: $(READY)
 		OMP_NUM_THREADS=1 PYTHONPATH="build/onnxruntime$$wanted" $(BIN)/python -m pytest tests/export/test_runtimes.py || exit 1; \
 	done
 
+# What the web page runs its model with; its tests are skipped without it. Needs npm.
+node_modules: Makefile
+	npm install --silent --no-save --no-package-lock --ignore-scripts onnxruntime-web@1.30.0
+	touch $@
+
 # TensorFlow is larger than all else together, so it has an environment of its own and `make test` passes over it.
 test-tensorflow: .venv-tensorflow/.ready
 	.venv-tensorflow/bin/python -m pytest tests/export/test_tensorflow.py tests/videos/test_youtube8m.py

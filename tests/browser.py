@@ -11,12 +11,15 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
+
+_TEXT = "document.body.innerText"
 
 
 def chromium() -> str:
@@ -45,29 +48,61 @@ class Page:
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The answer to a request of the protocol; events before it are taken note of."""
+        message = self._answer(method, parameters)
+        assert "error" not in message, message
+        return message["result"]
+
+    def _answer(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         self._number += 1
         request = {"id": self._number, "method": method, "params": parameters, **self._session}
         self._requests.write(json.dumps(request).encode() + b"\0")
         while (message := self._read()).get("id") != self._number:
             pass
-        assert "error" not in message, message
-        return message["result"]
+        return message
 
-    def open(self, file: Path, width: int, height: int = 800) -> None:
-        """Show a file in a window of so many pixels, until it is loaded."""
+    def open(self, place: Path | str, width: int, height: int = 800) -> None:
+        """Show a file or an address in a window of so many pixels, until it is loaded."""
         # As on a phone, so that the scroll bar takes none of the width.
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
         self._loaded = False
-        self.ask("Page.navigate", url=file.as_uri())
+        self.ask("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
         while not self._loaded:
             self._read()
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
-        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value of a JavaScript expression in the page; of a promise, what it becomes."""
+        # As if the user had clicked: browsers let a page play sound or use the camera only then.
+        how = {"returnByValue": True, "awaitPromise": True, "userGesture": True}
+        answer = self.ask("Runtime.evaluate", expression=expression, **how)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 60) -> Any:
+        """The value of an expression once it is true."""
+        last = time.monotonic() + seconds
+        while not (value := self._settled(expression)):
+            assert time.monotonic() < last, f"{expression} never held; the page says {self.evaluate(_TEXT)!r}"
+            time.sleep(0.05)
+        return value
+
+    def _settled(self, expression: str) -> Any:
+        """The value of an expression; None while the page is being replaced by another."""
+        asked = {"expression": f"document.body && ({expression})", "returnByValue": True}
+        return self._answer("Runtime.evaluate", asked).get("result", {}).get("result", {}).get("value")
+
+    def press(self, key: str) -> None:
+        """A key of the keyboard: Tab, Enter."""
+        code = {"Tab": 9, "Enter": 13}[key]
+        text = {"text": "\r"} if key == "Enter" else {}
+        self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **text)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
+
+    def choose(self, selector: str, file: Path) -> None:
+        """Choose a file in an `<input type=file>`."""
+        root = self.ask("DOM.getDocument")["root"]["nodeId"]
+        node = self.ask("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.ask("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
 
     def _read(self) -> dict[str, Any]:
         text = bytearray()
@@ -88,15 +123,17 @@ class Page:
 
 
 @contextmanager
-def browser(profile: Path) -> Iterator[Page]:
+def browser(profile: Path, *options: str) -> Iterator[Page]:
     """A browser with one empty page.
 
     Arguments:
         profile: an empty folder for what the browser keeps.
+        options: of its command line.
     """
     # Neither root nor a container has what the sandbox needs, nor much shared memory; the pages are our own.
     command = [chromium(), "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
-    command.append(f"--user-data-dir={profile}")
+    # An empty page to begin with: some builds of Chromium go to a search engine.
+    command += [f"--user-data-dir={profile}", *options, "about:blank"]
     # Out of the way of 3 and 4, which two of them become in the child.
     pipes = [*os.pipe(), *os.pipe()]
     requests_out, requests_in, answers_out, answers_in = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in pipes)

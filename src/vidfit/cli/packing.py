@@ -1,6 +1,7 @@
 """Commands that make files to ship: pack, pack-members, frontier, quantize, export."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -142,22 +143,46 @@ def quantize(
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="A packed .onnx file.")],
-    output: Annotated[Path, typer.Argument(help="What to write: a folder for TensorFlow, an .onnx file for browsers.")],
-    to: Annotated[Literal["tensorflow", "web-model"], typer.Option(help="What will run it.")],
+    output: Annotated[Path, typer.Argument(help="What to write: a folder; for `web-model` an .onnx file.")],
+    to: Annotated[Literal["web", "web-model", "tensorflow"], typer.Option(help="What will run it.")],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="For `web`: the folder of onnxruntime-web, which the page needs. `npm` puts it into node_modules."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a packed file for another runtime: same inputs and output, same bits per weight.
+    """Write a packed file for another runtime, or as a web page.
 
-    `web-model` is an ONNX file that runs fast in onnxruntime-web. `tensorflow` is a SavedModel; it needs
-    `pip install 'vidfit[tensorflow]'`, and running the result needs TensorFlow only.
+    `web` is a folder of static files: a page that labels videos in the browser. It needs a model that was packed with
+    `--with-extractor`, and `--bundle`. `web-model` is an ONNX file that runs fast in onnxruntime-web. `tensorflow` is a
+    SavedModel; it needs `pip install 'vidfit[tensorflow]'`, and running the result needs TensorFlow only.
     """
     from vidfit.sizes import format_size
 
+    if to == "web" and bundle is None:
+        raise VidfitError(
+            "--to web needs --bundle, the folder of onnxruntime-web; run `npm install onnxruntime-web`, then add "
+            "--bundle node_modules/onnxruntime-web"
+        )
+    if to != "web" and bundle is not None:
+        raise VidfitError("--bundle is for --to web; leave it out")
     refuse_to_overwrite(output, overwrite, [model])
-    if to == "web-model":
-        from vidfit.export.web_model import write_web_model as write
+    if bundle is not None:
+        from vidfit.export.web_page import write_web_page
+        from vidfit.inference.timeline import TimelineOptions
+
+        write_web_page(model, output, bundle, *TimelineOptions().seconds)
     else:
-        from vidfit.export.tensorflow import write_saved_model as write
-    write(model, output)
+        _writer(to)(model, output)
     size = sum(path.stat().st_size for path in (output, *output.rglob("*")) if path.is_file())
     print(f"{output}: {format_size(size)}, from {format_size(model.stat().st_size)}")
+
+
+def _writer(to: str) -> Callable[[Path, Path], None]:
+    if to == "tensorflow":
+        from vidfit.export.tensorflow import write_saved_model as write
+    else:
+        from vidfit.export.web_model import write_web_model as write
+    return write

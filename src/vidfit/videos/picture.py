@@ -48,7 +48,8 @@ class _Scaler:
             height=size,
             format=pixel_format,
             src_colorspace=matrix,
-            interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+            # Without full chroma, FFmpeg truncates: every picture is darker by 1.5 of 255.
+            interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
             src_color_range=_FULL_RANGE if _is_full_range(frame) else 1,
             dst_color_range=_FULL_RANGE,
             threads=1,
