@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -44,7 +44,8 @@ class Extractor(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    # Raised whenever the same settings give other frames. 2: exact sums in YAMNet, and full chroma in pictures.
+    format: Literal[2] = 2
     settings: Settings
     transforms: dict[str, Transform]
     part_of: str | None = None
