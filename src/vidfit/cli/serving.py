@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from vidfit.cli.app import app
+from vidfit.errors import BudgetError, VidfitError
 
 
 @app.command()
@@ -35,7 +36,11 @@ def serve(
     from vidfit.serving.settings import Settings, check_packages
     from vidfit.sizes import parse_size
 
-    settings = Settings(host, port, token, workers, queue, parse_size(max_video), max_seconds, timeout)
+    try:
+        video_bytes = parse_size(max_video)
+    except BudgetError as error:
+        raise VidfitError(str(error).replace("budget", "--max-video", 1)) from error
+    settings = Settings(host, port, token, workers, queue, video_bytes, max_seconds, timeout)
     check_packages()
     from vidfit.serving.serve import serve
 
