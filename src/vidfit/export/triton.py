@@ -34,7 +34,7 @@ def write_triton_model(source: Path, folder: Path) -> None:
 
 
 def _config(info: PackedInfo) -> str:
-    """The first axis is in `dims`, so Triton passes batches on as they come: it cannot join videos of unequal length."""
+    # Triton cannot join videos of unequal length, so it does no batching: the first axis is one of `dims`.
     inputs = [(it.name, _TYPES[it.dtype], [-1, -1, it.size]) for it in info.spec.modalities]
     inputs.append(("num_frames", "TYPE_INT64", [-1]))
     sizes = {"probabilities": [-1], "frame_probabilities": [-1, -1]}
