@@ -1,14 +1,16 @@
 """Packed files for Triton and for phones."""
 
 import json
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tritonclient
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from tests.conftest import Call
 from tests.export.members import arrays, member
@@ -23,18 +25,28 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def tritons_schema() -> ModuleType:
+    """The message types of Triton's configuration. Its package would import gRPC, which they do not need."""
+    path = Path(tritonclient.__path__[0]) / "grpc" / "model_config_pb2.py"
+    spec = spec_from_file_location("model_config_pb2", path)
+    assert spec and spec.loader  # noqa: PT018 - for pyright
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_triton_gets_the_file_and_what_it_takes(vidfit: Call, model: Path, tmp_path: Path):
-    folder = tmp_path / "videos"
+    schema, folder = tritons_schema(), tmp_path / "videos"
     assert vidfit("export", model, folder, "--to", "triton")[0] == 0
     assert sorted(str(it.relative_to(folder)) for it in folder.rglob("*")) == ["1", "1/model.onnx", "config.pbtxt"]
     assert (folder / "1" / "model.onnx").read_bytes() == model.read_bytes()
-    config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), schema.ModelConfig())
     assert (config.backend, config.max_batch_size) == ("onnxruntime", 0)
     session = onnxruntime.InferenceSession(model)
     types = {"tensor(uint8)": "TYPE_UINT8", "tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32"}
     for told, real in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
         shapes = [[size if isinstance(size, int) else -1 for size in put.shape] for put in real]
-        assert [(it.name, model_config_pb2.DataType.Name(it.data_type), list(it.dims)) for it in told] == [
+        assert [(it.name, schema.DataType.Name(it.data_type), list(it.dims)) for it in told] == [
             (put.name, types[put.type], shape) for put, shape in zip(real, shapes, strict=True)
         ]
 

@@ -43,7 +43,7 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             name = f"{asked.get('organization') or 'me'}/{asked['name']}"
             self.server.repositories.setdefault(name, {})
-            self.server.private.setdefault(name, bool(asked.get("private")))
+            self.server.private.setdefault(name, asked.get("visibility") == "private")
             self._answer(200, {"url": f"{self.server.url}/{name}", "name": name})
         elif self.path == "/api/validate-yaml":
             self._answer(200, {"errors": [], "warnings": []})

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub import constants
 
 import vidfit as library
 from tests.conftest import Call
@@ -25,8 +25,10 @@ from vidfit.hub.repository import push
 def there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """The Hub that huggingface_hub talks to; its cache is empty."""
     with hub() as server:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        there = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", there)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("HF_TOKEN", "hf_test")
         yield server
 
@@ -64,7 +66,7 @@ def test_the_card_has_the_metrics_of_the_run(there: Hub, finished: Path):
     assert str(finished) not in text
 
 
-def test_the_card_of_a_file_alone_says_that_nothing_was_measured(there: Hub, model: Path):
+def test_the_card_of_a_file_alone_has_no_metrics(there: Hub, model: Path):
     push(model, "me/small")
     assert "None were measured." in there.repositories["me/small"]["README.md"].decode()
 
@@ -85,7 +87,7 @@ def test_a_file_that_is_no_model_is_refused(there: Hub, content: bytes):
         library.load("hf://me/link")
 
 
-def test_a_file_that_names_a_file_of_this_machine_is_refused(there: Hub, tmp_path: Path):
+def test_a_backbone_of_one_machine_is_refused(there: Hub, tmp_path: Path):
     videos_model = write_video_model(tmp_path)
     with pytest.raises(ModelFileError, match="come from a model of your own, colours"):
         push(videos_model, "me/videos")

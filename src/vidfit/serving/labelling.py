@@ -125,6 +125,7 @@ def _open(models: Mapping[str, tuple[Path, str]], longest: float) -> int:
     # The server decides when its processes end, also where a signal goes to all of them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.getLogger("vidfit").setLevel(logging.ERROR)  # the server has told it
     threading.Thread(target=_end_with_server, daemon=True).start()
     for name, (path, checksum) in models.items():
         if parse_metadata(path, read_header(path).metadata).crc32c != checksum:

@@ -74,4 +74,7 @@ def _open(name: str, path: Path) -> ServedModel:
         except VidfitError as error:
             labels_videos = False
             log.warning("%s: takes features only, for %s", name, error)
+        else:
+            if predictor.thresholds is None:
+                log.warning("%s: has no thresholds, so every label holds from 0.5 on", name)
     return ServedModel(name, path, parse_metadata(path, read_header(path).metadata), predictor, labels_videos)

@@ -51,6 +51,7 @@ async def _answer(server: Server, listener: socket.socket) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         await uvicorn.Server(config).serve([listener])
+    log.info("stopped")
 
 
 def _listening(settings: Settings) -> socket.socket:
@@ -67,8 +68,9 @@ def _listening(settings: Settings) -> socket.socket:
 def _log_as_json() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("vidfit", "uvicorn"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-    logging.getLogger("vidfit").setLevel(logging.INFO)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    own = logging.getLogger("vidfit")
+    own.handlers, own.propagate = [handler], False
+    own.setLevel(logging.INFO)
+    logging.basicConfig(handlers=[handler])
+    # It warns of forms that are not well formed; their clients are told.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
