@@ -109,6 +109,6 @@ def test_every_imported_package_is_declared():
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             for name in {name.split(".")[0] for name in names} - {"vidfit", *sys.stdlib_module_names}:
-                if not {it.lower() for it in distributions.get(name, [name])} & declared:
+                if not {it.lower().replace("_", "-") for it in distributions.get(name, [name])} & declared:
                     missing.add(f"{file.name}: {name}")
     assert not missing
