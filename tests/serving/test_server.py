@@ -93,7 +93,9 @@ def test_tritons_own_client_gets_right_answers(server: Running, features_model: 
             found = client.infer("plain", triton_inputs(inputs, binary), outputs=outputs, headers=headers)
             frames = {name: array for name, array in inputs.items() if name != "num_frames"}
             for name, compute in (("probabilities", model.predict), ("frame_probabilities", model.predict_frames)):
-                np.testing.assert_allclose(found.as_numpy(name), compute(frames, inputs["num_frames"]), atol=1e-6)
+                np.testing.assert_allclose(
+                    np.asarray(found.as_numpy(name)), compute(frames, inputs["num_frames"]), atol=1e-6
+                )
 
 
 def test_only_health_needs_no_token(server: Running):
