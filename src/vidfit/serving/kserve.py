@@ -95,7 +95,7 @@ def _outputs(asked: Mapping[str, Any], model: ServedModel) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for output in _objects(asked.get("outputs", [{"name": name} for name in model.outputs]), "outputs"):
         name = output.get("name")
-        if name not in model.outputs or name in found:
+        if not isinstance(name, str) or name not in model.outputs or name in found:
             raise DataError(f"outputs: give some of these, each once: {', '.join(model.outputs)}")
         found[name] = bool(_parameters(output, "outputs").get("binary_data", binary))
     return found
