@@ -6,6 +6,7 @@ Work is done in threads (features) and processes (videos), so that the server go
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
@@ -89,7 +90,7 @@ class Server:
 def make_app(server: Server) -> ASGIApp:
     """The application. It answers while the server is `running`."""
     # Its pages of documentation load scripts from elsewhere; the description itself is at /openapi.json.
-    app = FastAPI(title="vidfit", docs_url=None, redoc_url=None, responses=ERRORS)
+    app = FastAPI(title="vidfit", version=version("vidfit"), docs_url=None, redoc_url=None, responses=ERRORS)
     _add_errors(app)
     _add_own(app, server)
     _add_kserve(app, server)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 import sys
@@ -41,7 +42,7 @@ async def _answer(server: Server, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(server.settings.timeout),
+        timeout_graceful_shutdown=math.ceil(server.settings.timeout),
     )
     async with server.running():
         host, port = listener.getsockname()[:2]
