@@ -106,17 +106,17 @@ def _tensors(asked: Mapping[str, Any], tail: bytes, model: ServedModel) -> dict[
     known = {name: datatype for name, datatype, _ in _inputs(model)}
     found: dict[str, np.ndarray] = {}
     for tensor in _objects(asked.get("inputs"), "inputs"):
-        name, datatype = tensor.get("name"), tensor.get("datatype")
+        name = tensor.get("name")
         if not isinstance(name, str) or name not in known or name in found:
             raise DataError(f"inputs: give each of these once: {', '.join(known)}")
-        if datatype != known[name]:
+        if tensor.get("datatype") != known[name]:
             raise DataError(f"{name}: its datatype is {known[name]}")
         shape = _shape(tensor, name)
         size = _parameters(tensor, name).get("binary_data_size")
         if size is None:
-            array = to_array(tensor.get("data"), _DTYPES[datatype], name).reshape(-1)
+            array = to_array(tensor.get("data"), _DTYPES[known[name]], name).reshape(-1)
         else:
-            array, tail = _of_bytes(tail, size, np.dtype(_DTYPES[datatype]), name)
+            array, tail = _of_bytes(tail, size, np.dtype(_DTYPES[known[name]]), name)
         if array.size != math.prod(shape):
             raise DataError(f"{name}: has {array.size:,} values, which are not those of shape {shape}")
         found[name] = array.reshape(shape)
