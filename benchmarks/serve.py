@@ -224,19 +224,22 @@ def main() -> None:
         (labelled,) = vidfit.label(videos, clip)
         expected = {"model": "videos", **{key: it for key, it in to_object(labelled).items() if key != "path"}}
         process, port = start(folder, videos, plain)
-        rows, told = [], Counter[str]()
-        begun = time.perf_counter()
-        answers, found = asyncio.run(uploads(port, process.pid, clip.read_bytes(), expected))
-        rows.append(row("uploads", answers, time.perf_counter() - begun, megabytes(process.pid)))
-        told += found
-        for part in ("features", "features again"):
+        try:
+            rows, told = [], Counter[str]()
             begun = time.perf_counter()
-            answers, found = asyncio.run(features(port, plain, arguments.requests // 2))
-            rows.append(row(part, answers, time.perf_counter() - begun, megabytes(process.pid)))
+            answers, found = asyncio.run(uploads(port, process.pid, clip.read_bytes(), expected))
+            rows.append(row("uploads", answers, time.perf_counter() - begun, megabytes(process.pid)))
             told += found
-        left = [it.name for it in folder.glob("vidfit-serve-*/*")]
-        process.send_signal(signal.SIGTERM)
-        told[f"exit code {process.wait(60)}, {len(left)} files left"] += 1
+            for part in ("features", "features again"):
+                begun = time.perf_counter()
+                answers, found = asyncio.run(features(port, plain, arguments.requests // 2))
+                rows.append(row(part, answers, time.perf_counter() - begun, megabytes(process.pid)))
+                told += found
+            left = [it.name for it in folder.glob("vidfit-serve-*/*")]
+            process.send_signal(signal.SIGTERM)
+            told[f"exit code {process.wait(60)}, {len(left)} files left"] += 1
+        finally:
+            process.kill()
         rows.append(alone(plain))
     publish("A server under load", rows, arguments.json)
     for what, count in sorted(told.items()):

@@ -5,14 +5,16 @@ Source: https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from vidfit.export.metadata import PackedInfo, output_names, parse_metadata, read_header
+import onnx
+
+from vidfit.export.packed_file import read_packed_file
 from vidfit.files import replacing_folder
 
 CONFIG: Final = "config.pbtxt"
-_TYPES: Final = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 
 def write_triton_model(source: Path, folder: Path) -> None:
@@ -26,25 +28,24 @@ def write_triton_model(source: Path, folder: Path) -> None:
         ModelFileError: `source` is not a packed file.
         OutputError: `folder` holds something else, or cannot be written.
     """
-    info = parse_metadata(source, read_header(source).metadata)
+    model, _ = read_packed_file(source)
     with replacing_folder(folder, CONFIG) as partial:
         (partial / "1").mkdir()
         shutil.copyfile(source, partial / "1" / "model.onnx")
-        (partial / CONFIG).write_text(_config(info), encoding="utf-8")
+        (partial / CONFIG).write_text(_config(model.graph), encoding="utf-8")
 
 
-def _config(info: PackedInfo) -> str:
+def _config(graph: onnx.GraphProto) -> str:
     # Triton cannot join videos of unequal length, so it does no batching: the first axis is one of `dims`.
-    inputs = [(it.name, _TYPES[it.dtype], [-1, -1, it.size]) for it in info.spec.modalities]
-    inputs.append(("num_frames", "TYPE_INT64", [-1]))
-    sizes = {"probabilities": [-1], "frame_probabilities": [-1, -1]}
-    names = output_names(info.frame_probabilities)
-    outputs = [(name, "TYPE_FP32", [*sizes[name], len(info.vocabulary)]) for name in names]
-    return "\n".join(
-        ['backend: "onnxruntime"', "max_batch_size: 0", _puts("input", inputs), _puts("output", outputs), ""]
-    )
+    head = ['backend: "onnxruntime"', "max_batch_size: 0"]
+    return "\n".join([*head, _puts("input", graph.input), _puts("output", graph.output), ""])
 
 
-def _puts(kind: str, puts: list[tuple[str, str, list[int]]]) -> str:
-    lines = [f"  {{ name: {json.dumps(name)}, data_type: {dtype}, dims: {dims} }}" for name, dtype, dims in puts]
+def _puts(kind: str, puts: Iterable[onnx.ValueInfoProto]) -> str:
+    lines = []
+    for put in puts:
+        tensor = put.type.tensor_type
+        dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).replace("FLOAT", "FP32")
+        dims = [size.dim_value or -1 for size in tensor.shape.dim]
+        lines.append(f"  {{ name: {json.dumps(put.name)}, data_type: TYPE_{dtype}, dims: {dims} }}")
     return f"{kind} [\n" + ",\n".join(lines) + "\n]"

@@ -75,7 +75,9 @@ def _checked(path: Path) -> PackedInfo:
     info = parse_metadata(path, read_header(path).metadata)
     if is_intact(path, CHECKSUM) is False:
         raise ModelFileError(f"{path}: was changed or cut short (its checksum, vidfit.crc32c, differs); pack it again")
-    for backbone in parse_extractor(info.extractor, path).settings.backbones if info.extractor else ():
+    for backbone in (
+        parse_extractor(info.extractor, path).settings.backbones if info.extractor and not info.carried else ()
+    ):
         if backbone.file:
             raise ModelFileError(
                 f"{path}: its features come from a model of your own, {backbone.name}, which only the machine that "
