@@ -15,7 +15,7 @@ PACKAGE = Path(vidfit.__file__).parent
 
 # What each room may use, beside itself and the rooms of everybody.
 EVERYBODY = {"errors", "files", "locks", "checksum", "sizes", "progress", "distributed"}
-PATH = ["features", "kernels", "models", "training", "quantization", "export", "inference", "report"]
+PATH = ["features", "kernels", "models", "training", "quantization", "export", "hub", "inference", "report", "serving"]
 # videos/ is the first room on the path of the data, but it writes shards: so it uses features/. Only rooms that answer
 # for whole videos (inference/) use it.
 BESIDE = {"evaluation": {"features"}, "videos": {"features"}}
@@ -109,6 +109,6 @@ def test_every_imported_package_is_declared():
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             for name in {name.split(".")[0] for name in names} - {"vidfit", *sys.stdlib_module_names}:
-                if not {it.lower() for it in distributions.get(name, [name])} & declared:
+                if not {it.lower().replace("_", "-") for it in distributions.get(name, [name])} & declared:
                     missing.add(f"{file.name}: {name}")
     assert not missing

@@ -144,7 +144,7 @@ def quantize(
 def export(
     model: Annotated[Path, typer.Argument(help="A packed .onnx file.")],
     output: Annotated[Path, typer.Argument(help="What to write: a folder; for `web-model` an .onnx file.")],
-    to: Annotated[Literal["web", "web-model", "tensorflow"], typer.Option(help="What will run it.")],
+    to: Annotated[Literal["web", "web-model", "tensorflow", "triton", "ort"], typer.Option(help="What will run it.")],
     bundle: Annotated[
         Path | None,
         typer.Option(
@@ -158,6 +158,8 @@ def export(
     `web` is a folder of static files: a page that labels videos in the browser. It needs a model that was packed with
     `--with-extractor`, and `--bundle`. `web-model` is an ONNX file that runs fast in onnxruntime-web. `tensorflow` is a
     SavedModel; it needs `pip install 'vidfit[tensorflow]'`, and running the result needs TensorFlow only.
+    `triton` is a model of Triton Inference Server. `ort` is ONNX Runtime's compact format for phones, and the operators
+    that a small build of it needs.
     """
     from vidfit.sizes import format_size
 
@@ -183,6 +185,10 @@ def export(
 def _writer(to: str) -> Callable[[Path, Path], None]:
     if to == "tensorflow":
         from vidfit.export.tensorflow import write_saved_model as write
-    else:
+    elif to == "web-model":
         from vidfit.export.web_model import write_web_model as write
+    elif to == "triton":
+        from vidfit.export.triton import write_triton_model as write
+    else:
+        from vidfit.export.phones import write_for_phones as write
     return write

@@ -17,6 +17,8 @@ from vidfit.features.spec import FeatureSpec
 # The entry `vidfit.crc32c` of the metadata up to its value: key and length of the value.
 CHECKSUM = Mark(b"\x0a\x0dvidfit.crc32c\x12\x08", at_end=True)
 FORMAT: Final = "1"
+# The metadata as a file of its own, beside what `vidfit export` writes.
+METADATA: Final = "vidfit.json"
 
 # ONNX's field numbers: of a model, of an operator set, of a metadata entry.
 _GRAPH, _OPSETS, _METADATA = 7, 8, 14

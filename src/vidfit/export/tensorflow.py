@@ -15,12 +15,11 @@ import onnx
 from onnx import numpy_helper
 
 from vidfit.errors import ModelFileError, OutputError, reason
-from vidfit.export.metadata import PackedInfo
+from vidfit.export.metadata import METADATA, PackedInfo
 from vidfit.export.packed_file import read_packed_file
 from vidfit.export.tensorflow_operators import OPERATORS, tf
 from vidfit.files import replacing_folder
 
-METADATA = "vidfit.json"
 # An initializer of at most this many elements becomes a constant: a variable takes 2 kB more than its values.
 _LARGEST_CONSTANT = 4096
 

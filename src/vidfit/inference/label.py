@@ -1,6 +1,7 @@
 """What is in a video, and when: extraction, the model and the timeline together."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,7 @@ class Labeller:
     Arguments:
         model: a packed `.onnx` file of a model that was trained on extracted features.
         options: of the timeline.
+        longest: seconds of the longest video; a longer one is not read to its end and has an `error`.
 
     Raises:
         ModelFileError: it is no such file, or its extractor is not known.
@@ -66,7 +68,7 @@ class Labeller:
         VidfitError: PyAV is not installed.
     """
 
-    def __init__(self, model: str | Path, options: TimelineOptions | None = None) -> None:
+    def __init__(self, model: str | Path, options: TimelineOptions | None = None, longest: float = math.inf) -> None:
         av()
         self.predictor: Predictor = load(model)
         if self.predictor.extractor is None:
@@ -79,7 +81,7 @@ class Labeller:
         if self.timeline.options.threshold is None and self.predictor.thresholds is None:
             log.warning("%s: has no thresholds, so every label holds from 0.5 on; give --threshold", model)
         carried = carried_models(split(Path(model))) if self.predictor.carries_extractor else None
-        self._embedder = Embedder(self.extractor.settings, carried)
+        self._embedder = Embedder(self.extractor.settings, carried, longest)
 
     def label(self, source: Source) -> LabelledVideo:
         """The labels of one video; one that cannot be read has an `error`."""

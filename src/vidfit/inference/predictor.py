@@ -27,6 +27,7 @@ from vidfit.features.loader import Batches
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality
+from vidfit.hub.repository import SCHEME, fetch
 from vidfit.inference.member_model import MemberModel
 from vidfit.inference.packed_model import PackedModel
 from vidfit.models.sampling import fill_up as fill_up_frames
@@ -257,7 +258,8 @@ def load(
     """Load a packed `.onnx` file, or a member of a run (its folder or `.safetensors` file).
 
     Arguments:
-        path: the model. Its content says which kind it is, so the file may have any name.
+        path: the model. Its content says which kind it is, so the file may have any name. `hf://owner/name` is a packed
+            file on the Hugging Face Hub.
         threads: threads for ONNX Runtime. 0 means one per core.
         fill_up: frames that the model sees of each video in a shard: its own, and then random ones of its own, the same
             at every call. Longer videos are cut. The winners of 2018 used 300. 0 means every frame once.
@@ -267,9 +269,9 @@ def load(
 
     Raises:
         ModelFileError: the file is missing, damaged or not vidfit's, or needs a newer onnxruntime or vidfit.
-        VidfitError: `fill_up` or `parallel_batches` is below 0, or `batch_size` below 1.
+        VidfitError: `fill_up` or `parallel_batches` is below 0, or `batch_size` below 1; the Hub has no such file.
     """
-    path = Path(path)
+    path = fetch(path) if isinstance(path, str) and path.startswith(SCHEME) else Path(path)
     if batch_size < 1:
         raise VidfitError(f"batch_size {batch_size}: give a number of videos, at least 1")
     if fill_up < 0:

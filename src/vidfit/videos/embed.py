@@ -3,6 +3,7 @@
 One thread per process, so that a video's embeddings are the same bytes however many processes work.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +56,18 @@ class Embedder:
     Arguments:
         settings: a modality without a backbone is not read.
         models: by modality, in place of the backbones' files.
+        longest: seconds of the longest video.
 
     Raises:
         DataError: a model's file is missing, or does not run as its card says.
     """
 
-    def __init__(self, settings: Settings, models: Mapping[str, Model] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, models: Mapping[str, Model] | None = None, longest: float = math.inf
+    ) -> None:
         by_modality = {backbone.modality: backbone for backbone in settings.backbones}
         self._models = models or {modality: _Model(backbone) for modality, backbone in by_modality.items()}
+        self._longest = longest
         rgb, audio = by_modality.get("rgb"), by_modality.get("audio")
         self._sampling = Sampling(
             rate=settings.rate,
@@ -75,11 +80,13 @@ class Embedder:
         """Read and embed a file.
 
         Raises:
-            DataError: nothing of it can be read.
+            DataError: nothing of it can be read, or it is too long.
         """
         reading = Reading()
         batches = {modality: _Batches(model) for modality, model in self._models.items()}
         for event in read_steps(path, self._sampling, reading):
+            if event.step >= self._longest * self._sampling.rate:
+                raise DataError(f"{path}: is longer than {self._longest:g} s; cut it")
             modality, value = ("rgb", event.pixels) if isinstance(event, Picture) else ("audio", event.samples)
             batches[modality].add(event.step, value)
         found = {modality: batch.finish(reading.steps) for modality, batch in batches.items()}

@@ -1,0 +1,85 @@
+"""Packed files for Triton and for phones."""
+
+import json
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tritonclient
+from google.protobuf import text_format
+
+from tests.conftest import Call
+from tests.export.members import arrays, member
+from vidfit.export.graph import PackedMember, write_graph
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runtimes") / "small.onnx"
+    members = [PackedMember(member(name), 1.0) for name in ("frames max", "gru")]
+    write_graph(path, members, 10**6, frame_probabilities=True)
+    return path
+
+
+def tritons_schema() -> ModuleType:
+    """The message types of Triton's configuration. Its package would import gRPC, which they do not need."""
+    path = Path(tritonclient.__path__[0]) / "grpc" / "model_config_pb2.py"
+    spec = spec_from_file_location("model_config_pb2", path)
+    assert spec and spec.loader  # noqa: PT018 - for pyright
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_triton_gets_the_file_and_what_it_takes(vidfit: Call, model: Path, tmp_path: Path):
+    schema, folder = tritons_schema(), tmp_path / "videos"
+    assert vidfit("export", model, folder, "--to", "triton")[0] == 0
+    assert sorted(str(it.relative_to(folder)) for it in folder.rglob("*")) == ["1", "1/model.onnx", "config.pbtxt"]
+    assert (folder / "1" / "model.onnx").read_bytes() == model.read_bytes()
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), schema.ModelConfig())
+    assert (config.backend, config.max_batch_size) == ("onnxruntime", 0)
+    session = onnxruntime.InferenceSession(model)
+    types = {"tensor(uint8)": "TYPE_UINT8", "tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32"}
+    for told, real in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
+        shapes = [[size if isinstance(size, int) else -1 for size in put.shape] for put in real]
+        assert [(it.name, schema.DataType.Name(it.data_type), list(it.dims)) for it in told] == [
+            (put.name, types[put.type], shape) for put, shape in zip(real, shapes, strict=True)
+        ]
+
+
+def test_phones_get_the_same_probabilities(vidfit: Call, model: Path, tmp_path: Path):
+    folder = tmp_path / "phone"
+    assert vidfit("export", model, folder, "--to", "ort")[0] == 0
+    assert sorted(it.name for it in folder.iterdir()) == ["model.ort", "operators.config", "vidfit.json"]
+    inputs = arrays(2, 5)
+    found, wanted = (onnxruntime.InferenceSession(it).run(None, inputs) for it in (folder / "model.ort", model))
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)
+    told = json.loads((folder / "vidfit.json").read_text())
+    assert told["vocabulary"] == json.loads(
+        onnxruntime.InferenceSession(model).get_modelmeta().custom_metadata_map["vidfit.vocabulary"]
+    )
+
+
+def test_the_operators_for_phones_are_those_of_the_graph(vidfit: Call, model: Path, tmp_path: Path):
+    assert vidfit("export", model, tmp_path / "phone", "--to", "ort")[0] == 0
+    operators = set()
+    for line in (tmp_path / "phone" / "operators.config").read_text().splitlines():
+        domain, opset, names = line.split(";")
+        assert domain in ("ai.onnx", "com.microsoft")
+        assert opset.isdigit()
+        operators |= set(names.split(","))
+    # What ONNX Runtime's optimiser fuses has other names; a recurrent layer's loop stays.
+    assert {"Scan", "Sigmoid"} <= operators & {node.op_type for node in onnx.load(model).graph.node}
+
+
+def test_a_file_that_is_no_packed_file_is_one_line(vidfit: Call, tmp_path: Path):
+    (tmp_path / "text.onnx").write_text("nothing")
+    for to in ("triton", "ort"):
+        code, _, err = vidfit("export", tmp_path / "text.onnx", tmp_path / "out", "--to", to)
+        assert (code, err.count("\n")) == (2, 1)
+        assert not (tmp_path / "out").exists()
