@@ -14,7 +14,7 @@ import vidfit
 PACKAGE = Path(vidfit.__file__).parent
 
 # What each room may use, beside itself and the rooms of everybody.
-EVERYBODY = {"errors", "files", "locks", "checksum", "sizes", "progress", "distributed"}
+EVERYBODY = {"errors", "files", "locks", "checksum", "sizes", "progress", "distributed", "processes"}
 PATH = ["features", "kernels", "models", "training", "quantization", "export", "hub", "inference", "report", "serving"]
 # videos/ is the first room on the path of the data, but it writes shards: so it uses features/. Only rooms that answer
 # for whole videos (inference/) use it.

@@ -21,6 +21,7 @@ from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
 from vidfit.files import write_table
 from vidfit.pipeline import Run
+from vidfit.search.packer import pack
 from vidfit.training.checkpoint import read_member
 
 
@@ -278,6 +279,8 @@ def test_given_thresholds_stand_in_the_file(copy: Path, recipe_file: Path, tmp_p
     moved = table.rename(tmp_path / "moved.csv")
     run(load_recipe(recipe_file, (f"pack.thresholds={moved}", *MEAN_ALONE)), copy)
     assert times(copy) == before
+    packed_again = pack(copy, "1MB", members=["mean"])
+    assert load(packed_again).thresholds == pytest.approx([0.75] * len(LABELS), rel=0.05)
 
 
 def test_without_validation_and_eval_the_last_weights_are_packed(vidfit, recipe_file: Path, tmp_path: Path):

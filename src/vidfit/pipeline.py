@@ -28,11 +28,11 @@ import yaml
 from vidfit import distributed
 from vidfit.errors import BudgetError, reason
 from vidfit.evaluation.evaluate import skipped_of
-from vidfit.export.graph import PackedMember, write_graph, write_thresholds
+from vidfit.export.graph import PackedMember, write_graph
 from vidfit.features.survey import digests
 from vidfit.files import make_folder, write_text
 from vidfit.inference.distributed_jobs import measure, measure_labels
-from vidfit.inference.packed_thresholds import read_thresholds, set_thresholds
+from vidfit.inference.packed_thresholds import set_thresholds
 from vidfit.lineage import plan_trainings
 from vidfit.locks import locked
 from vidfit.preflight import check, needs_narrow_weights
@@ -185,11 +185,8 @@ class Run:
 
     def _pack(self, path: Path, budget: int) -> dict[str, Any]:
         packed, shards = self._write(path, budget)
-        table, reading = self.recipe.pack.thresholds, (self.data.skip_corrupt, self.data.labelled_only)
-        if table:
-            write_thresholds(path, read_thresholds(Path(table), self.data.vocabulary.names))
-        elif shards:
-            set_thresholds(path, shards, self.recipe.pack.precision, *reading, self._on_progress)
+        pack, reading = self.recipe.pack, (self.data.skip_corrupt, self.data.labelled_only)
+        set_thresholds(path, pack.thresholds, shards, pack.precision, *reading, self._on_progress)
         return packed
 
     def _write(self, path: Path, budget: int) -> tuple[dict[str, Any], Sequence[Path]]:

@@ -76,7 +76,7 @@ def test_a_higher_precision_gives_fewer_labels(finished: Path, corpus: Path, tmp
     trained = load_member(finished / "members" / "lstm" / "quantized.safetensors")
     for precision in (0.5, 0.9):
         write_graph(path, [PackedMember(trained, 1.0)], 10**7)
-        set_thresholds(path, expand_shards([corpus / "validation"]), precision, False, False, silent)
+        set_thresholds(path, None, expand_shards([corpus / "validation"]), precision, False, False, silent)
         model = vidfit.load(path)
         probabilities, positive = predictions(model, corpus / "validation")
         chosen = probabilities >= model.thresholds
@@ -93,7 +93,7 @@ def test_labels_that_never_reach_the_precision_are_told(corpus: Path, tmp_path: 
     biases += 50
     write_graph(path, [PackedMember(sure, 1.0)], 10**6)
     with caplog.at_level(logging.WARNING):
-        set_thresholds(path, expand_shards([corpus / "validation"]), 1.0, False, False, silent)
+        set_thresholds(path, None, expand_shards([corpus / "validation"]), 1.0, False, False, silent)
     assert vidfit.load(path).thresholds == pytest.approx([LEVELS[-1]] * 5)
     assert "at no threshold does the precision of 5 labels reach 1 on the validation videos" in caplog.text
 

@@ -162,11 +162,11 @@ def test_a_killed_call_is_resumed_to_the_same_bytes(torchrun, features, corpus, 
         "--image-model", models / "colours.onnx", "--sound-model", models / "bands.onnx", "--image-bytes", "3",
         "--sound-bytes", "4", "--workers", "1",
     ]  # fmt: skip
-    process = subprocess.Popen([sys.executable, *map(str, command)])
+    process = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE)
     while not list((output / "embeddings").glob("*.npz")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate(timeout=60)  # its workers write to the same pipe: it closes when they have ended
     again = subprocess.run([sys.executable, *torchrun, *map(str, command)], capture_output=True, text=True)
     # torchrun has an exit code of its own where a rank has one.
     assert again.returncode == (1 if torchrun else 3), again.stderr

@@ -14,6 +14,7 @@ from vidfit import distributed
 from vidfit.errors import DataError, reason
 from vidfit.evaluation.thresholds import LEVELS, nearest
 from vidfit.export.graph import write_thresholds
+from vidfit.export.metadata import parse_metadata, read_header
 from vidfit.files import read_table
 from vidfit.inference.distributed_jobs import choose_thresholds
 from vidfit.progress import OnProgress, counter
@@ -56,19 +57,37 @@ def read_thresholds(table: Path, vocabulary: Sequence[str]) -> np.ndarray:
 
 def set_thresholds(
     path: Path,
+    table: str | Path | None,
     shards: Sequence[Path],
     precision: float | None,
     skip_corrupt: bool,
     labelled_only: bool,
     on_progress: OnProgress,
 ) -> None:
-    """Choose the thresholds of a packed file on validation shards. All ranks predict.
+    """Give a packed file the thresholds of a table, or else those that fit validation shards. All ranks predict.
 
     Arguments:
         path: what `write_graph` wrote.
+        table: a CSV file with `label,threshold`.
+        shards: to choose on. Without these and a table, the file gets no thresholds.
         precision: see `choose`. None means the best F1.
         For the others see `vidfit.evaluate`.
     """
+    if table:
+        vocabulary = parse_metadata(path, read_header(path).metadata).vocabulary
+        write_thresholds(path, read_thresholds(Path(table), vocabulary))
+    elif shards:
+        _choose_thresholds(path, shards, precision, skip_corrupt, labelled_only, on_progress)
+
+
+def _choose_thresholds(
+    path: Path,
+    shards: Sequence[Path],
+    precision: float | None,
+    skip_corrupt: bool,
+    labelled_only: bool,
+    on_progress: OnProgress,
+) -> None:
     levels_C = distributed.on_all_ranks(
         choose_thresholds,
         path,

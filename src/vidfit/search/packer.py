@@ -120,7 +120,7 @@ class Packer:
         self._forms = Forms(self.search.members, on_progress) if with_extractor or recipe.pack.with_extractor else None
         self._chosen: Form | None = None
         self._options = {"portable": recipe.pack.portable, "odds": recipe.pack.odds}
-        self._precision = recipe.pack.precision
+        self._thresholds, self._precision = recipe.pack.thresholds, recipe.pack.precision
         self._frame_probabilities = recipe.pack.frame_probabilities
 
     def pack_named(self, budgets: Sequence[str], max_ms: float | None = None, overwrite: bool = False) -> list[Path]:
@@ -144,7 +144,8 @@ class Packer:
             packed = self.pack(path, size, max_ms)
             videos = self.search.members.batches("validation")
             passed = (videos.skip_corrupt, videos.labelled_only)
-            set_thresholds(path, self.threshold_shards, self._precision, *passed, self.on_progress)
+            chosen_by = self.threshold_shards, self._precision
+            set_thresholds(path, self._thresholds, *chosen_by, *passed, self.on_progress)
             write_text(path.with_suffix(".json"), json.dumps(packed, indent=2) + "\n")
             _log.info(
                 "%s: %d members in %s, validation GAP %.4f on the selecting half, %.4f on the confirming half",

@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +20,7 @@ from vidfit.errors import DataError, ModelFileError
 from vidfit.export.metadata import parse_metadata, read_header
 from vidfit.inference.label import Labeller
 from vidfit.inference.label_files import to_object
+from vidfit.processes import end_with_parent
 from vidfit.videos.sources import Source
 
 log = logging.getLogger(__name__)
@@ -126,19 +126,12 @@ def _open(models: Mapping[str, tuple[Path, str]], longest: float) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.getLogger("vidfit").setLevel(logging.ERROR)  # the server has told it
-    threading.Thread(target=_end_with_server, daemon=True).start()
+    end_with_parent()
     for name, (path, checksum) in models.items():
         if parse_metadata(path, read_header(path).metadata).crc32c != checksum:
             raise ModelFileError(f"{path}: has changed since the server started; start the server again")
         _labellers[name] = Labeller(path, longest=longest)
     return os.getpid()
-
-
-def _end_with_server() -> None:
-    server = multiprocessing.parent_process()
-    assert server is not None
-    server.join()
-    os._exit(1)
 
 
 def _label(model: str, video: Path) -> dict[str, Any]:

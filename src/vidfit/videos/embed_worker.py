@@ -4,7 +4,6 @@ A file that crashes the decoder takes its process with it. Those of that moment 
 rest goes on together.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +15,7 @@ import numpy as np
 
 from vidfit.errors import DataError
 from vidfit.files import replacing
+from vidfit.processes import end_with_parent
 from vidfit.videos.embed import Embedded, Embedder
 from vidfit.videos.extractor import Settings
 
@@ -70,13 +70,12 @@ _embedder: Embedder | None = None
 
 def _start(settings: str) -> None:
     global _embedder
+    end_with_parent()
     _embedder = Embedder(Settings.model_validate_json(settings))
 
 
 def _embed(job: Job) -> float:
     assert _embedder is not None
-    if os.getppid() == 1:  # the command was killed
-        os._exit(1)
     try:
         embedded = _embedder.embed(job.path)
     except DataError as error:
