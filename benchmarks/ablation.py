@@ -28,6 +28,12 @@ from table import options, publish
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "audioset.yaml"
 MEMBERS = {"netvlad": "netvlad", "netfv": "netfv", "dbof": "dbof-max", "lstm": "lstm"}
+NOT_IN_RECIPE = (
+    "members.netfv={family: {type: netfv, clusters: 8, hidden: 512, relu: true, gating: false, dropout: 0.6}, "
+    "head: {type: logistic, dropout: 0.6}}",
+    "members.lstm={family: {type: lstm, cells: 128}, head: {type: logistic, dropout: 0.5}, "
+    "training: {learning_rate: 0.002}}",
+)
 REFERENCE = "+ sampling"
 ALL_FRAMES = "base: all frames, no sampling"
 FOLDS = 4
@@ -101,8 +107,8 @@ def settings():
     from vidfit.features.spec import Vocabulary
     from vidfit.recipe import load_recipe
 
-    changes = [f"members.{name}.family.hidden=512" for name in MEMBERS.values() if name != "lstm"]
-    recipe = load_recipe(RECIPE, (*changes, "members.lstm.family.cells=128"))
+    changes = [f"members.{name}.family.hidden=512" for name in ("netvlad", "dbof-max")]
+    recipe = load_recipe(RECIPE, (*changes, *NOT_IN_RECIPE))
     shards = {name: expand_shards(getattr(recipe.data, name)) for name in ("train", "validation", "eval")}
     return recipe, shards, infer_spec(shards["train"]), Vocabulary.from_csv(Path(recipe.data.vocabulary))
 
