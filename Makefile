@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# One more than cores: some tests wait for a server, a browser or a killed process.
+WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: setup demo demo-videos test test-runtimes test-tensorflow test-wheel lint bench dist docs
 .DEFAULT_GOAL := demo
@@ -28,7 +30,7 @@ demo-videos: $(READY)
 # A process a core; more than four are not worth their memory. The tests of a file share what takes a minute to make, so
 # one process has them all.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadscope
 
 # Packed files in the oldest onnxruntime that vidfit allows and in the newest that pip has.
 test-runtimes: $(READY)
