@@ -17,8 +17,9 @@ from vidfit.progress import silent
 def test_shards_and_their_vocabulary(tmp_path: Path):
     shards = [write_videos(tmp_path / "data" / f"{seed}.tfrecord", 30, seed) for seed in range(2)]
     names = write_names(tmp_path / "names.csv")
-    dataset = find_dataset([str(tmp_path / "data")], [], str(names), tmp_path / "run", silent)
-    assert (dataset.shards, dataset.eval, dataset.vocabulary) == (shards, [], names)
+    for given in ("data", "data/*", "data/*.tfrecord"):
+        dataset = find_dataset([str(tmp_path / given)], [], str(names), tmp_path / "run", silent)
+        assert (dataset.shards, dataset.eval, dataset.vocabulary) == (shards, [], names)
     data = read_dataset(dataset, False, silent)
     assert data.spec.total_size == 16
     assert data.shards["train"] == shards

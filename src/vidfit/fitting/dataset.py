@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,8 @@ def _check_frames(data: RunData) -> None:
 
 def _are_shards(data: Sequence[str]) -> bool:
     """Whether the first is a shard, a folder of shards, a cache, or a glob of shards."""
-    first = Path(os.path.expanduser(data[0]))
+    named = os.path.expanduser(data[0])
+    first = Path(named if os.path.exists(named) else min(glob(named, recursive=True), default=named))
     if first.is_dir():
         return (first / INDEX).is_file() or bool(visible(first, "*.tfrecord"))
     return first.suffix == ".tfrecord"
