@@ -114,7 +114,7 @@ class GraphWriter:
         stored = {tensor.name for tensor in model.graph.initializer}
         (given,) = (prefix + it.name for it in model.graph.input if it.name not in stored)
         graph = onnx.compose.add_prefix_graph(model.graph, prefix)
-        self._graph.node.append(helper.make_node("Identity", [value.name], [given]))
+        self.call(value, given)
         self._graph.node.extend(graph.node)
         self._graph.initializer.extend(graph.initializer)
         return Value(self, prefix + output)

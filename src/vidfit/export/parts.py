@@ -64,12 +64,16 @@ def extractor_parts(carried: CarriedExtractor, spec: FeatureSpec) -> dict[str, b
     return {name: _cut(whole, *own) for name, own in ports.items()}
 
 
-def model_part(path: Path, info: PackedInfo) -> tuple[bytes, str]:
-    """The part `model`, and JSON of the extractor with the transforms that the file has in its graph."""
-    extractor, whole = _settings_of(info), onnx.load(path)
-    transforms = read_transforms(whole, [it.modality for it in extractor.settings.backbones])
-    full = extractor.model_copy(update={"transforms": transforms})
-    return _cut(whole, *_model_ports(info)), full.model_dump_json()
+def model_part(path: Path, info: PackedInfo) -> bytes:
+    """The part `model`."""
+    return _cut(onnx.load(path), *_model_ports(info))
+
+
+def whole_extractor(path: Path, info: PackedInfo) -> str:
+    """JSON of the extractor, with the transforms that the file has in its graph."""
+    extractor = _settings_of(info)
+    transforms = read_transforms(onnx.load(path), [it.modality for it in extractor.settings.backbones])
+    return extractor.model_copy(update={"transforms": transforms}).model_dump_json()
 
 
 def _settings_of(info: PackedInfo) -> Extractor:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vidfit.errors import BudgetError
+from vidfit.evaluation.metrics import multi_hot
 from vidfit.evaluation.thresholds import LEVELS, LevelCounts
 from vidfit.evaluation.thresholds import choose as choose_levels
 from vidfit.features.shards import read_videos
@@ -132,7 +133,7 @@ class CrossValidated:
     @cached_property
     def _labels(self) -> list[np.ndarray]:
         """Of the videos of each part, bool `[V, C]`."""
-        return [_multi_hot(part, len(self._task.data.vocabulary)) for part in self._parts]
+        return [_labels(part, len(self._task.data.vocabulary)) for part in self._parts]
 
     def _seconds_again(self, name: str) -> float:
         tried = self._state.tried.get(name)
@@ -166,11 +167,6 @@ class CrossValidated:
         return {"thresholds": str(path.resolve()), "odds": odds}
 
 
-def _multi_hot(shards: Sequence[Path], classes: int) -> np.ndarray:
-    rows = []
-    for shard in shards:
-        for video in read_videos(shard):
-            if isinstance(video, Video):
-                rows.append(np.zeros(classes, bool))
-                rows[-1][video.labels] = True
-    return np.stack(rows)
+def _labels(shards: Sequence[Path], classes: int) -> np.ndarray:
+    labels = [video.labels for shard in shards for video in read_videos(shard) if isinstance(video, Video)]
+    return multi_hot(np.concatenate(labels), np.array([len(own) for own in labels]), classes)

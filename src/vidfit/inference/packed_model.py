@@ -23,7 +23,7 @@ import onnxruntime
 from vidfit.checksum import is_intact
 from vidfit.errors import ModelFileError, reason
 from vidfit.export.metadata import CHECKSUM, PackedInfo, output_names, parse_metadata, read_header
-from vidfit.export.parts import model_part
+from vidfit.export.parts import model_part, whole_extractor
 from vidfit.files import utf8_name
 
 # The first onnxruntime that runs a packed file, by the file's opset.
@@ -131,7 +131,7 @@ def _open(path: Path, threads: int) -> tuple[PackedInfo, onnxruntime.InferenceSe
     try:
         _check_signature(session, info)
         if info.carried:
-            info = info.model_copy(update={"extractor": model_part(path, info)[1]})
+            info = info.model_copy(update={"extractor": whole_extractor(path, info)})
     except (ValueError, KeyError) as error:
         raise ModelFileError(f"{path}: not a readable packed file ({reason(error)}); pack it again") from error
     return info, session
@@ -142,7 +142,7 @@ def _without_extractor(path: Path) -> bytes | None:
     metadata = read_header(path).metadata
     if "vidfit.carried" not in metadata:
         return None
-    return model_part(path, parse_metadata(path, metadata))[0]
+    return model_part(path, parse_metadata(path, metadata))
 
 
 def _check_version(path: Path, opset: int) -> None:

@@ -76,18 +76,9 @@ def set_thresholds(
     if table:
         vocabulary = parse_metadata(path, read_header(path).metadata).vocabulary
         write_thresholds(path, read_thresholds(Path(table), vocabulary))
-    elif shards:
-        _choose_thresholds(path, shards, precision, skip_corrupt, labelled_only, on_progress)
-
-
-def _choose_thresholds(
-    path: Path,
-    shards: Sequence[Path],
-    precision: float | None,
-    skip_corrupt: bool,
-    labelled_only: bool,
-    on_progress: OnProgress,
-) -> None:
+        return
+    if not shards:
+        return
     levels_C = distributed.on_all_ranks(
         choose_thresholds,
         path,
