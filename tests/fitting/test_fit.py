@@ -1,6 +1,7 @@
 """`vidfit fit`: what it leaves, what a second call does, what Ctrl-C keeps, and what it refuses."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -186,6 +187,45 @@ def test_rounds_follow_with_variations(few: bool, data: Path, tmp_path: Path, mo
     before = times(tmp_path / "run")
     assert list(vidfit.fit(*given)["fit"]) == tried
     assert times(tmp_path / "run") == before
+
+
+def test_a_round_that_has_little_time_trains_fewer_steps(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fitting, "_MOST_MEMBERS", 3)
+    monkeypatch.setattr(fitting, "seconds_per_step", lambda *_: 1.0)
+    left = itertools.count(6 * 1.2 * 0.75 * TRAINING["steps"], -5)
+
+    def seconds(self: fitting.Fit) -> float:
+        return 1e6 if len(self._state.tried) < 2 else next(left)
+
+    monkeypatch.setattr(fitting.Fit, "_seconds_to_try", seconds)
+    summary = vidfit.fit(data / "data", "100kB", tmp_path / "run", "1h", (), data / "names.csv")
+    steps = [tried["member"]["training"]["steps"] for tried in summary["fit"].values()]
+    assert steps[:2] == [TRAINING["steps"]] * 2
+    assert 0 < steps[2] < TRAINING["steps"]
+
+
+def test_a_fit_that_was_killed_in_a_comparison_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fitting, "_MOST_MEMBERS", 3)
+    monkeypatch.setattr(fitting, "variations", lambda *_: dict.fromkeys("ab", MEAN | {"training": TRAINING}))
+    given = (data / "data", "100kB", tmp_path / "run", "1h", (), data / "names.csv")
+    rate, rated = cross_validated.CrossValidated.rate_rival, set()
+
+    def dies(self: cross_validated.CrossValidated, name: str, settings: dict) -> float:
+        if len(rated) == 1:
+            raise RuntimeError
+        rated.add(name)
+        return rate(self, name, settings)
+
+    monkeypatch.setattr(cross_validated.CrossValidated, "rate_rival", dies)
+    with pytest.raises(RuntimeError):
+        vidfit.fit(*given)
+    before = times(tmp_path / "run" / "folds")
+    monkeypatch.setattr(cross_validated.CrossValidated, "rate_rival", rate)
+    # A slower machine: less would be left for the steps.
+    monkeypatch.setattr(fitting, "seconds_per_step", lambda *_: 3600 / 8 / TRAINING["steps"])
+    assert list(vidfit.fit(*given)["fit"])[2] in ("a", "b")
+    after = times(tmp_path / "run" / "folds")
+    assert {name: after[name] for name in before} == before
 
 
 def test_without_time_the_first_member_is_packed(vidfit, data: Path, tmp_path: Path):

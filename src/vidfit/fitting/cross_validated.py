@@ -21,6 +21,7 @@ from vidfit.fitting.task import GRAPH_BYTES, Settings, Task
 from vidfit.pipeline import Run
 from vidfit.quantization.member import load_member
 from vidfit.recipe import Recipe
+from vidfit.search.blend import global_average_precision
 from vidfit.search.candidates import member_bytes
 from vidfit.sizes import format_size
 from vidfit.training.checkpoint import BEST
@@ -73,8 +74,11 @@ class CrossValidated:
         return len(predictions)
 
     def rate_rival(self, name: str, settings: Settings) -> float:
-        """GAP of the best average with this member, on the first part."""
-        return self._chosen({**self._kept, name: [self._predicted(name, settings, 0)]})[1]
+        """GAP on the first part of the best average so far with this member, which has half of the weight."""
+        members = {of: weight / 2 for of, weight in self.choose()[0].items()}
+        rival_VC = self._predicted(name, settings, 0)
+        blend_VC = rival_VC / 2 + sum(weight * self._kept[of][0] for of, weight in members.items())
+        return global_average_precision(blend_VC, self._labels[0], int(self._labels[0].sum()))
 
     def choose(self) -> tuple[dict[str, float], float]:
         """Members and weights of the best average within the budget, and its GAP."""

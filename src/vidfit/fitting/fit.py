@@ -40,7 +40,7 @@ from vidfit.sizes import format_size, parse_size
 from vidfit.training.signals import STOPS
 
 # A training that must be cut below this part of its steps is left out.
-_LEAST_STEPS = 0.4
+_LEAST_STEPS = 0.25
 # Part of the time that packing and measuring may take.
 _RESERVE = 0.1
 _FRAMES_OF = 200
@@ -209,22 +209,28 @@ class Fit:
         """The best variation of a member that the best average has. None if time is up."""
         number = len(self._state.rounds)
         chosen = list(self._judge.choose()[0]) or list(self._state.tried)
-        base = chosen[number % len(chosen)]
-        rivals = variations(base, self._state.members[base], number + 2)
-        rivals = {
-            name: settings
-            for name, settings in rivals.items()
-            if self._task.least_bytes(settings) <= self._task.room / 2
-        }
-        compared = self._judge.trainings_of_rival * len(rivals)
-        if not rivals or self._within_time(next(iter(rivals.values())), compared) is None:
+        rivals = self._rivals(chosen[number % len(chosen)], number + 2)
+        if not rivals:
             return None
         rated = {name: self._judge.rate_rival(name, settings) for name, settings in rivals.items()}
         log.info("round %d: %s", number + 1, ", ".join(f"{name} {gap:.4f}" for name, gap in rated.items()))
         best = max(rated, key=rated.__getitem__)
         self._state.rounds.append(best)
-        self._begin(best, self._within_time(rivals[best]) or rivals[best])
+        self._state.save(self._clock.spent)
         return best
+
+    def _rivals(self, base: str, number: int) -> dict[str, Settings]:
+        """The variations of a member that bytes and time allow, with the steps that time allows."""
+        varied = variations(base, self._state.members[base], number)
+        small = {name: it for name, it in varied.items() if self._task.least_bytes(it) <= self._task.room / 2}
+        begun = {name: self._state.begun[name] for name in small if name in self._state.begun}
+        if begun:  # an earlier call was stopped while it compared them
+            return begun
+        others = self._judge.trainings_of_rival * (len(small) - 1)
+        rivals = {name: cut for name, it in small.items() if (cut := self._within_time(it, others))}
+        self._state.begun |= rivals
+        self._state.save(self._clock.spent)
+        return rivals
 
 
 def typical_frames(shards: Sequence[Path]) -> int:
