@@ -75,6 +75,7 @@ docs: .venv/.ready-docs
 	mkdir -p build/docs
 	$(BIN)/python -m typer vidfit.cli utils docs --name vidfit --output build/docs/all.md
 	sed -n '/^## /,$$p' build/docs/all.md >build/docs/commands.md
+	$(BIN)/python tools/recipe_keys.py >build/docs/recipe.md
 	$(BIN)/zensical build --strict --clean
 
 .venv/.ready-docs: $(READY)

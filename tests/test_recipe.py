@@ -7,7 +7,7 @@ import yaml
 
 from vidfit.errors import DataError, RecipeError
 from vidfit.features.shards import expand_shards
-from vidfit.recipe import load_recipe
+from vidfit.recipe import Recipe, load_recipe
 from vidfit.training.averaging import AveragingConfig
 
 RECIPE = {
@@ -306,3 +306,15 @@ def test_given_thresholds_are_found_beside_the_recipe(tmp_path: Path):
     assert load(tmp_path, pack=pack).pack.thresholds == str(tmp_path / "own.csv")
     with pytest.raises(RecipeError, match="precision chooses thresholds, and thresholds gives them; remove one"):
         load(tmp_path, pack=pack | {"precision": 0.9})
+
+
+def test_every_key_has_a_description():
+    schema = Recipe.model_json_schema()
+    keys = {
+        f"{name}.{key}": value
+        for name, part in schema["$defs"].items()
+        for key, value in part["properties"].items()
+        if key != "type" and "$ref" not in str(value)
+    }
+    assert len(keys) > 60
+    assert [key for key, value in keys.items() if not value.get("description")] == []

@@ -1,7 +1,8 @@
 """A recipe: one YAML document that says everything a run does, checked before anything starts.
 
 Unknown keys, missing keys and wrong values are errors that name the key. Paths are relative to the recipe's own
-folder, so a recipe works from any working directory; `~` is your home. `docs/reference/recipe.md` describes every key.
+folder, so a recipe works from any working directory; `~` is your home. The reference consists of the descriptions of
+the fields (`tools/recipe_keys.py`).
 """
 
 import json
@@ -39,17 +40,19 @@ class Strict(BaseModel):
 
 
 class DataConfig(Strict):
-    """Where the videos are. Each of the three sets is one pattern or a list: a file, a folder or a glob."""
+    """Where the videos are. A set is a file, folder, cache or glob, or a list of these. No shard is in two sets."""
 
-    train: list[PathText]
+    train: list[PathText] = Field(description="shards to learn from; the first record says modalities and sizes")
     validation: list[PathText] = Field(
         default=[],
-        description="selects: best checkpoint, early stop, members; never trained on. Without it, each training keeps "
-        "its last weights",
+        description="shards that choose checkpoints, members and thresholds; without them, each training keeps its "
+        "last weights, and you name `pack.members`",
     )
-    eval: list[PathText] = Field(default=[], description="measured once, at the end; nothing is measured without it")
-    vocabulary: PathText = Field(description="a CSV of label names")
-    skip_corrupt: bool = Field(default=False, description="skip corrupt records instead of stopping")
+    eval: list[PathText] = Field(default=[], description="shards to measure the result on, at the end")
+    vocabulary: PathText = Field(
+        description="CSV of label names: `index,display_name`, `label_id,label_name` or `Index`, `Name`"
+    )
+    skip_corrupt: bool = Field(default=False, description="skip damaged records")
     unlabelled: Literal["keep", "skip"] = Field(
         default="keep", description="videos without a label: keep them as videos that no label fits, or skip them"
     )
@@ -61,7 +64,7 @@ class DataConfig(Strict):
 
 
 class MemberConfig(ClassifierConfig):
-    """One model of the run: its family, its head, and how it is trained."""
+    """`name: {family, head, encoder, training}`. Names consist of letters, digits, `_`, `.` and `-`."""
 
     training: TrainingConfig
 
@@ -74,40 +77,48 @@ class MemberConfig(ClassifierConfig):
 
 
 class PackConfig(Strict):
-    """The one graph file."""
+    """The packed file."""
 
-    budget: str = Field(description="bytes the finished file may take: 1GB (10^9), 1GiB, 20MB, ...")
+    budget: str = Field(description="size limit of the file: `1GB` (10^9), `1GiB` (2^30), `20MB`, `4096`")
     members: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = Field(
         default=None,
         min_length=1,
-        description="name -> weight in the average, in 8 bits or, if they do not fit, in narrower widths that are "
-        "searched for; where absent, members and weights are searched for, too",
+        description="`{name: weight}`, or a list for equal weights; in 8 bits if they fit, else in searched bit "
+        "widths. Without it, members and weights are searched",
     )
-    max_ms: float | None = Field(default=None, gt=0, description="milliseconds per video; only with a search")
+    max_ms: float | None = Field(
+        default=None, gt=0, description="most milliseconds per video on this machine; only with a search"
+    )
     portable: bool = Field(
         default=False,
-        description="only standard ONNX operators; weights of less than 8 bits then take 8 in memory",
+        description="use only standard ONNX operators; weights of fewer than 8 bits then take 8 in memory",
     )
 
     frame_probabilities: bool = Field(
         default=False,
-        description="a second output of the file: the probabilities of each frame, from its frame classifiers",
+        description="a second output: probabilities of each frame, from the packed frame classifiers",
     )
     with_extractor: bool = Field(
-        default=False, description="the file also carries the models for pictures and sounds; the budget holds for all"
+        default=False, description="put the models for pictures and sounds into the file; the budget holds for all"
     )
     thresholds: PathText | None = Field(
-        default=None, min_length=1, description="CSV file `label,threshold`, instead of those that validation chooses"
+        default=None,
+        min_length=1,
+        description="your own thresholds, a CSV file `label,threshold`; without it, validation videos choose",
     )
     precision: float | None = Field(
-        default=None, gt=0, le=1, description="what each label's threshold is to reach; where absent, the best F1"
+        default=None,
+        gt=0,
+        le=1,
+        description="precision that thresholds are to reach, such as 0.9; without it, they give the best F1",
     )
 
     odds: float = Field(
         default=1,
         gt=0,
         allow_inf_nan=False,
-        description="factor of the odds `p / (1 - p)` of all probabilities; it changes no ranking",
+        description="factor of the odds `p / (1 - p)` of all probabilities, by which `vidfit fit` calibrates; it "
+        "changes no ranking",
     )
 
     @model_validator(mode="after")
@@ -143,7 +154,12 @@ class PackConfig(Strict):
 class Recipe(Strict):
     """A whole run: data, members and their training, and the file that they are packed into."""
 
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="fixes everything random: same seed, same weights on the same machine",
+    )
     data: DataConfig
     training: dict[str, Any] = Field(default={}, description="what every member's `training` starts from")
     members: dict[str, MemberConfig] = Field(min_length=1)

@@ -12,7 +12,7 @@ Source: Lee et al. 2019 (arXiv 1810.00825), section 3.2 (pooling by multi-head a
 norms and residuals.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -25,22 +25,15 @@ from vidfit.models.layers import Hidden
 
 
 class AttentionConfig(BaseModel):
-    """Options of attentive pooling.
-
-    Attributes:
-        heads: A, how many averages of a video.
-        values: S, a multiple of A; the size of all averages together.
-        hidden: H, the size of the head's input.
-        dropout: fraction of the averages that a training step drops.
-    """
+    """Options of attentive pooling."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["attention"] = "attention"
-    heads: PositiveInt = 8
-    values: PositiveInt
-    hidden: PositiveInt
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    heads: PositiveInt = Field(default=8, description="A, how many averages of a video")
+    values: PositiveInt = Field(description="S, a multiple of A: the size of all averages together")
+    hidden: PositiveInt = Field(description="H, the size of the vector that the head reads")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="fraction of the averages to drop in training")
 
     @model_validator(mode="after")
     def _heads_share_values(self) -> "AttentionConfig":

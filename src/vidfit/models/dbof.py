@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
@@ -28,14 +29,10 @@ Pooling = Literal["max", "soft", "gated"]
 
 
 class DBoFConfig(PooledConfig):
-    """Options of deep bag of frames. The winners took K = 4096 for rgb and 512 for audio.
-
-    Attributes:
-        pooling: one for all modalities or one by name (the winners: gated for rgb, soft for audio).
-    """
+    """Options of Deep Bag of Frames. The winners took K = 4096, gated, for rgb, and 512, soft, for audio."""
 
     type: Literal["dbof"] = "dbof"
-    pooling: Pooling | dict[str, Pooling] = "gated"
+    pooling: Pooling | dict[str, Pooling] = Field(default="gated", description="for all modalities, or one by name")
 
 
 class ClusterGate(nn.Module):

@@ -19,17 +19,14 @@ from vidfit.models.batch_norm import BatchNorm
 
 
 class EncoderConfig(BaseModel):
-    """Sizes and dropout of the frame layers.
-
-    Attributes:
-        hidden: H, one size or a list of up to three. The family sees frames of the last one.
-        dropout: fraction of each layer's outputs that a training step drops.
-    """
+    """Hidden layers with batch norm and ReLU before the family. They merge all modalities into one, named `frame`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1, max_length=3)]
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    hidden: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1, max_length=3)] = Field(
+        description="one size, or a list of up to three; the family sees frames of the last"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="fraction of each layer's outputs to drop in training")
 
     @property
     def sizes(self) -> list[int]:

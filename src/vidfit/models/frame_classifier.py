@@ -16,11 +16,11 @@ Source: Wang, Li & Metze 2018 (arXiv 1810.09050), table 1 (pooling functions); K
 eq. 8 (attention).
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
@@ -29,22 +29,20 @@ from vidfit.kernels.pooling import exponentials, max_frames, mean_frames, sum_fr
 
 
 class FrameClassifierConfig(BaseModel):
-    """Options of the frame classifier. It decides itself, so a member that has one has no head.
-
-    Attributes:
-        pooling: how decisions about frames become one about the video.
-        temperature: T of `log-sum-exp`.
-        dropout: fraction of the inputs of a decision that a training step drops.
-        l2: weight of the penalty `l2 * 0.5 * sum W^2` on the decision's weights.
-    """
+    """Options of the frame classifier. It decides itself, so its member has no `head`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["frame-classifier"] = "frame-classifier"
-    pooling: Literal["max", "log-sum-exp", "attention", "mean", "noisy-or"] = "max"
-    temperature: Annotated[float, Field(gt=0)] = 0.5
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    l2: NonNegativeFloat = 1e-8
+    pooling: Literal["max", "log-sum-exp", "attention", "mean", "noisy-or"] = Field(
+        default="max",
+        description="how decisions about frames become one about the video; `noisy-or` needs `sampling: none`",
+    )
+    temperature: float = Field(
+        default=0.5, gt=0, description="of `log-sum-exp`: near 0 it is `max`, large values give the mean logit"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="fraction of a decision's inputs to drop in training")
+    l2: float = Field(default=1e-8, ge=0, description="weight of the penalty `0.5 * sum W^2` on the decision's weights")
 
 
 class FrameClassifier(nn.Module):

@@ -8,7 +8,7 @@ Shapes: B videos, H the head's input, C classes, E experts.
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from vidfit.kernels.dropout import Dropout
@@ -16,39 +16,26 @@ from vidfit.models.batch_norm import BatchNorm
 
 
 class LogisticConfig(BaseModel):
-    """One logistic regression per class.
-
-    Attributes:
-        l2: weight of the penalty `l2 * 0.5 * sum W^2`.
-        dropout: fraction of the head's inputs that a training step drops.
-        label_gating: multiply each probability by a gate computed from all of them.
-    """
+    """One logistic regression per class."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["logistic"] = "logistic"
-    l2: NonNegativeFloat = 1e-8
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    label_gating: bool = False
+    l2: float = Field(default=1e-8, ge=0, description="weight of the penalty `0.5 * sum W^2`")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="fraction of the head's input to drop in training")
+    label_gating: bool = Field(default=False, description="multiply the probabilities p by `sigmoid(BN(p W))`")
 
 
 class MixtureOfExpertsConfig(BaseModel):
-    """A mixture of logistic regressions per class.
-
-    Attributes:
-        experts: E per class, besides the one that always says no.
-        l2: weight of the penalty `l2 * 0.5 * sum W^2` on gates and experts.
-        dropout: fraction of the head's inputs that a training step drops.
-        label_gating: multiply each probability by a gate computed from all of them.
-    """
+    """A mixture of logistic regressions per class."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["moe"] = "moe"
-    experts: PositiveInt = 2
-    l2: NonNegativeFloat = 1e-6
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    label_gating: bool = False
+    experts: PositiveInt = Field(default=2, description="E per class, besides the one that always says no")
+    l2: float = Field(default=1e-6, ge=0, description="weight of the penalty `0.5 * sum W^2` on gates and experts")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="fraction of the head's input to drop in training")
+    label_gating: bool = Field(default=False, description="multiply the probabilities p by `sigmoid(BN(p W))`")
 
 
 HeadConfig = Annotated[LogisticConfig | MixtureOfExpertsConfig, Field(discriminator="type")]

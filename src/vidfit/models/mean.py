@@ -8,7 +8,7 @@ Shapes: B videos, T frames, D features.
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
@@ -16,16 +16,12 @@ from vidfit.kernels.pooling import max_frames, mean_frames
 
 
 class MeanConfig(BaseModel):
-    """Options of mean pooling.
-
-    Attributes:
-        max: add the largest value of each feature, so that the head's input is twice as long.
-    """
+    """Options of mean pooling."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["mean"] = "mean"
-    max: bool = False
+    max: bool = Field(default=False, description="the largest value of each feature beside its mean")
 
 
 class MeanPooling(nn.Module):

@@ -10,6 +10,7 @@ Shapes: B videos, T frames, D features, K clusters.
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from vidfit.features.spec import FeatureSpec
@@ -19,14 +20,10 @@ from vidfit.models.pooled import Pool, PooledConfig, PooledFamily, per_modality
 
 
 class NetVLADConfig(PooledConfig):
-    """Options of NetVLAD. The winners took K = 256 for rgb and 128 for audio.
-
-    Attributes:
-        light: sum frames instead of residuals; half the cluster weights.
-    """
+    """Options of NetVLAD. The winners took K = 256 for rgb and 128 for audio."""
 
     type: Literal["netvlad"] = "netvlad"
-    light: bool = False
+    light: bool = Field(default=False, description="sum the frames themselves, not their distances to centres")
 
 
 class VLAD(Pool):

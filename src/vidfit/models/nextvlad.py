@@ -17,7 +17,7 @@ Source: Lin, Xiao & Fan 2018 (arXiv 1811.05014), section 3, and the authors' cod
 norm.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -31,26 +31,19 @@ from vidfit.models.pooled import per_modality
 
 
 class NeXtVLADConfig(BaseModel):
-    """Options of NeXtVLAD. The authors took 8 groups and 128 clusters for rgb, half of both for audio, and H = 2048.
-
-    Attributes:
-        clusters: K, one number for all modalities or one by name.
-        groups: G, likewise; it divides `expansion` times the modality's size.
-        expansion: E.
-        hidden: H, the size of the head's input.
-        reduction: the gate's inner layer has H / reduction units.
-        dropout: fraction of the descriptor that a training step drops.
-    """
+    """Options of NeXtVLAD. The authors took 8 groups and 128 clusters for rgb, half of both for audio, and H = 2048."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["nextvlad"] = "nextvlad"
-    clusters: PositiveInt | dict[str, PositiveInt]
-    groups: PositiveInt | dict[str, PositiveInt] = 8
-    expansion: PositiveInt = 2
-    hidden: PositiveInt
-    reduction: PositiveInt = 8
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    clusters: PositiveInt | dict[str, PositiveInt] = Field(description="K, for all modalities or one by name")
+    groups: PositiveInt | dict[str, PositiveInt] = Field(
+        default=8, description="G, parts of a wide frame that share centres; for all modalities or one by name"
+    )
+    expansion: PositiveInt = Field(default=2, description="E, how many times as wide frames become first")
+    hidden: PositiveInt = Field(description="H, the size of the vector that the head reads")
+    reduction: PositiveInt = Field(default=8, description="how many times narrower than H the gate's inner layer is")
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="fraction of the descriptor to drop in training")
 
 
 class NeXtVLADPool(nn.Module):

@@ -7,7 +7,7 @@ Shapes: B videos, T frames, D features, K clusters, P descriptor, H hidden.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -24,23 +24,15 @@ Option = TypeVar("Option")
 
 
 class PooledConfig(BaseModel):
-    """Options of every pooling family.
-
-    Attributes:
-        clusters: K, one number for all modalities or one by name.
-        hidden: H, the size of the head's input.
-        relu: batch norm and ReLU6 after the hidden layer instead of a bias.
-        gating: context gating after the hidden layer.
-        dropout: fraction of the descriptor that a training step drops.
-    """
+    """Options of every pooling family."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    clusters: PositiveInt | dict[str, PositiveInt]
-    hidden: PositiveInt
-    relu: bool = False
-    gating: bool = True
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clusters: PositiveInt | dict[str, PositiveInt] = Field(description="K, one value or `{rgb: 256, audio: 128}`")
+    hidden: PositiveInt = Field(description="H, the size of the vector that the head reads")
+    relu: bool = Field(default=False, description="batch norm and ReLU6 after the hidden layer, instead of a bias")
+    gating: bool = Field(default=True, description="context gating after the hidden layer")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="fraction of the descriptor to drop in training")
 
 
 class Pool(nn.Module, ABC):

@@ -16,8 +16,6 @@ Shapes: B videos, T frames, D features, H cells, G gates (4 in an LSTM, 3 in a G
 Source: Hochreiter & Schmidhuber 1997 (LSTM), Cho et al. 2014 (GRU); layers as in Skalic & Austin 2018.
 """
 
-from typing import Annotated
-
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -28,19 +26,13 @@ from vidfit.models.heads import ContextGating
 
 
 class RecurrentConfig(BaseModel):
-    """Options of the recurrent families.
-
-    Attributes:
-        type: kind of cell.
-        cells: H, even; the size of the head's input (the winners: 1024).
-        gating: context gating of the final state, with a bias instead of a batch norm.
-    """
+    """Options of LSTM and GRU: a bidirectional layer with half the cells each way, then a forward layer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Cell
-    cells: Annotated[int, Field(gt=0, multiple_of=2)]
-    gating: bool = False
+    cells: int = Field(gt=0, multiple_of=2, description="H, the size of the vector that the head reads; winners: 1024")
+    gating: bool = Field(default=False, description="context gating of the final state, with a bias, not a batch norm")
 
 
 class Direction(nn.Module):

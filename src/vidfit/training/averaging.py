@@ -21,18 +21,21 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class AveragingConfig(BaseModel):
-    """How to average a member's weights after its training."""
+    """A second phase that averages weights. It starts from the best checkpoint, with a new optimiser."""
 
     model_config = ConfigDict(extra="forbid")
 
-    method: Literal["ema", "equal"] = "ema"
-    steps: int = Field(gt=0, description="of the phase, after the training's own")
-    learning_rate: float = Field(default=0.0001, gt=0, description="constant")
+    method: Literal["ema", "equal"] = Field(
+        default="ema",
+        description="`ema`: exponential moving average; `equal`: mean of the weights at the start and each validation",
+    )
+    steps: int = Field(gt=0, description="length of the phase")
+    learning_rate: float = Field(default=0.0001, gt=0, description="of the phase, constant")
     ema_decay: float = Field(
-        default=0.999, gt=0, lt=1, description="d of `ema`: per step the average moves (1 - d) towards the weights"
+        default=0.999, gt=0, lt=1, description="d of `ema`: `average = d * average + (1 - d) * weights` after each step"
     )
     keep: Literal["better", "always"] = Field(
-        default="better", description="keep the average if its validation GAP is better, or always"
+        default="better", description="keep the average only if its validation GAP is higher, or always"
     )
 
 

@@ -10,76 +10,93 @@ from vidfit.training.averaging import AveragingConfig
 
 
 class SegmentsConfig(BaseModel):
-    """Learn from rated segments in place of whole videos. Labels that were not rated in a segment weigh 0."""
+    """Learn from rated segments instead of whole videos. `{}` takes the defaults.
+
+    Labels that were not rated in a segment weigh 0. Not with `mixup` or `distill`; needs validation shards.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     context: float = Field(
-        default=3, ge=0, allow_inf_nan=False, description="seconds around a segment that the model sees too"
+        default=3, ge=0, allow_inf_nan=False, description="seconds before and after a segment that the model sees too"
     )
     table: PathText | None = Field(
-        default=None, min_length=1, description="intervals, path,label,start,end, in place of the ratings in the shards"
+        default=None,
+        min_length=1,
+        description="intervals, `path,label,start,end`, instead of the ratings in the shards; all labels then count "
+        "as rated, by a segment's middle",
     )
-    seconds: int = Field(default=5, ge=1, description="length of the segments that the table rates")
+    seconds: int = Field(default=5, ge=1, description="length of the segments that `table` rates")
 
 
 class TrainingConfig(BaseModel):
-    """How to train a member."""
+    """A member's own `training` overrides single keys of the recipe's. Give `steps` or `epochs`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    steps: int | None = Field(default=None, gt=0, description="number of batches; give this or ...")
-    epochs: int | None = Field(default=None, gt=0, description="... number of passes over the training shards")
-    batch_size: int = Field(default=128, gt=0, description="videos per step")
+    steps: int | None = Field(default=None, gt=0, description="batches, at most")
+    epochs: int | None = Field(default=None, gt=0, description="passes over the training videos, at most")
+    batch_size: int = Field(default=128, gt=0, description="videos per step, over all processes")
     accumulate: int = Field(
-        default=1, gt=0, description="split a batch into so many parts, run one after another; their gradients add up"
+        default=1, gt=0, description="compute a batch in this many parts, to save memory; batch norm sees one part"
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of matrix products; weights, moments and the loss stay float32"
+        default="float32",
+        description="of matrix products. `bfloat16` is faster on a GPU; on a CPU only with AMX and small members, and "
+        "not for recurrent families",
     )
     sampling: Literal["replacement", "sequence", "none"] = Field(
         default="replacement",
-        description="the frames a step sees: drawn with replacement, neighbours from a random start, or all",
+        description="frames per step: drawn with `replacement`, a `sequence` of neighbours, or all (`none`)",
     )
-    sample_frames: int = Field(default=300, gt=0, description="frames that sampling takes from a video")
-    mixup: float = Field(
-        default=0.0, ge=0, description="alpha of the Beta distribution that weights pairs of videos; 0 mixes none"
-    )
+    sample_frames: int = Field(default=300, gt=0, description="frames to sample per video")
+    mixup: float = Field(default=0.0, ge=0, description="alpha of mixup's Beta distribution; 0 mixes none")
     balance: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="how far to repeat videos with rare labels and drop those with frequent ones",
+        description="repeat videos of rare labels and skip some of frequent ones: `(median frequency / frequency) ^ "
+        "balance` times, between 1/8 and 8",
     )
-    learning_rate: float = Field(default=0.001, gt=0)
+    learning_rate: float = Field(default=0.001, gt=0, description="of Adam")
     schedule: Literal["staircase", "one-cycle"] = Field(
         default="staircase",
-        description="of the learning rate: it falls in steps (`lr_decay`), or rises and falls once over all `steps`",
+        description="of the learning rate. `staircase`: the next two keys; `one-cycle`: it rises over 30% of `steps`, "
+        "then falls to nearly 0",
     )
-    lr_decay: float = Field(default=0.8, gt=0, le=1, description="multiply the learning rate by this ...")
-    lr_decay_examples: int = Field(default=4_000_000, gt=0, description="... after each so many videos")
-    per_tensor_clip_norm: float = Field(default=1.0, gt=0, description="largest norm of each tensor's gradient")
+    lr_decay: float = Field(default=0.8, gt=0, le=1, description="multiply the learning rate by this, again and again")
+    lr_decay_examples: int = Field(default=4_000_000, gt=0, description="after so many videos")
+    per_tensor_clip_norm: float = Field(default=1.0, gt=0, description="clip each tensor's gradient to this norm")
     batch_norm_momentum: float = Field(
         default=0.01,
         gt=0,
         le=1,
-        description="weight of a batch in batch norm's running statistics; 0.001 in the original",
+        description="weight of a batch in the running statistics: 0.05 for 1,000 steps, 0.001 for 100,000",
     )
-    validate_every: int = Field(default=500, gt=0, description="steps")
-    patience: int | None = Field(default=None, gt=0, description="stop after so many validations without a better GAP")
-    shuffle_buffer: int = Field(default=2048, ge=0, description="videos from which the next one is drawn")
+    validate_every: int = Field(default=500, gt=0, description="steps between validations")
+    patience: int | None = Field(
+        default=None, gt=0, description="stop after this many validations without a better GAP"
+    )
+    shuffle_buffer: int = Field(
+        default=2048,
+        ge=0,
+        description="videos in memory to draw the next one from; 0 keeps the order. A cache needs none",
+    )
     checkpoint_minutes: float = Field(
         default=10,
         gt=0,
-        description="longest time between checkpoints; does not change the result",
+        description="time between checkpoints; no effect on the result",
     )
     on_nan: Literal["stop", "halve"] = Field(
         default="stop",
-        description="if the loss is not finite: stop, or return to the last validation with half the learning rate",
+        description="if the loss becomes NaN: `stop`, or `halve` the learning rate and go back to the last validation, "
+        "at most ten times",
     )
-    workers: int = Field(default=0, ge=0, description="reading threads; 0 reads between steps")
+    workers: int = Field(default=0, ge=0, description="threads that read ahead")
     start: PathText | None = Field(
-        default=None, min_length=1, description="a member whose weights it starts from: its folder or file"
+        default=None,
+        min_length=1,
+        description="a member (folder or file) to take initial weights from: same features, labels, family and sizes",
     )
     segments: SegmentsConfig | None = Field(default=None, description="learn from rated segments")
     averaging: AveragingConfig | None = Field(default=None, description="a second phase that averages weights")

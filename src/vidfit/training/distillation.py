@@ -20,24 +20,34 @@ from vidfit.training.soft_labels import SoftLabels
 
 
 class DistillConfig(BaseModel):
-    """What members learn from beside the labels: earlier generations of the recipe's members, or given soft labels."""
+    """What members learn from beside the labels. Give `generations` or `soft_labels`.
+
+    The loss is `weight * BCE(p, teacher) + (1 - weight) * BCE(p, labels)`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     generations: int | None = Field(
-        default=None, gt=0, description="how often students take their teachers' place; or ..."
+        default=None,
+        gt=0,
+        description="how often students become teachers. With 2, labels teach teachers, these teach a generation, "
+        "and that one teaches the members",
     )
     soft_labels: PathText | None = Field(
-        default=None, min_length=1, description="... a folder that `vidfit soft-label` wrote"
+        default=None, min_length=1, description="a folder that `vidfit soft-label` wrote for every training video"
     )
     teachers: Annotated[list[str], Field(min_length=1)] | Literal["own"] | None = Field(
-        default=None, description="members that teach all together, or own: each member its own successor"
+        default=None,
+        description="members whose mean teaches everyone (those in `pack.members`, else all); `own`: each member "
+        "learns from its predecessor",
     )
     folds: int | None = Field(
-        default=None, gt=1, description="train each teacher so often, without a part of the shards, to label that part"
+        default=None,
+        gt=1,
+        description="train each teacher this many times, each without one part of the shards, which it then labels",
     )
     weight: float = Field(default=0.5, gt=0, le=1, description="of the teachers' part of the loss")
-    top_k: int = Field(default=100, gt=0, description="probabilities kept of a video")
+    top_k: int = Field(default=100, gt=0, description="probabilities kept per video; the others count as 0")
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
