@@ -79,7 +79,7 @@ def run(
     with locked(Path(directory)):
         whole = Run(recipe, Path(directory), overwrite, on_progress=on_progress)
         tell_of_labels(whole.data)
-        return whole.all()
+        return whole.do_all()
 
 
 class Run:
@@ -112,9 +112,9 @@ class Run:
         make_folder(directory)
         write_text(directory / "recipe.yaml", yaml.safe_dump(recipe.model_dump(by_alias=True), sort_keys=False))
 
-    def all(self) -> dict[str, Any]:
+    def do_all(self) -> dict[str, Any]:
         """Every stage; returns the summary."""
-        members = [self.member(name) for name in self.recipe.members]
+        members = [self._do_member(name) for name in self.recipe.members]
         teachers = [
             {"generation": job.generation, "name": job.name, "fold": job.fold} | (self._jobs.recorded(job) or {})
             for job in self._teachers
@@ -124,7 +124,7 @@ class Run:
         self._report()
         return summary
 
-    def member(self, name: str) -> dict[str, Any]:
+    def _do_member(self, name: str) -> dict[str, Any]:
         """Train, quantise and measure a member; returns its row of the summary."""
         trained = self.train(name)
         folder = self.directory / "members" / name

@@ -321,10 +321,13 @@ def test_a_file_is_no_run_folder(vidfit, data: Path, tmp_path: Path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": 1}'])
-def test_a_damaged_record_of_the_fit_is_named(vidfit, data: Path, tmp_path: Path, text: str):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "cannot be read"), ("[]", "cannot be read"), ('{"settings": 1}', "is of another version of vidfit")],
+)
+def test_a_fit_that_cannot_be_resumed_is_named(vidfit, data: Path, tmp_path: Path, text: str, message: str):
     (tmp_path / "fit.json").write_text(text)
     code, _, err = vidfit(*command(data, tmp_path))
     assert code == 2
-    assert "fit.json: cannot be read" in err
+    assert f"fit.json: {message}" in err
     assert err.count("\n") == 1

@@ -142,7 +142,7 @@ class Fit:
         chosen, gap = self._judge.choose()
         log.info("chosen: %s (GAP %.4f on videos not seen)", ", ".join(chosen), gap)
         run = Run(self._judge.final_recipe(self._clock), self._task.directory, on_progress=self._task.on_progress)
-        return run.all() | {"fit": self._state.tried}
+        return run.do_all() | {"fit": self._state.tried}
 
     def _try_members(self) -> None:
         for name, settings in portfolio(self._traits):

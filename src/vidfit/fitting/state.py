@@ -45,7 +45,9 @@ class State:
             if (directory / "recipe.yaml").exists():
                 raise OutputError(f"{directory}: holds a run that is no fit; choose another -o") from None
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except KeyError:
+            raise OutputError(f"{self._path}: is of another version of vidfit; choose another run folder") from None
+        except (OSError, ValueError, TypeError) as error:
             raise OutputError(f"{self._path}: cannot be read ({reason(error)}); choose another run folder") from error
         if own != self._settings:
             raise OutputError(f"{directory}: holds the fit of other videos or another budget; choose another -o")
