@@ -208,7 +208,8 @@ class Fit:
     def _next_round(self) -> str | None:
         """The best variation of a member that the best average has. None if time is up."""
         number = len(self._state.rounds)
-        chosen = list(self._judge.choose()[0]) or list(self._state.tried)
+        weights = self._judge.choose()[0]
+        chosen = sorted(weights, key=weights.__getitem__, reverse=True) or list(self._state.tried)
         rivals = self._rivals(chosen[number % len(chosen)], number + 2)
         if not rivals:
             return None
