@@ -81,3 +81,8 @@ def test_a_linear_model_has_no_width_to_vary():
 
 def test_the_linear_baselines_come_first():
     assert [name for name, _ in portfolio(TRAITS["clips"])][:2] == ["mean", "mean-and-max"]
+
+
+def test_with_many_labels_families_that_pool_first_come_first():
+    assert [name for name, _ in portfolio(TRAITS["huge"])][2:5] == ["dbof", "netvlad", "frames-attention"]
+    assert [name for name, _ in portfolio(TRAITS["clips"])][2:4] == ["frames-attention", "dbof"]

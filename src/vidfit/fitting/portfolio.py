@@ -1,6 +1,7 @@
 """The members that `fit` tries, in order: what gave most for its time on many data sets comes first.
 
-A linear model leads, so that no result is below it. Then families that err differently: their average is packed.
+A linear model leads, so that no result is below it. Then families that err differently: their average is packed. Where
+labels are many, a frame classifier is dear, for it decides about each frame: families that pool first come before it.
 Then those of the best average again, varied. `benchmarks/portfolio.py` has the table behind the order.
 Sizes and lengths follow from the data:
 
@@ -53,6 +54,11 @@ class Traits:
         return wanted
 
     @property
+    def decides_dearly(self) -> bool:
+        """Whether a decision about a frame costs more than its hidden layer: there are many labels."""
+        return 2 * self.classes > self.size
+
+    @property
     def steps(self) -> int:
         """Batches of these passes, and no fewer than weights need to get anywhere."""
         return max(240, round(self.passes * self.videos / self.batch_size))
@@ -68,10 +74,10 @@ def portfolio(traits: Traits) -> Iterator[tuple[str, Settings]]:
         yield "experts", _experts(traits)
         return
     yield "mean-and-max", _linear(traits, 0.3, largest=True)
-    yield "frames-attention", _frames(traits, "attention")
-    yield "dbof", _dbof(traits)
-    yield "frames-log-sum-exp", _frames(traits, "log-sum-exp")
-    yield "netvlad", _netvlad(traits)
+    dbof, netvlad = ("dbof", _dbof(traits)), ("netvlad", _netvlad(traits))
+    attention, smooth = ((f"frames-{pooling}", _frames(traits, pooling)) for pooling in ("attention", "log-sum-exp"))
+    cheap_first, usual = [dbof, netvlad, attention, smooth], [attention, dbof, smooth, netvlad]
+    yield from cheap_first if traits.decides_dearly else usual
     yield "frames-deep", _frames(traits, "attention", layers=2)
     yield "attention", _attention(traits)
     yield "frames-max", _frames(traits, "max")
