@@ -5,6 +5,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,20 +109,32 @@ def test_arrays_are_run_in_slices(finished: Path):
     assert seen == [BATCH_SIZE, BATCH_SIZE, 1]
 
 
+Alone = Callable[[str], dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def alone(finished: Path, corpus: Path) -> Alone:
+    """The answers of a model to each video by itself, by id."""
+
+    @cache
+    def answers(form: str) -> dict[str, np.ndarray]:
+        model = vidfit.load(finished / form, threads=1)
+        single = Batches(expand_shards([corpus / "eval"]), model.spec, None, batch_size=1)
+        return {video.ids[0]: model._run(*model._inputs(video))[0] for video in single}
+
+    return answers
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("batch_size", "threads", "parallel_batches"),
     [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 2), (32, 1, 1), (32, 2, 1), (32, 2, 0), (32, 3, 5)],
 )
 def test_results_depend_on_neither_batch_size_nor_threads_nor_batches_at_once(
-    finished: Path, corpus: Path, form: str, batch_size: int, threads: int, parallel_batches: int
+    finished: Path, corpus: Path, alone: Alone, form: str, batch_size: int, threads: int, parallel_batches: int
 ):
     """Each video alone is the truth; shards are read in their order, the other batch in a random one."""
-    alone = vidfit.load(finished / form, threads=1)
-    shards = expand_shards([corpus / "eval"])
-    expected = {
-        video.ids[0]: alone._run(*alone._inputs(video))[0] for video in Batches(shards, alone.spec, None, batch_size=1)
-    }
+    shards, expected = expand_shards([corpus / "eval"]), alone(form)
     assert len(expected) == VIDEOS["eval"]
     model = vidfit.load(finished / form, threads=threads, batch_size=batch_size, parallel_batches=parallel_batches)
     rows = list(model.predict_shards(shards))
