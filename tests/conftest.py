@@ -15,6 +15,18 @@ from vidfit.cli import main
 
 Call = Callable[..., tuple[int, str, str]]
 
+
+def call(*arguments: object) -> int:
+    """Runs the command in this process; gives the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["vidfit", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 0
+    return 0
+
+
 # How long an example takes is no property of the code that is tested.
 settings.register_profile("vidfit", deadline=None)
 settings.load_profile("vidfit")
@@ -85,17 +97,12 @@ def recipe_file(corpus: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def vidfit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+def vidfit(capfd: pytest.CaptureFixture[str]) -> Call:
     """Runs the command; gives exit code, standard output, standard error."""
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["vidfit", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = call(*arguments)
         out, err = capfd.readouterr()
         return code, out, err
 
-    return call
+    return run
