@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,21 @@ settings.load_profile("vidfit")
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# They take longest. Begun last, they would leave the other processes without work.
+FIRST = (
+    "test_ranks.py",
+    "test_killed_runs.py",
+    "test_extract.py",
+    "test_cli_process.py",
+    "test_server.py",
+    "test_fit.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(os.environ.get("VIDFIT_GOLDEN", SHARED / "golden"))
 DATA = Path(os.environ.get("VIDFIT_DATA", SHARED / "data"))
@@ -54,6 +69,14 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user-cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fsync() -> Iterator[None]:
+    """No test cuts the power, and thousands of files would wait for the disk. `test_files.py` tests that it is used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
