@@ -385,6 +385,11 @@ def test_a_batch_has_videos(finished: Path):
         vidfit.load(finished / "model.onnx", parallel_batches=-1)
 
 
+@pytest.fixture(scope="module")
+def packed(finished: Path) -> Predictor:
+    return vidfit.load(finished / "model.onnx")
+
+
 def test_a_member_and_its_quantized_form_predict(finished: Path):
     frames, num_frames, _ = arrays()
     member = vidfit.load(finished / "members" / "lstm").predict(frames, num_frames)
@@ -410,20 +415,20 @@ def test_a_member_and_its_quantized_form_predict(finished: Path):
         (lambda frames: frames.update(audio=torch.from_numpy(frames["audio"])), "modality audio: .*this is Tensor"),
     ],
 )
-def test_arrays_that_do_not_fit(finished: Path, change, message: str):
+def test_arrays_that_do_not_fit(packed: Predictor, change, message: str):
     frames, num_frames, _ = arrays()
     change(frames)
     with pytest.raises(DataError, match=message):
-        vidfit.load(finished / "model.onnx").predict(frames, num_frames)
+        packed.predict(frames, num_frames)
 
 
 @pytest.mark.parametrize(
     "num_frames",
     [[0, 1, 1], [1, 1, 99], [1, 1], [[1, 1, 1]], 1, [1.0, 1.9, 1.0], [True, True, True], ["1", "1", "1"], [1, 1, None]],
 )
-def test_lengths_that_do_not_fit(finished: Path, num_frames: Any):
+def test_lengths_that_do_not_fit(packed: Predictor, num_frames: Any):
     with pytest.raises(DataError, match="give 3 integers from 1 to"):
-        vidfit.load(finished / "model.onnx").predict(arrays()[0], np.array(num_frames))
+        packed.predict(arrays()[0], np.array(num_frames))
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.99])
@@ -447,9 +452,9 @@ def test_a_member_cut_short(finished: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("shards", ["some.tfrecord", Path("some"), ["a", "b"]])
-def test_shards_are_not_taken_for_arrays(finished: Path, shards: Any):
+def test_shards_are_not_taken_for_arrays(packed: Predictor, shards: Any):
     with pytest.raises(DataError, match="for shards, call predict_shards"):
-        vidfit.load(finished / "model.onnx").predict(shards)
+        packed.predict(shards)
 
 
 def test_a_missing_file(tmp_path: Path):
