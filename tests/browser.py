@@ -38,7 +38,7 @@ class Page:
         self._number = 0
         self._session: dict[str, str] = {}
         self.errors: list[str] = []
-        """What was said on the console, or would have been: exceptions, failed loads, errors and warnings."""
+        """What the page shown said on the console, or would have: exceptions, failed loads, errors and warnings."""
         self._loaded = False
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -66,6 +66,7 @@ class Page:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
         self._loaded = False
+        self.errors.clear()
         self.ask("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
         while not self._loaded:
             self._read()

@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,18 @@ from vidfit.cli import main
 
 Call = Callable[..., tuple[int, str, str]]
 
+
+def call(*arguments: object) -> int:
+    """Runs the command in this process; gives the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["vidfit", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 0
+    return 0
+
+
 # How long an example takes is no property of the code that is tested.
 settings.register_profile("vidfit", deadline=None)
 settings.load_profile("vidfit")
@@ -22,6 +34,21 @@ settings.load_profile("vidfit")
 # What nohup ignores, the command ignores too; tests close terminals, also under nohup.
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# They take longest. Begun last, they would leave the other processes without work.
+FIRST = (
+    "test_ranks.py",
+    "test_killed_runs.py",
+    "test_extract.py",
+    "test_cli_process.py",
+    "test_server.py",
+    "test_fit.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(os.environ.get("VIDFIT_GOLDEN", SHARED / "golden"))
@@ -42,6 +69,14 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user-cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fsync() -> Iterator[None]:
+    """No test cuts the power, and thousands of files would wait for the disk. `test_files.py` tests that it is used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -85,17 +120,12 @@ def recipe_file(corpus: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def vidfit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+def vidfit(capfd: pytest.CaptureFixture[str]) -> Call:
     """Runs the command; gives exit code, standard output, standard error."""
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["vidfit", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = call(*arguments)
         out, err = capfd.readouterr()
         return code, out, err
 
-    return call
+    return run

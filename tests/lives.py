@@ -82,8 +82,14 @@ def _snapshot(folder: Path) -> Snapshot:
 
 
 def _serve() -> None:
-    import vidfit.pipeline  # noqa: F401 - all that a life would take long to import
+    # All that a life would take long to import; an optimiser imports `torch._dynamo` at its first use.
+    import torch._dynamo  # noqa: F401
+
+    import vidfit.pipeline  # noqa: F401
     from vidfit.cli import main
+
+    # A kill is no power cut: what is written stays, and to wait for the disk takes longer than all else.
+    os.fsync = lambda fd: None
 
     for line in sys.stdin:
         child = os.fork()

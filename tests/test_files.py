@@ -25,6 +25,15 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
     assert os.listdir(tmp_path) == ["model.onnx"]
 
 
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    replace, calls = os.replace, []
+    monkeypatch.setattr("os.fsync", lambda file: calls.append("fsync"))
+    monkeypatch.setattr("os.replace", lambda *paths: (calls.append("replace"), replace(*paths)))
+    with replacing(tmp_path / "model.onnx") as partial:
+        partial.write_text("new")
+    assert calls == ["fsync", "replace"]
+
+
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError])
 def test_an_interrupted_file_leaves_nothing(tmp_path, failure):
     def write():

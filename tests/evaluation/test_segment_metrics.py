@@ -104,11 +104,12 @@ def some_videos(draw: st.DrawFn) -> Videos:
     for _ in range(draw(st.integers(1, 5))):
         segments = draw(st.integers(1, 6))
         levels = draw(st.sampled_from([3, 1000]))
-        probabilities = draw(st.lists(st.integers(0, levels), min_size=3 * segments, max_size=3 * segments))
+        random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        probabilities = random.integers(levels + 1, size=(segments, 3))
         # Some are off the grid, after the end, or rated twice.
         start = st.integers(0, segments).map(lambda number: 5 * number) | st.just(7)
         ratings = draw(st.lists(st.tuples(start, st.integers(0, 2), st.sampled_from([0.0, 1.0])), max_size=12))
-        made.append((np.array(probabilities, np.float32).reshape(-1, 3) / np.float32(levels), ratings))
+        made.append((probabilities.astype(np.float32) / np.float32(levels), ratings))
     return made
 
 

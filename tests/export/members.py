@@ -133,14 +133,21 @@ def torch_average(members: list[PackedMember], inputs: dict[str, np.ndarray]) ->
         )
 
 
-def run(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Probabilities `[B, C]` of a file."""
-    return np.asarray(onnxruntime.InferenceSession(path).run(["probabilities"], inputs)[0])
+def opened(model: Path | onnxruntime.InferenceSession) -> onnxruntime.InferenceSession:
+    """The session of a file, or the session itself."""
+    return onnxruntime.InferenceSession(model) if isinstance(model, Path) else model
 
 
-def assert_videos_do_not_depend_on_their_batch(path: Path, spec: FeatureSpec = SPEC) -> None:
+def run(model: Path | onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """Probabilities `[B, C]` of a file or its session."""
+    return np.asarray(opened(model).run(["probabilities"], inputs)[0])
+
+
+def assert_videos_do_not_depend_on_their_batch(
+    model: Path | onnxruntime.InferenceSession, spec: FeatureSpec = SPEC
+) -> None:
     """Nor on the padding that a batch gives them."""
-    session, inputs = onnxruntime.InferenceSession(path), arrays(8, 11, spec=spec)
+    session, inputs = opened(model), arrays(8, 11, spec=spec)
     (together,) = session.run(["probabilities"], inputs)
     for video, frames in enumerate(inputs["num_frames"]):
         alone = {it.name: inputs[it.name][video : video + 1, :frames] for it in spec.modalities}
@@ -148,8 +155,8 @@ def assert_videos_do_not_depend_on_their_batch(path: Path, spec: FeatureSpec = S
         np.testing.assert_allclose(np.asarray(found)[0], np.asarray(together)[video], atol=1e-5)
 
 
-def assert_padding_changes_nothing(path: Path, spec: FeatureSpec = SPEC) -> None:
-    session, inputs, noise = onnxruntime.InferenceSession(path), arrays(4, 6, spec=spec), arrays(4, 5, 1, spec)
+def assert_padding_changes_nothing(model: Path | onnxruntime.InferenceSession, spec: FeatureSpec = SPEC) -> None:
+    session, inputs, noise = opened(model), arrays(4, 6, spec=spec), arrays(4, 5, 1, spec)
     padded = {it.name: np.concatenate([inputs[it.name], noise[it.name]], axis=1) for it in spec.modalities}
     (short,) = session.run(["probabilities"], inputs)
     (long,) = session.run(["probabilities"], {**padded, "num_frames": inputs["num_frames"]})

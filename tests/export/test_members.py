@@ -44,6 +44,7 @@ NARROW_FILES = [("gated", "4/channel"), ("gru", "4/channel"), ("wide", "4/channe
 NBITS_FILES = [("wide", "4/channel"), ("wide", "6/channel")]
 ROW_BY_ROW = [file for file in INT8_FILES + NARROW_FILES if file not in NBITS_FILES]
 Alone = Callable[[str, str], Path]
+Session = Callable[[str, str], onnxruntime.InferenceSession]
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +60,18 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
     return write
 
 
+@pytest.fixture(scope="module")
+def session(alone: Alone) -> Session:
+    """The same, opened once."""
+    return cache(lambda name, scheme: onnxruntime.InferenceSession(alone(name, scheme)))
+
+
 @pytest.mark.parametrize(("name", "scheme"), INT8_FILES + NARROW_FILES)
-def test_integer_activations_are_near_float_ones(name: str, scheme: str, alone: Alone):
+def test_integer_activations_are_near_float_ones(name: str, scheme: str, session: Session):
     original = float_member(name, RGB)
     quantized = PackedMember(original.quantized(QuantScheme.parse(scheme)), 1.0)
     batches = [arrays(*shape, spec=RGB) for shape in SHAPES]
-    found = np.concatenate([run(alone(name, scheme), inputs) for inputs in batches])
+    found = np.concatenate([run(session(name, scheme), inputs) for inputs in batches])
     exact, floats = (
         np.concatenate([torch_average([packed], inputs) for inputs in batches])
         for packed in (quantized, PackedMember(original, 1.0))
@@ -75,13 +82,13 @@ def test_integer_activations_are_near_float_ones(name: str, scheme: str, alone: 
 
 
 @pytest.mark.parametrize(("name", "scheme"), ROW_BY_ROW)
-def test_a_video_does_not_depend_on_its_batch(name: str, scheme: str, alone: Alone):
-    assert_videos_do_not_depend_on_their_batch(alone(name, scheme), RGB)
+def test_a_video_does_not_depend_on_its_batch(name: str, scheme: str, session: Session):
+    assert_videos_do_not_depend_on_their_batch(session(name, scheme), RGB)
 
 
 @pytest.mark.parametrize(("name", "scheme"), INT8_FILES + NARROW_FILES)
-def test_padding_changes_nothing(name: str, scheme: str, alone: Alone):
-    assert_padding_changes_nothing(alone(name, scheme), RGB)
+def test_padding_changes_nothing(name: str, scheme: str, session: Session):
+    assert_padding_changes_nothing(session(name, scheme), RGB)
 
 
 @pytest.mark.parametrize(("name", "scheme"), INT8_FILES)

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,32 @@ PAGE = Path(timeline.__file__).parents[1] / "export" / "web"
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js: apt-get install nodejs")
 
 
-def node(module: str, expression: str, **values: Any) -> Any:
-    """The value of an expression over a module of the page (`page`) and some values (`it`)."""
-    script = (
-        f"import * as page from {json.dumps((PAGE / module).as_uri())};"
-        f"const it = JSON.parse({json.dumps(json.dumps(values))});"
-        f"const found = {expression};"
-        "console.log(JSON.stringify(ArrayBuffer.isView(found) ? Array.from(found) : found));"
-    )
+Node = Callable[..., Any]
+ANSWER = """
+import { createInterface } from "node:readline";
+for await (const line of createInterface({ input: process.stdin })) {
+    const { module, expression, it } = JSON.parse(line);
+    const found = new Function("page", "it", `return ${expression}`)(await import(module), it);
+    console.log(JSON.stringify(ArrayBuffer.isView(found) ? Array.from(found) : found));
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """Gives the value of an expression over a module of the page (`page`) and some values (`it`)."""
     # Node warns of modules in a folder without package.json, which the page does not need.
-    command = ["node", "--no-warnings", "--input-type=module"]
-    done = subprocess.run(command, input=script, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    command = ["node", "--no-warnings", "--input-type=module", "--eval", ANSWER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        questions, answers = process.stdin, process.stdout
+        assert questions and answers  # noqa: PT018 - for pyright
+
+        def ask(module: str, expression: str, **values: Any) -> Any:
+            question = {"module": (PAGE / module).as_uri(), "expression": expression, "it": values}
+            print(json.dumps(question), file=questions, flush=True)
+            return json.loads(answers.readline())
+
+        yield ask
 
 
 @pytest.fixture
@@ -40,7 +55,7 @@ def random() -> np.random.Generator:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 40])
-def test_steps_from_frames_are_those_of_python(steps: int, random: np.random.Generator):
+def test_steps_from_frames_are_those_of_python(node: Node, steps: int, random: np.random.Generator):
     frames = random.choice([0.0, 0.2, 0.7, 1.0], size=(steps, 3)).astype(np.float32)
     video = random.uniform(size=3).astype(np.float32)
     call = "page.fromFrames(Float32Array.from(it.frames), Float32Array.from(it.video))"
@@ -49,7 +64,7 @@ def test_steps_from_frames_are_those_of_python(steps: int, random: np.random.Gen
 
 
 @pytest.mark.parametrize(("steps", "length", "hop"), [(3, 5, 1), (5, 5, 1), (12, 5, 1), (23, 10, 4), (24, 10, 7)])
-def test_windows_are_those_of_python(steps: int, length: int, hop: int, random: np.random.Generator):
+def test_windows_are_those_of_python(node: Node, steps: int, length: int, hop: int, random: np.random.Generator):
     stretches = timeline.windows(steps, length, hop)
     starts = node("timeline.js", "page.windowStarts(it.steps, it.length, it.hop)", steps=steps, length=length, hop=hop)
     assert starts == [stretch.start for stretch in stretches]
@@ -62,7 +77,7 @@ def test_windows_are_those_of_python(steps: int, length: int, hop: int, random: 
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.5, 2.5])
-def test_intervals_are_those_of_python(rate: float, random: np.random.Generator):
+def test_intervals_are_those_of_python(node: Node, rate: float, random: np.random.Generator):
     # Steps on the very edges of the hysteresis, too.
     edges = [0.0, 0.3, np.float32(0.6 * 0.5), 0.5, 0.9]
     columns = random.choice(edges, size=(60, 25)).astype(np.float32)
@@ -79,7 +94,7 @@ def test_intervals_are_those_of_python(rate: float, random: np.random.Generator)
         np.testing.assert_allclose(values, [list(span) for span in other], atol=1e-6)
 
 
-def test_a_label_holds_by_its_own_threshold_in_order_of_probability():
+def test_a_label_holds_by_its_own_threshold_in_order_of_probability(node: Node):
     model = {"vocabulary": ["dog", "cat", "rain", "sea"], "thresholds": [0.5, 0.2, 0.9, 0.1], "rate": 1}
     video = [0.4, 0.25, 0.95, 0.05]
     steps = [[0.1, 0.1, 0.1, 0.2], [0.1, 0.1, 0.95, 0.05]]
@@ -113,7 +128,7 @@ OBJECT = {
 
 
 @pytest.mark.parametrize("name", ["Json", "Csv", "Vtt"])
-def test_files_are_those_that_label_writes(name: str, tmp_path: Path):
+def test_files_are_those_that_label_writes(node: Node, name: str, tmp_path: Path):
     path = tmp_path / f"labels.{name.lower()}"
     write_labels(path, [VIDEO])
     expected, found = path.read_text(), node("formats.js", f"page.to{name}(it.video)", video=OBJECT)
@@ -126,7 +141,7 @@ def test_files_are_those_that_label_writes(name: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 16), (40, 31), (9, 300)])
-def test_pictures_are_scaled_as_ffmpeg_scales_them(width: int, height: int, random: np.random.Generator):
+def test_pictures_are_scaled_as_ffmpeg_scales_them(node: Node, width: int, height: int, random: np.random.Generator):
     av = pytest.importorskip("av")
     from av.video.reformatter import Interpolation, VideoReformatter
 
@@ -143,7 +158,7 @@ def test_pictures_are_scaled_as_ffmpeg_scales_them(width: int, height: int, rand
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
-def test_sound_is_resampled_as_python_resamples_it(rate: int, tmp_path: Path, random: np.random.Generator):
+def test_sound_is_resampled_as_python_resamples_it(node: Node, rate: int, tmp_path: Path, random: np.random.Generator):
     pytest.importorskip("av")
     from tests.videos.making import write
     from vidfit.videos.decode import Reading, Sampling, read_steps
@@ -161,7 +176,7 @@ def test_sound_is_resampled_as_python_resamples_it(rate: int, tmp_path: Path, ra
 
 @pytest.mark.parametrize("rate", [16000, 22050, 44100])
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.wav", "pcm_s16le")])
-def test_the_sample_rate_of_a_file_is_found(name: str, codec: str, rate: int, tmp_path: Path):
+def test_the_sample_rate_of_a_file_is_found(node: Node, name: str, codec: str, rate: int, tmp_path: Path):
     pytest.importorskip("av")
     from tests.videos.making import RED, frames_at, plain, tone, write
 

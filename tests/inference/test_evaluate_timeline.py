@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import vidfit
-from tests.inference.test_label import Command, call, command  # noqa: F401 - a fixture
+import vidfit as library
+from tests.conftest import Call, call
 from vidfit.evaluation.intervals import IntervalMetrics
 from vidfit.features.shards import read_videos
 from vidfit.inference.timeline import from_frames, over_steps, spans, windows
@@ -34,7 +34,7 @@ pack: {budget: 100kB, members: {mean: 1}}
 Rows = list[tuple[str, str, float, float]]
 
 
-def videos(split: str, count: int, seed: int) -> tuple[list[vidfit.Video], Rows]:
+def videos(split: str, count: int, seed: int) -> tuple[list[library.Video], Rows]:
     """Videos of 4 to 12 seconds, and the interval in which the label of each shifts the frames."""
     random = np.random.default_rng(seed)
     made, rows = [], []
@@ -45,7 +45,7 @@ def videos(split: str, count: int, seed: int) -> tuple[list[vidfit.Video], Rows]
         frames = random.normal(128, 12, size=(steps, 6))
         frames[start:end, 2 * label : 2 * label + 2] += 70
         id = f"{split}/{number}.mp4"
-        made.append(vidfit.Video(id, {"rgb": frames.clip(0, 255).astype(np.uint8)}, np.array([label])))
+        made.append(library.Video(id, {"rgb": frames.clip(0, 255).astype(np.uint8)}, np.array([label])))
         rows.append((id, LABELS[label], float(start), float(end)))
     return made, rows
 
@@ -65,12 +65,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards, `segments.csv` of those of eval, a run, and `mean.onnx`, which has no frame probabilities."""
     folder = tmp_path_factory.mktemp("timeline")
     for seed, (split, count) in enumerate({"train": 96, "validation": 48, "eval": len(ROWS)}.items()):
-        vidfit.write_shard(folder / f"{split}.tfrecord", videos(split, count, seed)[0])
+        library.write_shard(folder / f"{split}.tfrecord", videos(split, count, seed)[0])
     write_table(folder / "segments.csv", ROWS)
     lines = ["label_id,label_name", *(f'{index},"{name}"' for index, name in enumerate(LABELS))]
     (folder / "vocabulary.csv").write_text("\n".join(lines) + "\n")
     (folder / "recipe.yaml").write_text(RECIPE)
-    vidfit.run(vidfit.load_recipe(folder / "recipe.yaml"), folder / "run")
+    library.run(library.load_recipe(folder / "recipe.yaml"), folder / "run")
     mean = folder / "run" / "members" / "mean"
     assert call("pack-members", mean, "--budget", "100kB", "-o", folder / "mean.onnx") == 0
     return folder
@@ -84,7 +84,7 @@ def expected(
         truth = {row["path"]: row for row in csv.DictReader(file)}
     metrics = IntervalMetrics(LABELS)
     for video in read_videos(place / "eval.tfrecord"):
-        assert isinstance(video, vidfit.Video)
+        assert isinstance(video, library.Video)
         found_TC, row = over_time(video.frames), truth[video.id]
         found = [[it[:2] for it in spans(column_T, threshold, 1, len(found_TC))] for column_T in found_TC.T]
         metrics.update(found_TC, 1, {LABELS.index(row["label"]): [(float(row["start"]), float(row["end"]))]}, found)
@@ -92,12 +92,12 @@ def expected(
 
 
 @pytest.mark.parametrize("form", ["run/model.onnx", "run/members/frames"])
-def test_frame_probabilities_are_measured(place: Path, command: Command, tmp_path: Path, form: str):  # noqa: F811
+def test_frame_probabilities_are_measured(place: Path, vidfit: Call, tmp_path: Path, form: str):
     arguments = ("evaluate", place / form, place / "eval.tfrecord", "--segments", place / "segments.csv")
-    code, out, err = command(*arguments, "--threshold", "0.4", "--json", tmp_path / "it.json")
+    code, out, err = vidfit(*arguments, "--threshold", "0.4", "--json", tmp_path / "it.json")
     assert (code, err) == (0, "")
     result = json.loads((tmp_path / "it.json").read_text())
-    model = vidfit.load(place / form)
+    model = library.load(place / form)
 
     def over_time(frames: dict[str, np.ndarray]) -> np.ndarray:
         video = {"rgb": frames["rgb"][None]}
@@ -119,15 +119,15 @@ def test_frame_probabilities_are_measured(place: Path, command: Command, tmp_pat
 
 
 @pytest.mark.parametrize("form", ["mean.onnx", "run/members/mean", "run/model.onnx"])
-def test_windows_are_measured(place: Path, command: Command, tmp_path: Path, form: str):  # noqa: F811
+def test_windows_are_measured(place: Path, vidfit: Call, tmp_path: Path, form: str):
     asked = ("--window", "3", "--hop", "2") if form == "run/model.onnx" else ()
     length, hop = (3, 2) if asked else (5, 1)
     arguments = ("evaluate", place / form, place / "eval.tfrecord", "--segments", place / "segments.csv", *asked)
-    code, out, _ = command(*arguments, "--json", tmp_path / "it.json")
+    code, out, _ = vidfit(*arguments, "--json", tmp_path / "it.json")
     assert code == 0
     assert f"windows of {length} s, one every {hop} s" in out
     result = json.loads((tmp_path / "it.json").read_text())
-    model = vidfit.load(place / form)
+    model = library.load(place / form)
 
     def over_time(frames: dict[str, np.ndarray]) -> np.ndarray:
         steps = len(frames["rgb"])
@@ -140,15 +140,15 @@ def test_windows_are_measured(place: Path, command: Command, tmp_path: Path, for
         assert result[name] == pytest.approx(told[name], abs=1e-5)
 
 
-def test_a_table_may_have_videos_of_other_shards(place: Path, command: Command, tmp_path: Path):  # noqa: F811
+def test_a_table_may_have_videos_of_other_shards(place: Path, vidfit: Call, tmp_path: Path):
     table = write_table(tmp_path / "all.csv", [*ROWS, ("train/0.mp4", "bell", 0, 1), (ROWS[0][0], "bell", 90, 91)])
     arguments = ("evaluate", place / "run/model.onnx", place / "eval.tfrecord", "--segments")
-    code, out, err = command(*arguments, table)
+    code, out, err = vidfit(*arguments, table)
     assert code == 0
     assert "1 of 31 videos in" in err
     assert "such as 'train/0.mp4', are not in these shards" in err
     assert "1 intervals begin after the end of their video" in err
-    plain = command(*arguments, place / "segments.csv")[1]
+    plain = vidfit(*arguments, place / "segments.csv")[1]
     assert [line for line in out.splitlines() if "map" in line] == [
         line for line in plain.splitlines() if "map" in line
     ]
@@ -167,10 +167,10 @@ def test_a_table_may_have_videos_of_other_shards(place: Path, command: Command, 
         ([], "segments.csv: has no rows"),
     ],
 )
-def test_a_wrong_table_is_one_line(place: Path, command: Command, tmp_path: Path, rows: Rows, message: str):  # noqa: F811
+def test_a_wrong_table_is_one_line(place: Path, vidfit: Call, tmp_path: Path, rows: Rows, message: str):
     table = write_table(tmp_path / "segments.csv", rows)
     arguments = ("evaluate", place / "run/model.onnx", place / "eval.tfrecord", "--segments", table)
-    code, _, err = command(*arguments, "--json", tmp_path / "it.json")
+    code, _, err = vidfit(*arguments, "--json", tmp_path / "it.json")
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
@@ -191,29 +191,29 @@ def test_a_wrong_table_is_one_line(place: Path, command: Command, tmp_path: Path
         (("--segments", "gone.csv"), "gone.csv: matches no file"),
     ],
 )
-def test_wrong_options_are_one_line(place: Path, command: Command, options: tuple[str, ...], message: str):  # noqa: F811
+def test_wrong_options_are_one_line(place: Path, vidfit: Call, options: tuple[str, ...], message: str):
     given = [option.format(place / "segments.csv") for option in options]
-    code, _, err = command("evaluate", place / "run/model.onnx", place / "eval.tfrecord", *given)
+    code, _, err = vidfit("evaluate", place / "run/model.onnx", place / "eval.tfrecord", *given)
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
 
 
-def test_a_video_twice_in_the_shards_is_refused(place: Path, command: Command, tmp_path: Path):  # noqa: F811
+def test_a_video_twice_in_the_shards_is_refused(place: Path, vidfit: Call, tmp_path: Path):
     (tmp_path / "again.tfrecord").write_bytes((place / "eval.tfrecord").read_bytes())
     shards = (place / "eval.tfrecord", tmp_path / "again.tfrecord")
-    code, _, err = command("evaluate", place / "mean.onnx", *shards, "--segments", place / "segments.csv")
+    code, _, err = vidfit("evaluate", place / "mean.onnx", *shards, "--segments", place / "segments.csv")
     assert code == 2
     assert "video 'eval/0.mp4' is in the shards twice" in err
 
 
-def test_a_corrupt_record_is_skipped_on_request(place: Path, command: Command, tmp_path: Path):  # noqa: F811
+def test_a_corrupt_record_is_skipped_on_request(place: Path, vidfit: Call, tmp_path: Path):
     content = bytearray((place / "eval.tfrecord").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "bad.tfrecord").write_bytes(content)
     arguments = ("evaluate", place / "mean.onnx", tmp_path / "bad.tfrecord", "--segments", place / "segments.csv")
-    assert command(*arguments)[0] == 2
-    code, out, err = command(*arguments, "--skip-corrupt")
+    assert vidfit(*arguments)[0] == 2
+    code, out, err = vidfit(*arguments, "--skip-corrupt")
     assert code == 0
     assert "1 corrupt record" in err
     assert "1 of 30 videos" in err
@@ -223,20 +223,20 @@ def test_a_corrupt_record_is_skipped_on_request(place: Path, command: Command, t
 def test_python_gives_what_the_command_prints(place: Path):
     given = (place / "run/model.onnx", place / "eval.tfrecord", place / "segments.csv")
     seen = []
-    found = vidfit.evaluate_timeline(*given, threshold=0.3, on_progress=lambda progress: seen.append(progress.done))
+    found = library.evaluate_timeline(*given, threshold=0.3, on_progress=lambda progress: seen.append(progress.done))
     assert (found["threshold"], found["videos"], seen) == (0.3, 30, list(range(1, 31)))
 
 
-def test_a_model_of_whole_videos_has_no_timeline(place: Path, command: Command, tmp_path: Path):  # noqa: F811
+def test_a_model_of_whole_videos_has_no_timeline(place: Path, vidfit: Call, tmp_path: Path):
     random = np.random.default_rng(1)
     for split in ("train", "validation", "eval"):
         features = random.normal(size=(12, 1, 4)).astype(np.float32)
-        made = [vidfit.Video(f"{split}{it}", {"mean": features[it]}, np.array([it % 3])) for it in range(12)]
-        vidfit.write_shard(tmp_path / f"{split}.tfrecord", made)
+        made = [library.Video(f"{split}{it}", {"mean": features[it]}, np.array([it % 3])) for it in range(12)]
+        library.write_shard(tmp_path / f"{split}.tfrecord", made)
     (tmp_path / "vocabulary.csv").write_text((place / "vocabulary.csv").read_text())
     (tmp_path / "recipe.yaml").write_text(VIDEO_LEVEL)
-    assert command("train", tmp_path / "recipe.yaml", "-o", tmp_path / "run")[0] == 0
+    assert vidfit("train", tmp_path / "recipe.yaml", "-o", tmp_path / "run")[0] == 0
     member = tmp_path / "run" / "members" / "mean"
-    code, _, err = command("evaluate", member, tmp_path / "eval.tfrecord", "--segments", place / "segments.csv")
+    code, _, err = vidfit("evaluate", member, tmp_path / "eval.tfrecord", "--segments", place / "segments.csv")
     assert code == 2
     assert "reads one frame per video, so it has no timeline" in err

@@ -4,16 +4,15 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import vidfit
+import vidfit as library
+from tests.conftest import Call, call
 from tests.inference.test_predictor import edited
 from tests.videos.making import BLUE, GREEN, RED, by_second, frames_at, plain, small_model, tone, write
-from vidfit.cli import main
 from vidfit.errors import ModelFileError, VidfitError
 from vidfit.evaluation.thresholds import encode
 from vidfit.inference.label import Label, LabelledVideo
@@ -32,31 +31,6 @@ members:
 pack: {budget: 100kB, members: {mean: 1}}
 """
 TIME = re.compile(r"(\d{2,}):([0-5]\d):([0-5]\d)\.(\d{3})")
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-def call(*arguments: object) -> int:
-    """The exit code of the command."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["vidfit", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else 0
-    return 0
-
-
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command; gives exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = call(*arguments)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (
         call("extract", folder / "labels.csv", *features, "--image-model", models[0], "--sound-model", models[1]) == 0
     )
-    vidfit.run(vidfit.load_recipe(folder / "recipe.yaml"), folder / "run")
+    library.run(library.load_recipe(folder / "recipe.yaml"), folder / "run")
     (folder / "model.onnx").write_bytes((folder / "run" / "model.onnx").read_bytes())
     frames = ["-o", folder / "frames.onnx", "--budget", "100kB", "--frame-probabilities"]
     assert call("pack-members", folder / "run" / "members" / "frames", *frames) == 0
@@ -115,8 +89,8 @@ def cues(path: Path) -> list[tuple[float, float, str]]:
     return found
 
 
-def test_json_says_what_is_in_each_video_and_when(place: Path, command: Command, tmp_path: Path):
-    code, out, err = command("label", place / "model.onnx", place / "new", "-o", tmp_path / "out.json", *EXACT)
+def test_json_says_what_is_in_each_video_and_when(place: Path, vidfit: Call, tmp_path: Path):
+    code, out, err = vidfit("label", place / "model.onnx", place / "new", "-o", tmp_path / "out.json", *EXACT)
     assert code == 3
     assert out == f"{tmp_path / 'out.json'}: 2 videos; 1 failed\n"
     assert str(place / "new" / "broken.mp4") in err
@@ -138,9 +112,9 @@ def test_json_says_what_is_in_each_video_and_when(place: Path, command: Command,
         assert 0.3 <= segment["confidence"] <= 1
 
 
-def test_the_timeline_comes_from_frame_probabilities(place: Path, command: Command, tmp_path: Path):
+def test_the_timeline_comes_from_frame_probabilities(place: Path, vidfit: Call, tmp_path: Path):
     video = place / "new" / "halves.mp4"
-    code, _, _ = command("label", place / "frames.onnx", video, "-o", tmp_path / "out.json", "--threshold", "0.7")
+    code, _, _ = vidfit("label", place / "frames.onnx", video, "-o", tmp_path / "out.json", "--threshold", "0.7")
     assert code == 0
     (halves,) = json.loads((tmp_path / "out.json").read_text())
     found = {it["label"]: [(part["start"], part["end"]) for part in it["segments"]] for it in halves["labels"]}
@@ -149,16 +123,16 @@ def test_the_timeline_comes_from_frame_probabilities(place: Path, command: Comma
 
 def test_a_window_is_used_where_it_is_asked_for(place: Path):
     (by_frames,), (by_windows,) = (
-        vidfit.label(place / "frames.onnx", place / "new" / "halves.mp4", window) for window in (None, 5)
+        library.label(place / "frames.onnx", place / "new" / "halves.mp4", window) for window in (None, 5)
     )
-    model = vidfit.load(place / "frames.onnx")
+    model = library.load(place / "frames.onnx")
     blue = model.vocabulary.index("blue & cold")
     # Each window of five of the six seconds sees both halves; the first frame sees one.
     assert by_frames.probabilities[0, blue] < 0.3 < 0.6 < by_windows.probabilities[0, blue]
 
 
-def test_csv_has_a_row_per_interval(place: Path, command: Command, tmp_path: Path):
-    code, _, _ = command("label", place / "model.onnx", f"{place}/new/[gh]*.mp4", "-o", tmp_path / "out.csv", *EXACT)
+def test_csv_has_a_row_per_interval(place: Path, vidfit: Call, tmp_path: Path):
+    code, _, _ = vidfit("label", place / "model.onnx", f"{place}/new/[gh]*.mp4", "-o", tmp_path / "out.csv", *EXACT)
     assert code == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -171,17 +145,17 @@ def test_csv_has_a_row_per_interval(place: Path, command: Command, tmp_path: Pat
     }
 
 
-def test_captions_of_one_video_are_a_webvtt_file(place: Path, command: Command, tmp_path: Path):
+def test_captions_of_one_video_are_a_webvtt_file(place: Path, vidfit: Call, tmp_path: Path):
     video = place / "new" / "halves.mp4"
-    code, _, _ = command("label", place / "model.onnx", video, "-o", tmp_path / "out.vtt", *EXACT)
+    code, _, _ = vidfit("label", place / "model.onnx", video, "-o", tmp_path / "out.vtt", *EXACT)
     assert code == 0
     red, blue = cues(tmp_path / "out.vtt")
     assert red == (0, pytest.approx(3, abs=0.01), "red")
     assert blue == (pytest.approx(3, abs=0.01), pytest.approx(6, abs=0.2), "blue &amp; cold")
 
 
-def test_captions_of_several_videos_are_a_folder(place: Path, command: Command, tmp_path: Path):
-    code, _, _ = command("label", place / "model.onnx", place / "new", "-o", tmp_path / "out.vtt", *EXACT)
+def test_captions_of_several_videos_are_a_folder(place: Path, vidfit: Call, tmp_path: Path):
+    code, _, _ = vidfit("label", place / "model.onnx", place / "new", "-o", tmp_path / "out.vtt", *EXACT)
     assert code == 3
     assert sorted(path.name for path in (tmp_path / "out.vtt").iterdir()) == ["green.vtt", "halves.vtt"]
     assert [text for _, _, text in cues(tmp_path / "out.vtt" / "green.vtt")] == ["green"]
@@ -203,8 +177,8 @@ def test_captions_show_all_labels_that_hold_at_once(tmp_path: Path):
     ]
 
 
-def test_without_output_a_table_is_printed(place: Path, command: Command):
-    code, out, err = command("label", place / "model.onnx", place / "new", *EXACT)
+def test_without_output_a_table_is_printed(place: Path, vidfit: Call):
+    code, out, err = vidfit("label", place / "model.onnx", place / "new", *EXACT)
     assert code == 3
     assert "broken.mp4" in err
     assert "broken.mp4" not in out
@@ -217,7 +191,7 @@ def test_without_output_a_table_is_printed(place: Path, command: Command):
 
 
 def test_python_labels_a_video_when_asked_for(place: Path):
-    found = vidfit.label(place / "model.onnx", place / "new" / "green.mp4", window=1)
+    found = library.label(place / "model.onnx", place / "new" / "green.mp4", window=1)
     (video,) = found
     assert [label.label for label in video.labels] == ["green"]
     assert video.probabilities.shape == (3, 3)
@@ -226,7 +200,7 @@ def test_python_labels_a_video_when_asked_for(place: Path):
 @pytest.fixture(scope="module")
 def own(place: Path) -> Path:
     """A copy of `model.onnx` in which green holds from the highest level on, red from the lowest, blue from 0.5."""
-    model = vidfit.load(place / "model.onnx")
+    model = library.load(place / "model.onnx")
     levels = {"green": 254, "red": 0, "blue & cold": 127}
 
     def change(proto):
@@ -238,43 +212,43 @@ def own(place: Path) -> Path:
 
 
 def test_each_label_holds_from_its_own_threshold(place: Path, own: Path):
-    (green,) = vidfit.label(own, place / "new" / "green.mp4", window=1)
+    (green,) = library.label(own, place / "new" / "green.mp4", window=1)
     assert [label.label for label in green.labels] == ["red"]
     assert green.labels[0].segments
-    (all_at_one,) = vidfit.label(own, place / "new" / "green.mp4", window=1, threshold=0.5)
+    (all_at_one,) = library.label(own, place / "new" / "green.mp4", window=1, threshold=0.5)
     assert [label.label for label in all_at_one.labels] == ["green"]
 
 
-def test_a_threshold_given_by_hand_holds_for_all_labels(place: Path, own: Path, command: Command, tmp_path: Path):
+def test_a_threshold_given_by_hand_holds_for_all_labels(place: Path, own: Path, vidfit: Call, tmp_path: Path):
     video = place / "new" / "green.mp4"
     given = ("label", own, video, *EXACT, "-o")
-    assert command(*given, tmp_path / "own.json")[0] == 0
-    assert command(*given, tmp_path / "half.json", "--threshold", "0.5")[0] == 0
+    assert vidfit(*given, tmp_path / "own.json")[0] == 0
+    assert vidfit(*given, tmp_path / "half.json", "--threshold", "0.5")[0] == 0
     found = [json.loads((tmp_path / name).read_text())[0]["labels"] for name in ("own.json", "half.json")]
     assert [[label["label"] for label in labels] for labels in found] == [["red"], ["green"]]
 
 
-def test_a_file_without_thresholds_says_so(place: Path, command: Command):
-    code, out, err = command("label", place / "frames.onnx", place / "new" / "green.mp4")
+def test_a_file_without_thresholds_says_so(place: Path, vidfit: Call):
+    code, out, err = vidfit("label", place / "frames.onnx", place / "new" / "green.mp4")
     assert (code, err.count("\n")) == (0, 1)
     assert "frames.onnx: has no thresholds, so every label holds from 0.5 on; give --threshold" in err
-    assert command("label", place / "frames.onnx", place / "new" / "green.mp4", "--threshold", "0.5")[1:] == (out, "")
+    assert vidfit("label", place / "frames.onnx", place / "new" / "green.mp4", "--threshold", "0.5")[1:] == (out, "")
 
 
-def test_an_output_that_exists_is_kept(place: Path, command: Command, tmp_path: Path):
+def test_an_output_that_exists_is_kept(place: Path, vidfit: Call, tmp_path: Path):
     (tmp_path / "out.json").write_text("mine")
     arguments = ("label", place / "model.onnx", place / "new" / "green.mp4", "-o", tmp_path / "out.json")
-    code, _, err = command(*arguments)
+    code, _, err = vidfit(*arguments)
     assert (code, (tmp_path / "out.json").read_text()) == (2, "mine")
     assert "exists already" in err
-    assert command(*arguments, "--overwrite")[0] == 0
+    assert vidfit(*arguments, "--overwrite")[0] == 0
     assert len(json.loads((tmp_path / "out.json").read_text())) == 1
 
 
-def test_the_input_table_is_never_overwritten(place: Path, command: Command):
+def test_the_input_table_is_never_overwritten(place: Path, vidfit: Call):
     table = place / "labels.csv"
     before = table.read_text()
-    code, _, err = command("label", place / "model.onnx", table, "-o", table, "--overwrite")
+    code, _, err = vidfit("label", place / "model.onnx", table, "-o", table, "--overwrite")
     assert (code, table.read_text()) == (2, before)
     assert "is also the input" in err
 
@@ -289,22 +263,22 @@ def test_the_input_table_is_never_overwritten(place: Path, command: Command):
         (("--threshold", "nan"), "threshold nan: give a probability"),
     ],
 )
-def test_a_wrong_option_is_one_line(place: Path, command: Command, options: tuple[str, str], message: str):
-    code, _, err = command("label", place / "model.onnx", place / "new", *options)
+def test_a_wrong_option_is_one_line(place: Path, vidfit: Call, options: tuple[str, str], message: str):
+    code, _, err = vidfit("label", place / "model.onnx", place / "new", *options)
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
 
 
-def test_without_pyav_the_error_names_the_extra(place: Path, command: Command, monkeypatch: pytest.MonkeyPatch):
+def test_without_pyav_the_error_names_the_extra(place: Path, vidfit: Call, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    code, _, err = command("label", place / "model.onnx", place / "new")
+    code, _, err = vidfit("label", place / "model.onnx", place / "new")
     assert (code, err) == (2, "vidfit: reading videos needs PyAV; install it with: pip install 'vidfit[videos]'\n")
     with pytest.raises(VidfitError, match=r"pip install 'vidfit\[videos\]'"):
-        vidfit.label(place / "model.onnx", place / "new")
+        library.label(place / "model.onnx", place / "new")
 
 
-def test_a_model_of_other_features_cannot_label(place: Path, command: Command, tmp_path: Path):
+def test_a_model_of_other_features_cannot_label(place: Path, vidfit: Call, tmp_path: Path):
     def change(model):
         for number, entry in enumerate(model.metadata_props):
             if entry.key == "vidfit.extractor":
@@ -312,7 +286,7 @@ def test_a_model_of_other_features_cannot_label(place: Path, command: Command, t
                 return
 
     plain = edited(place / "model.onnx", tmp_path / "plain.onnx", change)
-    code, _, err = command("label", plain, place / "new")
+    code, _, err = vidfit("label", plain, place / "new")
     assert code == 2
     assert f"{plain}: does not say how its features were made" in err
     assert err.count("\n") == 1
@@ -328,21 +302,21 @@ def others(place: Path) -> Path:
     return place / "others"
 
 
-def test_features_of_another_extractor_are_refused(place: Path, others: Path, command: Command, tmp_path: Path):
+def test_features_of_another_extractor_are_refused(place: Path, others: Path, vidfit: Call, tmp_path: Path):
     for arguments in (("evaluate",), ("predict", "-o", tmp_path / "out.csv")):
-        code, _, err = command(arguments[0], place / "model.onnx", others / "shards", *arguments[1:])
+        code, _, err = vidfit(arguments[0], place / "model.onnx", others / "shards", *arguments[1:])
         assert code == 2
         assert f"{others / 'extractor.json'}: these features were made with colours and bands, 2 a second" in err
         assert "those of the model with colours and bands, 1 a second" in err
         assert err.count("\n") == 1
     assert not (tmp_path / "out.csv").exists()
-    assert command("evaluate", place / "model.onnx", place / "features" / "shards")[0] == 0
+    assert vidfit("evaluate", place / "model.onnx", place / "features" / "shards")[0] == 0
 
 
-def test_a_run_refuses_shards_of_two_extractors(place: Path, others: Path, command: Command, tmp_path: Path):
+def test_a_run_refuses_shards_of_two_extractors(place: Path, others: Path, vidfit: Call, tmp_path: Path):
     recipe = (place / "recipe.yaml").read_text().replace("features/shards/eval*", f"{others}/shards")
     (place / "mixed.yaml").write_text(recipe)
-    code, _, err = command("run", place / "mixed.yaml", "-o", tmp_path / "run")
+    code, _, err = vidfit("run", place / "mixed.yaml", "-o", tmp_path / "run")
     assert code == 2
     assert "those of data.vocabulary with colours and bands, 1 a second" in err
 
@@ -355,4 +329,4 @@ def test_an_extractor_of_another_version_is_one_line(place: Path, tmp_path: Path
 
     other = edited(place / "model.onnx", tmp_path / "other.onnx", change)
     with pytest.raises(ModelFileError, match="names an extractor that this version cannot read"):
-        vidfit.label(other, place / "new")
+        library.label(other, place / "new")

@@ -5,6 +5,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,20 +109,32 @@ def test_arrays_are_run_in_slices(finished: Path):
     assert seen == [BATCH_SIZE, BATCH_SIZE, 1]
 
 
+Alone = Callable[[str], dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def alone(finished: Path, corpus: Path) -> Alone:
+    """The answers of a model to each video by itself, by id."""
+
+    @cache
+    def answers(form: str) -> dict[str, np.ndarray]:
+        model = vidfit.load(finished / form, threads=1)
+        single = Batches(expand_shards([corpus / "eval"]), model.spec, None, batch_size=1)
+        return {video.ids[0]: model._run(*model._inputs(video))[0] for video in single}
+
+    return answers
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("batch_size", "threads", "parallel_batches"),
     [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 2), (32, 1, 1), (32, 2, 1), (32, 2, 0), (32, 3, 5)],
 )
 def test_results_depend_on_neither_batch_size_nor_threads_nor_batches_at_once(
-    finished: Path, corpus: Path, form: str, batch_size: int, threads: int, parallel_batches: int
+    finished: Path, corpus: Path, alone: Alone, form: str, batch_size: int, threads: int, parallel_batches: int
 ):
     """Each video alone is the truth; shards are read in their order, the other batch in a random one."""
-    alone = vidfit.load(finished / form, threads=1)
-    shards = expand_shards([corpus / "eval"])
-    expected = {
-        video.ids[0]: alone._run(*alone._inputs(video))[0] for video in Batches(shards, alone.spec, None, batch_size=1)
-    }
+    shards, expected = expand_shards([corpus / "eval"]), alone(form)
     assert len(expected) == VIDEOS["eval"]
     model = vidfit.load(finished / form, threads=threads, batch_size=batch_size, parallel_batches=parallel_batches)
     rows = list(model.predict_shards(shards))
@@ -372,6 +385,11 @@ def test_a_batch_has_videos(finished: Path):
         vidfit.load(finished / "model.onnx", parallel_batches=-1)
 
 
+@pytest.fixture(scope="module")
+def packed(finished: Path) -> Predictor:
+    return vidfit.load(finished / "model.onnx")
+
+
 def test_a_member_and_its_quantized_form_predict(finished: Path):
     frames, num_frames, _ = arrays()
     member = vidfit.load(finished / "members" / "lstm").predict(frames, num_frames)
@@ -397,20 +415,20 @@ def test_a_member_and_its_quantized_form_predict(finished: Path):
         (lambda frames: frames.update(audio=torch.from_numpy(frames["audio"])), "modality audio: .*this is Tensor"),
     ],
 )
-def test_arrays_that_do_not_fit(finished: Path, change, message: str):
+def test_arrays_that_do_not_fit(packed: Predictor, change, message: str):
     frames, num_frames, _ = arrays()
     change(frames)
     with pytest.raises(DataError, match=message):
-        vidfit.load(finished / "model.onnx").predict(frames, num_frames)
+        packed.predict(frames, num_frames)
 
 
 @pytest.mark.parametrize(
     "num_frames",
     [[0, 1, 1], [1, 1, 99], [1, 1], [[1, 1, 1]], 1, [1.0, 1.9, 1.0], [True, True, True], ["1", "1", "1"], [1, 1, None]],
 )
-def test_lengths_that_do_not_fit(finished: Path, num_frames: Any):
+def test_lengths_that_do_not_fit(packed: Predictor, num_frames: Any):
     with pytest.raises(DataError, match="give 3 integers from 1 to"):
-        vidfit.load(finished / "model.onnx").predict(arrays()[0], np.array(num_frames))
+        packed.predict(arrays()[0], np.array(num_frames))
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.99])
@@ -434,9 +452,9 @@ def test_a_member_cut_short(finished: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("shards", ["some.tfrecord", Path("some"), ["a", "b"]])
-def test_shards_are_not_taken_for_arrays(finished: Path, shards: Any):
+def test_shards_are_not_taken_for_arrays(packed: Predictor, shards: Any):
     with pytest.raises(DataError, match="for shards, call predict_shards"):
-        vidfit.load(finished / "model.onnx").predict(shards)
+        packed.predict(shards)
 
 
 def test_a_missing_file(tmp_path: Path):

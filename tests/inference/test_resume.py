@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import vidfit
+import vidfit as library
+from tests.conftest import Call
 from tests.corpus import LABELS, VIDEOS, videos
-from vidfit.cli import main
 from vidfit.errors import DataError, OutputError
 from vidfit.features.batch import Batch
 from vidfit.features.example import write_shard
@@ -24,13 +24,6 @@ from vidfit.inference.predictor import Predictor
 from vidfit.inference.resume import Written, predict_to_file
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr("sys.argv", ["vidfit", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 0
 
 
 @pytest.fixture
@@ -47,40 +40,48 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ids
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_killed_process_is_gone_on_with(
-    finished: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    counted: list[str],
-    suffix: str,
-    capfd,
-):
-    shards = tmp_path / "shards"
-    shards.mkdir()
-    for number in range(100):
-        write_shard(shards / f"{number:03}.tfrecord", videos(6, seed=number))
-    whole, output = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
-    command = ("predict", finished / "model.onnx", shards, "--batch-size", 1, "-o")
-    call(monkeypatch, *command, whole)
-    assert len(counted) == 100 * 6
-    counted.clear()
+def of_100_shards(model: Path, folder: Path) -> list[object]:
+    """The command, without its output; each video by itself, so that there is time to kill it."""
+    return ["predict", model / "model.onnx", folder / "shards", "--batch-size", 1, "-o"]
 
-    process = subprocess.Popen([sys.executable, "-m", "vidfit", *map(str, command), output])
-    while process.poll() is None and len(list(tmp_path.glob("out*.partial/*-*-*.parquet"))) < 3:
+
+@pytest.fixture(scope="module")
+def killed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 `shards`, and `out.csv.partial` as a killed process left it."""
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "shards").mkdir()
+    for number in range(100):
+        write_shard(folder / "shards" / f"{number:03}.tfrecord", videos(2, seed=number))
+    command = [*of_100_shards(finished, folder), folder / "out.csv"]
+    process = subprocess.Popen([sys.executable, "-m", "vidfit", *map(str, command)])
+    while process.poll() is None and len(list(folder.glob("out.csv.partial/*-*-*.parquet"))) < 3:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not output.exists()
+    assert not (folder / "out.csv").exists()
+    return folder
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_killed_process_is_gone_on_with(
+    finished: Path, killed: Path, tmp_path: Path, counted: list[str], suffix: str, vidfit: Call
+):
+    """The parts are the same in each format."""
+    whole, output = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
+    command = of_100_shards(finished, killed)
+    assert vidfit(*command, whole)[0] == 0
+    assert len(counted) == 100 * 2
+    counted.clear()
+
+    shutil.copytree(killed / "out.csv.partial", tmp_path / f"out{suffix}.partial")
     parts = len(list(tmp_path.glob("out*.partial/*-*-*.parquet")))
     assert 3 <= parts < 100
-
-    capfd.readouterr()
-    call(monkeypatch, *command, output)
-    assert f"; {parts} shards were finished before" in capfd.readouterr().out
-    assert len(counted) == (100 - parts) * 6
+    code, out, _ = vidfit(*command, output)
+    assert code == 0
+    assert f"; {parts} shards were finished before" in out
+    assert len(counted) == (100 - parts) * 2
     assert output.read_bytes() == whole.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([output.name, "shards", whole.name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([output.name, whole.name])
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def damage(shard: Path) -> None:
 
 
 def predict(output: Path, model: Path, shards: list[Path], **options) -> Written:
-    return predict_to_file(output, shards, vidfit.load(model), [str(model)], **options)
+    return predict_to_file(output, shards, library.load(model), [str(model)], **options)
 
 
 def ids_in(path: Path) -> list[str]:
@@ -112,7 +113,7 @@ def ids_in(path: Path) -> list[str]:
 
 
 def test_the_file_is_what_is_written_without_parts(finished: Path, corpus: Path, tmp_path: Path):
-    model = vidfit.load(finished / "model.onnx")
+    model = library.load(finished / "model.onnx")
     shards = expand_shards([corpus / "eval", corpus / "train"])
     for suffix in SUFFIXES:
         rows = (row for shard in shards for row in model.predict_shards(shard))

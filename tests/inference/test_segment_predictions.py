@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import vidfit
+import vidfit as library
+from tests.conftest import Call
 from tests.inference.test_evaluate_timeline import LABELS, place, videos  # noqa: F401 - a fixture
-from tests.inference.test_label import Command, command  # noqa: F401 - a fixture
 from vidfit.evaluation.intervals import over_segments
 from vidfit.inference.timeline import from_frames, over_steps, windows
 
 Ranked = dict[int, list[str]]
 
 
-def rated_videos() -> list[vidfit.Video]:
+def rated_videos() -> list[library.Video]:
     """Those of eval, with every label rated in the first segment and in others that are not on the grid or too late."""
     made, rows = videos("eval", 30, 2)
     for number, (video, (_, label, start, end)) in enumerate(zip(made, rows, strict=True)):
         video.id = f"v{number}"
         holds = [float(LABELS[index] == label and start <= 2.5 < end) for index in range(3)]
         starts = [0, 0, 0] + ([3, 90] if number == 0 else [])
-        video.segments = vidfit.RatedSegments(
+        video.segments = library.RatedSegments(
             np.array(starts), np.array(starts) + 5, np.array([0, 1, 2, 1, 1][: len(starts)]),
             np.array([*holds, 0, 1][: len(starts)], np.float32),
         )  # fmt: skip
@@ -34,11 +34,11 @@ def rated_videos() -> list[vidfit.Video]:
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rated") / "rated.tfrecord"
-    vidfit.write_shard(path, rated_videos())
+    library.write_shard(path, rated_videos())
     return path
 
 
-def segment_probabilities(model: vidfit.Predictor, form: str) -> dict[str, float | np.ndarray]:
+def segment_probabilities(model: library.Predictor, form: str) -> dict[str, float | np.ndarray]:
     """By segment id `[C]`, from the definition: frame by frame, or window by window."""
     found = {}
     for video in rated_videos():
@@ -63,10 +63,10 @@ def read(path: Path) -> Ranked:
 
 
 @pytest.mark.parametrize("form", ["run/model.onnx", "run/members/frames", "mean.onnx"])
-def test_the_file_has_every_segment_best_first(place: Path, command: Command, tmp_path: Path, shard: Path, form: str):  # noqa: F811
-    code, out, err = command("predict", place / form, shard, "--segments", "-o", tmp_path / "it.csv")
+def test_the_file_has_every_segment_best_first(place: Path, vidfit: Call, tmp_path: Path, shard: Path, form: str):  # noqa: F811
+    code, out, err = vidfit("predict", place / form, shard, "--segments", "-o", tmp_path / "it.csv")
     assert (code, err) == (0, "")
-    ranked, expected = read(tmp_path / "it.csv"), segment_probabilities(vidfit.load(place / form), form)
+    ranked, expected = read(tmp_path / "it.csv"), segment_probabilities(library.load(place / form), form)
     assert f"{len(expected)} segments of 30 videos, 3 labels" in out
     assert list(ranked) == [0, 1, 2]
     for label, ids in ranked.items():
@@ -75,11 +75,11 @@ def test_the_file_has_every_segment_best_first(place: Path, command: Command, tm
         assert all(one >= other - 1e-6 for one, other in pairwise(scores))
 
 
-def test_top_k_and_classes_choose_what_is_written(place: Path, command: Command, tmp_path: Path, shard: Path):  # noqa: F811
+def test_top_k_and_classes_choose_what_is_written(place: Path, vidfit: Call, tmp_path: Path, shard: Path):  # noqa: F811
     (tmp_path / "labels.csv").write_text("Index\n2\n0\n")
     asked = ("predict", place / "mean.onnx", shard, "--segments")
-    assert command(*asked, "-o", tmp_path / "all.csv")[0] == 0
-    code, out, _ = command(*asked, "-o", tmp_path / "some.csv", "--top-k", 4, "--classes", tmp_path / "labels.csv")
+    assert vidfit(*asked, "-o", tmp_path / "all.csv")[0] == 0
+    code, out, _ = vidfit(*asked, "-o", tmp_path / "some.csv", "--top-k", 4, "--classes", tmp_path / "labels.csv")
     assert code == 0
     assert "2 labels" in out
     every = read(tmp_path / "all.csv")
@@ -97,8 +97,8 @@ def official(ranked: Ranked, labels: dict[tuple[str, int], float]) -> float:
 
 
 @pytest.mark.parametrize("form", ["run/model.onnx", "mean.onnx"])
-def test_map_at_k_is_that_of_the_file_written(place: Path, command: Command, tmp_path: Path, shard: Path, form: str):  # noqa: F811
-    assert command("predict", place / form, shard, "--segments", "-o", tmp_path / "it.csv")[0] == 0
+def test_map_at_k_is_that_of_the_file_written(place: Path, vidfit: Call, tmp_path: Path, shard: Path, form: str):  # noqa: F811
+    assert vidfit("predict", place / form, shard, "--segments", "-o", tmp_path / "it.csv")[0] == 0
     labels = {
         (f"{video.id}:{start}", label): score
         for video in rated_videos()
@@ -106,7 +106,7 @@ def test_map_at_k_is_that_of_the_file_written(place: Path, command: Command, tmp
             *(getattr(video.segments, name).tolist() for name in ("starts", "labels", "scores")), strict=True
         )
     }
-    code, out, err = command("evaluate", place / form, shard, "--segments", "rated", "--json", tmp_path / "it.json")
+    code, out, err = vidfit("evaluate", place / form, shard, "--segments", "rated", "--json", tmp_path / "it.json")
     assert code == 0
     assert "2 ratings are of segments that do not start at 0, 5, 10" in err
     result = json.loads((tmp_path / "it.json").read_text())
@@ -116,14 +116,14 @@ def test_map_at_k_is_that_of_the_file_written(place: Path, command: Command, tmp
     assert (result["videos"], result["k"]) == (30, 100_000)
     assert f"map_at_k         {expected:.4f}" in out
     assert out.splitlines()[0].split() == ["label", "rated", "positive", "average", "precision"]
-    assert vidfit.evaluate_segments(place / form, shard)["map_at_k"] == result["map_at_k"]
+    assert library.evaluate_segments(place / form, shard)["map_at_k"] == result["map_at_k"]
 
 
-def test_intervals_of_ones_own_give_map_at_k_as_well(place: Path, command: Command, tmp_path: Path):  # noqa: F811
+def test_intervals_of_ones_own_give_map_at_k_as_well(place: Path, vidfit: Call, tmp_path: Path):  # noqa: F811
     arguments = ("evaluate", place / "mean.onnx", place / "eval.tfrecord", "--segments", place / "segments.csv")
-    code, _, _ = command(*arguments, "--json", tmp_path / "it.json")
+    code, _, _ = vidfit(*arguments, "--json", tmp_path / "it.json")
     assert code == 0
-    model, labels, ranked = vidfit.load(place / "mean.onnx"), {}, {label: [] for label in range(3)}
+    model, labels, ranked = library.load(place / "mean.onnx"), {}, {label: [] for label in range(3)}
     for video, (id, own, first, last) in zip(*videos("eval", 30, 2), strict=True):
         frames_TD = video.frames["rgb"]
         parts = windows(len(frames_TD), 5, 1)
@@ -162,15 +162,15 @@ def test_the_last_segment_has_the_mean_of_what_there_is():
 )
 def test_mistakes_are_one_line(
     place: Path,  # noqa: F811
-    command: Command,  # noqa: F811
+    vidfit: Call,
     tmp_path: Path,
     shard: Path,
     arguments: tuple[object, ...],
     message: str,
 ):
-    one = vidfit.Video("a b", {"rgb": np.zeros((3, 6), np.uint8)}, np.array([0]))
-    vidfit.write_shard(tmp_path / "spaced.tfrecord", [one])
-    vidfit.write_shard(tmp_path / "twice.tfrecord", [one, one])
+    one = library.Video("a b", {"rgb": np.zeros((3, 6), np.uint8)}, np.array([0]))
+    library.write_shard(tmp_path / "spaced.tfrecord", [one])
+    library.write_shard(tmp_path / "twice.tfrecord", [one, one])
     (tmp_path / "copy.tfrecord").write_bytes(shard.read_bytes())
     (tmp_path / "copy.tfrecord.csv").touch()
     (tmp_path / "labels.csv").write_text("Index\n2\n3\n")
@@ -179,7 +179,7 @@ def test_mistakes_are_one_line(
         "twice": tmp_path / "twice.tfrecord", "out": tmp_path / "it.csv", "labels": tmp_path / "labels.csv",
     }  # fmt: skip
     verb, *rest = (str(argument).format(**names) for argument in arguments)
-    code, _, err = command(verb, place / "mean.onnx", *rest)
+    code, _, err = vidfit(verb, place / "mean.onnx", *rest)
     assert code == 2
     assert message in err
     assert err.count("\n") == 1

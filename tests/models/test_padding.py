@@ -19,7 +19,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     extra=st.integers(1, 5),

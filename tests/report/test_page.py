@@ -2,12 +2,13 @@
 
 import json
 import re
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
 import pytest
 
-from tests.browser import browser
+from tests.browser import Page, browser
 from tests.report.conftest import FRONTIER, change, section, words
 from vidfit.errors import OutputError
 from vidfit.report.page import write_report
@@ -184,30 +185,34 @@ def test_a_file_that_cannot_be_read(folder: Path, name: str):
     assert (folder / "report.html").read_bytes() == before
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """The page of a browser."""
+    with browser(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
 @pytest.mark.parametrize("width", [375, 1100])
 @pytest.mark.parametrize("which", ["finished", "full"])
-def test_in_a_browser(which: str, width: int, request: pytest.FixtureRequest, tmp_path: Path):
+def test_in_a_browser(which: str, width: int, request: pytest.FixtureRequest, page: Page):
     folder: Path = request.getfixturevalue(which)
-    page_file = folder / "report.html" if which == "finished" else write_report(folder)
-    with browser(tmp_path / "profile") as page:
-        page.open(page_file, width)
-        assert page.evaluate("[...document.querySelectorAll('h2')].map(title => title.textContent)") == SECTIONS
-        assert page.evaluate("document.compatMode") == "CSS1Compat"
-        # All that is folded may be opened.
-        page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        plots = "[...document.querySelectorAll('svg.plot')].map(plot => plot.getBoundingClientRect().width)"
-        assert min(page.evaluate(plots)) > 250
-        texts = "[...document.querySelectorAll('svg.plot text')].map(text => text.getBoundingClientRect().height)"
-        assert min(page.evaluate(texts)) > 8
-        assert page.errors == []
+    page.open(folder / "report.html" if which == "finished" else write_report(folder), width)
+    assert page.evaluate("[...document.querySelectorAll('h2')].map(title => title.textContent)") == SECTIONS
+    assert page.evaluate("document.compatMode") == "CSS1Compat"
+    # All that is folded may be opened.
+    page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    plots = "[...document.querySelectorAll('svg.plot')].map(plot => plot.getBoundingClientRect().width)"
+    assert min(page.evaluate(plots)) > 250
+    texts = "[...document.querySelectorAll('svg.plot text')].map(text => text.getBoundingClientRect().height)"
+    assert min(page.evaluate(texts)) > 8
+    assert page.errors == []
 
 
-def test_the_browser_tells_of_errors_and_of_what_is_too_wide(tmp_path: Path):
+def test_the_browser_tells_of_errors_and_of_what_is_too_wide(page: Page, tmp_path: Path):
     file = tmp_path / "broken.html"
     file.write_text(PHONE + "<div style='width:500px'>x</div><img src='nothing.png'><script>nothing()</script>")
-    with browser(tmp_path / "profile") as page:
-        page.open(file, 375)
-        assert page.evaluate("document.documentElement.scrollWidth") >= 500
-        assert any("ERR_FILE_NOT_FOUND" in error for error in page.errors)
-        assert any("Uncaught" in error for error in page.errors)
+    page.open(file, 375)
+    assert page.evaluate("document.documentElement.scrollWidth") >= 500
+    assert any("ERR_FILE_NOT_FOUND" in error for error in page.errors)
+    assert any("Uncaught" in error for error in page.errors)

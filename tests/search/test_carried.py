@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import vidfit
-from tests.inference.test_label import call
+from tests.conftest import call
 from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, small_model, tone, write
 
 Command = Callable[..., tuple[int, str]]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import vidfit
+import vidfit as library
+from tests.conftest import Call
 from tests.inference.test_evaluate_timeline import LABELS, write_table
-from tests.inference.test_label import Command, command  # noqa: F401 - a fixture
 from vidfit.training.checkpoint import read_member
 from vidfit.training.losses import EPSILON, cross_entropy
 
@@ -22,7 +22,7 @@ pack: {budget: 100kB, members: [mean]}
 """
 
 
-def videos(split: str, count: int, seed: int, rated: bool = True) -> tuple[list[vidfit.Video], list[tuple]]:
+def videos(split: str, count: int, seed: int, rated: bool = True) -> tuple[list[library.Video], list[tuple]]:
     """Two labels in turn, 5 seconds each, of which the ratings know the first and the second, never the third."""
     random = np.random.default_rng(seed)
     made, rows = [], []
@@ -36,8 +36,8 @@ def videos(split: str, count: int, seed: int, rated: bool = True) -> tuple[list[
             segments += [(5 * part, label, 1), (5 * part, 1 - label, 0)]
             rows.append((f"{split}{number}", LABELS[label], 5 * part, 5 * part + 5))
         starts, labels, scores = (np.array(column) for column in zip(*segments, strict=True))
-        own = vidfit.RatedSegments(starts, starts + 5, labels, scores.astype(np.float32))
-        video = vidfit.Video(f"{split}{number}", {"rgb": frames.clip(0, 255).astype(np.uint8)}, np.array([0, 1]))
+        own = library.RatedSegments(starts, starts + 5, labels, scores.astype(np.float32))
+        video = library.Video(f"{split}{number}", {"rgb": frames.clip(0, 255).astype(np.uint8)}, np.array([0, 1]))
         if rated:
             video.segments = own
         made.append(video)
@@ -45,33 +45,33 @@ def videos(split: str, count: int, seed: int, rated: bool = True) -> tuple[list[
 
 
 @pytest.fixture
-def place(tmp_path: Path, command: Command) -> Path:  # noqa: F811
+def place(tmp_path: Path, vidfit: Call) -> Path:
     """Shards, a table of their intervals, and a member that learned from whole videos."""
     rows = []
     for seed, (split, count) in enumerate({"train": 64, "validation": 24, "eval": 40}.items()):
         made, of_split = videos(split, count, seed)
-        vidfit.write_shard(tmp_path / f"{split}.tfrecord", made)
+        library.write_shard(tmp_path / f"{split}.tfrecord", made)
         rows += of_split
     write_table(tmp_path / "segments.csv", rows)
     (tmp_path / "vocabulary.csv").write_text(
         "\n".join(["label_id,label_name", *(f'{index},"{name}"' for index, name in enumerate(LABELS))]) + "\n"
     )
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    code, _, err = command("train", tmp_path / "recipe.yaml", "-o", tmp_path / "whole")
+    code, _, err = vidfit("train", tmp_path / "recipe.yaml", "-o", tmp_path / "whole")
     assert code == 0, err
     return tmp_path
 
 
 def map_at_k(place: Path, run: str) -> float:
     member = place / run / "members" / "mean"
-    return vidfit.evaluate_segments(member, place / "eval.tfrecord", window=5, hop=5)["map_at_k"]
+    return library.evaluate_segments(member, place / "eval.tfrecord", window=5, hop=5)["map_at_k"]
 
 
 SEGMENTS = ("--set", "members.mean.training.start=whole/members/mean", "--set", "training.segments.context=0")
 
 
-def test_it_goes_on_from_whole_videos_and_learns_parts(place: Path, command: Command):  # noqa: F811
-    code, _, err = command("train", place / "recipe.yaml", "-o", place / "parts", *SEGMENTS)
+def test_it_goes_on_from_whole_videos_and_learns_parts(place: Path, vidfit: Call):
+    code, _, err = vidfit("train", place / "recipe.yaml", "-o", place / "parts", *SEGMENTS)
     assert code == 0, err
     before, after = map_at_k(place, "whole"), map_at_k(place, "parts")
     assert before < 0.8
@@ -81,8 +81,8 @@ def test_it_goes_on_from_whole_videos_and_learns_parts(place: Path, command: Com
     assert log[-1]["gap"] > 0.9
 
 
-def test_labels_that_nobody_rated_keep_their_weights(place: Path, command: Command):  # noqa: F811
-    assert command("train", place / "recipe.yaml", "-o", place / "parts", *SEGMENTS)[0] == 0
+def test_labels_that_nobody_rated_keep_their_weights(place: Path, vidfit: Call):
+    assert vidfit("train", place / "recipe.yaml", "-o", place / "parts", *SEGMENTS)[0] == 0
     (_, before, _), (_, after, _) = (read_member(place / run / "members" / "mean") for run in ("whole", "parts"))
     changed = {
         name: (before[name] != after[name]).reshape(-1, 3).any(0) for name in before if before[name].shape[-1:] == (3,)
@@ -92,24 +92,24 @@ def test_labels_that_nobody_rated_keep_their_weights(place: Path, command: Comma
         assert columns.tolist() == [True, True, False], name
 
 
-def test_intervals_of_ones_own_serve_as_well(place: Path, command: Command):  # noqa: F811
+def test_intervals_of_ones_own_serve_as_well(place: Path, vidfit: Call):
     for seed, (split, count) in enumerate({"train": 64, "validation": 24}.items()):
-        vidfit.write_shard(place / f"{split}.tfrecord", videos(split, count, seed, rated=False)[0])
+        library.write_shard(place / f"{split}.tfrecord", videos(split, count, seed, rated=False)[0])
     table = ("--set", "training.segments.table=segments.csv")
-    code, _, err = command("train", place / "recipe.yaml", "-o", place / "parts", *SEGMENTS, *table)
+    code, _, err = vidfit("train", place / "recipe.yaml", "-o", place / "parts", *SEGMENTS, *table)
     assert code == 0, err
     assert map_at_k(place, "parts") > 0.95
 
 
-def test_a_second_call_does_not_train_again_unless_the_start_changed(place: Path, command: Command):  # noqa: F811
+def test_a_second_call_does_not_train_again_unless_the_start_changed(place: Path, vidfit: Call):
     asked = ("train", place / "recipe.yaml", "-o", place / "parts", *SEGMENTS)
-    assert command(*asked)[0] == 0
+    assert vidfit(*asked)[0] == 0
     best = place / "parts/members/mean/best.safetensors"
     state = best.stat().st_mtime_ns
-    assert command(*asked)[0] == 0
+    assert vidfit(*asked)[0] == 0
     assert best.stat().st_mtime_ns == state
-    assert command("train", place / "recipe.yaml", "-o", place / "whole", "--overwrite", "--set", "seed=5")[0] == 0
-    code, _, err = command(*asked)
+    assert vidfit("train", place / "recipe.yaml", "-o", place / "whole", "--overwrite", "--set", "seed=5")[0] == 0
+    code, _, err = vidfit(*asked)
     assert code == 2
     assert "was trained with different settings or shards" in err
 
@@ -129,10 +129,10 @@ def test_a_second_call_does_not_train_again_unless_the_start_changed(place: Path
         (["training.segments={}", "data.validation=unrated.tfrecord"], "hold no rated segment"),
     ],
 )
-def test_mistakes_are_one_line(place: Path, command: Command, options: list[str], message: str):  # noqa: F811
-    vidfit.write_shard(place / "unrated.tfrecord", videos("unrated", 20, 9, rated=False)[0])
+def test_mistakes_are_one_line(place: Path, vidfit: Call, options: list[str], message: str):
+    library.write_shard(place / "unrated.tfrecord", videos("unrated", 20, 9, rated=False)[0])
     given = [part for option in options for part in ("--set", option)]
-    code, _, err = command("train", place / "recipe.yaml", "-o", place / "parts", *given)
+    code, _, err = vidfit("train", place / "recipe.yaml", "-o", place / "parts", *given)
     assert code == 2
     assert message in err
     assert err.count("\n") == 1

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from vidfit.files import read_table
 from vidfit.locks import locked
 from vidfit.videos import embed_worker
 from vidfit.videos.backbones import find_backbone
+from vidfit.videos.embed import Embedder
+from vidfit.videos.embed_worker import Job
 from vidfit.videos.extract import Plan, extract, read_vocabulary, split_of
 from vidfit.videos.extractor import Extractor, Settings, read_extractor
 from vidfit.videos.sources import find_sources
@@ -79,6 +82,17 @@ def features(corpus) -> Path:
     return output
 
 
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of something else than processes: one takes a second to start."""
+
+    def embed_files(jobs: Sequence[Job], settings: Settings, workers: int) -> Iterator[tuple[Job, float]]:
+        monkeypatch.setattr(embed_worker, "_embedder", Embedder(settings))
+        return ((job, embed_worker._embed(job)) for job in jobs)
+
+    monkeypatch.setattr("vidfit.videos.extract.embed_files", embed_files)
+
+
 def videos_of(features: Path) -> dict[str, Video]:
     read = [item for shard in sorted((features / "shards").glob("*.tfrecord")) for item in read_videos(shard)]
     return {item.id: item for item in read if isinstance(item, Video)}
@@ -115,6 +129,7 @@ def test_what_fails_is_listed_with_its_reason(features, corpus):
     assert row["reason"].startswith("is no video that can be opened")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_intervals_are_kept_in_a_table_of_their_own(corpus, tmp_path, caplog):
     table = corpus / "clips" / "table.csv"
     table.write_text("path,label,start,end\nred/1.mp4,red,0.5,2\nred/1.mp4,dot,1,inf\nred/2.mp4,red,,\n")
@@ -129,6 +144,7 @@ def test_intervals_are_kept_in_a_table_of_their_own(corpus, tmp_path, caplog):
     assert "2 intervals are kept in" in caplog.text
 
 
+@pytest.mark.usefixtures("in_process")
 def test_copies_of_a_video_are_told(features, corpus, tmp_path, caplog):
     clips = tmp_path / "clips"
     for name, copy in (("green", "2"), ("red", "1")):
@@ -180,6 +196,7 @@ def test_a_folder_in_use_is_refused(corpus, tmp_path):
         extract(plan(corpus), tmp_path, workers=1)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_call_killed_while_it_tidies_up_is_finished(features, corpus, tmp_path, monkeypatch):
     output = tmp_path / "features"
 
@@ -197,6 +214,7 @@ def test_a_call_killed_while_it_tidies_up_is_finished(features, corpus, tmp_path
     assert content(output) == content(features)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_shards_of_a_killed_call_do_not_stay(features, corpus, tmp_path, monkeypatch):
     output = tmp_path / "features"
 
@@ -219,6 +237,7 @@ def test_a_folder_with_shards_of_its_own_is_refused(corpus, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_names_that_are_not_utf_8_are_escaped(corpus, tmp_path):
     label = tmp_path / "clips" / os.fsdecode(b"caf\xe9")
     (tmp_path / "clips" / "red").mkdir(parents=True)
@@ -234,6 +253,7 @@ def test_names_that_are_not_utf_8_are_escaped(corpus, tmp_path):
     assert failed["path"].endswith("caf\\udce9/broken-\\udce9.mp4")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_like_uses_the_same_transform_and_vocabulary(features, corpus, tmp_path):
     like = read_extractor(features / "extractor.json")
     some = [source for source in find_sources([corpus / "clips"]) if source.id == "green/2.mp4"]
