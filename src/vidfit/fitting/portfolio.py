@@ -153,6 +153,7 @@ def _training(traits: Traits, learning_rate: float) -> Settings:
         "schedule": "one-cycle",
         "batch_norm_momentum": 0.1,
         "validate_every": traits.steps // 10,
+        "on_nan": "halve",
         "shuffle_buffer": 4096,
     }
 
