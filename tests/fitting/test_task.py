@@ -1,6 +1,5 @@
 """What a member takes, known before it is trained."""
 
-
 import pytest
 
 from tests.fitting.making import write_names, write_videos

@@ -18,10 +18,9 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from vidfit.errors import BudgetError
 from vidfit.features.shards import read_videos
@@ -115,7 +114,7 @@ class Fit:
             videos=task.videos,
             classes=len(data.vocabulary),
             size=data.spec.total_size,
-            frames=typical_frames(shards),
+            frames=most_frames(shards),
             budget=max(task.room, 1),
         )
         self._check_budget()
@@ -132,7 +131,7 @@ class Fit:
         self._step_seconds: dict[str, float] = {}
         self._beside: list[float] = []
         log.info(
-            "%s videos, %d labels, %d frames: %s",
+            "%s videos, %d labels, up to %d frames: %s",
             f"{task.videos:,}",
             len(data.vocabulary),
             self._traits.frames,
@@ -253,6 +252,7 @@ class Fit:
             trainings = self._judge.try_member(name, settings, self._has_time)
             chosen, gap = self._judge.choose(self._state.members | {name: settings})
         seconds = self._state.seconds[name]
+        tried.pop(name, None)  # the last is the newest
         tried[name] = {"member": settings, "trainings": trainings, "seconds": round(seconds, 1), "gap_of_best": gap}
         if name in self._step_seconds:
             steps = settings["training"]["steps"] * self._step_seconds[name]
@@ -296,16 +296,11 @@ class Fit:
         return rivals
 
 
-def typical_frames(shards: Sequence[Path]) -> int:
-    """The median of the first videos."""
-    counts = []
-    for shard in shards:
-        for video in read_videos(shard):
-            if isinstance(video, Video):
-                counts.append(video.num_frames)
-            if len(counts) >= _FRAMES_OF:
-                return int(np.median(counts))
-    return int(np.median(counts))
+def most_frames(shards: Sequence[Path]) -> int:
+    """Of the longest of some videos, from all shards alike."""
+    each = math.ceil(_FRAMES_OF / len(shards))
+    videos = [(video for video in read_videos(shard) if isinstance(video, Video)) for shard in shards]
+    return max(video.num_frames for own in videos for video in islice(own, each))
 
 
 def _texts(given: str | Path | Sequence[str | Path]) -> list[str]:

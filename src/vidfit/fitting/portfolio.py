@@ -24,7 +24,7 @@ class Traits:
         videos: to train on.
         classes: C.
         size: D, bytes or floats of a frame.
-        frames: of a typical video.
+        frames: of the longest videos.
         budget: bytes of all members.
     """
 
