@@ -153,3 +153,9 @@ def test_too_short_a_time_is_told(fit, time, caplog):
     tried = fit("1s", on_progress=time.passing(lambda _: 1.0))["fit"]
     assert tried["mean"]["member"]["training"]["steps"] == STEPS // 4
     assert "--time is too short to train even one member well; give more" in caplog.text
+
+
+def test_time_is_left_for_the_search_of_the_packing(fit, time, monkeypatch):
+    validate_with_a_part(monkeypatch)
+    took = time.passing(lambda progress: 2000 if progress.stage == "searching" and progress.done == 1 else 0)
+    assert list(fit("1h", on_progress=took)["fit"]) == ["mean"]

@@ -52,7 +52,8 @@ class CrossValidated:
     def __init__(self, task: Task, parts: list[list[Path]], state: State) -> None:
         self._task, self._parts, self._state = task, parts, state
         self._kept: dict[str, list[np.ndarray]] = {}  # what was said of each part
-        self._trainings: dict[str, int] = {}  # of those kept, and of the one that is tried
+        # What a training takes of those kept, and of the one that is tried.
+        self._seconds: dict[str, float] = {}
         self._bytes: dict[str, int] = {}
         self.trainings = len(parts) + 1.0
         self.described = f"cross-validated in {len(parts)} parts"
@@ -69,7 +70,7 @@ class CrossValidated:
         """
         predictions: list[np.ndarray] = []
         for part in range(len(self._parts)):
-            if part and not has_time():
+            if part and not self._is_trained(name, part) and not has_time():
                 break
             try:
                 predictions.append(self._predicted(name, settings, part))
@@ -77,7 +78,7 @@ class CrossValidated:
                 if not part:
                     raise
                 break
-            self._trainings[name] = len(predictions)
+            self._seconds[name] = self._seconds_again(name)
             gap = self._gap(predictions[part], part)
             log.info("%s: GAP %.4f on part %d of %d, which it has not seen", name, gap, part + 1, len(self._parts))
             if len(predictions) == _PARTS_TO_PROVE and not self._adds(name, predictions):
@@ -104,7 +105,7 @@ class CrossValidated:
 
     def seconds_to_finish(self) -> float:
         """What training all that may be chosen on all videos takes, by the trainings without a part."""
-        return sum(map(self._seconds_again, self._trainings))
+        return sum(self._seconds.values())
 
     def final_recipe(self, clock: Clock) -> Recipe:
         """The chosen members with their weights, on all videos, each from as many initial weights as there is time."""
@@ -124,7 +125,7 @@ class CrossValidated:
 
     def _predicted(self, name: str, settings: Settings, number: int) -> np.ndarray:
         """What a member says of a part that it has not seen, float32 `[V, C]`."""
-        folder = self._task.directory / "folds" / str(number)
+        folder = self._folder(number)
         others = [shard for place, part in enumerate(self._parts) if place != number for shard in part]
         # Nothing validates, so checkpoints on the way are not needed.
         training = settings["training"] | {"validate_every": settings["training"]["steps"]}
@@ -141,9 +142,9 @@ class CrossValidated:
         """Remember a member that has predicted all parts, or enough of them and the best average of these has it."""
         enough = len(predictions) >= _PARTS_TO_PROVE or not self._kept
         if len(predictions) == len(self._parts) or (enough and self._adds(name, predictions)):
-            self._kept[name], self._trainings[name] = predictions, len(predictions)
-        else:
-            self._trainings.pop(name, None)
+            self._kept[name], self._seconds[name] = predictions, self._seconds_again(name)
+        elif name not in self._kept:
+            self._seconds.pop(name, None)
 
     def _adds(self, name: str, predictions: list[np.ndarray]) -> bool:
         return name in self._chosen({**self._kept, name: predictions})[0]
@@ -164,7 +165,15 @@ class CrossValidated:
         return global_average_precision(scores_VC, self._labels[part], int(self._labels[part].sum()))
 
     def _seconds_again(self, name: str) -> float:
-        return self._state.seconds.get(name, 0.0) / self._trainings[name]
+        trainings = sum(self._is_trained(name, part) for part in range(len(self._parts)))
+        return self._state.seconds.get(name, 0.0) / max(trainings, 1)
+
+    def _is_trained(self, name: str, part: int) -> bool:
+        """Whether the training without a part is done, perhaps by an earlier call."""
+        return (self._folder(part) / "members" / name / BEST).exists()
+
+    def _folder(self, part: int) -> Path:
+        return self._task.directory / "folds" / str(part)
 
     def _seeds(self, chosen: list[str], clock: Clock) -> int:
         """From how many initial weights each member is trained on all videos, as bytes and time allow.
@@ -173,7 +182,7 @@ class CrossValidated:
         """
         key, seeds = " ".join(chosen), self._state.seeds
         if key not in seeds:  # a second call has less time, and must find the same
-            takes = _WITH_PACKING * sum(map(self._seconds_again, chosen))
+            takes = _WITH_PACKING * sum(self._seconds[name] for name in chosen)
             room = self._task.room // sum(self._bytes[name] for name in chosen)
             seeds[key] = max(1, min(_MOST_SEEDS, room, int(clock.left / max(takes, 1e-3))))
             self._state.save()

@@ -285,7 +285,9 @@ class Fit:
         # Those of the portfolio, though the member may have had fewer.
         training = member["training"] | {"steps": self._steps}
         varied = variations(base, member | {"training": training}, number)
-        small = {name: it for name, it in varied.items() if self._task.least_bytes(it) <= self._task.room / 2}
+        # With the least budget the only member takes more than half.
+        most = max(self._task.room / 2, self._task.least_bytes(member))
+        small = {name: it for name, it in varied.items() if self._task.least_bytes(it) <= most}
         begun = {name: self._state.begun[name] for name in small if name in self._state.begun}
         if begun:  # an earlier call was stopped while it compared them
             return begun
