@@ -19,7 +19,7 @@ from vidfit.evaluation.evaluate import evaluate
 from vidfit.features.example import write_shard
 from vidfit.features.shards import expand_shards, infer_spec, read_videos
 from vidfit.features.spec import Video, Vocabulary
-from vidfit.fitting.fit import typical_frames
+from vidfit.fitting.fit import most_frames
 from vidfit.fitting.portfolio import Traits, portfolio
 from vidfit.pipeline import Run
 from vidfit.quantization.member import load_member
@@ -53,7 +53,7 @@ def measured(arguments: argparse.Namespace, count: int, folder: Path) -> list[di
     write_shard(held_out, (videos[place] for place in drawn[: count // 5]))
     write_shard(train, (videos[place] for place in drawn[count // 5 :]))
     classes = len(Vocabulary.from_csv(arguments.vocabulary))
-    traits = Traits(count, classes, infer_spec([train]).total_size, typical_frames([train]), arguments.budget)
+    traits = Traits(count, classes, infer_spec([train]).total_size, most_frames([train]), arguments.budget)
     rows = []
     for name, settings in islice(portfolio(traits), arguments.members):
         recipe = Recipe.model_validate(

@@ -22,7 +22,9 @@ def test_what_is_no_time_is_refused(text: str):
 
 
 def test_earlier_calls_count():
-    clock = Clock(100.0, spent=30.0)
+    clock = Clock(100.0)
+    clock.add(30.0)
     assert clock.spent >= 30
     assert clock.left == pytest.approx(70, abs=5)
-    assert Clock(10.0, spent=30.0).left < 0
+    clock.add(80.0)
+    assert clock.left < 0

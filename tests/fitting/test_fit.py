@@ -228,6 +228,12 @@ def test_a_fit_that_was_killed_in_a_comparison_goes_on(data: Path, tmp_path: Pat
     assert {name: after[name] for name in before} == before
 
 
+def test_the_only_member_of_a_small_budget_is_varied(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fitting, "portfolio", lambda _: two_members(None)[:1])
+    given = (data / "data", "20kB", tmp_path / "run", "1h", (), data / "names.csv")
+    assert [name.split("-")[0] for name in vidfit.fit(*given)["fit"]] == ["mean", "mean"]
+
+
 def test_without_time_the_first_member_is_packed(vidfit, data: Path, tmp_path: Path):
     given = ("--budget", "100kB", "--time", "1s", "--vocabulary", data / "names.csv")
     code, out, err = vidfit("fit", data / "data", *given, "-o", tmp_path / "run")

@@ -1,5 +1,6 @@
 """Parts of the videos: every label in its share, the same videos always in the same part."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,23 @@ def test_equal_ids_are_in_equal_parts_whatever_their_shards(tmp_path: Path):
     parts = [divide([one], 60, tmp_path / "a"), divide(several, 60, tmp_path / "b")]
     assert [ids(part) for part in parts[0]] == [ids(part) for part in parts[1]]
     assert sorted(id for part in parts[0] for id in ids(part)) == sorted(ids([one]))
+
+
+def test_parts_that_were_stopped_at_the_last_are_finished(tmp_path: Path):
+    """The last file was written, and the index does not say so yet."""
+    given = [write_videos(tmp_path / "a.tfrecord", 60)], 60, tmp_path / "parts"
+    whole, index = [ids(part) for part in divide(*given)], tmp_path / "parts" / "cache.json"
+    document = json.loads(index.read_text())
+    del document["shards"]["part-4.tfrecord"]
+    index.write_text(json.dumps(document | {"missing": ["part-4.tfrecord"]}))
+    assert [ids(part) for part in divide(*given)] == whole
+
+
+def test_videos_without_a_label_do_not_make_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(folds, "FEW_VIDEOS", 30)
+    given = [write_videos(tmp_path / "a.tfrecord", 60, labels=lambda number: [number % 4] * (number < 20))], 60
+    assert len(divide(*given, tmp_path / "five", unlabelled=40)) == 5
+    assert len(divide(*given, tmp_path / "two", unlabelled=20)) == 2
 
 
 def test_of_many_videos_a_part_validates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

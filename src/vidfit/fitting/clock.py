@@ -14,7 +14,8 @@ from vidfit.run_data import RunData
 from vidfit.training.train_step import TrainStep
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_TIMED_STEPS = 3
+# A training step is timed by so many at least: on a busy machine a single one tells little.
+_TIMED_STEPS, _TIMED_SECONDS = 3, 0.2
 
 
 def parse_time(text: str) -> float:
@@ -30,15 +31,18 @@ def parse_time(text: str) -> float:
 
 
 class Clock:
-    """Seconds that are left of a limit.
+    """Seconds that are left of a limit, which begins now.
 
     Arguments:
         limit: seconds in all.
-        spent: seconds that earlier calls took.
     """
 
-    def __init__(self, limit: float, spent: float = 0.0) -> None:
-        self.limit, self._start = limit, time.monotonic() - spent
+    def __init__(self, limit: float) -> None:
+        self.limit, self._start = limit, time.monotonic()
+
+    def add(self, seconds: float) -> None:
+        """Count what earlier calls took."""
+        self._start -= seconds
 
     @property
     def spent(self) -> float:
@@ -51,20 +55,26 @@ class Clock:
         return self.limit - self.spent
 
 
+class TimeUp(KeyboardInterrupt):
+    """The time is over in the middle of a training, which stops as after Ctrl-C: a longer `--time` resumes it."""
+
+
 def seconds_per_step(member: MemberConfig, data: RunData) -> float:
-    """How long a training step takes here, reading included. The fastest of a few, after one that warms up."""
+    """How long a training step takes here and now, reading included: the mean of some, after one that warms up."""
     training = member.training
     batches = data.batches(data.shards["train"], batch_size=training.batch_size, shuffle_buffer=training.batch_size)
     step = TrainStep(data.member_info("timed", member).build(), training, 0)
-    seconds, read = [], _endless(batches)
-    for number in range(1 + _TIMED_STEPS):
+    seconds, number, read = 0.0, 0, _endless(batches)
+    while number <= _TIMED_STEPS or seconds < _TIMED_SECONDS:
         start = time.perf_counter()
         batch = next(read).to(step.device)
         step(batch, batch.multi_hot(len(data.vocabulary)), number, training.learning_rate)
         if step.device.type == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
+        if number:
+            seconds += time.perf_counter() - start
+        number += 1
+    return seconds / (number - 1)
 
 
 def _endless(batches: Batches) -> Iterator[Batch]:

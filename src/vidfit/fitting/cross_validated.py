@@ -1,6 +1,7 @@
 """Few videos: each member is trained once without each part, and predicts it. The chosen are trained again on all."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
 from vidfit.files import write_table
 from vidfit.fitting.choice import choose, odds_factor, scale_odds
-from vidfit.fitting.clock import Clock
+from vidfit.fitting.clock import Clock, TimeUp
 from vidfit.fitting.state import State
 from vidfit.fitting.task import GRAPH_BYTES, Settings, Task
 from vidfit.pipeline import Run
@@ -34,6 +35,8 @@ _MOST_SEEDS = 5
 # How much longer training, quantising and packing take than training.
 _WITH_PACKING = 1.2
 
+log = logging.getLogger(__name__)
+
 
 class CrossValidated:
     """Members are judged by all videos; `Validated` has the same methods.
@@ -49,6 +52,8 @@ class CrossValidated:
     def __init__(self, task: Task, parts: list[list[Path]], state: State) -> None:
         self._task, self._parts, self._state = task, parts, state
         self._kept: dict[str, list[np.ndarray]] = {}  # what was said of each part
+        # What a training takes of those kept, and of the one that is tried.
+        self._seconds: dict[str, float] = {}
         self._bytes: dict[str, int] = {}
         self.trainings = len(parts) + 1.0
         self.described = f"cross-validated in {len(parts)} parts"
@@ -65,32 +70,46 @@ class CrossValidated:
         """
         predictions: list[np.ndarray] = []
         for part in range(len(self._parts)):
-            if part and not has_time():
+            if part and not self._is_trained(name, part) and not has_time():
                 break
-            predictions.append(self._predicted(name, settings, part))
+            try:
+                predictions.append(self._predicted(name, settings, part))
+            except TimeUp:
+                if not part:
+                    raise
+                break
+            self._seconds[name] = self._seconds_again(name)
+            gap = self._gap(predictions[part], part)
+            log.info("%s: GAP %.4f on part %d of %d, which it has not seen", name, gap, part + 1, len(self._parts))
             if len(predictions) == _PARTS_TO_PROVE and not self._adds(name, predictions):
                 break
         self._keep(name, predictions)
         return len(predictions)
 
+    @property
+    def unfinished(self) -> frozenset[str]:
+        """Members that there was no time to train without each part."""
+        return frozenset(name for name, parts in self._kept.items() if len(parts) < len(self._parts))
+
     def rate_rival(self, name: str, settings: Settings) -> float:
         """GAP on the first part of the best average so far with this member, which has half of the weight."""
-        members = {of: weight / 2 for of, weight in self.choose()[0].items()}
+        members = {of: weight / 2 for of, weight in self.choose(self._state.members)[0].items()}
         rival_VC = self._predicted(name, settings, 0)
         blend_VC = rival_VC / 2 + sum(weight * self._kept[of][0] for of, weight in members.items())
-        return global_average_precision(blend_VC, self._labels[0], int(self._labels[0].sum()))
+        return self._gap(np.asarray(blend_VC), 0)
 
-    def choose(self) -> tuple[dict[str, float], float]:
-        """Members and weights of the best average within the budget, and its GAP."""
-        return self._chosen(self._kept) if self._kept else ({}, 0.0)
+    def choose(self, members: Mapping[str, Settings]) -> tuple[dict[str, float], float]:
+        """Which of these are in the best average within the budget, with weights, and its GAP."""
+        kept = {name: parts for name, parts in self._kept.items() if name in members}
+        return self._chosen(kept) if kept else ({}, 0.0)
 
     def seconds_to_finish(self) -> float:
         """What training all that may be chosen on all videos takes, by the trainings without a part."""
-        return sum(map(self._seconds_again, self._kept))
+        return sum(self._seconds.values())
 
     def final_recipe(self, clock: Clock) -> Recipe:
         """The chosen members with their weights, on all videos, each from as many initial weights as there is time."""
-        chosen, _ = self.choose()
+        chosen, _ = self.choose(self._state.members)
         if not chosen:
             least = format_size(self._task.common_bytes + min(self._bytes.values()))
             raise BudgetError(f"--budget: no member fits; the smallest file takes {least}")
@@ -106,7 +125,7 @@ class CrossValidated:
 
     def _predicted(self, name: str, settings: Settings, number: int) -> np.ndarray:
         """What a member says of a part that it has not seen, float32 `[V, C]`."""
-        folder = self._task.directory / "folds" / str(number)
+        folder = self._folder(number)
         others = [shard for place, part in enumerate(self._parts) if place != number for shard in part]
         # Nothing validates, so checkpoints on the way are not needed.
         training = settings["training"] | {"validate_every": settings["training"]["steps"]}
@@ -120,9 +139,12 @@ class CrossValidated:
         return np.concatenate([predict(classifier, batch) for batch in run.data.batches(self._parts[number])])
 
     def _keep(self, name: str, predictions: list[np.ndarray]) -> None:
-        """Remember a member that has predicted all parts, or that the best average of its parts has."""
-        if len(predictions) == len(self._parts) or self._adds(name, predictions):
-            self._kept[name] = predictions
+        """Remember a member that has predicted all parts, or enough of them and the best average of these has it."""
+        enough = len(predictions) >= _PARTS_TO_PROVE or not self._kept
+        if len(predictions) == len(self._parts) or (enough and self._adds(name, predictions)):
+            self._kept[name], self._seconds[name] = predictions, self._seconds_again(name)
+        elif name not in self._kept:
+            self._seconds.pop(name, None)
 
     def _adds(self, name: str, predictions: list[np.ndarray]) -> bool:
         return name in self._chosen({**self._kept, name: predictions})[0]
@@ -139,9 +161,19 @@ class CrossValidated:
         """Of the videos of each part, bool `[V, C]`."""
         return [_labels(part, len(self._task.data.vocabulary)) for part in self._parts]
 
+    def _gap(self, scores_VC: np.ndarray, part: int) -> float:
+        return global_average_precision(scores_VC, self._labels[part], int(self._labels[part].sum()))
+
     def _seconds_again(self, name: str) -> float:
-        tried = self._state.tried.get(name)
-        return tried["seconds"] / tried["trainings"] if tried else 0.0
+        trainings = sum(self._is_trained(name, part) for part in range(len(self._parts)))
+        return self._state.seconds.get(name, 0.0) / max(trainings, 1)
+
+    def _is_trained(self, name: str, part: int) -> bool:
+        """Whether the training without a part is done, perhaps by an earlier call."""
+        return (self._folder(part) / "members" / name / BEST).exists()
+
+    def _folder(self, part: int) -> Path:
+        return self._task.directory / "folds" / str(part)
 
     def _seeds(self, chosen: list[str], clock: Clock) -> int:
         """From how many initial weights each member is trained on all videos, as bytes and time allow.
@@ -150,10 +182,10 @@ class CrossValidated:
         """
         key, seeds = " ".join(chosen), self._state.seeds
         if key not in seeds:  # a second call has less time, and must find the same
-            takes = _WITH_PACKING * sum(map(self._seconds_again, chosen))
+            takes = _WITH_PACKING * sum(self._seconds[name] for name in chosen)
             room = self._task.room // sum(self._bytes[name] for name in chosen)
             seeds[key] = max(1, min(_MOST_SEEDS, room, int(clock.left / max(takes, 1e-3))))
-            self._state.save(clock.spent)
+            self._state.save()
         return seeds[key]
 
     def _decisions(self, weights: dict[str, float]) -> dict[str, Any]:

@@ -14,17 +14,19 @@ A second call with the same output goes on. Ctrl-C ends the trying: what there i
 """
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from vidfit.errors import BudgetError
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
 from vidfit.features.survey import digests
-from vidfit.fitting.clock import Clock, parse_time, seconds_per_step
+from vidfit.fitting.clock import Clock, TimeUp, parse_time, seconds_per_step
 from vidfit.fitting.cross_validated import CrossValidated
 from vidfit.fitting.dataset import find_dataset, read_dataset
 from vidfit.fitting.folds import divide
@@ -39,10 +41,12 @@ from vidfit.recipe import MemberConfig
 from vidfit.sizes import format_size, parse_size
 from vidfit.training.signals import STOPS
 
-# A training that must be cut below this part of its steps is left out.
+# A training that must be cut below this part of its steps is left out, but for the first.
 _LEAST_STEPS = 0.25
-# Part of the time that packing and measuring may take.
+# Part of the time that packing may take.
 _RESERVE = 0.1
+# How much longer the steps of a training take than those that are timed before it: some time to spare.
+_MARGIN = 1.2
 _FRAMES_OF = 200
 _MOST_MEMBERS = 40
 
@@ -83,8 +87,9 @@ def fit(
     seconds, size = parse_time(time), parse_size(budget)
     with locked(directory):
         dataset = find_dataset(_texts(data), _texts(eval), vocabulary, directory, on_progress)
+        clock = Clock(seconds)
         read = read_dataset(dataset, skip_corrupt, on_progress)
-        return Fit(Task(dataset, read, size, directory, on_progress, with_extractor), seconds).run()
+        return Fit(Task(dataset, read, size, directory, on_progress, with_extractor), clock).run()
 
 
 class Fit:
@@ -92,36 +97,41 @@ class Fit:
 
     Arguments:
         task: what is fitted.
-        seconds: how long it may take.
+        clock: how long it may take.
     """
 
-    def __init__(self, task: Task, seconds: float) -> None:
-        self._task, data, shards = task, task.data, task.dataset.shards
+    def __init__(self, task: Task, clock: Clock) -> None:
+        self._show = task.on_progress
+        self._task = task = replace(task, on_progress=self._watch)
+        data, shards = task.data, task.dataset.shards
         settings = {"budget": task.budget, "data": digests(shards, data.surveys), "vocabulary": data.vocabulary.names}
         if task.with_extractor:
             settings["with_extractor"] = True
         self._state = State(task.directory, settings)
-        self._clock = Clock(seconds, self._state.spent)
+        self._clock = clock
+        clock.add(self._state.spent)
         self._traits = Traits(
             videos=task.videos,
             classes=len(data.vocabulary),
             size=data.spec.total_size,
-            frames=typical_frames(shards),
+            frames=most_frames(shards),
             budget=max(task.room, 1),
         )
         self._check_budget()
+        self._steps = max(settings["training"]["steps"] for _, settings in portfolio(self._traits))
         # Before the parts: those of other videos must not be taken for these.
-        self._state.save(self._clock.spent)
-        parts = divide(shards, task.videos, task.directory / "videos", data.skip_corrupt)
+        self._state.save()
+        parts = divide(shards, task.videos, task.directory / "videos", data.skip_corrupt, task.unlabelled)
         two = len(parts) == 2
         self._judge = (
             Validated(task, parts[0], parts[1], self._state) if two else CrossValidated(task, parts, self._state)
         )
-        # How much longer a member takes than its training steps: reading, predicting, searching.
-        self._overhead = 1.2
-        self._each = 1.0  # seconds of a step of the member that is tried
+        self._tried_now: str | None = None  # the member that time is spent on
+        # Of members that this call tries: seconds of a step, and seconds of a training beside its steps.
+        self._step_seconds: dict[str, float] = {}
+        self._beside: list[float] = []
         log.info(
-            "%s videos, %d labels, %d frames: %s",
+            "%s videos, %d labels, up to %d frames: %s",
             f"{task.videos:,}",
             len(data.vocabulary),
             self._traits.frames,
@@ -133,31 +143,46 @@ class Fit:
         self._judge.restore()
         try:
             self._try_members()
+        except TimeUp:
+            log.info("time is up; a longer --time resumes the member that is not finished")
         except STOPS:
             if not self._state.tried:
                 raise
             log.warning("stopped trying; packing the best so far (once more to stop at once)")
         finally:
-            self._state.save(self._clock.spent)
-        chosen, gap = self._judge.choose()
+            self._spend()
+            self._state.save()
+        chosen, gap = self._judge.choose(self._state.members)
         log.info("chosen: %s (GAP %.4f on videos not seen)", ", ".join(chosen), gap)
         run = Run(self._judge.final_recipe(self._clock), self._task.directory, on_progress=self._task.on_progress)
-        return run.do_all() | {"fit": self._state.tried}
+        summary = run.do_all()
+        self._spend()
+        self._state.save()
+        return summary | {"fit": self._state.tried}
 
     def _try_members(self) -> None:
+        # Again as long as it leads to something: what there was no time for may fit, if the machine is faster now.
+        while self._try_portfolio():
+            pass
+        for name in self._state.rounds:
+            self._try(name)
+        while len(self._state.tried) < _MOST_MEMBERS and self._has_time() and (name := self._next_round()):
+            self._try(name)
+
+    def _try_portfolio(self) -> bool:
+        """Try the members of the portfolio that bytes and time allow. Returns whether there were any."""
+        before = len(self._state.tried)
         for name, settings in portfolio(self._traits):
             if name not in self._state.begun:
                 # None takes more than half, so that there is an average; unless there is no smaller one.
                 if self._task.least_bytes(settings) > self._task.room / (2 if self._state.begun else 1):
                     continue
-                if (cut := self._within_time(settings)) is None:
+                if (cut := self._within_time(name, settings)) is None:
                     continue
-                self._begin(name, cut)
+                self._state.begun[name] = cut
+                self._state.save()  # a second call must try the same
             self._try(name)
-        for name in self._state.rounds:
-            self._try(name)
-        while len(self._state.tried) < _MOST_MEMBERS and (name := self._next_round()):
-            self._try(name)
+        return len(self._state.tried) > before
 
     def _check_budget(self) -> None:
         least = min(self._task.least_bytes(settings) for _, settings in portfolio(self._traits))
@@ -165,85 +190,119 @@ class Fit:
             size = format_size(self._task.common_bytes + least)
             raise BudgetError(f"--budget: no member fits; the smallest file takes about {size}")
 
-    def _begin(self, name: str, settings: Settings) -> None:
-        """Remember what is tried next: a second call must try the same."""
-        self._state.begun[name] = settings
-        self._state.save(self._clock.spent)
-
-    def _within_time(self, settings: Settings, trainings: float = 0.0) -> Settings | None:
+    def _within_time(self, name: str, settings: Settings, trainings: float = 0.0) -> Settings | None:
         """The settings, with fewer steps if there is too little time; None if far too little.
 
         Arguments:
-            settings: of a member.
+            name, settings: of a member.
             trainings: how many more there are, beside its own.
         """
-        member, steps = MemberConfig.model_validate(settings), settings["training"]["steps"]
-        self._each = seconds_per_step(member, self._task.data)
-        each = self._each * (self._judge.trainings + trainings) * self._overhead
-        possible = int(self._seconds_to_try() / each)
-        if possible < _LEAST_STEPS * steps and self._state.tried:
+        if self._state.tried and not self._has_time():
             return None
-        return settings | {"training": settings["training"] | {"steps": max(1, min(steps, possible))}}
+        self._step_seconds[name] = seconds_per_step(MemberConfig.model_validate(settings), self._task.data)
+        training = self._seconds_to_try() / (self._judge.trainings + trainings) - min(self._beside, default=0.0)
+        possible = int(training / (_MARGIN * self._step_seconds[name]))
+        steps = settings["training"]["steps"]
+        least = math.ceil(_LEAST_STEPS * steps)
+        if possible < least:
+            if self._state.tried:
+                return None
+            log.warning("--time is too short to train even one member well; give more")
+        return settings | {"training": settings["training"] | {"steps": min(steps, max(least, possible))}}
 
     def _seconds_to_try(self) -> float:
         """What is left of the time for trying; below 0 once it is over."""
         return self._clock.left - _RESERVE * self._clock.limit - self._judge.seconds_to_finish()
 
+    def _has_time(self) -> bool:
+        self._spend()
+        return self._seconds_to_try() > 0
+
+    def _spend(self) -> None:
+        """Count the time, up to the limit: measuring on `eval` comes on top."""
+        spent = min(self._clock.spent, self._clock.limit)
+        self._state.spend(max(spent, self._state.spent), self._tried_now)
+
+    def _watch(self, progress: Progress) -> None:
+        """Pass progress on, count the time, and stop a member for which there is none left, unless it is the first."""
+        self._show(progress)
+        self._spend()
+        # Half of the reserve may help a member to its end.
+        if self._tried_now and self._state.tried and self._seconds_to_try() < -_RESERVE / 2 * self._clock.limit:
+            raise TimeUp
+
+    @contextmanager
+    def _trying(self, name: str) -> Iterator[None]:
+        """The time within is the member's, and ends it once it is over."""
+        self._spend()
+        self._tried_now = name
+        try:
+            yield
+        finally:
+            self._spend()
+            self._tried_now = None
+
     def _try(self, name: str) -> None:
-        """Train a member, unless that is done, and see what the best average gains by it."""
-        if name in self._state.tried:
+        """Train a member and see what the best average gains by it, unless that is done or there is no time."""
+        tried = self._state.tried
+        if tried and (not self._has_time() or (name in tried and name not in self._judge.unfinished)):
             return
-        start, settings = self._clock.spent, self._state.begun[name]
-        trainings = self._judge.try_member(name, settings, lambda: self._seconds_to_try() > 0)
-        tried = {"member": settings, "trainings": trainings, "seconds": round(self._clock.spent - start, 1)}
-        self._state.tried[name] = tried
-        chosen, tried["gap_of_best"] = self._judge.choose()
-        estimate = self._each * settings["training"]["steps"] * trainings
-        self._overhead = max(self._overhead, min(3.0, (self._clock.spent - start) / estimate))
-        self._state.save(self._clock.spent)
-        gap = tried["gap_of_best"]
+        settings = self._state.begun[name]
+        with self._trying(name):
+            trainings = self._judge.try_member(name, settings, self._has_time)
+            chosen, gap = self._judge.choose(self._state.members | {name: settings})
+        seconds = self._state.seconds[name]
+        tried.pop(name, None)  # the last is the newest
+        tried[name] = {"member": settings, "trainings": trainings, "seconds": round(seconds, 1), "gap_of_best": gap}
+        if name in self._step_seconds:
+            steps = settings["training"]["steps"] * self._step_seconds[name]
+            self._beside.append(max(0.0, seconds / trainings - steps))
+        self._state.save()
         log.info("%s: the best average has GAP %.4f with %s", name, gap, ", ".join(chosen))
-        self._task.on_progress(Progress("fitting", len(self._state.tried), None, "members", f"GAP {gap:.4f}"))
+        self._task.on_progress(Progress("fitting", len(tried), None, "members", f"GAP {gap:.4f}"))
 
     def _next_round(self) -> str | None:
         """The best variation of a member that the best average has. None if time is up."""
         number = len(self._state.rounds)
-        weights = self._judge.choose()[0]
+        weights = self._judge.choose(self._state.members)[0]
         chosen = sorted(weights, key=weights.__getitem__, reverse=True) or list(self._state.tried)
         rivals = self._rivals(chosen[number % len(chosen)], number + 2)
         if not rivals:
             return None
-        rated = {name: self._judge.rate_rival(name, settings) for name, settings in rivals.items()}
+        rated = {}
+        for name, settings in rivals.items():
+            with self._trying(name):
+                rated[name] = self._judge.rate_rival(name, settings)
         log.info("round %d: %s", number + 1, ", ".join(f"{name} {gap:.4f}" for name, gap in rated.items()))
         best = max(rated, key=rated.__getitem__)
         self._state.rounds.append(best)
-        self._state.save(self._clock.spent)
+        self._state.save()
         return best
 
     def _rivals(self, base: str, number: int) -> dict[str, Settings]:
         """The variations of a member that bytes and time allow, with the steps that time allows."""
-        varied = variations(base, self._state.members[base], number)
-        small = {name: it for name, it in varied.items() if self._task.least_bytes(it) <= self._task.room / 2}
+        member = self._state.members[base]
+        # Those of the portfolio, though the member may have had fewer.
+        training = member["training"] | {"steps": self._steps}
+        varied = variations(base, member | {"training": training}, number)
+        # With the least budget the only member takes more than half.
+        most = max(self._task.room / 2, self._task.least_bytes(member))
+        small = {name: it for name, it in varied.items() if self._task.least_bytes(it) <= most}
         begun = {name: self._state.begun[name] for name in small if name in self._state.begun}
         if begun:  # an earlier call was stopped while it compared them
             return begun
         others = self._judge.trainings_of_rival * (len(small) - 1)
-        rivals = {name: cut for name, it in small.items() if (cut := self._within_time(it, others))}
+        rivals = {name: cut for name, it in small.items() if (cut := self._within_time(name, it, others))}
         self._state.begun |= rivals
-        self._state.save(self._clock.spent)
+        self._state.save()
         return rivals
 
 
-def typical_frames(shards: Sequence[Path]) -> int:
-    """The median of the first videos."""
-    counts = []
-    for shard in shards:
-        for video in read_videos(shard):
-            if isinstance(video, Video):
-                counts.append(video.num_frames)
-            if len(counts) >= _FRAMES_OF:
-                return int(np.median(counts))
-    return int(np.median(counts))
+def most_frames(shards: Sequence[Path]) -> int:
+    """Of the longest of some videos, from all shards alike."""
+    each = math.ceil(_FRAMES_OF / len(shards))
+    videos = [(video for video in read_videos(shard) if isinstance(video, Video)) for shard in shards]
+    return max(video.num_frames for own in videos for video in islice(own, each))
 
 
 def _texts(given: str | Path | Sequence[str | Path]) -> list[str]:

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from vidfit.errors import DataError
-from vidfit.features.cache import file_of
+from vidfit.features.cache import INDEX, file_of, read_index
 from vidfit.features.cache_writer import write_cache
 from vidfit.features.example import write_shard
 from vidfit.features.shards import infer_id_key, infer_spec, read_videos, size_of
 from vidfit.features.spec import Video
 from vidfit.files import make_folder, temporary
 
-# Up to so many videos are cross-validated.
-FEW_VIDEOS = 2_000
+# Up to so many labelled videos are cross-validated, unless there are this many times as many in all.
+FEW_VIDEOS, _MOST_WITH_FEW = 2_000, 5
 _FOLDS = 5
 # Of many videos, a part of these validates; the search looks at no more than it needs (`search/validation.py`).
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 2_048
@@ -31,7 +31,9 @@ _HELD_OUT, _MOST_HELD_OUT = 0.1, 2_048
 _WRITTEN_AGAIN, _MOST_BYTES = 50_000, 4 * 10**9
 
 
-def divide(shards: Sequence[Path], videos: int, folder: Path, skip_corrupt: bool = False) -> list[list[Path]]:
+def divide(
+    shards: Sequence[Path], videos: int, folder: Path, skip_corrupt: bool = False, unlabelled: int = 0
+) -> list[list[Path]]:
     """The videos in parts: `[part 0, ...]` to cross-validate, or `[training, validation]`.
 
     Arguments:
@@ -40,26 +42,33 @@ def divide(shards: Sequence[Path], videos: int, folder: Path, skip_corrupt: bool
         folder: a cache of the parts, if whole shards are none; that of an earlier call is reused. A training reads it
             three times as fast as shards.
         skip_corrupt: leave damaged records out.
+        unlabelled: how many of them have no label.
 
     Raises:
         DataError: there are too few videos or shards.
     """
-    many = videos > FEW_VIDEOS and sum(map(size_of, shards)) > _MOST_BYTES
-    if videos > _WRITTEN_AGAIN or many:
+    # A part of few labelled videos would have too few to choose by.
+    few = videos - unlabelled <= FEW_VIDEOS and videos <= _MOST_WITH_FEW * FEW_VIDEOS
+    if videos > _WRITTEN_AGAIN or (not few and sum(map(size_of, shards)) > _MOST_BYTES):
         return _by_shards(shards, videos)
-    if videos <= FEW_VIDEOS:
+    if few:
         names, sizes = [f"part-{number}" for number in range(_FOLDS)], [1 / _FOLDS] * _FOLDS
     else:
         names, held_out = ["train", "validation"], min(_HELD_OUT, _MOST_HELD_OUT / videos)
         sizes = [1 - held_out, held_out]
     files = [file_of(folder, f"{name}.tfrecord") for name in names]
-    if not all(file.exists() for file in files):
+    if not _is_whole(folder, files):
         with temporary(folder.parent) as written:
             make_folder(written)
             parts = [written / f"{name}.tfrecord" for name in names]
             _write(shards, parts, sizes, skip_corrupt)
             write_cache(parts, folder, infer_id_key(parts), infer_spec(parts))
     return [[file] for file in files]
+
+
+def _is_whole(folder: Path, files: Sequence[Path]) -> bool:
+    """Whether an earlier call wrote all of these, and was not stopped before the index says so."""
+    return (folder / INDEX).exists() and not read_index(folder).missing and all(file.exists() for file in files)
 
 
 def _by_shards(shards: Sequence[Path], videos: int) -> list[list[Path]]:

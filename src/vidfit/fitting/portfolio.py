@@ -25,7 +25,7 @@ class Traits:
         videos: to train on.
         classes: C.
         size: D, bytes or floats of a frame.
-        frames: of a typical video.
+        frames: of the longest videos.
         budget: bytes of all members.
     """
 
@@ -159,6 +159,7 @@ def _training(traits: Traits, learning_rate: float) -> Settings:
         "schedule": "one-cycle",
         "batch_norm_momentum": 0.1,
         "validate_every": traits.steps // 10,
+        "on_nan": "halve",
         "shuffle_buffer": 4096,
     }
 

@@ -10,6 +10,8 @@ from vidfit.files import write_text
 from vidfit.fitting.task import Settings
 
 FIT = "fit.json"
+# A kill loses the count of no more seconds.
+_SAVED_EVERY = 5.0
 
 
 class State:
@@ -24,7 +26,8 @@ class State:
         tried: of members whose trying ended: `member`, `seconds`, `trainings`, `gap_of_best`.
         rounds: names of those that won a comparison with variations, in order.
         seeds: from how many initial weights chosen members are trained.
-        spent: seconds that earlier calls took.
+        seconds: what each member took so far, by name.
+        spent: seconds of the time limit that are used, by earlier calls too.
 
     Raises:
         OutputError: the file is damaged, or the folder holds something else.
@@ -36,11 +39,13 @@ class State:
         self.tried: dict[str, dict[str, Any]] = {}
         self.rounds: list[str] = []
         self.seeds: dict[str, int] = {}
-        self.spent = 0.0
+        self.seconds: dict[str, float] = {}
+        self.spent = self._saved = 0.0
         try:
             saved = json.loads(self._path.read_bytes())
             own, self.begun, self.tried = saved["settings"], saved["begun"], saved["tried"]
-            self.rounds, self.seeds, self.spent = saved["rounds"], saved["seeds"], saved["seconds"]
+            self.rounds, self.seeds = saved["rounds"], saved["seeds"]
+            self.seconds, self.spent = saved["seconds_of"], saved["seconds"]
         except FileNotFoundError:
             if (directory / "recipe.yaml").exists():
                 raise OutputError(f"{directory}: holds a run that is no fit; choose another -o") from None
@@ -57,12 +62,22 @@ class State:
         """Those tried, as a recipe has them."""
         return {name: tried["member"] for name, tried in self.tried.items()}
 
-    def save(self, spent: float) -> None:
-        """Write it; `spent` seconds were taken so far."""
+    def spend(self, spent: float, name: str | None = None) -> None:
+        """Note that `spent` seconds are used by now; those since the last note were a member's, if one is named."""
+        if name:
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent - self.spent
+        self.spent = spent
+        if spent - self._saved > _SAVED_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write it."""
+        self._saved = self.spent
         document = {
             "settings": self._settings,
-            "seconds": round(spent, 1),
+            "seconds": round(self.spent, 1),
             "begun": self.begun,
+            "seconds_of": {name: round(seconds, 1) for name, seconds in self.seconds.items()},
             "tried": self.tried,
             "rounds": self.rounds,
             "seeds": self.seeds,

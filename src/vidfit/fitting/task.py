@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vidfit.export.metadata import metadata_bytes
+from vidfit.export.weight_formats import graph_bytes
 from vidfit.fitting.dataset import Dataset
-from vidfit.preflight import count_parameters
 from vidfit.progress import OnProgress
+from vidfit.quantization.member import architecture
+from vidfit.quantization.state import is_big
+from vidfit.quantization.uniform import INT8, QuantizedTensor
 from vidfit.recipe import MemberConfig, Recipe
 from vidfit.run_data import RunData
 from vidfit.search.carried import carried_bytes, extractor_in_8_bits, known_extractor
@@ -46,6 +49,11 @@ class Task:
         """How many there are to learn from."""
         return sum(self.data.surveys[shard].videos for shard in self.dataset.shards)
 
+    @property
+    def unlabelled(self) -> int:
+        """How many of them have no label."""
+        return sum(self.data.surveys[shard].unlabelled for shard in self.dataset.shards)
+
     @cached_property
     def common_bytes(self) -> int:
         """What the file takes besides members: what describes features and labels, and the extractor it holds."""
@@ -61,8 +69,10 @@ class Task:
 
     def least_bytes(self, settings: Settings) -> int:
         """About what a member takes in a file, in 8 bits."""
-        member = MemberConfig.model_validate(settings)
-        return count_parameters("tried", member, self.data.spec, len(self.data.vocabulary)) + GRAPH_BYTES
+        info = self.data.member_info("tried", MemberConfig.model_validate(settings))
+        tensors = architecture(info).values()
+        in_8_bits = (QuantizedTensor(it, INT8, it, it) if is_big(it) else it for it in tensors)
+        return GRAPH_BYTES + sum(graph_bytes(it) if isinstance(it, QuantizedTensor) else it.nbytes for it in in_8_bits)
 
     def recipe(
         self,

@@ -1,6 +1,6 @@
 """Many videos: a part of them validates. Each member is trained once, and a search chooses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vidfit.fitting.clock import Clock
@@ -26,9 +26,13 @@ class Validated:
 
     trainings, trainings_of_rival = 1.0, _SHARE_OF_STEPS
     described = "a part of them validates"
+    unfinished: frozenset[str] = frozenset()
+    """Members with fewer trainings than they should have: none."""
 
     def __init__(self, task: Task, train: list[Path], validation: list[Path], state: State) -> None:
         self._task, self._train, self._validation, self._state = task, train, validation, state
+        self._chosen: tuple[list[str], tuple[dict[str, float], float]] | None = None
+        self._seconds_to_search = 0.0
 
     def restore(self) -> None:
         """What an earlier call trained is found by the search."""
@@ -47,23 +51,30 @@ class Validated:
         run = Run(recipe, self._task.directory / "rivals", overwrite=True, on_progress=self._task.on_progress)
         return run.train(name)["gap_validation"]
 
-    def choose(self) -> tuple[dict[str, float], float]:
+    def choose(self, members: Mapping[str, Settings]) -> tuple[dict[str, float], float]:
         """Members of the best ensemble within the budget with weights, and its GAP on the half that confirms."""
-        recipe = self._recipe(self._state.members)
-        search = Search(RunMembers.read(self._task.directory, recipe), self._task.on_progress)
+        if self._chosen is None or self._chosen[0] != list(members):
+            self._chosen = list(members), self._search(members)
+        return self._chosen[1]
+
+    def _search(self, members: Mapping[str, Settings]) -> tuple[dict[str, float], float]:
+        search = Search(RunMembers.read(self._task.directory, self._recipe(members)), self._task.on_progress)
+        assert search.candidates  # made and kept, and not made again by the packing
+        clock = Clock(0)
         fitting = [ensemble for ensemble in search.frontier() if ensemble.bytes <= self._task.budget]
+        self._seconds_to_search = clock.spent
         if not fitting:
             return {}, 0.0
         best = search.describe(fitting[-1])
         return {member["name"]: member["weight"] for member in best["members"]}, best["gap_confirmation"]
 
     def seconds_to_finish(self) -> float:
-        """Nothing is trained again."""
-        return 0.0
+        """Nothing is trained again, but the packing searches once more."""
+        return self._seconds_to_search
 
     def final_recipe(self, _: Clock) -> Recipe:
         """All members; packing chooses."""
         return self._recipe(self._state.members, self._task.dataset.eval)
 
-    def _recipe(self, members: dict[str, Settings], eval: list[Path] | None = None) -> Recipe:
+    def _recipe(self, members: Mapping[str, Settings], eval: list[Path] | None = None) -> Recipe:
         return self._task.recipe(members, self._train, self._validation, eval or ())
