@@ -1,19 +1,18 @@
 // The sound of a file, one channel. Browsers resample with a filter that weakens what lies above 5 kHz, which a model
 // hears. So the sound is decoded at its own rate, and resampled here as vidfit resamples (FFmpeg's filter).
 
+import { soundRate } from "./container.js";
+
 export const SAMPLE_RATE = 16000;
 // Seconds. The decoded sound of a longer file takes too much memory at its own rate.
 const LONGEST_EXACT = 1200;
-// Of what most files have, and of Opus.
-const USUAL_RATE = 48000;
 
 /** `{samples, rate}`: float32 samples in [-1, 1], or null where the file has no sound that the browser can decode.
- *  @param {Blob} file
+ *  @param {ArrayBuffer} content of the file, of which nothing is left
  *  @param {number} duration in seconds */
-export async function soundOf(file, duration) {
+export async function soundOf(content, duration) {
   try {
-    const content = await file.arrayBuffer();
-    const rate = duration > LONGEST_EXACT ? SAMPLE_RATE : rateOf(new Uint8Array(content));
+    const rate = duration > LONGEST_EXACT ? SAMPLE_RATE : soundRate(new Uint8Array(content));
     const decoded = await new OfflineAudioContext(1, 1, rate).decodeAudioData(content);
     return decoded.length ? { samples: mono(decoded), rate } : null;
   } catch {
@@ -27,31 +26,6 @@ function mono(decoded) {
   const sum = new Float32Array(decoded.length);
   for (const channel of channels) for (let place = 0; place < sum.length; place++) sum[place] += channel[place];
   return sum.map((value) => value / channels.length);
-}
-
-/** The sample rate that an MP4 or WAV file states; browsers do not tell it. */
-export function rateOf(content) {
-  const view = new DataView(content.buffer, content.byteOffset, content.byteLength);
-  const isMp4 = find(content, "ftyp", 4) === 4;
-  // In MP4 the sample entry `mp4a` has it as a number with 16 bits after the point; in WAV it is part of `fmt `.
-  const place = isMp4 ? find(content, "mp4a", 0, true) : find(content, "fmt ", 12);
-  const from = place + (isMp4 ? 28 : 12);
-  if (place < 0 || from + 4 > content.length) return USUAL_RATE;
-  const rate = isMp4 ? view.getUint16(from) : view.getUint32(from, true);
-  return rate >= 8000 && rate <= 96000 ? rate : USUAL_RATE;
-}
-
-/** Where four letters stand: at a place, or with `anywhere` behind it in a description of sound. */
-function find(content, letters, place, anywhere = false) {
-  const codes = Array.from(letters, (letter) => letter.charCodeAt(0));
-  const last = anywhere ? content.length - 32 : place;
-  for (let first = place; first <= last; first = content.indexOf(codes[0], first + 1)) {
-    if (first < 0) break;
-    // The description of samples (`stsd`) begins 16 bytes before its first entry.
-    const fits = codes.every((code, offset) => content[first + offset] === code);
-    if (fits && (!anywhere || find(content, "stsd", first - 16) >= 0)) return first;
-  }
-  return -1;
 }
 
 // FFmpeg's defaults: taps of the filter in periods of its cutoff, the cutoff as a share of half the lower rate, and the
