@@ -4,7 +4,7 @@
 // Browsers enlarge the colour planes of a video in a coarser way than that decoder, which a model sees. So the page takes
 // the planes as they were decoded, where the browser gives them, and makes RGB of them by itself.
 
-import { scaled } from "./scaling.js";
+import { ONE, scaled } from "./scaling.js";
 
 // What is transparent in a picture becomes mid-grey, as in vidfit.
 const BACKGROUND = "rgb(127 127 127)";
@@ -42,19 +42,26 @@ async function ofPlanes(frame, size, shift) {
   return square;
 }
 
-/** RGB of luma and the two differences of colour, `[size, size]` each. */
+/** RGB of luma and the two differences of colour, as `scaled` gives them. */
 function toRgb(luma, blue, red, [ofRed, ofBlue], fullRange) {
   const [black, light, colour] = fullRange ? [0, 1, 1] : [16, 255 / 219, 255 / 224];
+  // FFmpeg's factors have 13 bits behind the point.
+  const [y, rToR, rToG, bToG, bToB] = [
+    light,
+    2 * (1 - ofRed) * colour,
+    (2 * ofRed * (1 - ofRed) * colour) / (1 - ofRed - ofBlue),
+    (2 * ofBlue * (1 - ofBlue) * colour) / (1 - ofRed - ofBlue),
+    2 * (1 - ofBlue) * colour,
+  ].map((factor) => Math.round(factor * 8192) / 8192 / ONE);
   // Writing to it rounds and keeps 0 to 255.
   const square = new Uint8ClampedArray(3 * luma.length);
-  luma.forEach((value, place) => {
-    const y = light * (value - black);
-    const r = y + 2 * (1 - ofRed) * colour * (red[place] - 128);
-    const b = y + 2 * (1 - ofBlue) * colour * (blue[place] - 128);
-    square[3 * place] = r;
-    square[3 * place + 1] = (y - ofRed * r - ofBlue * b) / (1 - ofRed - ofBlue);
-    square[3 * place + 2] = b;
-  });
+  for (let place = 0, to = 0; place < luma.length; place++, to += 3) {
+    const grey = y * (luma[place] - black * ONE);
+    const [b, r] = [blue[place] - 128 * ONE, red[place] - 128 * ONE];
+    square[to] = grey + rToR * r;
+    square[to + 1] = grey - rToG * r - bToG * b;
+    square[to + 2] = grey + bToB * b;
+  }
   return square;
 }
 
@@ -81,6 +88,8 @@ function ofCanvas(picture, size) {
   const { data } = context.getImageData(0, 0, width, height);
   const channels = [0, 1, 2].map((offset) => scaled(data, { offset, stride: 4 * width, step: 4, width, height }, size));
   const square = new Uint8ClampedArray(3 * size * size);
-  channels.forEach((channel, number) => channel.forEach((value, place) => (square[3 * place + number] = value)));
+  channels.forEach((channel, number) => {
+    channel.forEach((value, place) => (square[3 * place + number] = value / ONE));
+  });
   return square;
 }

@@ -56,7 +56,7 @@ export function resampled(samples, rate) {
 /** Weights of the samples around a place that lies `fraction` of a sample behind the middle one. */
 function filter(fraction, rate) {
   const factor = Math.min((CUTOFF * SAMPLE_RATE) / rate, 1);
-  const length = Math.ceil(TAPS / factor);
+  const length = 2 * Math.ceil(TAPS / factor / 2);
   const centre = Math.floor((length - 1) / 2);
   const weights = Float64Array.from({ length }, (_, tap) => {
     const angle = Math.PI * (tap - centre - fraction) * factor;
