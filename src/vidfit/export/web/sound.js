@@ -45,8 +45,10 @@ export function resampled(samples, rate) {
     const taps = filters[(place * step) % phases];
     const first = Math.floor((place * step) / phases) - Math.floor((taps.length - 1) / 2);
     let sum = 0;
-    for (let tap = Math.max(0, -first); tap < Math.min(taps.length, samples.length - first); tap++) {
-      sum += taps[tap] * samples[first + tap];
+    for (let tap = 0, from = first; tap < taps.length; tap++, from++) {
+      // Before its beginning and after its end, FFmpeg mirrors the sound.
+      const inside = from < 0 ? -from : from < samples.length ? from : 2 * samples.length - 1 - from;
+      sum += taps[tap] * samples[inside];
     }
     found[place] = sum;
   }
