@@ -114,8 +114,8 @@ def main() -> None:
             stages = page.evaluate(STAGES.replace("THREADS", str(threads)))
     rows = []
     for one, all_labels, it in zip(python, every, found, strict=True):
-        if "error" in it:
-            print(f"{one.path}: {it['error']}")
+        if "error" in it or len(it["notes"]) > len(one.notes):
+            print(f"{one.path}: {it.get('error') or it['notes'][0]}")
         else:
             rows.append(compare(one, all_labels, it, names))
     publish("The page beside Python", rows, given.json)

@@ -1,7 +1,7 @@
 // The sound of a file, one channel. Browsers resample with a filter that weakens what lies above 5 kHz, which a model
 // hears. So the sound is decoded at its own rate, and resampled here as vidfit resamples (FFmpeg's filter).
 
-import { soundRate } from "./container.js";
+import { lostSound, soundRate } from "./container.js";
 
 export const SAMPLE_RATE = 16000;
 // Seconds. The decoded sound of a longer file takes too much memory at its own rate.
@@ -12,19 +12,24 @@ const LONGEST_EXACT = 1200;
  *  @param {number} duration in seconds */
 export async function soundOf(content, duration) {
   try {
-    const rate = duration > LONGEST_EXACT ? SAMPLE_RATE : soundRate(new Uint8Array(content));
+    const described = new Uint8Array(content);
+    const rate = duration > LONGEST_EXACT ? SAMPLE_RATE : soundRate(described);
+    // Only Chromium has this property.
+    const lost = "userAgentData" in navigator ? Math.round(rate * lostSound(described)) : 0;
     const decoded = await new OfflineAudioContext(1, 1, rate).decodeAudioData(content);
-    return decoded.length ? { samples: mono(decoded), rate } : null;
+    return decoded.length ? { samples: mono(decoded, lost), rate } : null;
   } catch {
     return null;
   }
 }
 
-/** The mean of the channels. */
-function mono(decoded) {
+/** The mean of the channels, after so many samples of silence. */
+function mono(decoded, silence) {
   const channels = Array.from({ length: decoded.numberOfChannels }, (_, number) => decoded.getChannelData(number));
-  const sum = new Float32Array(decoded.length);
-  for (const channel of channels) for (let place = 0; place < sum.length; place++) sum[place] += channel[place];
+  const sum = new Float32Array(silence + decoded.length);
+  for (const channel of channels) {
+    for (let place = 0; place < channel.length; place++) sum[silence + place] += channel[place];
+  }
   return sum.map((value) => value / channels.length);
 }
 
