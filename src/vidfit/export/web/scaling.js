@@ -52,15 +52,15 @@ function newFilter(length, size, one, shift) {
   const reach = Math.max(length / size, 1);
   // FFmpeg's steps have 16 bits behind the point.
   const step = Math.round((65536 * length) / size) / 65536;
-  const taps = Math.min(Math.floor(4 * reach) + 1, length);
+  const taps = Math.max(1, Math.min(1 + Math.ceil(4 * reach), length - 2));
   const firsts = new Int32Array(size);
   const weights = new Int32Array(size * taps);
   for (let place = 0; place < size; place++) {
     const centre = (place + 0.5) * step - 0.5 + shift;
-    const nearest = Math.ceil(centre - 2 * reach);
+    const nearest = Math.trunc(centre + 1 - taps / 2);
     firsts[place] = Math.min(Math.max(nearest, 0), length - taps);
     const own = new Float64Array(taps);
-    for (let from = nearest; from <= centre + 2 * reach; from++) {
+    for (let from = nearest; from < nearest + taps; from++) {
       // Beyond the border its pixel goes on.
       const inside = Math.min(Math.max(from, 0), length - 1);
       own[inside - firsts[place]] += cubic(Math.abs(from - centre) / reach);
