@@ -8,8 +8,8 @@ import pytest
 
 from tests.export.web_node import needs_node, node
 
-av = pytest.importorskip("av")
-from tests.videos.making import RED, frames_at, plain, tone, write
+pytest.importorskip("av")
+from tests.videos.making import RED, av, frames_at, plain, tone, write
 from vidfit.videos.decode import Reading, Sampling, read_steps
 from vidfit.videos.picture import to_pixels
 

@@ -28,7 +28,7 @@ for await (const line of createInterface({ input: process.stdin })) {
 
 @contextmanager
 def node_process() -> Iterator[Node]:
-    """Gives the value of an expression over a module of the page (`page`) and some values (`it`); promises are awaited."""
+    """Gives the value of an expression over a module of the page (`page`) and some values (`it`), awaited."""
     # Node warns of modules in a folder without package.json, which the page does not need.
     command = ["node", "--no-warnings", "--input-type=module", "--eval", ANSWER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
