@@ -108,6 +108,7 @@ def main() -> None:
         write_web_page(given.model, root / "page", runtime_folder(), window=5, hop=1)
         with serving(root / "page", True) as (_, of_browser), browser(root / "profile", *of_browser) as page:
             page.open("http://localhost/", 1000)
+            page.wait("document.getElementById('status').textContent === 'Ready.'")
             threads = page.evaluate(OPEN)
             found = label_in_page(page, [it.path for it in python])
             names = page.evaluate("fetch('model.json').then((it) => it.json()).then((it) => it.vocabulary)")
