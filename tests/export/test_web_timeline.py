@@ -3,49 +3,23 @@
 import csv
 import io
 import json
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.export.web_node import Node, needs_node, node_process
 from vidfit.inference import timeline
 from vidfit.inference.label import Label, LabelledVideo
 from vidfit.inference.label_files import write_labels
 
-PAGE = Path(timeline.__file__).parents[1] / "export" / "web"
-
-pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js: apt-get install nodejs")
-
-
-Node = Callable[..., Any]
-ANSWER = """
-import { createInterface } from "node:readline";
-for await (const line of createInterface({ input: process.stdin })) {
-    const { module, expression, it } = JSON.parse(line);
-    const found = new Function("page", "it", `return ${expression}`)(await import(module), it);
-    console.log(JSON.stringify(ArrayBuffer.isView(found) ? Array.from(found) : found));
-}
-"""
+pytestmark = needs_node
 
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    """Gives the value of an expression over a module of the page (`page`) and some values (`it`)."""
-    # Node warns of modules in a folder without package.json, which the page does not need.
-    command = ["node", "--no-warnings", "--input-type=module", "--eval", ANSWER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        questions, answers = process.stdin, process.stdout
-        assert questions and answers  # noqa: PT018 - for pyright
-
-        def ask(module: str, expression: str, **values: Any) -> Any:
-            question = {"module": (PAGE / module).as_uri(), "expression": expression, "it": values}
-            print(json.dumps(question), file=questions, flush=True)
-            return json.loads(answers.readline())
-
+    with node_process() as ask:
         yield ask
 
 
@@ -138,49 +112,3 @@ def test_files_are_those_that_label_writes(node: Node, name: str, tmp_path: Path
         assert list(csv.reader(io.StringIO(found))) == list(csv.reader(io.StringIO(expected)))
     else:
         assert found == expected
-
-
-@pytest.mark.parametrize(("width", "height"), [(16, 16), (40, 31), (9, 300)])
-def test_pictures_are_scaled_as_ffmpeg_scales_them(node: Node, width: int, height: int, random: np.random.Generator):
-    av = pytest.importorskip("av")
-    from av.video.reformatter import Interpolation, VideoReformatter
-
-    # Grey, for FFmpeg halves the colours of RGB before it scales them.
-    picture = random.integers(0, 256, (height, width), np.uint8)
-    frame = av.VideoFrame.from_ndarray(picture, format="gray")
-    options = {"width": 16, "height": 16, "format": "gray", "threads": 1}
-    flags = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
-    expected = VideoReformatter().reformat(frame, interpolation=flags, **options).to_ndarray()
-    rgba = np.dstack([picture, picture, picture, np.full_like(picture, 255)])
-    call = f"page.toSquare(Uint8ClampedArray.from(it.rgba), {width}, {height}, 16)"
-    found = np.reshape(node("pixels.js", call, rgba=rgba.ravel().tolist()), (16, 16, 3))
-    assert abs(found - expected[..., None].astype(int)).max() <= 2
-
-
-@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
-def test_sound_is_resampled_as_python_resamples_it(node: Node, rate: int, tmp_path: Path, random: np.random.Generator):
-    pytest.importorskip("av")
-    from tests.videos.making import write
-    from vidfit.videos.decode import Reading, Sampling, read_steps
-
-    samples = random.normal(0, 0.2, (1, 2 * rate)).astype(np.float32).clip(-1, 1)
-    path = write(tmp_path / "noise.wav", samples=samples, sound_rate=rate, sound_codec="pcm_f32le")
-    sampling = Sampling(picture_size=0, sound_window=16000)
-    expected = np.concatenate([sound[1] for sound in read_steps(path, sampling, Reading())])
-    call = "page.resampled(Float32Array.from(it.samples), it.rate)"
-    found = node("sound.js", call, samples=samples[0].tolist(), rate=rate)
-    assert abs(len(found) - 32000) <= 1
-    # FFmpeg mirrors the sound at its very beginning; the page has silence there.
-    np.testing.assert_allclose(found[50:31900], expected[50:31900], atol=1e-3)
-
-
-@pytest.mark.parametrize("rate", [16000, 22050, 44100])
-@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.wav", "pcm_s16le")])
-def test_the_sample_rate_of_a_file_is_found(node: Node, name: str, codec: str, rate: int, tmp_path: Path):
-    pytest.importorskip("av")
-    from tests.videos.making import RED, frames_at, plain, tone, write
-
-    pictures: dict[str, Any] = {"show": lambda time: plain(RED), "times": frames_at(12, 1)} if name == "a.mp4" else {}
-    path = write(tmp_path / name, samples=tone(440, 1, rate), sound_rate=rate, sound_codec=codec, **pictures)
-    content = list(path.read_bytes())
-    assert node("sound.js", "page.rateOf(Uint8Array.from(it.content))", content=content) == rate

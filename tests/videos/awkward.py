@@ -91,9 +91,9 @@ def quarters(width: int = 64, height: int = 48) -> np.ndarray:
     return picture
 
 
-def rotated(folder: Path, degrees: int = 90) -> Path:
+def rotated(folder: Path, degrees: int = 90, **options: Any) -> Path:
     """Quarters, with the display matrix of a phone that was held so (counter-clockwise)."""
-    path = write(folder / "rotated.mp4", lambda time: quarters(), frames_at(12, 1))
+    path = write(folder / "rotated.mp4", lambda time: quarters(), frames_at(12, 1), **options)
     cos, sin = round(np.cos(np.radians(degrees))), round(np.sin(np.radians(degrees)))
     content = bytearray(path.read_bytes())
     place = content.index(b"tkhd") + 4 + 40

@@ -31,7 +31,7 @@ from vidfit.export.extractor import (
 from vidfit.export.graph_writer import GraphWriter
 from vidfit.export.metadata import PackedInfo, output_names, parse_metadata, read_header
 from vidfit.features.spec import FeatureSpec
-from vidfit.videos.extractor import Extractor
+from vidfit.videos.extractor import Extractor, parse_extractor
 from vidfit.videos.onnx_graphs import needed
 
 
@@ -48,9 +48,14 @@ _Ports = tuple[list[_Port], list[_Port]]
 
 
 def split(path: Path) -> dict[str, bytes]:
-    """The parts of a file that carries its extractor, each an ONNX file with the file's metadata."""
+    """The parts of a file that carries its extractor, each an ONNX file with the file's metadata.
+
+    Raises:
+        ModelFileError: it is no packed file, or its extractor is of another version.
+    """
     info = parse_metadata(path, read_header(path).metadata)
-    extractor, whole = _settings_of(info), onnx.load(path)
+    assert info.extractor is not None
+    extractor, whole = parse_extractor(info.extractor, path), onnx.load(path)
     ports = _extractor_ports(extractor, info.spec) | {"model": _model_ports(info)}
     return {name: _cut(whole, *own) for name, own in ports.items()}
 
@@ -70,16 +75,15 @@ def model_part(path: Path, info: PackedInfo) -> bytes:
 
 
 def whole_extractor(path: Path, info: PackedInfo) -> str:
-    """JSON of the extractor, with the transforms that the file has in its graph."""
-    extractor = _settings_of(info)
+    """JSON of the extractor, with the transforms that the file has in its graph.
+
+    Raises:
+        ModelFileError: it is of another version.
+    """
+    assert info.extractor is not None
+    extractor = parse_extractor(info.extractor, path)
     transforms = read_transforms(onnx.load(path), [it.modality for it in extractor.settings.backbones])
     return extractor.model_copy(update={"transforms": transforms}).model_dump_json()
-
-
-def _settings_of(info: PackedInfo) -> Extractor:
-    """The extractor of a file, without transforms."""
-    assert info.extractor is not None
-    return Extractor.model_validate_json(info.extractor)
 
 
 def _extractor_ports(extractor: Extractor, spec: FeatureSpec) -> dict[str, _Ports]:

@@ -132,6 +132,8 @@ def _open(path: Path, threads: int) -> tuple[PackedInfo, onnxruntime.InferenceSe
         _check_signature(session, info)
         if info.carried:
             info = info.model_copy(update={"extractor": whole_extractor(path, info)})
+    except ModelFileError:
+        raise
     except (ValueError, KeyError) as error:
         raise ModelFileError(f"{path}: not a readable packed file ({reason(error)}); pack it again") from error
     return info, session

@@ -36,13 +36,15 @@ export class Frames {
     return this.#video.videoWidth > 0;
   }
 
-  /** What a player shows at a time in seconds, an ImageBitmap. Whoever takes it closes it. */
+  /** What a player shows at a time in seconds, a VideoFrame or ImageBitmap. Whoever takes it closes it. */
   async pictureAt(time) {
     // When a seek has ended, the picture before it may still be the one that is shown.
     const shown = new Promise((resolve) => this.#video.requestVideoFrameCallback?.(resolve));
     await this.#seek(Math.min(time, this.duration));
     await Promise.race([shown, new Promise((resolve) => setTimeout(resolve, LONGEST_SHOW))]);
-    return createImageBitmap(this.#video);
+    // A VideoFrame gives the planes as they were decoded, perhaps on their side: then its rotation must be known.
+    const hasPlanes = globalThis.VideoFrame && "rotation" in VideoFrame.prototype;
+    return hasPlanes ? new VideoFrame(this.#video) : createImageBitmap(this.#video);
   }
 
   close() {

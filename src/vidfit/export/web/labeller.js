@@ -1,5 +1,6 @@
 // A video file to its labels: reads it step by step and has the worker compute.
 
+import { chromaShift } from "./container.js";
 import { Frames } from "./frames.js";
 import { soundOf } from "./sound.js";
 import { labelsOf } from "./timeline.js";
@@ -55,11 +56,14 @@ export class Labeller {
     const frames = await Frames.open(url);
     try {
       signal.throwIfAborted();
-      const heard = "audio" in this.#model.modalities ? await soundOf(file, frames.duration) : null;
+      // A file that the browser's memory cannot hold is labelled by its pictures.
+      const content = await file.arrayBuffer().catch(() => new ArrayBuffer());
+      const shift = chromaShift(new Uint8Array(content));
+      const heard = "audio" in this.#model.modalities ? await soundOf(content, frames.duration) : null;
       signal.throwIfAborted();
       const notes = notesOn(this.#model.modalities, frames.hasPictures, heard !== null);
       const steps = Math.max(1, Math.round(frames.duration * this.#model.rate + 1e-6));
-      await this.#ask("begin", { steps, heard }, heard ? [heard.samples.buffer] : []);
+      await this.#ask("begin", { steps, heard, chromaShift: shift }, heard ? [heard.samples.buffer] : []);
       await this.#readSteps(frames, steps, signal, onProgress);
       const { video, steps: overTime } = await this.#ask("label");
       const labels = labelsOf(video, overTime, this.#model, frames.duration);

@@ -1,57 +1,36 @@
 // The sound of a file, one channel. Browsers resample with a filter that weakens what lies above 5 kHz, which a model
 // hears. So the sound is decoded at its own rate, and resampled here as vidfit resamples (FFmpeg's filter).
 
+import { lostSound, soundRate } from "./container.js";
+
 export const SAMPLE_RATE = 16000;
 // Seconds. The decoded sound of a longer file takes too much memory at its own rate.
 const LONGEST_EXACT = 1200;
-// Of what most files have, and of Opus.
-const USUAL_RATE = 48000;
 
 /** `{samples, rate}`: float32 samples in [-1, 1], or null where the file has no sound that the browser can decode.
- *  @param {Blob} file
+ *  @param {ArrayBuffer} content of the file, of which nothing is left
  *  @param {number} duration in seconds */
-export async function soundOf(file, duration) {
+export async function soundOf(content, duration) {
   try {
-    const content = await file.arrayBuffer();
-    const rate = duration > LONGEST_EXACT ? SAMPLE_RATE : rateOf(new Uint8Array(content));
+    const described = new Uint8Array(content);
+    const rate = duration > LONGEST_EXACT ? SAMPLE_RATE : soundRate(described);
+    // Only Chromium has this property.
+    const lost = "userAgentData" in navigator ? Math.round(rate * lostSound(described)) : 0;
     const decoded = await new OfflineAudioContext(1, 1, rate).decodeAudioData(content);
-    return decoded.length ? { samples: mono(decoded), rate } : null;
+    return decoded.length ? { samples: mono(decoded, lost), rate } : null;
   } catch {
     return null;
   }
 }
 
-/** The mean of the channels. */
-function mono(decoded) {
+/** The mean of the channels, after so many samples of silence. */
+function mono(decoded, silence) {
   const channels = Array.from({ length: decoded.numberOfChannels }, (_, number) => decoded.getChannelData(number));
-  const sum = new Float32Array(decoded.length);
-  for (const channel of channels) for (let place = 0; place < sum.length; place++) sum[place] += channel[place];
-  return sum.map((value) => value / channels.length);
-}
-
-/** The sample rate that an MP4 or WAV file states; browsers do not tell it. */
-export function rateOf(content) {
-  const view = new DataView(content.buffer, content.byteOffset, content.byteLength);
-  const isMp4 = find(content, "ftyp", 4) === 4;
-  // In MP4 the sample entry `mp4a` has it as a number with 16 bits after the point; in WAV it is part of `fmt `.
-  const place = isMp4 ? find(content, "mp4a", 0, true) : find(content, "fmt ", 12);
-  const from = place + (isMp4 ? 28 : 12);
-  if (place < 0 || from + 4 > content.length) return USUAL_RATE;
-  const rate = isMp4 ? view.getUint16(from) : view.getUint32(from, true);
-  return rate >= 8000 && rate <= 96000 ? rate : USUAL_RATE;
-}
-
-/** Where four letters stand: at a place, or with `anywhere` behind it in a description of sound. */
-function find(content, letters, place, anywhere = false) {
-  const codes = Array.from(letters, (letter) => letter.charCodeAt(0));
-  const last = anywhere ? content.length - 32 : place;
-  for (let first = place; first <= last; first = content.indexOf(codes[0], first + 1)) {
-    if (first < 0) break;
-    // The description of samples (`stsd`) begins 16 bytes before its first entry.
-    const fits = codes.every((code, offset) => content[first + offset] === code);
-    if (fits && (!anywhere || find(content, "stsd", first - 16) >= 0)) return first;
+  const sum = new Float32Array(silence + decoded.length);
+  for (const channel of channels) {
+    for (let place = 0; place < channel.length; place++) sum[silence + place] += channel[place];
   }
-  return -1;
+  return sum.map((value) => value / channels.length);
 }
 
 // FFmpeg's defaults: taps of the filter in periods of its cutoff, the cutoff as a share of half the lower rate, and the
@@ -71,8 +50,10 @@ export function resampled(samples, rate) {
     const taps = filters[(place * step) % phases];
     const first = Math.floor((place * step) / phases) - Math.floor((taps.length - 1) / 2);
     let sum = 0;
-    for (let tap = Math.max(0, -first); tap < Math.min(taps.length, samples.length - first); tap++) {
-      sum += taps[tap] * samples[first + tap];
+    for (let tap = 0, from = first; tap < taps.length; tap++, from++) {
+      // Before its beginning and after its end, FFmpeg mirrors the sound.
+      const inside = from < 0 ? -from : from < samples.length ? from : 2 * samples.length - 1 - from;
+      sum += taps[tap] * samples[inside];
     }
     found[place] = sum;
   }
@@ -82,7 +63,7 @@ export function resampled(samples, rate) {
 /** Weights of the samples around a place that lies `fraction` of a sample behind the middle one. */
 function filter(fraction, rate) {
   const factor = Math.min((CUTOFF * SAMPLE_RATE) / rate, 1);
-  const length = Math.ceil(TAPS / factor);
+  const length = 2 * Math.ceil(TAPS / factor / 2);
   const centre = Math.floor((length - 1) / 2);
   const weights = Float64Array.from({ length }, (_, tap) => {
     const angle = Math.PI * (tap - centre - fraction) * factor;

@@ -3,14 +3,12 @@
 // It keeps the features of a video, some hundred bytes a step, and neither pictures nor sound: memory does not grow with
 // the length of the video. Each message `{id, task, ...}` is answered by `{id, result}` or `{id, error}`.
 
-import { toSquare } from "./pixels.js";
+import { squareOf } from "./pixels.js";
 import { resampled, SAMPLE_RATE } from "./sound.js";
 import { fromFrames, overSteps, windowStarts } from "./timeline.js";
 
 // The byte of a feature that a step does not have.
 const ABSENT = 127;
-// What is transparent in a picture becomes mid-grey, as in vidfit.
-const BACKGROUND = "rgb(127 127 127)";
 // More than four threads are not worth their memory.
 const MOST_THREADS = 4;
 
@@ -19,6 +17,7 @@ let model;
 const sessions = {};
 let sound = new Float32Array();
 let features = {};
+let shift = 0;
 
 const tasks = {
   /** Load the model. @returns threads in use */
@@ -37,8 +36,9 @@ const tasks = {
     return threads;
   },
 
-  /** Begin a video of so many steps. `heard` is its sound, `{samples, rate}`, or null. */
-  begin({ steps, heard }) {
+  /** Begin a video of so many steps. `heard` is its sound, `{samples, rate}`, or null; `chromaShift` as of container.js. */
+  begin({ steps, heard, chromaShift }) {
+    shift = chromaShift;
     sound = heard ? resampled(heard.samples, heard.rate) : new Float32Array();
     features = {};
     for (const [name, size] of Object.entries(model.modalities)) {
@@ -46,9 +46,9 @@ const tasks = {
     }
   },
 
-  /** Make the features of a step. `picture` is an ImageBitmap, or null. */
+  /** Make the features of a step. `picture` is a VideoFrame, an ImageBitmap or null. */
   async step({ step, picture }) {
-    if (picture && sessions.pictures) await keep("rgb", step, sessions.pictures, "images", pixelsOf(picture));
+    if (picture && sessions.pictures) await keep("rgb", step, sessions.pictures, "images", await pixelsOf(picture));
     const samples = sessions.sounds && windowAt(step);
     if (samples) await keep("audio", step, sessions.sounds, "windows", samples);
   },
@@ -80,17 +80,10 @@ async function fetched(name) {
 }
 
 /** The square of pixels of a picture, `[1, size, size, 3]`. */
-function pixelsOf(picture) {
-  const { width, height } = picture;
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.fillStyle = BACKGROUND;
-  context.fillRect(0, 0, width, height);
-  context.drawImage(picture, 0, 0);
-  picture.close();
-  const { data } = context.getImageData(0, 0, width, height);
+async function pixelsOf(picture) {
   const size = model.picture_size;
-  return new ort.Tensor("uint8", toSquare(data, width, height, size), [1, size, size, 3]);
+  const pixels = await squareOf(picture, size, shift);
+  return new ort.Tensor("uint8", new Uint8Array(pixels.buffer), [1, size, size, 3]);
 }
 
 /** What is heard from the start of a step, `[1, window]`; null where more than half of it is missing. */
