@@ -1,5 +1,6 @@
 """The command that answers over HTTP: serve."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +28,10 @@ def serve(
     max_video: Annotated[str, typer.Option(help="Size of the largest video: 500MB, 2GB, ...")] = "500MB",
     max_seconds: Annotated[float, typer.Option(help="Duration of the longest video, in seconds.")] = 3600,
     timeout: Annotated[float, typer.Option(help="Seconds that an upload may take, and then its labelling.")] = 300,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="The folder of onnxruntime-web. Shows the page of `export --to web` at /."),
+    ] = None,
 ) -> None:
     """Answer over HTTP: labels of videos, and probabilities of features.
 
@@ -40,7 +45,7 @@ def serve(
         video_bytes = parse_size(max_video)
     except BudgetError as error:
         raise VidfitError(str(error).replace("budget", "--max-video", 1)) from error
-    settings = Settings(host, port, token, workers, queue, video_bytes, max_seconds, timeout)
+    settings = Settings(host, port, token, workers, queue, video_bytes, max_seconds, timeout, bundle=bundle)
     check_packages()
     from vidfit.serving.serve import serve
 
