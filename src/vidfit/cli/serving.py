@@ -12,7 +12,8 @@ from vidfit.errors import BudgetError, VidfitError
 @app.command()
 def serve(
     models: Annotated[
-        list[str], typer.Argument(help="Packed .onnx files, each PATH or NAME=PATH. The first is the default.")
+        list[str],
+        typer.Argument(help="Packed .onnx files or hf://owner/name, or NAME=MODEL. The first is the default."),
     ],
     host: Annotated[str, typer.Option(help="Address to listen at. One that others can reach needs a --token.")] = (
         "127.0.0.1"

@@ -28,7 +28,7 @@ def serve(models: Sequence[str], settings: Settings) -> None:
     """Answer requests until SIGTERM or Ctrl-C. Requests that have begun are finished first.
 
     Arguments:
-        models: `PATH` or `NAME=PATH` of packed files; the first is the default.
+        models: `MODEL` or `NAME=MODEL`, packed files or addresses `hf://owner/name`; the first is the default.
         settings: where it listens, and what it allows.
 
     Raises:
