@@ -44,6 +44,14 @@ node_modules: Makefile
 	npm install --silent --no-save --no-package-lock --ignore-scripts onnxruntime-web@1.30.0
 	touch $@
 
+# ONNX Runtime's C++ headers, which its Python package lacks; the test of examples/cpp is skipped without them. Needs npm.
+build/onnxruntime-headers: Makefile
+	mkdir -p build/onnxruntime-npm
+	cd build/onnxruntime-npm && npm pack --silent com.github.asus4.onnxruntime@0.4.9 >/dev/null && \
+		tar xzf *.tgz --wildcards --strip-components=7 '*/ios-arm64/onnxruntime.framework/Headers/*'
+	rm -rf $@ build/onnxruntime-npm/*.tgz
+	mv build/onnxruntime-npm $@
+
 # TensorFlow is larger than all else together, so it has an environment of its own and `make test` passes over it.
 test-tensorflow: .venv-tensorflow/.ready
 	.venv-tensorflow/bin/python -m pytest tests/export/test_tensorflow.py tests/videos/test_youtube8m.py

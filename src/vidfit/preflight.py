@@ -28,6 +28,7 @@ from vidfit.training.checkpoint import member_file, starting_weights
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import DistillConfig, SoftTargets
 from vidfit.training.soft_labels import SoftLabels, check_ids, check_names, read_soft_labels_info, soft_labels_files
+from vidfit.training.tracking import check_tensorboard
 from vidfit.videos.extractor import steps_per_second
 from vidfit.videos.sources import read_intervals
 
@@ -40,6 +41,7 @@ def check(recipe: Recipe, data: RunData) -> RunData:
         RecipeError: a member's options, the search or the folds do not fit the shards.
         ModelFileError: a member to start from is missing or does not fit.
         BudgetError: what is to be packed cannot fit.
+        VidfitError: a package that a member asks for is missing.
     """
     names = data.vocabulary.names
     parameters = {
@@ -55,6 +57,8 @@ def check(recipe: Recipe, data: RunData) -> RunData:
     clips = {}
     for name, member in recipe.members.items():
         check_start(name, member, data)
+        if member.training.log:
+            check_tensorboard()
         if member.training.segments:
             clips[name] = check_segments(name, member.training, data)
     return replace(data, parameters=parameters, clips=clips, soft_labels=soft_labels, files=_digests_of_files(recipe))

@@ -14,6 +14,7 @@ from google.protobuf import text_format
 
 from tests.conftest import Call, call
 from tests.export.members import arrays, member
+from tests.serving.models import write_video_model
 from vidfit.export.graph import PackedMember, write_graph
 
 
@@ -33,6 +34,13 @@ def phone(model: Path) -> Path:
     return folder
 
 
+def one_video() -> dict[str, np.ndarray]:
+    """Pictures and sound of a few seconds."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    return {"images": images, "audio": random.normal(0, 0.1, 64_000).astype(np.float32)}
+
+
 def tritons_schema() -> ModuleType:
     """The message types of Triton's configuration. Its package would import gRPC, which they do not need."""
     path = Path(tritonclient.__path__[0]) / "grpc" / "model_config_pb2.py"
@@ -43,7 +51,17 @@ def tritons_schema() -> ModuleType:
     return module
 
 
-def test_triton_gets_the_file_and_what_it_takes(vidfit: Call, model: Path, tmp_path: Path):
+@pytest.fixture(scope="module")
+def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that carries its extractor."""
+    return write_video_model(tmp_path_factory.mktemp("one-file"), with_extractor=True)
+
+
+@pytest.mark.parametrize("kind", ["model", "one_file"])
+def test_triton_gets_the_file_and_what_it_takes(
+    vidfit: Call, request: pytest.FixtureRequest, kind: str, tmp_path: Path
+):
+    model = request.getfixturevalue(kind)
     schema, folder = tritons_schema(), tmp_path / "videos"
     assert vidfit("export", model, folder, "--to", "triton")[0] == 0
     assert sorted(str(it.relative_to(folder)) for it in folder.rglob("*")) == ["1", "1/model.onnx", "config.pbtxt"]
@@ -59,9 +77,13 @@ def test_triton_gets_the_file_and_what_it_takes(vidfit: Call, model: Path, tmp_p
         ]
 
 
-def test_phones_get_the_same_probabilities(model: Path, phone: Path):
+@pytest.mark.parametrize("kind", ["model", "one_file"])
+def test_phones_get_the_same_probabilities(request: pytest.FixtureRequest, phone: Path, kind: str, tmp_path: Path):
+    model, inputs = request.getfixturevalue(kind), arrays(2, 5)
+    if kind == "one_file":
+        phone, inputs = tmp_path / "phone", one_video()
+        assert call("export", model, phone, "--to", "ort") == 0
     assert sorted(it.name for it in phone.iterdir()) == ["model.ort", "operators.config", "vidfit.json"]
-    inputs = arrays(2, 5)
     found, wanted = (onnxruntime.InferenceSession(it).run(None, inputs) for it in (phone / "model.ort", model))
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)

@@ -16,9 +16,15 @@ from tests.export.members import arrays, member
 from tests.hub.stand_in import Hub, hub
 from tests.inference.test_predictor import edited
 from tests.serving.models import write_video_model
+from tests.videos.making import BLUE, RED, by_second, frames_at, tone, write
 from vidfit.errors import ModelFileError, VidfitError
 from vidfit.export.graph import PackedMember, write_graph
+from vidfit.export.metadata import parse_metadata, read_header
+from vidfit.hub.model_card import write_card
 from vidfit.hub.repository import push
+from vidfit.serving.models import open_models
+from vidfit.videos.backbones import find_backbone
+from vidfit.videos.extractor import Extractor, Settings
 
 
 @pytest.fixture
@@ -94,6 +100,35 @@ def test_a_backbone_of_one_machine_is_refused(there: Hub, tmp_path: Path):
     there.repositories["me/videos"] = {"model.onnx": videos_model.read_bytes()}
     with pytest.raises(ModelFileError, match="come from a model of your own, colours"):
         library.load("hf://me/videos")
+
+
+def test_a_one_file_model_labels_videos_by_its_address(there: Hub, vidfit: Call, tmp_path: Path):
+    model = write_video_model(tmp_path, with_extractor=True)
+    clip = write(tmp_path / "clip.mp4", by_second(RED, BLUE), frames_at(4, 2), tone(400, 2))
+    assert vidfit("push", model, "me/one-file")[0] == 0
+    (found,), (expected,) = (library.label(it, clip) for it in ("hf://me/one-file", model))
+    assert found.labels == expected.labels != []
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    assert vidfit("label", "hf://me/one-file", clip, "-o", tmp_path / "labels.json")[0] == 0
+    (told,) = json.loads((tmp_path / "labels.json").read_text())
+    assert [it["label"] for it in told["labels"]] == [it.label for it in expected.labels]
+    card = there.repositories["me/one-file"]["README.md"].decode()
+    assert "with these models, which are in the file" in card
+
+
+def test_a_server_takes_an_address(there: Hub, model: Path):
+    push(model, "me/small")
+    served = open_models(["hf://me/small", "other=hf://me/small"])
+    assert list(served) == ["small", "other"]
+    assert served["small"].path.read_bytes() == model.read_bytes()
+
+
+def test_the_card_names_the_licences_of_backbones(model: Path):
+    known = find_backbone("efficientnet-lite0", "rgb"), find_backbone("yamnet", "audio")
+    extractor = Extractor(settings=Settings(backbones=known), transforms={})
+    info = parse_metadata(model, read_header(model).metadata)
+    card = write_card(model, info.model_copy(update={"extractor": extractor.model_dump_json()}), "me/small")
+    assert card.count("(licence: Apache-2.0") == 2
 
 
 def test_external_weights_are_not_followed(there: Hub, model: Path, tmp_path: Path):

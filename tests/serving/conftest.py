@@ -85,6 +85,12 @@ def videos_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def one_file_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed file that carries its extractor."""
+    return write_video_model(tmp_path_factory.mktemp("one-file"), with_extractor=True)
+
+
+@pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of four seconds."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
@@ -92,8 +98,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, videos_model: Path, features_model: Path) -> Iterator[Running]:
-    """Labels videos of at most 10 s and 1 MB in one process; three more may wait. Its second model is `plain`."""
+def server(
+    tmp_path_factory: pytest.TempPathFactory, videos_model: Path, features_model: Path, one_file_model: Path
+) -> Iterator[Running]:
+    """Labels videos of at most 10 s and 1 MB in one process; three more may wait. Its models are `videos`, `plain` and
+    `one-file`.
+    """
+    models = (videos_model, f"plain={features_model}", f"one-file={one_file_model}")
     limits = ("--workers", 1, "--queue", 3, "--max-video", "1MB", "--max-seconds", 10)
-    with running(tmp_path_factory.mktemp("server"), videos_model, f"plain={features_model}", *limits) as found:
+    with running(tmp_path_factory.mktemp("server"), *models, *limits) as found:
         yield found

@@ -32,11 +32,11 @@ def form(*parts: tuple[str, bytes], boundary: str = "edge") -> bytes:
 FORM = {"Content-Type": "multipart/form-data; boundary=edge"}
 
 
-def expected(model: Path, clip: Path) -> dict:
+def expected(model: Path, clip: Path, name: str = "videos") -> dict:
     (video,) = library.label(model, clip)
     found = to_object(video)
     del found["path"]
-    return {"model": "videos", **found}
+    return {"model": name, **found}
 
 
 def lists(frames: dict[str, np.ndarray], video: int, length: int) -> dict[str, list]:
@@ -51,6 +51,24 @@ def test_a_video_has_the_labels_that_the_library_gives(server: Running, videos_m
     for answer in (by_form, as_body):
         assert answer.status_code == 200, answer.text
         assert answer.json() == told
+
+
+def test_a_one_file_model_labels_videos(server: Running, one_file_model: Path, clip: Path):
+    told = expected(one_file_model, clip, "one-file")
+    assert told["labels"]
+    answer = server.client.post("/v1/label?model=one-file", content=clip.read_bytes())
+    assert (answer.status_code, answer.json()) == (200, told)
+
+
+def test_a_one_file_model_takes_features_too(server: Running, one_file_model: Path):
+    frames = {name: np.full((1, 4, 3), 9, np.uint8) for name in ("rgb", "audio")}
+    row = library.load(one_file_model).predict(frames)[0]
+    videos = [{name: array[0].tolist() for name, array in frames.items()}]
+    answer = server.client.post("/v1/predict?model=one-file", json={"videos": videos, "top_k": 1})
+    assert answer.json()["videos"][0]["labels"][0]["probability"] == pytest.approx(row.max(), abs=1e-5)
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        found = client.infer("one-file", triton_inputs(frames, True), headers={"Authorization": f"Bearer {TOKEN}"})
+    np.testing.assert_allclose(np.asarray(found.as_numpy("probabilities")), [row], atol=1e-6)
 
 
 def test_features_have_the_probabilities_of_the_library(server: Running, features_model: Path):

@@ -1,5 +1,6 @@
 """The command that answers over HTTP: serve."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,8 @@ from vidfit.errors import BudgetError, VidfitError
 @app.command()
 def serve(
     models: Annotated[
-        list[str], typer.Argument(help="Packed .onnx files, each PATH or NAME=PATH. The first is the default.")
+        list[str],
+        typer.Argument(help="Packed .onnx files or hf://owner/name, or NAME=MODEL. The first is the default."),
     ],
     host: Annotated[str, typer.Option(help="Address to listen at. One that others can reach needs a --token.")] = (
         "127.0.0.1"
@@ -27,6 +29,10 @@ def serve(
     max_video: Annotated[str, typer.Option(help="Size of the largest video: 500MB, 2GB, ...")] = "500MB",
     max_seconds: Annotated[float, typer.Option(help="Duration of the longest video, in seconds.")] = 3600,
     timeout: Annotated[float, typer.Option(help="Seconds that an upload may take, and then its labelling.")] = 300,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="The folder of onnxruntime-web. Shows the page of `export --to web` at /."),
+    ] = None,
 ) -> None:
     """Answer over HTTP: labels of videos, and probabilities of features.
 
@@ -40,7 +46,7 @@ def serve(
         video_bytes = parse_size(max_video)
     except BudgetError as error:
         raise VidfitError(str(error).replace("budget", "--max-video", 1)) from error
-    settings = Settings(host, port, token, workers, queue, video_bytes, max_seconds, timeout)
+    settings = Settings(host, port, token, workers, queue, video_bytes, max_seconds, timeout, bundle=bundle)
     check_packages()
     from vidfit.serving.serve import serve
 

@@ -84,7 +84,9 @@ def extract(
 
 @app.command()
 def label(
-    model: Annotated[Path, typer.Argument(help="A packed .onnx file, trained on features of `vidfit extract`.")],
+    model: Annotated[
+        str, typer.Argument(help="A packed .onnx file, trained on features of `vidfit extract`; or hf://owner/name.")
+    ],
     videos: Videos,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A .json, .csv or .vtt file. Without it, a table is printed.")
@@ -112,7 +114,7 @@ def label(
         check_suffix(output)
     found = find_sources(videos)
     if output:
-        refuse_to_overwrite(output, overwrite, [model, *map(Path, videos), *(source.path for source in found)])
+        refuse_to_overwrite(output, overwrite, [Path(model), *map(Path, videos), *(source.path for source in found)])
         if not (output.suffix.lower() == ".vtt" and len(found) > 1):
             check_place(output)
     labelled = []

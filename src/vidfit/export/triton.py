@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import onnx
+import onnxruntime
 
 from vidfit.export.packed_file import read_packed_file
 from vidfit.files import replacing_folder
 
 CONFIG: Final = "config.pbtxt"
+_TYPES: Final = {"tensor(uint8)": "TYPE_UINT8", "tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32"}
 
 
 def write_triton_model(source: Path, folder: Path) -> None:
@@ -28,24 +29,24 @@ def write_triton_model(source: Path, folder: Path) -> None:
         ModelFileError: `source` is not a packed file.
         OutputError: `folder` holds something else, or cannot be written.
     """
-    model, _ = read_packed_file(source)
+    read_packed_file(source)
+    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
     with replacing_folder(folder, CONFIG) as partial:
         (partial / "1").mkdir()
         shutil.copyfile(source, partial / "1" / "model.onnx")
-        (partial / CONFIG).write_text(_config(model.graph), encoding="utf-8")
+        (partial / CONFIG).write_text(_config(session), encoding="utf-8")
 
 
-def _config(graph: onnx.GraphProto) -> str:
+def _config(session: onnxruntime.InferenceSession) -> str:
     # Triton cannot join videos of unequal length, so it does no batching: the first axis is one of `dims`.
     head = ['backend: "onnxruntime"', "max_batch_size: 0"]
-    return "\n".join([*head, _puts("input", graph.input), _puts("output", graph.output), ""])
+    return "\n".join([*head, _puts("input", session.get_inputs()), _puts("output", session.get_outputs()), ""])
 
 
-def _puts(kind: str, puts: Iterable[onnx.ValueInfoProto]) -> str:
+def _puts(kind: str, puts: Iterable[onnxruntime.NodeArg]) -> str:
     lines = []
     for put in puts:
-        tensor = put.type.tensor_type
-        dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).replace("FLOAT", "FP32")
-        dims = [size.dim_value or -1 for size in tensor.shape.dim]
-        lines.append(f"  {{ name: {json.dumps(put.name)}, data_type: TYPE_{dtype}, dims: {dims} }}")
+        # Triton compares these with the shapes that ONNX Runtime infers, which may be narrower than the file's.
+        dims = [size if isinstance(size, int) else -1 for size in put.shape]
+        lines.append(f"  {{ name: {json.dumps(put.name)}, data_type: {_TYPES[put.type]}, dims: {dims} }}")
     return f"{kind} [\n" + ",\n".join(lines) + "\n]"

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from vidfit.export.metadata import PackedInfo
 from vidfit.sizes import format_size
+from vidfit.videos.backbones import EFFICIENTNET_LITE0, YAMNET
 from vidfit.videos.extractor import parse_extractor
 
 _MOST_LABELS: Final = 100
-# Of backbones that vidfit knows (videos/backbones.py).
 _LICENCES: Final = {
-    "efficientnet-lite0": "Apache-2.0",
-    "yamnet": "Apache-2.0; the package that carries its weights states none",
+    EFFICIENTNET_LITE0.name: "Apache-2.0",
+    YAMNET.name: "Apache-2.0; the package that carries its weights states none",
 }
 _METRICS: Final = {"gap": "GAP@20", "map": "mAP", "hit_at_1": "Hit@1", "perr": "PERR"}
 
@@ -72,7 +72,8 @@ def _inputs(info: PackedInfo, model: Path) -> str:
     if info.extractor is None:
         return "\n".join([*lines, "", "How the features were made is not known to the file."])
     settings = parse_extractor(info.extractor, model).settings
-    lines += ["", f"`vidfit label` makes these from videos, {settings.rate:g} a second, with:", ""]
+    where = ", which are in the file" if info.carried else ""
+    lines += ["", f"`vidfit label` makes these from videos, {settings.rate:g} a second, with these models{where}:", ""]
     lines += [f"- {it.name} (licence: {_LICENCES.get(it.name, 'see its authors')})" for it in settings.backbones]
     return "\n".join(lines)
 

@@ -50,6 +50,11 @@ def push(model: Path, name: str, private: bool = False) -> str:
     return SCHEME + name
 
 
+def local_file(model: str | Path) -> Path:
+    """The file of a model: its path, or what `fetch` gives for an address `hf://...`."""
+    return fetch(model) if isinstance(model, str) and model.startswith(SCHEME) else Path(model)
+
+
 def fetch(address: str) -> Path:
     """The packed file of an address, `hf://owner/name` or `hf://owner/name@REVISION`. It is kept in the Hub's cache.
 

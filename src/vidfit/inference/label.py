@@ -10,6 +10,7 @@ import numpy as np
 
 from vidfit.errors import DataError, ModelFileError
 from vidfit.export.parts import split
+from vidfit.hub.repository import local_file
 from vidfit.inference.carried import carried_frames, carried_models
 from vidfit.inference.predictor import Predictor, load
 from vidfit.inference.timeline import Span, Timeline, TimelineOptions
@@ -58,7 +59,7 @@ class Labeller:
     """A packed model and the extractor that it names, loaded.
 
     Arguments:
-        model: a packed `.onnx` file of a model that was trained on extracted features.
+        model: a packed `.onnx` file of a model that was trained on extracted features, or its address `hf://...`.
         options: of the timeline.
         longest: seconds of the longest video; a longer one is not read to its end and has an `error`.
 
@@ -70,17 +71,18 @@ class Labeller:
 
     def __init__(self, model: str | Path, options: TimelineOptions | None = None, longest: float = math.inf) -> None:
         av()
-        self.predictor: Predictor = load(model)
+        path = local_file(model)
+        self.predictor: Predictor = load(path)
         if self.predictor.extractor is None:
             raise ModelFileError(
                 f"{model}: does not say how its features were made, so it cannot label videos; train on features of "
                 "`vidfit extract`, with its vocabulary.csv"
             )
-        self.extractor = parse_extractor(self.predictor.extractor, Path(model))
+        self.extractor = parse_extractor(self.predictor.extractor, path)
         self.timeline = Timeline(self.predictor, self.extractor.settings.rate, options or TimelineOptions())
         if self.timeline.options.threshold is None and self.predictor.thresholds is None:
             log.warning("%s: has no thresholds, so every label holds from 0.5 on; give --threshold", model)
-        carried = carried_models(split(Path(model))) if self.predictor.carries_extractor else None
+        carried = carried_models(split(path)) if self.predictor.carries_extractor else None
         self._embedder = Embedder(self.extractor.settings, carried, longest)
 
     def label(self, source: Source) -> LabelledVideo:
@@ -117,7 +119,7 @@ def label(
     """Label videos: what is in them, and when. Each is read when you ask for it.
 
     Arguments:
-        model: a packed `.onnx` file.
+        model: a packed `.onnx` file, or its address `hf://owner/name`.
         videos: files, folders or globs.
         window, hop: of the timeline (see `TimelineOptions`). By default it comes from the model's frame probabilities
             if it has them, else from windows of 5 seconds, one per second.

@@ -27,7 +27,7 @@ from vidfit.features.loader import Batches
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.hub.repository import SCHEME, fetch
+from vidfit.hub.repository import local_file
 from vidfit.inference.member_model import MemberModel
 from vidfit.inference.packed_model import PackedModel
 from vidfit.models.sampling import fill_up as fill_up_frames
@@ -271,7 +271,7 @@ def load(
         ModelFileError: the file is missing, damaged or not vidfit's, or needs a newer onnxruntime or vidfit.
         VidfitError: `fill_up` or `parallel_batches` is below 0, or `batch_size` below 1; the Hub has no such file.
     """
-    path = fetch(path) if isinstance(path, str) and path.startswith(SCHEME) else Path(path)
+    path = local_file(path)
     if batch_size < 1:
         raise VidfitError(f"batch_size {batch_size}: give a number of videos, at least 1")
     if fill_up < 0:

@@ -24,6 +24,7 @@ from vidfit.serving.documents import ERRORS, FEATURES, TENSORS, VIDEO
 from vidfit.serving.features import predict
 from vidfit.serving.labelling import Labellers
 from vidfit.serving.models import ServedModel
+from vidfit.serving.page import add_overview, add_page
 from vidfit.serving.settings import Settings
 from vidfit.serving.slots import Slots
 from vidfit.serving.watch import Metrics, Watch
@@ -87,14 +88,21 @@ class Server:
                 self.labellers.stop()
 
 
-def make_app(server: Server) -> ASGIApp:
-    """The application. It answers while the server is `running`."""
+def make_app(server: Server, page: Path | None = None) -> ASGIApp:
+    """The application. It answers while the server is `running`.
+
+    Arguments:
+        page: a folder that `vidfit export --to web` wrote, to show at `/`.
+    """
     # Its pages of documentation load scripts from elsewhere; the description itself is at /openapi.json.
     app = FastAPI(title="vidfit", version=version("vidfit"), docs_url=None, redoc_url=None, responses=ERRORS)
     _add_errors(app)
     _add_own(app, server)
     _add_kserve(app, server)
-    # The page of `export --to web` belongs here, at "/".
+    if page:
+        add_page(app, page)
+    else:
+        add_overview(app, server.models.values())
     return Watch(app, server.settings.token, server.metrics)
 
 

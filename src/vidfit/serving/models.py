@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vidfit.errors import ModelFileError, VidfitError
 from vidfit.export.metadata import PackedInfo, output_names, parse_metadata, read_header
+from vidfit.hub.repository import local_file
 from vidfit.inference.predictor import Predictor, load
 from vidfit.videos.decode import av
 
@@ -39,7 +40,9 @@ class ServedModel:
 
 
 def open_models(arguments: Sequence[str]) -> dict[str, ServedModel]:
-    """Open the models of a command line: `PATH`, or `NAME=PATH`. The name is by default the file's, without suffix.
+    """Open the models of a command line: `MODEL`, or `NAME=MODEL`, a path or an address `hf://owner/name`.
+
+    The name is by default the file's without suffix, or the repository's.
 
     Raises:
         VidfitError: two models have one name, or a name has more than letters, digits, `.`, `_` and `-`.
@@ -55,12 +58,12 @@ def open_models(arguments: Sequence[str]) -> dict[str, ServedModel]:
 
 
 def _named(argument: str) -> tuple[str, Path]:
-    name, equals, path = argument.partition("=")
+    name, equals, model = argument.partition("=")
     if not equals or Path(argument).exists():
-        name, path = Path(argument).stem, argument
+        name, model = Path(argument).stem, argument
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-        raise VidfitError(f"{argument}: {name!r} is no name for a model; give one of letters and digits: NAME={path}")
-    return name, Path(path)
+        raise VidfitError(f"{argument}: {name!r} is no name for a model; give one of letters and digits: NAME={model}")
+    return name, local_file(model)
 
 
 def _open(name: str, path: Path) -> ServedModel:

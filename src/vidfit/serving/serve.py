@@ -6,11 +6,16 @@ import math
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import uvicorn
 
 from vidfit.errors import VidfitError
+from vidfit.export.web_page import write_web_page
+from vidfit.inference.timeline import TimelineOptions
 from vidfit.serving.app import Server, make_app
 from vidfit.serving.models import open_models
 from vidfit.serving.settings import Settings
@@ -23,21 +28,36 @@ def serve(models: Sequence[str], settings: Settings) -> None:
     """Answer requests until SIGTERM or Ctrl-C. Requests that have begun are finished first.
 
     Arguments:
-        models: `PATH` or `NAME=PATH` of packed files; the first is the default.
+        models: `MODEL` or `NAME=MODEL`, packed files or addresses `hf://owner/name`; the first is the default.
         settings: where it listens, and what it allows.
 
     Raises:
-        ModelFileError, DataError: a model or its extractor cannot be opened.
-        VidfitError: the address cannot be used.
+        ModelFileError, DataError: a model or its extractor cannot be opened, or a page is wanted and the default model
+            does not carry its extractor.
+        VidfitError: the address cannot be used, or `settings.bundle` is not onnxruntime-web.
     """
     _log_as_json()
     with _listening(settings) as listener:
-        asyncio.run(_answer(Server(open_models(models), settings), listener))
+        server = Server(open_models(models), settings)
+        with _page(server) as page:
+            asyncio.run(_answer(server, listener, page))
 
 
-async def _answer(server: Server, listener: socket.socket) -> None:
+@contextmanager
+def _page(server: Server) -> Iterator[Path | None]:
+    """The folder of a page with the default model, within the block."""
+    if server.settings.bundle is None:
+        yield None
+        return
+    with TemporaryDirectory(prefix="vidfit-page-") as folder:
+        page = Path(folder) / "page"
+        write_web_page(server.model(None).path, page, server.settings.bundle, *TimelineOptions().seconds)
+        yield page
+
+
+async def _answer(server: Server, listener: socket.socket, page: Path | None) -> None:
     config = uvicorn.Config(
-        make_app(server),
+        make_app(server, page),
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from vidfit.errors import VidfitError
 
@@ -20,6 +21,7 @@ class Settings:
         video_seconds: duration of the longest video.
         timeout: seconds that an upload may take, and then its labelling.
         idle_timeout: seconds without a byte after which an upload is given up.
+        bundle: the folder of onnxruntime-web, for a page at `/` that runs the default model. None: no such page.
 
     Raises:
         VidfitError: other machines could reach it and there is no token, or a number is out of range.
@@ -34,6 +36,7 @@ class Settings:
     video_seconds: float = 3600.0
     timeout: float = 300.0
     idle_timeout: float = 15.0
+    bundle: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.token and not _is_loopback(self.host):

@@ -4,6 +4,7 @@ import hmac
 import json
 import logging
 import time
+from base64 import b64decode
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -52,7 +53,7 @@ class Watch:
 
     def __init__(self, app: ASGIApp, token: str, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
-        self._wanted = f"Bearer {token}".encode() if token else b""
+        self._wanted = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -73,14 +74,14 @@ class Watch:
                 refusal = JSONResponse(
                     {"error": "give the server's token: Authorization: Bearer TOKEN"},
                     401,
-                    {"WWW-Authenticate": "Bearer"},
+                    {"WWW-Authenticate": 'Basic realm="vidfit"'},
                 )
                 await refusal(scope, receive, watched)
         finally:
             self._tell(scope, status, time.monotonic() - start)
 
     def _may_pass(self, scope: Scope) -> bool:
-        given = Headers(scope=scope).get("authorization", "").encode("latin-1")
+        given = _token(Headers(scope=scope).get("authorization", ""))
         return not self._wanted or scope["path"] in _OPEN or hmac.compare_digest(given, self._wanted)
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
@@ -89,6 +90,17 @@ class Watch:
         self._metrics.seconds.labels(route).observe(seconds)
         told = {"method": scope["method"], "path": scope["path"], "status": status, "ms": round(1000 * seconds, 1)}
         log.info("request", extra={"told": told})
+
+
+def _token(authorization: str) -> bytes:
+    """What a client gives: a program its token, a browser the password that it asked its user for."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme == "Bearer":
+        return value.encode("latin-1")
+    try:
+        return b64decode(value).partition(b":")[2] if scheme == "Basic" else b""
+    except ValueError:
+        return b""
 
 
 class JsonLines(logging.Formatter):

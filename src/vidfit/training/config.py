@@ -92,6 +92,10 @@ class TrainingConfig(BaseModel):
         description="if the loss becomes NaN: `stop`, or `halve` the learning rate and go back to the last validation, "
         "at most ten times",
     )
+    log: Literal["tensorboard"] | None = Field(
+        default=None,
+        description="`tensorboard` writes validations to `RUN/members/NAME/tensorboard` too; no effect on the result",
+    )
     workers: int = Field(default=0, ge=0, description="threads that read ahead")
     start: PathText | None = Field(
         default=None,

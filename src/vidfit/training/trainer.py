@@ -28,6 +28,7 @@ from vidfit.training.epochs import remaining
 from vidfit.training.progress_meter import Progress, ProgressMeter
 from vidfit.training.resumable import ResumableModel
 from vidfit.training.signals import STOPS, Stopping
+from vidfit.training.tracking import Track, tracking
 from vidfit.training.validation import add_to_log, validate
 
 
@@ -70,9 +71,9 @@ def train_member(
     """
     directory.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(info, config, train_batches, validation_batches, directory, seed, soft_targets, log)
-    with Stopping() as stopping:
+    with Stopping() as stopping, tracking(config.log, directory, trainer.step) as track:
         try:
-            trainer.run(stopping, ProgressMeter(on_progress))
+            trainer.run(stopping, ProgressMeter(on_progress), track)
         except STOPS:
             with stopping.held():
                 trainer.stop()
@@ -101,13 +102,24 @@ class Trainer:
         self._resumable = ResumableModel(info, config, self._own_batches, directory, seed, log)
         self._gap: float | None = None
 
-    def run(self, stopping: Stopping, meter: ProgressMeter) -> None:
+    @property
+    def step(self) -> int:
+        """Steps made so far."""
+        return self._resumable.state.step
+
+    def run(self, stopping: Stopping, meter: ProgressMeter, track: Track) -> None:
         """Train to the end. After a divergence, go back and try again if the recipe says so.
+
+        Arguments:
+            stopping: holds back signals while a step or a checkpoint is made.
+            meter: told of each step.
+            track: told of each validation.
 
         Raises:
             DivergedError: it does not, or ten tries were not enough.
         """
         config, averaging = self._config, self._config.averaging
+        self._track = track
         while True:
             try:
                 if self._resumable.state.due:
@@ -187,6 +199,7 @@ class Trainer:
             distributed.on_rank_0(
                 lambda: add_to_log(self._directory / "log.jsonl", line | {"averaged": state.averaging})
             )
+            self._track(line)
             resumable.save_validated(info)
 
     def _go_back(self, error: DivergedError) -> None:
