@@ -56,7 +56,7 @@ def write(family: str, form: str, path: Path) -> None:
     written = Member(about, dict(about.build().state_dict()))
     if form == "8 bits":
         written = written.quantized(QuantScheme(bits=8))
-    elif form == "4 bits":
+    elif form.startswith("4 bits"):
         written = written.quantized(QuantScheme(bits=4, granularity="channel"))
     floats = path.with_suffix(".floats") if form in openvino_forms.WEIGHTS else path
     write_graph(floats, [PackedMember(written, 1.0)], PROTOBUF_LIMIT)

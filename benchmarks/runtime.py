@@ -6,6 +6,7 @@ fastest counts. Ratios are to the first form.
 
 - float: float32 weights in ONNX Runtime;
 - 8 bits, 4 bits: as `vidfit pack` writes them (one scale a tensor; one a channel);
+- 4 bits expanded: the same file, loaded with `expand_weights`;
 - Gather: 8 bits looked up in a codebook at each run, as the winners of 2018 did;
 - PyTorch: float32, PyTorch's own kernels;
 - OpenVINO, OpenVINO int8, OpenVINO int4: the float file, and its weights compressed by NNCF. They need
@@ -40,7 +41,7 @@ from rich.progress import track
 from table import fastest, options, publish
 
 ROOT = Path(__file__).parents[1]
-FORMS = ("float", "8 bits", "4 bits", "Gather", "PyTorch")
+FORMS = ("float", "8 bits", "4 bits", "4 bits expanded", "Gather", "PyTorch")
 BATCHES = (1, 8, 64)
 ROUNDS = 3
 MEMORY_RATE, BYTES_RATE = "reading memory, GB/s", "multiplications of bytes, G/s"
@@ -76,7 +77,8 @@ def measure(family: str, form: str, path: Path, batches: tuple[int, ...]) -> dic
     elif form in openvino_forms.WEIGHTS:
         run = openvino_forms.load(path)
     else:
-        run = vidfit.inference.predictor.load(path, batch_size=64).predict
+        expand = form == "4 bits expanded"
+        run = vidfit.inference.predictor.load(path, batch_size=64, expand_weights=expand).predict
     measured: dict[str, Any] = {"load, s": time.perf_counter() - begun, "loaded, MB": memory()["VmRSS"] - before}
     for batch in batches:
         inputs = videos(batch)
