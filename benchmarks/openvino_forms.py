@@ -3,7 +3,6 @@
 `runtime.py` measures these forms. They need `pip install 'vidfit[bench]'`.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,12 +43,12 @@ def write(source: Path, form: str, path: Path) -> None:
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def load(path: Path) -> Callable[[dict[str, np.ndarray], np.ndarray], Any]:
+def load(path: Path, threads: int) -> Callable[[dict[str, np.ndarray], np.ndarray], Any]:
     """A function from frames and their number to probabilities. It compiles the model anew for each new shape."""
     import openvino  # type: ignore[reportMissingImports]
 
     core = openvino.Core()
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": os.cpu_count()}
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     compiled: dict[int, Any] = {}
 
     def run(frames: dict[str, np.ndarray], num_frames: np.ndarray) -> np.ndarray:

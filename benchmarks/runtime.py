@@ -12,6 +12,8 @@ fastest counts. Ratios are to the first form.
 - OpenVINO, OpenVINO int8, OpenVINO int4: the float file, and its weights compressed by NNCF. They need
   `pip install 'vidfit[bench]'`.
 
+On a busy machine, --cpu measures the CPU time of a single thread instead of the time that passes.
+
 Two limits stand beside the times. A batch of 1 reads all weights, at the machine's rate of reading memory. A batch of
 64 multiplies, at its rate of multiplying bytes.
 
@@ -53,9 +55,10 @@ def memory() -> dict[str, int]:
     return {name: int(lines[name].split()[0]) // 1024 for name in ("VmRSS", "VmHWM")}
 
 
-def pytorch(family: str) -> Callable[[dict[str, np.ndarray], np.ndarray], Any]:
+def pytorch(family: str, threads: int) -> Callable[[dict[str, np.ndarray], np.ndarray], Any]:
     import torch
 
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = info(MEMBERS[family]).build().eval()
 
@@ -66,23 +69,24 @@ def pytorch(family: str) -> Callable[[dict[str, np.ndarray], np.ndarray], Any]:
     return run
 
 
-def measure(family: str, form: str, path: Path, batches: tuple[int, ...]) -> dict[str, Any]:
-    """Load time, latency by batch and memory of one file, in this process."""
+def measure(family: str, form: str, path: Path, batches: tuple[int, ...], cpu: bool = False) -> dict[str, Any]:
+    """Load time, latency by batch and memory of one file, in this process. With `cpu`, a single thread's CPU time."""
     import vidfit.inference.predictor
 
     before = memory()["VmRSS"]
+    threads, clock = (1, time.process_time) if cpu else (os.cpu_count() or 1, time.perf_counter)
     begun = time.perf_counter()
     if form == "PyTorch":
-        run = pytorch(family)
+        run = pytorch(family, threads)
     elif form in openvino_forms.WEIGHTS:
-        run = openvino_forms.load(path)
+        run = openvino_forms.load(path, threads)
     else:
         expand = form == "4 bits expanded"
-        run = vidfit.inference.predictor.load(path, batch_size=64, expand_weights=expand).predict
+        run = vidfit.inference.predictor.load(path, threads, batch_size=64, expand_weights=expand).predict
     measured: dict[str, Any] = {"load, s": time.perf_counter() - begun, "loaded, MB": memory()["VmRSS"] - before}
     for batch in batches:
         inputs = videos(batch)
-        measured[f"batch {batch}, ms"] = 1000 * fastest(partial(run, *inputs))
+        measured[f"batch {batch}, ms"] = 1000 * fastest(partial(run, *inputs), clock=clock)
         if batch == 8:
             measured["peak at 8, MB"] = memory()["VmHWM"] - before
     return measured
@@ -132,7 +136,9 @@ def least(measured: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: min(it[name] for it in measured) for name in measured[0]}
 
 
-def rows_of(families: list[str], forms: list[str], work: Path, able: dict[str, float]) -> list[dict[str, Any]]:
+def rows_of(
+    families: list[str], forms: list[str], work: Path, able: dict[str, float], cpu: bool
+) -> list[dict[str, Any]]:
     """One a family and form; with ratios to the family's first form, and the limits of a machine that is able to."""
     rows: list[dict[str, Any]] = []
     for family in families:
@@ -141,7 +147,7 @@ def rows_of(families: list[str], forms: list[str], work: Path, able: dict[str, f
             if form != "PyTorch":
                 alone(write, family, form, path)
         os.sync()  # Writing goes on for seconds and takes the memory's bandwidth.
-        measured = in_turns({form: (measure, family, form, path, BATCHES) for form, path in paths.items()}, family)
+        measured = in_turns({form: (measure, family, form, path, BATCHES, cpu) for form, path in paths.items()}, family)
         best = {form: least(found) for form, found in measured.items()}
         multiplying = 64 * alone(multiplications, family) / able[BYTES_RATE] / 1e6
         for form, path in paths.items():
@@ -303,6 +309,7 @@ def main() -> None:
     parser: argparse.ArgumentParser = options(__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--families", nargs="*", choices=MEMBERS, default=list(MEMBERS))
     parser.add_argument("--forms", nargs="+", choices=[*FORMS, *openvino_forms.WEIGHTS], default=list(FORMS))
+    parser.add_argument("--cpu", action="store_true", help="CPU time of a single thread, for a busy machine")
     parser.add_argument("--operators", action="store_true", help="tell the dearest operators in place of latencies")
     parser.add_argument("--many", action="store_true", help="tell videos a second of many in place of latencies")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "runtime", help="folder, 3 GB")
@@ -331,9 +338,10 @@ def main() -> None:
     elif arguments.families:
         able = alone(machine)
         publish("this machine", [{"what": name, "measured": rate} for name, rate in able.items()], None)
+        what = "CPU time of one thread" if arguments.cpu else f"{os.cpu_count()} cores"
         publish(
-            f"{FRAMES} frames, {CLASSES:,} labels, {os.cpu_count()} cores",
-            rows_of(arguments.families, arguments.forms, arguments.work, able),
+            f"{FRAMES} frames, {CLASSES:,} labels, {what}",
+            rows_of(arguments.families, arguments.forms, arguments.work, able, arguments.cpu),
             arguments.json,
         )
     if arguments.ensemble == Path():
