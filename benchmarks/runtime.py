@@ -1,13 +1,21 @@
 """What a packed file costs to run: latency, memory and load time of every family at competition size, in every form.
 
-Members are those of recipes/yt8m-1gb.yaml with random weights: times and bytes do not depend on what they know. Each
-form of a family runs in processes of its own, in turns in one call; the fastest counts. Ratios are to float32 in ONNX
-Runtime, which is the first form.
+Members are those of recipes/yt8m-1gb.yaml, and of yt8m-best.yaml for newer families, with random weights: times and
+bytes do not depend on what they know. Each form of a family runs in processes of its own, in turns in one call; the
+fastest counts. Ratios are to the first form.
 
 - float: float32 weights in ONNX Runtime;
 - 8 bits, 4 bits: as `vidfit pack` writes them (one scale a tensor; one a channel);
+- 4 bits expanded: the same file, loaded with `expand_weights`;
 - Gather: 8 bits looked up in a codebook at each run, as the winners of 2018 did;
-- PyTorch: float32, PyTorch's own kernels.
+- PyTorch: float32, PyTorch's own kernels;
+- OpenVINO, OpenVINO int8, OpenVINO int4: the float file, and its weights compressed by NNCF. They need
+  `pip install 'vidfit[bench]'`.
+
+On a busy machine, --cpu measures the CPU time of a single thread instead of the time that passes.
+
+Two limits stand beside the times. A batch of 1 reads all weights, at the machine's rate of reading memory. A batch of
+64 multiplies, at its rate of multiplying bytes.
 
 With --operators the dearest operators of the families are told in place of latencies, with --many how many videos a
 second they predict where there are many, batch by batch and, as `vidfit predict` does, several batches at once. With
@@ -29,122 +37,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import openvino_forms
+from competition_members import CLASSES, FRAMES, MEMBERS, info, multiplications, videos, write, write_ensemble
 from rich.progress import track
 from table import fastest, options, publish
 
 ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "recipes" / "yt8m-1gb.yaml"
-MEMBERS = {"netvlad": "netvlad-256", "netfv": "netfv-96", "dbof": "dbof-4096", "lstm": "lstm-a", "gru": "gru"}
-FORMS = ("float", "8 bits", "4 bits", "Gather", "PyTorch")
+FORMS = ("float", "8 bits", "4 bits", "4 bits expanded", "Gather", "PyTorch")
 BATCHES = (1, 8, 64)
 ROUNDS = 3
-FRAMES = 300
-CLASSES = 3862
-
-
-def spec():
-    from vidfit.features.spec import FeatureSpec, Modality
-
-    return FeatureSpec(modalities=(Modality(name="rgb", size=1024), Modality(name="audio", size=128)))
-
-
-def info(name: str):
-    """A member of the recipe."""
-    from vidfit.models.classifier import ClassifierConfig
-    from vidfit.recipe import load_recipe
-    from vidfit.training.checkpoint import MemberInfo
-
-    # The recipe's shards need not exist.
-    member = load_recipe(RECIPE).members[name]
-    return MemberInfo(
-        name=name,
-        classifier=ClassifierConfig(encoder=member.encoder, family=member.family, head=member.head),
-        spec=spec(),
-        vocabulary=tuple(f"label {place}" for place in range(CLASSES)),
-        step=0,
-        gap_validation=0,
-    )
-
-
-def write(family: str, form: str, path: Path) -> None:
-    """The family's file in one form."""
-    import torch
-
-    from vidfit.export.graph import PROTOBUF_LIMIT, PackedMember, write_graph
-    from vidfit.quantization.member import Member
-    from vidfit.quantization.uniform import QuantScheme
-
-    torch.manual_seed(0)
-    about = info(MEMBERS[family])
-    member = Member(about, dict(about.build().state_dict()))
-    if form == "8 bits":
-        member = member.quantized(QuantScheme(bits=8))
-    elif form == "4 bits":
-        member = member.quantized(QuantScheme(bits=4, granularity="channel"))
-    write_graph(path, [PackedMember(member, 1.0)], PROTOBUF_LIMIT)
-    if form == "Gather":
-        look_up_weights(path)
-
-
-def look_up_weights(path: Path) -> None:
-    """Replace each big float weight of a file by 8-bit codes that a codebook is looked up with at each run."""
-    import onnx
-    import torch
-    from onnx import TensorProto, helper, numpy_helper
-
-    from vidfit.quantization.state import MIN_ELEMENTS
-    from vidfit.quantization.uniform import INT8, quantize
-
-    model = onnx.load(path)
-    weights, nodes = [numpy_helper.from_array(np.array(1, np.float32), "one")], []
-    for tensor in model.graph.initializer:
-        values, name = numpy_helper.to_array(tensor), tensor.name
-        if values.dtype != np.float32 or values.size <= MIN_ELEMENTS:
-            weights.append(tensor)
-            continue
-        quantized = quantize(torch.from_numpy(values.copy()), INT8)
-        codes = (quantized.codes.int() + 128).to(torch.uint8)
-        levels = (torch.arange(256) - 128) * quantized.scale + quantized.offset
-        weights.append(numpy_helper.from_array(codes.numpy(), f"{name}.codes"))
-        weights.append(numpy_helper.from_array(levels.float().numpy(), f"{name}.codebook"))
-        # DequantizeLinear comes first: without it, ONNX Runtime looks up once and keeps the floats.
-        nodes.append(helper.make_node("DequantizeLinear", [f"{name}.codes", "one"], [f"{name}.floats"]))
-        nodes.append(helper.make_node("Cast", [f"{name}.floats"], [f"{name}.places"], to=TensorProto.INT32))
-        nodes.append(helper.make_node("Gather", [f"{name}.codebook", f"{name}.places"], [name]))
-    graph = helper.make_graph(
-        [*nodes, *model.graph.node], "looked_up", model.graph.input, model.graph.output, initializer=weights
-    )
-    model.graph.CopyFrom(graph)
-    onnx.save(model, path)
-
-
-def write_ensemble(path: Path) -> None:
-    """All members of the recipe in less than 1 GB: 8 bits, and 6 for the hidden layers of the two NetVLADs."""
-    import torch
-
-    from vidfit.export.graph import PackedMember, write_graph
-    from vidfit.quantization.member import Member
-    from vidfit.quantization.state import is_big
-    from vidfit.quantization.uniform import QuantScheme
-    from vidfit.recipe import load_recipe
-
-    torch.manual_seed(0)
-    members: list[PackedMember] = []
-    for name in load_recipe(RECIPE).members:
-        about = info(name)
-        state = dict(about.build().state_dict())
-        schemes = {key: QuantScheme(bits=8) for key, tensor in state.items() if is_big(tensor)}
-        if about.classifier.family.type == "netvlad":
-            schemes["family.hidden.weights"] = QuantScheme(bits=6, granularity="channel")
-        members.append(PackedMember(Member(about, state).quantized(schemes), 1.0))
-    write_graph(path, members, 10**9)
-
-
-def videos(batch: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Random bytes, all frames real."""
-    random = np.random.default_rng(0)
-    frames = {it.name: random.integers(0, 256, (batch, FRAMES, it.size), dtype=np.uint8) for it in spec().modalities}
-    return frames, np.full(batch, FRAMES)
+MEMORY_RATE, BYTES_RATE = "reading memory, GB/s", "multiplications of bytes, G/s"
 
 
 def memory() -> dict[str, int]:
@@ -153,9 +55,10 @@ def memory() -> dict[str, int]:
     return {name: int(lines[name].split()[0]) // 1024 for name in ("VmRSS", "VmHWM")}
 
 
-def pytorch(family: str) -> Callable[[dict[str, np.ndarray], np.ndarray], Any]:
+def pytorch(family: str, threads: int) -> Callable[[dict[str, np.ndarray], np.ndarray], Any]:
     import torch
 
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = info(MEMBERS[family]).build().eval()
 
@@ -166,17 +69,24 @@ def pytorch(family: str) -> Callable[[dict[str, np.ndarray], np.ndarray], Any]:
     return run
 
 
-def measure(family: str, form: str, path: Path, batches: tuple[int, ...]) -> dict[str, Any]:
-    """Load time, latency by batch and memory of one file, in this process."""
+def measure(family: str, form: str, path: Path, batches: tuple[int, ...], cpu: bool = False) -> dict[str, Any]:
+    """Load time, latency by batch and memory of one file, in this process. With `cpu`, a single thread's CPU time."""
     import vidfit.inference.predictor
 
     before = memory()["VmRSS"]
+    threads, clock = (1, time.process_time) if cpu else (os.cpu_count() or 1, time.perf_counter)
     begun = time.perf_counter()
-    run = pytorch(family) if form == "PyTorch" else vidfit.inference.predictor.load(path, batch_size=64).predict
+    if form == "PyTorch":
+        run = pytorch(family, threads)
+    elif form in openvino_forms.WEIGHTS:
+        run = openvino_forms.load(path, threads)
+    else:
+        expand = form == "4 bits expanded"
+        run = vidfit.inference.predictor.load(path, threads, batch_size=64, expand_weights=expand).predict
     measured: dict[str, Any] = {"load, s": time.perf_counter() - begun, "loaded, MB": memory()["VmRSS"] - before}
     for batch in batches:
         inputs = videos(batch)
-        measured[f"batch {batch}, ms"] = 1000 * fastest(partial(run, *inputs))
+        measured[f"batch {batch}, ms"] = 1000 * fastest(partial(run, *inputs), clock=clock)
         if batch == 8:
             measured["peak at 8, MB"] = memory()["VmHWM"] - before
     return measured
@@ -226,26 +136,37 @@ def least(measured: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: min(it[name] for it in measured) for name in measured[0]}
 
 
-def rows_of(families: list[str], forms: list[str], work: Path) -> list[dict[str, Any]]:
-    """One a family and form; with ratios to the family's float32."""
+def rows_of(
+    families: list[str], forms: list[str], work: Path, able: dict[str, float], cpu: bool
+) -> list[dict[str, Any]]:
+    """One a family and form; with ratios to the family's first form, and the limits of a machine that is able to."""
     rows: list[dict[str, Any]] = []
     for family in families:
-        paths = {form: work / f"{family}-{form.replace(' ', '-')}.onnx" for form in forms}
+        paths = {form: work / f"{family}-{form.replace(' ', '-')}{ending(form)}" for form in forms}
         for form, path in paths.items():
             if form != "PyTorch":
                 alone(write, family, form, path)
         os.sync()  # Writing goes on for seconds and takes the memory's bandwidth.
-        measured = in_turns({form: (measure, family, form, path, BATCHES) for form, path in paths.items()}, family)
+        measured = in_turns({form: (measure, family, form, path, BATCHES, cpu) for form, path in paths.items()}, family)
         best = {form: least(found) for form, found in measured.items()}
+        multiplying = 64 * alone(multiplications, family) / able[BYTES_RATE] / 1e6
         for form, path in paths.items():
-            row = {"family": family, "form": form, "MB": path.stat().st_size // 10**6 if path.exists() else 0}
-            path.unlink(missing_ok=True)
+            files = list(work.glob(f"{path.stem}.*"))
+            size = sum(file.stat().st_size for file in files) / 1e6
+            row = {"family": family, "form": form, "MB": round(size)}
+            row |= {"limit 1, ms": size / able[MEMORY_RATE], "limit 64, ms": multiplying}
+            for file in files:
+                file.unlink()
             for batch in BATCHES:
                 key = f"batch {batch}, ms"
                 row[key] = float(best[form][key])
                 row[f"ratio {batch}"] = float(best[form][key] / best[forms[0]][key])
             rows.append(row | {name: best[form][name] for name in ("load, s", "loaded, MB", "peak at 8, MB")})
     return rows
+
+
+def ending(form: str) -> str:
+    return ".xml" if form in openvino_forms.WEIGHTS else ".onnx"
 
 
 def kernels(path: Path, batch: int, threads: int) -> list[dict[str, Any]]:
@@ -281,8 +202,8 @@ def operators(path: Path, batch: int = 32, told: int = 8) -> list[dict[str, Any]
     ]
 
 
-def machine() -> list[dict[str, Any]]:
-    """What this machine can do: bytes a second, float and integer multiplications a second, two cores."""
+def machine() -> dict[str, float]:
+    """What this machine can do: bytes a second, float and integer multiplications a second."""
     import onnxruntime
     import torch
     from onnx import TensorProto, helper
@@ -291,12 +212,12 @@ def machine() -> list[dict[str, Any]]:
     numbers.sum()
     begun = time.perf_counter()
     numbers.sum()
-    rows = [{"what": "reading memory, GB/s", "measured": numbers.nbytes / (time.perf_counter() - begun) / 1e9}]
+    rates = {MEMORY_RATE: numbers.nbytes / (time.perf_counter() - begun) / 1e9}
     size = 2048
     floats, integers = (TensorProto.FLOAT,) * 3, (TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32)
     for name, operator, kinds, made in (
         ("float32 multiplications, G/s", "MatMul", ("float32", "float32"), floats),
-        ("multiplications of bytes, G/s", "MatMulInteger", ("uint8", "int8"), integers),
+        (BYTES_RATE, "MatMulInteger", ("uint8", "int8"), integers),
     ):
         left, right = (np.random.default_rng(0).integers(0, 100, (size, size)).astype(kind) for kind in kinds)
         graph = helper.make_graph(
@@ -311,8 +232,8 @@ def machine() -> list[dict[str, Any]]:
         session.run(None, {"left": left})
         begun = time.perf_counter()
         session.run(None, {"left": left})
-        rows.append({"what": name, "measured": size**3 / (time.perf_counter() - begun) / 1e9})
-    return rows
+        rates[name] = size**3 / (time.perf_counter() - begun) / 1e9
+    return rates
 
 
 def shares(path: Path, members: list[str], batch: int) -> dict[str, float]:
@@ -387,7 +308,8 @@ def gap_changes(run: Path, work: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser: argparse.ArgumentParser = options(__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--families", nargs="*", choices=MEMBERS, default=list(MEMBERS))
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--forms", nargs="+", choices=[*FORMS, *openvino_forms.WEIGHTS], default=list(FORMS))
+    parser.add_argument("--cpu", action="store_true", help="CPU time of a single thread, for a busy machine")
     parser.add_argument("--operators", action="store_true", help="tell the dearest operators in place of latencies")
     parser.add_argument("--many", action="store_true", help="tell videos a second of many in place of latencies")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "runtime", help="folder, 3 GB")
@@ -396,6 +318,8 @@ def main() -> None:
     )
     parser.add_argument("--gap", type=Path, help="a run folder")
     arguments = parser.parse_args()
+    if any(form in openvino_forms.WEIGHTS for form in arguments.forms):
+        openvino_forms.check_installed()
     arguments.work.mkdir(parents=True, exist_ok=True)
     if arguments.operators:
         for family, form in product(arguments.families, arguments.forms):
@@ -412,10 +336,12 @@ def main() -> None:
             path.unlink()
         publish(f"many videos of {FRAMES} frames, {os.cpu_count()} cores", rows, arguments.json)
     elif arguments.families:
-        publish("this machine", alone(machine), None)
+        able = alone(machine)
+        publish("this machine", [{"what": name, "measured": rate} for name, rate in able.items()], None)
+        what = "CPU time of one thread" if arguments.cpu else f"{os.cpu_count()} cores"
         publish(
-            f"{FRAMES} frames, {CLASSES:,} labels, {os.cpu_count()} cores",
-            rows_of(arguments.families, arguments.forms, arguments.work),
+            f"{FRAMES} frames, {CLASSES:,} labels, {what}",
+            rows_of(arguments.families, arguments.forms, arguments.work, able, arguments.cpu),
             arguments.json,
         )
     if arguments.ensemble == Path():

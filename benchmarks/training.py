@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from competition_members import CLASSES, FRAMES, MEMBERS, info, member, recurrent_flops, spec
 from rich.progress import track
-from runtime import CLASSES, FRAMES, MEMBERS, RECIPE, alone, info, memory, spec
+from runtime import alone, memory
 from table import fastest, options, publish
 
 # Seconds a step of batch 8 on one core of another machine, under TensorFlow 2.15 (DESIGN.md, section 4).
@@ -70,12 +71,6 @@ def write(folder: Path, videos: int) -> Path:
     return cache
 
 
-def recurrent_flops(inputs: Any, input_weights: Any, state_weights: Any, *_: Any, **__: Any) -> int:
-    """Of a forward pass of oneDNN's LSTM: `[T, B, D]` by `[G, D]` and `[G, H]`."""
-    frames, batch, _ = inputs
-    return 2 * frames * batch * (np.prod(input_weights) + np.prod(state_weights)).item()
-
-
 def cudnn_flops(inputs: Any, weights: Any, *_: Any, **__: Any) -> int:
     """Of a forward pass of cuDNN's LSTM or GRU: `[B, T, D]` by each direction's `[G, D]` and `[G, H]`."""
     return 2 * np.prod(inputs[:2]).item() * sum(np.prod(shape).item() for shape in weights if len(shape) == 2)
@@ -89,12 +84,11 @@ def measure(family: str, cores: int, cache: Path, batch_size: int, precision: st
     import vidfit  # noqa: F401 - asks for huge pages before anything is allocated
     from vidfit.features.loader import Batches
     from vidfit.features.shards import expand_shards
-    from vidfit.recipe import load_recipe
     from vidfit.training.train_step import TrainStep
 
     torch.set_num_threads(cores)
     torch.manual_seed(0)
-    config = load_recipe(RECIPE).members[MEMBERS[family]].training
+    config = member(MEMBERS[family]).training
     config = config.model_copy(update={"batch_size": batch_size, "precision": precision})
     train_step = TrainStep(info(MEMBERS[family]).build(), config, 0)
     batches = Batches(expand_shards([cache]), spec(), CLASSES, batch_size, workers=workers, shuffle_buffer=1)
@@ -148,7 +142,7 @@ def operators(interpreter: str, batch_size: int) -> dict[str, float]:
 
 def main() -> None:
     parser = options(__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--families", nargs="+", choices=MEMBERS, default=list(MEMBERS))
+    parser.add_argument("--families", nargs="+", choices=MEMBERS, default=list(ORIGINAL))
     parser.add_argument("--cores", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--precision", default="float32")
@@ -169,9 +163,9 @@ def main() -> None:
                 row["videos/s"] = arguments.batch / ours["step, s"] * (1 - ours["waiting for data, %"] / 100)
                 row |= {"limit, s": limit, "of the limit, %": 100 * limit / ours["step, s"]}
                 row["of the matmul peak, %"] = 100 * computing / ours["step, s"]
-                if floors:
+                if family in floors:
                     row["original's operators, CPU s"] = floors[family]
-                if arguments.batch == 8:
+                if arguments.batch == 8 and family in ORIGINAL:
                     row["DESIGN.md, s"] = ORIGINAL[family]
                 rows.append(row)
     publish(f"a training step of batch {arguments.batch}, {arguments.precision}", rows, arguments.json)

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
+import onnx
 import onnxruntime
 
 from vidfit.checksum import is_intact
 from vidfit.errors import ModelFileError, reason
+from vidfit.export.byte_products import use_byte_products
 from vidfit.export.metadata import CHECKSUM, PackedInfo, output_names, parse_metadata, read_header
 from vidfit.export.parts import model_part, whole_extractor
 from vidfit.files import utf8_name
@@ -38,14 +40,15 @@ class PackedModel:
     Arguments:
         path: the file.
         threads: for ONNX Runtime; 0 means one per core.
+        expand_weights: keep one byte per weight in memory (see `vidfit.load`).
 
     Raises:
         ModelFileError: the file is damaged, not vidfit's, or needs a newer onnxruntime or vidfit.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self.path, self._threads = path.resolve(), threads
-        self.info, self._session = _open(path, threads)
+    def __init__(self, path: Path, threads: int, expand_weights: bool = False) -> None:
+        self.path, self._settings = path.resolve(), (threads, expand_weights)
+        self.info, self._session = _open(path, *self._settings)
         self._opening = threading.Lock()
         _open_models.add(self)
 
@@ -70,19 +73,19 @@ class PackedModel:
         session = self._session or self._open_again()
         return np.asarray(session.run([output], {**frames, "num_frames": num_frames_B})[0])
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path, int, str]]:
-        return type(self)._unpickled, (self.path, self._threads, self.info.crc32c)
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path, str, int, bool]]:
+        return type(self)._unpickled, (self.path, self.info.crc32c, *self._settings)
 
     @classmethod
-    def _unpickled(cls, path: Path, threads: int, checksum: str) -> Self:
-        model = cls(path, threads)
+    def _unpickled(cls, path: Path, checksum: str, threads: int, expand_weights: bool) -> Self:
+        model = cls(path, threads, expand_weights)
         _check_unchanged(path, model.info, checksum)
         return model
 
     def _open_again(self) -> onnxruntime.InferenceSession:
         with self._opening:
             if self._session is None:
-                info, session = _open(self.path, self._threads)
+                info, session = _open(self.path, *self._settings)
                 _check_unchanged(self.path, info, self.info.crc32c)
                 self._session = session
             return self._session
@@ -108,13 +111,13 @@ def _check_unchanged(path: Path, info: PackedInfo, checksum: str) -> None:
         raise ModelFileError(f"{path}: has changed since this model was loaded from it; load it again")
 
 
-def _open(path: Path, threads: int) -> tuple[PackedInfo, onnxruntime.InferenceSession]:
+def _open(path: Path, threads: int, expand_weights: bool) -> tuple[PackedInfo, onnxruntime.InferenceSession]:
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file; it may have been moved or deleted since the model was loaded")
     # The checksum is computed meanwhile; a session is made in one thread.
     with ThreadPoolExecutor(1) as pool:
         intact = pool.submit(is_intact, path, CHECKSUM)
-        session = _session(path, threads)
+        session = _session(path, threads, expand_weights)
     if intact.result() is False:
         raise ModelFileError(
             f"{path}: was altered, damaged or cut short (its content is not what its checksum, vidfit.crc32c, says); "
@@ -156,7 +159,7 @@ def _check_version(path: Path, opset: int) -> None:
         )
 
 
-def _session(path: Path, threads: int) -> onnxruntime.InferenceSession | Exception:
+def _session(path: Path, threads: int, expand_weights: bool) -> onnxruntime.InferenceSession | Exception:
     """A session, or why there is none."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -164,7 +167,10 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession | Excepti
     try:
         with utf8_name(path) as name:
             source = _without_extractor(path) or name
+            if expand_weights:
+                source = _with_byte_products(source)
             session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            del source  # before memory is trimmed
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         if isinstance(error, MemoryError) or re.search("allocate memory|bad_alloc|bad allocation", str(error)):
             raise MemoryError(f"{path}: {reason(error)}") from error
@@ -173,6 +179,13 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession | Excepti
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
     return session
+
+
+def _with_byte_products(source: str | bytes) -> bytes:
+    """A file's content or the file of a name, rewritten as `vidfit export --to web-model` does."""
+    model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source)
+    use_byte_products(model)
+    return model.SerializeToString()
 
 
 def _check_signature(session: onnxruntime.InferenceSession, info: PackedInfo) -> None:

@@ -254,6 +254,7 @@ def load(
     fill_up: int = 0,
     batch_size: int = BATCH_SIZE,
     parallel_batches: int = 1,
+    expand_weights: bool = False,
 ) -> Predictor:
     """Load a packed `.onnx` file, or a member of a run (its folder or `.safetensors` file).
 
@@ -266,6 +267,9 @@ def load(
         batch_size: videos computed together. More need more memory; probabilities differ by rounding only.
         parallel_batches: batches that ONNX Runtime computes at the same time, at most one per thread. More need more
             memory. 1 is fastest for a few videos. For many videos use 0: one per thread, up to four.
+        expand_weights: of a packed file with 2, 4 or 6 bits, keep one byte per weight in memory. Batches of several
+            videos are then faster, and a single video is slower. Activations are rounded differently, so probabilities
+            differ a little (see `export/byte_products.py`).
 
     Raises:
         ModelFileError: the file is missing, damaged or not vidfit's, or needs a newer onnxruntime or vidfit.
@@ -286,7 +290,7 @@ def load(
         parallel_batches = min(parallel_batches or _MOST_PARALLEL, threads)
         # Each batch is computed by a thread of its own; the session's other threads help all of them.
         threads += 1 - parallel_batches
-    return _predictor(PackedModel(path, threads), fill_up, batch_size, parallel_batches)
+    return _predictor(PackedModel(path, threads, expand_weights), fill_up, batch_size, parallel_batches)
 
 
 def _predictor(model: MemberModel | PackedModel, fill_up: int, batch_size: int, parallel_batches: int) -> Predictor:
