@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import vidfit
+import vidfit as api
 from tests.fitting.making import FRAMES, MEAN, TRAINING, two_members, write_names, write_videos
 from tests.folders import times
 from vidfit.cli import main
@@ -91,6 +92,26 @@ def test_the_file_has_the_thresholds_of_the_table(fitted: Path):
     assert np.isin(model.thresholds, LEVELS).all()
     rows = (fitted / "thresholds.csv").read_text().splitlines()[1:]
     np.testing.assert_allclose([float(row.rsplit(",", 1)[1]) for row in rows], model.thresholds, atol=1e-6)
+
+
+@pytest.mark.parametrize("few", [True, False], ids=["cross-validated", "validated"])
+def test_precision_moves_thresholds_and_trains_nothing(
+    vidfit, few: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if not few:
+        monkeypatch.setattr(folds, "FEW_VIDEOS", 40)
+        monkeypatch.setattr(folds, "_HELD_OUT", 0.7)
+    assert vidfit(*command(data, tmp_path / "run"))[0] == 0
+    before, trained = api.load(tmp_path / "run" / "model.onnx").thresholds, times(tmp_path / "run" / "videos")
+    code, _, err = vidfit(*command(data, tmp_path / "run", **{"--precision": "0.95"}))
+    assert code == 0, err
+    after = api.load(tmp_path / "run" / "model.onnx").thresholds
+    assert (after >= before).all()
+    assert (after > before).any()
+    assert times(tmp_path / "run" / "videos") == trained
+    code, _, err = vidfit(*command(data, tmp_path / "run", **{"--precision": "90"}))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--precision 90: give a number above 0, at most 1, such as 0.9" in err
 
 
 def test_the_recipe_runs_and_trains_nothing_again(vidfit, copy: Path):
@@ -239,6 +260,7 @@ def test_without_time_the_first_member_is_packed(vidfit, data: Path, tmp_path: P
     code, out, err = vidfit("fit", data / "data", *given, "-o", tmp_path / "run")
     assert code == 0, err
     assert "GAP of the choice, on videos that its members were not trained on: 0." in out
+    assert "no time was left for frames; the same command with a longer --time goes on" in err
 
 
 def test_damaged_records_are_skipped_if_wanted(vidfit, data: Path, tmp_path: Path):

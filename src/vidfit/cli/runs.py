@@ -48,6 +48,10 @@ def fit(
     with_extractor: Annotated[
         bool, typer.Option("--with-extractor", help="Put the models for pictures and sounds into the file too.")
     ] = False,
+    precision: Annotated[
+        float | None,
+        typer.Option(help="How many of the labels it gives shall be right, such as 0.9. Default: best F1."),
+    ] = None,
 ) -> None:
     """Make the best file under a budget from labelled videos, without a recipe.
 
@@ -60,7 +64,7 @@ def fit(
 
     with progress_bar() as on_progress:
         summary = fit_videos(
-            data, budget, output, time, eval or (), vocabulary, skip_corrupt, on_progress, with_extractor
+            data, budget, output, time, eval or (), vocabulary, skip_corrupt, on_progress, with_extractor, precision
         )
     print_summary(summary, output)
 

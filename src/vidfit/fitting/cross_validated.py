@@ -197,7 +197,7 @@ class CrossValidated:
         counts = LevelCounts(labels_VC.shape[1])
         counts.update(scale_odds(np.asarray(blend_VC), odds), np.nonzero(labels_VC)[1], labels_VC.sum(axis=1))
         path = self._task.directory / THRESHOLDS
-        levels = LEVELS[choose_levels(counts.result())]
+        levels = LEVELS[choose_levels(counts.result(), self._task.precision)]
         rows = [(name, f"{it:.6f}") for name, it in zip(self._task.data.vocabulary.names, levels, strict=True)]
         write_table(path, ("label", "threshold"), rows)
         return {"thresholds": str(path.resolve()), "odds": odds}

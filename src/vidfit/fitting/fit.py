@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vidfit.errors import BudgetError
+from vidfit.errors import BudgetError, VidfitError
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
 from vidfit.features.survey import digests
@@ -63,6 +63,7 @@ def fit(
     skip_corrupt: bool = False,
     on_progress: OnProgress = silent,
     with_extractor: bool = False,
+    precision: float | None = None,
 ) -> dict[str, Any]:
     """Find, train and pack the best model of a number of bytes.
 
@@ -76,6 +77,8 @@ def fit(
         skip_corrupt: skip damaged records.
         on_progress: called a few times a second.
         with_extractor: put the models for pictures and sounds into the file too, in 8 bits.
+        precision: what the labels' thresholds are to reach, such as 0.9, on videos that were not trained on. None
+            means the best F1.
 
     Returns:
         The summary, as `vidfit.run`.
@@ -85,11 +88,13 @@ def fit(
     """
     directory = Path(output)
     seconds, size = parse_time(time), parse_size(budget)
+    if precision is not None and not 0 < precision <= 1:
+        raise VidfitError(f"--precision {precision:g}: give a number above 0, at most 1, such as 0.9")
     with locked(directory):
         dataset = find_dataset(_texts(data), _texts(eval), vocabulary, directory, on_progress)
         clock = Clock(seconds)
         read = read_dataset(dataset, skip_corrupt, on_progress)
-        return Fit(Task(dataset, read, size, directory, on_progress, with_extractor), clock).run()
+        return Fit(Task(dataset, read, size, directory, on_progress, with_extractor, precision), clock).run()
 
 
 class Fit:
@@ -151,7 +156,11 @@ class Fit:
             log.warning("stopped trying; packing the best so far (once more to stop at once)")
         finally:
             self._spend()
+            self._state.untried = self._untried()
             self._state.save()
+        if self._state.untried:
+            left = ", ".join(self._state.untried)
+            log.warning("no time was left for %s; the same command with a longer --time goes on", left)
         chosen, gap = self._judge.choose(self._state.members)
         log.info("chosen: %s (GAP %.4f on videos not seen)", ", ".join(chosen), gap)
         run = Run(self._judge.final_recipe(self._clock), self._task.directory, on_progress=self._task.on_progress)
@@ -183,6 +192,11 @@ class Fit:
                 self._state.save()  # a second call must try the same
             self._try(name)
         return len(self._state.tried) > before
+
+    def _untried(self) -> list[str]:
+        """Members of the portfolio that there was no time for."""
+        small = (name for name, it in portfolio(self._traits) if self._task.least_bytes(it) <= self._task.room / 2)
+        return [name for name in small if name not in self._state.tried]
 
     def _check_budget(self) -> None:
         least = min(self._task.least_bytes(settings) for _, settings in portfolio(self._traits))

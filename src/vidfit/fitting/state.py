@@ -25,6 +25,7 @@ class State:
         begun: settings of members that are or were tried, by name.
         tried: of members whose trying ended: `member`, `seconds`, `trainings`, `gap_of_best`.
         rounds: names of those that won a comparison with variations, in order.
+        untried: names of members that there was no time for.
         seeds: from how many initial weights chosen members are trained.
         seconds: what each member took so far, by name.
         spent: seconds of the time limit that are used, by earlier calls too.
@@ -38,13 +39,14 @@ class State:
         self.begun: dict[str, Settings] = {}
         self.tried: dict[str, dict[str, Any]] = {}
         self.rounds: list[str] = []
+        self.untried: list[str] = []
         self.seeds: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
         self.spent = self._saved = 0.0
         try:
             saved = json.loads(self._path.read_bytes())
             own, self.begun, self.tried = saved["settings"], saved["begun"], saved["tried"]
-            self.rounds, self.seeds = saved["rounds"], saved["seeds"]
+            self.rounds, self.untried, self.seeds = saved["rounds"], saved["untried"], saved["seeds"]
             self.seconds, self.spent = saved["seconds_of"], saved["seconds"]
         except FileNotFoundError:
             if (directory / "recipe.yaml").exists():
@@ -80,6 +82,7 @@ class State:
             "seconds_of": {name: round(seconds, 1) for name, seconds in self.seconds.items()},
             "tried": self.tried,
             "rounds": self.rounds,
+            "untried": self.untried,
             "seeds": self.seeds,
         }
         write_text(self._path, json.dumps(document, indent=2) + "\n")

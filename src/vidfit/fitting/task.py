@@ -35,6 +35,7 @@ class Task:
         directory: the run folder.
         on_progress: called a few times a second.
         with_extractor: the file holds the models for pictures and sounds too, in 8 bits.
+        precision: what thresholds are to reach; None means the best F1.
     """
 
     dataset: Dataset
@@ -43,6 +44,7 @@ class Task:
     directory: Path
     on_progress: OnProgress
     with_extractor: bool = False
+    precision: float | None = None
 
     @property
     def videos(self) -> int:
@@ -85,7 +87,9 @@ class Task:
         """A recipe of these members and shards; `pack` has more keys of that section."""
         sets = {"train": train, "validation": validation, "eval": eval}
         of_frames = any(member["family"]["type"] == "frame-classifier" for member in members.values())
-        named: dict[str, Any] = {} if validation else {"members": dict.fromkeys(members, 1.0)}
+        named: dict[str, Any] = (
+            {"precision": self.precision} if validation else {"members": dict.fromkeys(members, 1.0)}
+        )
         if self.with_extractor:
             named["with_extractor"] = True
         return Recipe.model_validate(
