@@ -16,22 +16,26 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from vidfit import distributed
 from vidfit.errors import DataError, ModelFileError, VidfitError
-from vidfit.features.batch import Batch
-from vidfit.features.loader import Batches
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.hub.repository import local_file
-from vidfit.inference.member_model import MemberModel
 from vidfit.inference.packed_model import PackedModel
-from vidfit.models.sampling import fill_up as fill_up_frames
 from vidfit.videos.extractor import check_features
+
+# A packed file needs no PyTorch, whose import takes seconds. So what does is imported where it is used.
+if TYPE_CHECKING:
+    import torch
+
+    from vidfit.features.batch import Batch
+    from vidfit.features.loader import Batches
+    from vidfit.inference.member_model import MemberModel
 
 BATCH_SIZE = 16
 # With videos of 120 to 300 frames, 29% of a batch of 32 is padding; with eight batches sorted by length, 5%.
@@ -162,16 +166,18 @@ class Predictor:
         classes: int | None = None,
         skip_corrupt: bool = False,
         labelled_only: bool = False,
-    ) -> Batches:
+    ) -> "Batches":
         """For `predict_batch`, in the shards' order (see `Batches`).
 
         Raises:
             ModelFileError: `vidfit extract` made the shards with another extractor than the model's.
         """
+        from vidfit.features.loader import Batches
+
         check_features(self.extractor, shards, "the model")
         return Batches(shards, self.spec, classes, self.window, skip_corrupt=skip_corrupt, labelled_only=labelled_only)
 
-    def predict_batch(self, batch: Batch) -> np.ndarray:
+    def predict_batch(self, batch: "Batch") -> np.ndarray:
         """Probabilities float32 `[B, C]` of a ragged batch of any size.
 
         Videos of similar length are computed together, so that little of it is padding.
@@ -201,10 +207,12 @@ class Predictor:
         with ThreadPoolExecutor(self._parallel_batches) as pool:
             yield from pool.map(lambda pair: run(*pair), inputs)
 
-    def _inputs(self, batch: Batch) -> tuple[Frames, np.ndarray]:
+    def _inputs(self, batch: "Batch") -> tuple[Frames, np.ndarray]:
         """What the model takes: frames by modality `[B, T, D]`, and the real frames of each video, int64 `[B]`."""
         if self._fill_up:
-            filled = fill_up_frames(batch.frames, batch.num_frames, _uniforms(batch.ids, self._fill_up))
+            from vidfit.models.sampling import fill_up
+
+            filled = fill_up(batch.frames, batch.num_frames, _uniforms(batch.ids, self._fill_up))
             frames = {name: tensor.numpy() for name, tensor in filled.items()}
             return frames, np.full(len(batch), self._fill_up, np.int64)
         return {name: tensor.numpy() for name, tensor in batch.padded().items()}, batch.num_frames.numpy()
@@ -242,8 +250,10 @@ def _check_array(array: object, modality: Modality, leading: list[int]) -> None:
         raise DataError(f"modality {modality.name}: has values that are not finite; leave such videos out")
 
 
-def _uniforms(ids: Sequence[str], slots: int) -> torch.Tensor:
+def _uniforms(ids: Sequence[str], slots: int) -> "torch.Tensor":
     """float32 `[B, S]` in [0, 1), drawn from each video's id: the same in whatever batch the video is."""
+    import torch
+
     rows = [np.random.default_rng(zlib.crc32(id.encode())).random(slots, np.float32) for id in ids]
     return torch.from_numpy(np.stack(rows))
 
@@ -283,6 +293,8 @@ def load(
     if parallel_batches < 0:
         raise VidfitError(f"parallel_batches {parallel_batches}: give a number of batches, or 0 for the fastest")
     if path.is_dir() or _is_safetensors(path):
+        from vidfit.inference.member_model import MemberModel
+
         return _predictor(MemberModel(path), fill_up, batch_size, 1)
     threads = threads or distributed.cores_per_rank()
     if parallel_batches != 1:
@@ -293,7 +305,7 @@ def load(
     return _predictor(PackedModel(path, threads, expand_weights), fill_up, batch_size, parallel_batches)
 
 
-def _predictor(model: MemberModel | PackedModel, fill_up: int, batch_size: int, parallel_batches: int) -> Predictor:
+def _predictor(model: "MemberModel | PackedModel", fill_up: int, batch_size: int, parallel_batches: int) -> Predictor:
     info = model.info
     run_frames = model.frame_probabilities if model.has_frame_probabilities else None
     thresholds_C, carried = None, False
