@@ -22,6 +22,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vidfit.errors import VidfitError
+from vidfit.processes import end_with_parent
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,8 @@ def run(command: Callable[[], None]) -> None:
         whatever the command or a job raises: on the first rank that fails. The others leave without a word, as what
             befalls them follows from it.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's, which may be killed
+        end_with_parent()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         command()
         return

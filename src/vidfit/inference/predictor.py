@@ -62,8 +62,8 @@ class Predictor:
     """Label names; class `c` of the probabilities is `vocabulary[c]`."""
     extractor: str | None
     """JSON of how videos become its features (`videos/extractor.py`). None where that is unknown."""
-    carries_extractor: bool
-    """Whether the file holds the models for pictures and sounds too."""
+    carried: Mapping[str, bytes]
+    """The models for pictures and sounds that the file holds too: ONNX by name (`export/parts.py`). Else empty."""
     thresholds: np.ndarray | None
     """From which probability on each label holds, float32 `[C]` (see `evaluation/thresholds.py`). None if the model
     has none of its own: a member, or a file that `pack-members` or an older vidfit wrote."""
@@ -81,11 +81,11 @@ class Predictor:
         extractor: str | None = None,
         run_frames: Model | None = None,
         thresholds: np.ndarray | None = None,
-        carries_extractor: bool = False,
+        carried: Mapping[str, bytes] | None = None,
     ):
         self.spec = spec
         self.extractor = extractor
-        self.carries_extractor = carries_extractor
+        self.carried = carried or {}
         self.vocabulary = vocabulary
         self.thresholds = thresholds
         self.window = _BATCHES_PER_WINDOW * batch_size
@@ -308,9 +308,9 @@ def load(
 def _predictor(model: "MemberModel | PackedModel", fill_up: int, batch_size: int, parallel_batches: int) -> Predictor:
     info = model.info
     run_frames = model.frame_probabilities if model.has_frame_probabilities else None
-    thresholds_C, carried = None, False
+    thresholds_C, carried = None, None
     if isinstance(model, PackedModel):
-        thresholds_C, carried = model.info.thresholds_C, bool(model.info.carried)
+        thresholds_C, carried = model.info.thresholds_C, model.carried
     settings = (fill_up, batch_size, parallel_batches)
     return Predictor(info.spec, info.vocabulary, model, *settings, info.extractor, run_frames, thresholds_C, carried)
 
