@@ -23,7 +23,6 @@ import onnxruntime
 
 from vidfit.checksum import is_intact
 from vidfit.errors import ModelFileError, reason
-from vidfit.export.byte_products import use_byte_products
 from vidfit.export.metadata import CHECKSUM, PackedInfo, output_names, parse_metadata, read_header
 from vidfit.export.parts import Split, split
 from vidfit.files import utf8_name
@@ -185,6 +184,8 @@ def _session(
 
 def _with_byte_products(source: str | bytes) -> bytes:
     """A file's content or the file of a name, rewritten as `vidfit export --to web-model` does."""
+    from vidfit.export.byte_products import use_byte_products  # imports PyTorch
+
     model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source)
     use_byte_products(model)
     return model.SerializeToString()
