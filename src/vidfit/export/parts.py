@@ -81,8 +81,6 @@ def extractor_parts(carried: CarriedExtractor, spec: FeatureSpec) -> dict[str, b
     return {name: _cut(whole, *own) for name, own in ports.items()}
 
 
-
-
 def _extractor_ports(extractor: Extractor, spec: FeatureSpec) -> dict[str, _Ports]:
     backbones = {it.modality: it for it in extractor.settings.backbones}
     sizes = {it.name: it.size for it in spec.modalities}
