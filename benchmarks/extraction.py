@@ -24,7 +24,7 @@ from table import options, publish
 
 from vidfit.videos.backbones import EFFICIENTNET_LITE0, YAMNET, cache_folder, model_file
 from vidfit.videos.decode import Picture, Reading, Sampling, Sound, read_steps
-from vidfit.videos.embed import Embedder
+from vidfit.videos.embed import BATCH, Embedder
 from vidfit.videos.extractor import Settings
 from vidfit.videos.sound import log_mel
 
@@ -143,8 +143,9 @@ def run_model(embedder: Embedder, modality: str, steps: list[Picture | Sound]) -
         for step in steps
         if isinstance(step, Picture) == (modality == "rgb")
     ]
-    for first in range(0, len(values), 16):
-        embedder._models[modality].run(values[first : first + 16])
+    size = BATCH[modality]
+    for first in range(0, len(values), size):
+        embedder._models[modality].run(values[first : first + size])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -80,6 +81,13 @@ def test_imports_point_down_the_path(file: Path):
 def test_the_models_know_neither_training_nor_evaluation():
     assert allowed("models") == EVERYBODY | {"features", "kernels", "models"}
     assert {"models", "evaluation"} <= allowed("training")
+
+
+@pytest.mark.parametrize("module", ["vidfit.inference.label", "vidfit.inference.predictor", "vidfit.videos.extract"])
+def test_packed_files_and_videos_need_no_pytorch(module: str):
+    """Its import takes seconds."""
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
 def test_every_public_name_is_there():

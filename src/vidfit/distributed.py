@@ -9,6 +9,8 @@ Ranks find each other by the variables that torchrun sets. They talk by gloo fro
 GPU; the GPU of a rank is the one of its number on its machine. Jobs and their arguments travel as pickles between
 processes of one user. All ranks read the same paths, so several machines need a file system in common.
 
+PyTorch is imported only where ranks talk, for a single process should not wait for it.
+
 Traded away: while rank 0 does alone what cannot be divided (quantising, the search, packing), the others idle.
 """
 
@@ -17,13 +19,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vidfit.errors import VidfitError
+from vidfit.processes import end_with_parent
+
+if TYPE_CHECKING:
+    import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,6 +33,7 @@ Result = TypeVar("Result")
 # Followers wait as long as the leader searches and packs. A rank that dies ends the wait, for torchrun ends them all.
 _PATIENCE = timedelta(days=30)
 
+_ranks, _rank = 1, 0
 _working_together = False
 
 
@@ -43,9 +46,14 @@ def run(command: Callable[[], None]) -> None:
         whatever the command or a job raises: on the first rank that fails. The others leave without a word, as what
             befalls them follows from it.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's, which may be killed
+        end_with_parent()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         command()
         return
+    from torch.distributed import DistError
+    from torch.distributed.rendezvous import rendezvous
+
     try:
         store, rank, ranks = next(rendezvous("env://"))
     except ValueError as error:  # a variable is missing
@@ -67,7 +75,7 @@ def run(command: Callable[[], None]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if not _is_first_to_fail(store):
             sys.exit(1)
-        if isinstance(error, dist.DistError) or "/gloo/" in str(error):
+        if isinstance(error, DistError) or "/gloo/" in str(error):
             raise ConnectionError(
                 "another of the processes was killed, or its machine is gone; call again to go on"
             ) from error
@@ -90,24 +98,24 @@ def on_all_ranks(
         whatever the job raises on this rank.
     """
     assert not _working_together
-    if dist.is_initialized():
+    if _ranks > 1:
         _broadcast((job, arguments, options))
     return _work(job, *arguments, **options, **(rank_0_only or {}))
 
 
 def available_ranks() -> int:
     """Ranks that there are for a job."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return _ranks
 
 
 def rank() -> int:
     """This process's rank in a job; 0 outside."""
-    return dist.get_rank() if _working_together else 0
+    return _rank if _working_together else 0
 
 
 def world_size() -> int:
     """Ranks that work together: in a job all, outside 1."""
-    return dist.get_world_size() if _working_together else 1
+    return _ranks if _working_together else 1
 
 
 def cores_per_rank() -> int:
@@ -155,6 +163,9 @@ def all_gather(*numbers: int) -> list[tuple[int, ...]]:
     """The numbers that each rank gave, rank by rank."""
     if world_size() == 1:
         return [numbers]
+    import torch
+    import torch.distributed as dist
+
     own = torch.tensor(numbers, dtype=torch.int64)
     gathered = [torch.empty_like(own) for _ in range(world_size())]
     dist.all_gather(gathered, own)
@@ -166,42 +177,30 @@ def all_sum(number: int) -> int:
     return sum(given for (given,) in all_gather(number))
 
 
-def all_reduce_(tensors: Iterable[torch.Tensor]) -> None:
+def all_reduce_(tensors: "Iterable[torch.Tensor]") -> None:
     """Replace each tensor by its sum over the ranks, the same to the bit on all of them."""
     if world_size() > 1:
+        import torch.distributed as dist
+
         for transfer in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
             assert transfer is not None
             transfer.wait()
 
 
-def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over the ranks, through which gradients flow back to each rank's part."""
-    return _Sum.apply(tensor) if world_size() > 1 else tensor  # type: ignore[return-value] - PyTorch's has no type
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        total = tensor.detach().clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        # Each rank's loss depends on the sum, and so on this rank's part of it.
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
-
-
 def _is_first_to_fail(store: Any) -> bool:
+    from torch.distributed import DistError
+
     try:
         return store.add("failures", 1) == 1
-    except dist.DistError:  # the machine that keeps it has failed
+    except DistError:  # the machine that keeps it has failed
         return False
 
 
 def _join(store: Any, rank: int, ranks: int) -> None:
+    global _ranks, _rank
+    import torch
+    import torch.distributed as dist
+
     # This module's default arguments hold the group that exists when it is first imported, and torch._dynamo
     # imports it. Import it while there is none: a group that is held keeps its threads when it is destroyed.
     import torch.distributed.nn.functional
@@ -211,6 +210,7 @@ def _join(store: Any, rank: int, ranks: int) -> None:
         _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_PATIENCE)
+    _ranks, _rank = ranks, rank
 
 
 def _leave() -> None:
@@ -220,13 +220,19 @@ def _leave() -> None:
     a Python that is exiting ends it instead, inside a C++ destructor, and C++ answers with `std::terminate`
     (https://github.com/pytorch/pytorch/issues/190489).
     """
-    if dist.is_initialized():
+    global _ranks
+    if _ranks > 1:
+        import torch.distributed as dist
+
         if _working_together:  # a transfer may be waiting for a rank that has left
             dist.distributed_c10d._get_default_group().abort()
         dist.destroy_process_group()
+        _ranks = 1
 
 
 def _take_gpu(local_rank: int) -> None:
+    import torch
+
     if local_rank >= torch.cuda.device_count():
         raise VidfitError(
             f"process {local_rank} of this machine has no GPU, for it has {torch.cuda.device_count()}; "
@@ -243,7 +249,7 @@ def _follow() -> None:
 
 def _work(job: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
     global _working_together
-    _working_together = dist.is_initialized()
+    _working_together = _ranks > 1
     result = job(*arguments, **options)
     _working_together = False
     return result
@@ -251,6 +257,8 @@ def _work(job: Callable[..., Result], *arguments: Any, **options: Any) -> Result
 
 def _broadcast(value: Any) -> Any:
     """Rank 0's value, on every rank."""
+    import torch.distributed as dist
+
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
@@ -258,6 +266,8 @@ def _broadcast(value: Any) -> Any:
 
 def _gathered(value: Any) -> list[Any]:
     """The values of all ranks, on every rank."""
+    import torch.distributed as dist
+
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values

@@ -107,7 +107,7 @@ def test_the_graph_makes_the_extractors_frames(extractor, tmp_path, images, audi
 def test_parts_give_what_the_whole_gives(extractor, tmp_path):
     path = packed(tmp_path, extractor, "rgb", "audio")
     whole = frames_of(path, images=IMAGES, audio=AUDIO)
-    models = carried_models(split(path))
+    models = carried_models(split(path).parts)
     windows = [np.resize(AUDIO[round(step * 8000) :], 15600) for step in range(2)]
     np.testing.assert_array_equal(models["rgb"].run(list(IMAGES)), whole["rgb"][0])
     np.testing.assert_array_equal(models["audio"].run(windows), whole["audio"][0, :2])
@@ -115,7 +115,7 @@ def test_parts_give_what_the_whole_gives(extractor, tmp_path):
 
 def test_a_modality_left_out_is_absent(extractor, tmp_path):
     path = packed(tmp_path, extractor, "audio")
-    assert list(split(path)) == ["sounds", "model"]
+    assert list(split(path).parts) == ["sounds", "model"]
     assert [it.name for it in onnx.load(path).graph.input] == ["audio"]
     random = np.random.default_rng(1)
     frames = {it.name: random.integers(0, 256, (2, 5, it.size), dtype=np.uint8) for it in SPEC.modalities}
@@ -130,6 +130,6 @@ def test_a_modality_left_out_is_absent(extractor, tmp_path):
 def test_the_file_has_the_transforms_once(extractor, tmp_path):
     path = packed(tmp_path, extractor, "rgb", "audio")
     predictor = load(path)
-    assert predictor.carries_extractor
+    assert predictor.carried
     assert Extractor.model_validate_json(predictor.extractor or "").digest == extractor.digest
     assert b'"base64"' not in path.read_bytes()

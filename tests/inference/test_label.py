@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -87,6 +88,14 @@ def cues(path: Path) -> list[tuple[float, float, str]]:
         assert not found or found[-1][0] <= first
         found.append((first, last, "\n".join(lines)))
     return found
+
+
+def test_labels_come_without_pytorch(place: Path):
+    code = "import sys; sys.modules['torch'] = None; from vidfit.cli import main; main()"
+    arguments = ["label", place / "model.onnx", place / "new" / "green.mp4"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "green" in done.stdout
 
 
 def test_json_says_what_is_in_each_video_and_when(place: Path, vidfit: Call, tmp_path: Path):

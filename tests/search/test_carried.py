@@ -134,7 +134,7 @@ def test_a_recipe_packs_named_members_with_the_extractor(place: Path, command: C
     assert command("run", place / "recipe.yaml", "-o", tmp_path / "run", *options)[0] == 0
     path = tmp_path / "run" / "model.onnx"
     assert path.stat().st_size <= 90_000
-    assert vidfit.load(path).carries_extractor
+    assert vidfit.load(path).carried
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["packed"]["gap"] > 0.5
 
 

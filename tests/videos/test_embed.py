@@ -24,7 +24,8 @@ def batches() -> Any:
         SimpleNamespace(  # type: ignore[arg-type]
             size=SIZE,
             run=lambda values: np.repeat(np.array(values, np.float32)[:, None], SIZE, 1),
-        )
+        ),
+        16,
     )
 
 

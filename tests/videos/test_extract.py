@@ -169,8 +169,11 @@ def test_processes_that_have_done_their_share_are_replaced(features, corpus, tmp
     assert content(tmp_path / "features") == content(features)
 
 
-@pytest.mark.parametrize("torchrun", [(), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")])
-def test_a_killed_call_is_resumed_to_the_same_bytes(torchrun, features, corpus, tmp_path):
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+@pytest.mark.parametrize(("killed", "torchrun"), [((), ()), ((), TORCHRUN), (TORCHRUN, TORCHRUN)])
+def test_a_killed_call_is_resumed_to_the_same_bytes(killed, torchrun, features, corpus, tmp_path):
     output, models = tmp_path / "features", corpus / "models"
     command = [
         "-m", "vidfit", "extract",
@@ -178,11 +181,11 @@ def test_a_killed_call_is_resumed_to_the_same_bytes(torchrun, features, corpus, 
         "--image-model", models / "colours.onnx", "--sound-model", models / "bands.onnx", "--image-bytes", "3",
         "--sound-bytes", "4", "--workers", "1",
     ]  # fmt: skip
-    process = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, *killed, *map(str, command)], stdout=subprocess.PIPE)
     while not list((output / "embeddings").glob("*.npz")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)  # its workers write to the same pipe: it closes when they have ended
+    process.communicate(timeout=60)  # ranks and workers write to the same pipe: it closes when they have ended
     again = subprocess.run([sys.executable, *torchrun, *map(str, command)], capture_output=True, text=True)
     # torchrun has an exit code of its own where a rank has one.
     assert again.returncode == (1 if torchrun else 3), again.stderr

@@ -10,7 +10,7 @@ Nodes whose inputs are all constant are computed once, when ONNX Runtime loads t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import onnx
@@ -18,13 +18,15 @@ import onnx.compose
 import onnx.inliner
 import onnx.version_converter
 from onnx import helper
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What a file needs of onnxruntime (`inference/packed_model.py` says which versions these are): the opset in which
 # QuantizeLinear has blocks. Only an onnxruntime of the second one multiplies with 2 bits.
 _OPSET, _OPSET_OF_2_BITS, _IR_VERSION = 21, 23, 10
 
-Constant = Tensor | np.ndarray | np.generic | float
+Constant = Union["Tensor", np.ndarray, np.generic, float]
 Operand = Union["Value", Constant]
 
 
@@ -59,7 +61,8 @@ class GraphWriter:
 
     def constant(self, value: Constant, name: str | None = None) -> "Value":
         """An array, stored under a name; Python numbers are float32. Equal numbers are stored once."""
-        array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        known = isinstance(value, np.ndarray | np.generic | float | int)
+        array = np.asarray(value) if known else value.detach().numpy()
         if isinstance(value, float | int):
             array = array.astype(np.float32)
         if array.size == 1 and name is None:

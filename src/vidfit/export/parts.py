@@ -47,17 +47,29 @@ class _Port(NamedTuple):
 _Ports = tuple[list[_Port], list[_Port]]
 
 
-def split(path: Path) -> dict[str, bytes]:
-    """The parts of a file that carries its extractor, each an ONNX file with the file's metadata.
+class Split(NamedTuple):
+    """A file that carries its extractor, cut."""
+
+    parts: dict[str, bytes]
+    """ONNX files with the file's metadata, by name."""
+    extractor: str
+    """JSON of the extractor, with the transforms that the file has in its graph."""
+
+
+def split(path: Path) -> Split:
+    """Read a file that carries its extractor, once, and cut it.
 
     Raises:
         ModelFileError: it is no packed file, or its extractor is of another version.
+        KeyError: it lacks an array of a transform.
     """
     info = parse_metadata(path, read_header(path).metadata)
     assert info.extractor is not None
     extractor, whole = parse_extractor(info.extractor, path), onnx.load(path)
     ports = _extractor_ports(extractor, info.spec) | {"model": _model_ports(info)}
-    return {name: _cut(whole, *own) for name, own in ports.items()}
+    parts = {name: _cut(whole, *own) for name, own in ports.items()}
+    transforms = read_transforms(whole, [it.modality for it in extractor.settings.backbones])
+    return Split(parts, extractor.model_copy(update={"transforms": transforms}).model_dump_json())
 
 
 def extractor_parts(carried: CarriedExtractor, spec: FeatureSpec) -> dict[str, bytes]:
@@ -67,23 +79,6 @@ def extractor_parts(carried: CarriedExtractor, spec: FeatureSpec) -> dict[str, b
     whole = onnx.load_from_string(graph.serialise())
     ports = _extractor_ports(Extractor.model_validate_json(carried.metadata()[0]), spec)
     return {name: _cut(whole, *own) for name, own in ports.items()}
-
-
-def model_part(path: Path, info: PackedInfo) -> bytes:
-    """The part `model`."""
-    return _cut(onnx.load(path), *_model_ports(info))
-
-
-def whole_extractor(path: Path, info: PackedInfo) -> str:
-    """JSON of the extractor, with the transforms that the file has in its graph.
-
-    Raises:
-        ModelFileError: it is of another version.
-    """
-    assert info.extractor is not None
-    extractor = parse_extractor(info.extractor, path)
-    transforms = read_transforms(onnx.load(path), [it.modality for it in extractor.settings.backbones])
-    return extractor.model_copy(update={"transforms": transforms}).model_dump_json()
 
 
 def _extractor_ports(extractor: Extractor, spec: FeatureSpec) -> dict[str, _Ports]:

@@ -48,7 +48,7 @@ def write_web_page(source: Path, folder: Path, runtime: Path, window: float, hop
     info = parse_metadata(source, read_header(source).metadata)
     if not info.carried:
         raise ModelFileError(f"{source}: does not carry its extractor; pack it with --with-extractor")
-    parts = split(source)
+    parts = split(source).parts
     model = onnx.load_from_string(parts["model"])
     use_byte_products(model)
     parts["model"] = model.SerializeToString()

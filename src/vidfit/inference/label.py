@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from vidfit.errors import DataError, ModelFileError
-from vidfit.export.parts import split
 from vidfit.hub.repository import local_file
 from vidfit.inference.carried import carried_frames, carried_models
 from vidfit.inference.predictor import Predictor, load
@@ -82,8 +81,7 @@ class Labeller:
         self.timeline = Timeline(self.predictor, self.extractor.settings.rate, options or TimelineOptions())
         if self.timeline.options.threshold is None and self.predictor.thresholds is None:
             log.warning("%s: has no thresholds, so every label holds from 0.5 on; give --threshold", model)
-        carried = carried_models(split(path)) if self.predictor.carries_extractor else None
-        self._embedder = Embedder(self.extractor.settings, carried, longest)
+        self._embedder = Embedder(self.extractor.settings, carried_models(self.predictor.carried), longest)
 
     def label(self, source: Source) -> LabelledVideo:
         """The labels of one video; one that cannot be read has an `error`."""
@@ -104,7 +102,7 @@ class Labeller:
         return LabelledVideo(str(source.path), embedded.duration, labels, probabilities_TC, rate, notes=embedded.notes)
 
     def _frames(self, embedded: Embedded) -> dict[str, np.ndarray]:
-        if not self.predictor.carries_extractor:
+        if not self.predictor.carried:
             return to_frames(embedded, self.extractor)
         return carried_frames(embedded, self.predictor.spec)
 

@@ -23,9 +23,8 @@ import onnxruntime
 
 from vidfit.checksum import is_intact
 from vidfit.errors import ModelFileError, reason
-from vidfit.export.byte_products import use_byte_products
 from vidfit.export.metadata import CHECKSUM, PackedInfo, output_names, parse_metadata, read_header
-from vidfit.export.parts import model_part, whole_extractor
+from vidfit.export.parts import Split, split
 from vidfit.files import utf8_name
 
 # The first onnxruntime that runs a packed file, by the file's opset.
@@ -42,13 +41,17 @@ class PackedModel:
         threads: for ONNX Runtime; 0 means one per core.
         expand_weights: keep one byte per weight in memory (see `vidfit.load`).
 
+    Attributes:
+        info: what the file's metadata say.
+        carried: the parts of its extractor, as ONNX by name (`export/parts.py`). Empty if it carries none.
+
     Raises:
         ModelFileError: the file is damaged, not vidfit's, or needs a newer onnxruntime or vidfit.
     """
 
     def __init__(self, path: Path, threads: int, expand_weights: bool = False) -> None:
         self.path, self._settings = path.resolve(), (threads, expand_weights)
-        self.info, self._session = _open(path, *self._settings)
+        self.info, self._session, self.carried = _open(path, *self._settings)
         self._opening = threading.Lock()
         _open_models.add(self)
 
@@ -85,7 +88,7 @@ class PackedModel:
     def _open_again(self) -> onnxruntime.InferenceSession:
         with self._opening:
             if self._session is None:
-                info, session = _open(self.path, *self._settings)
+                info, session, _ = _open(self.path, *self._settings)
                 _check_unchanged(self.path, info, self.info.crc32c)
                 self._session = session
             return self._session
@@ -111,13 +114,15 @@ def _check_unchanged(path: Path, info: PackedInfo, checksum: str) -> None:
         raise ModelFileError(f"{path}: has changed since this model was loaded from it; load it again")
 
 
-def _open(path: Path, threads: int, expand_weights: bool) -> tuple[PackedInfo, onnxruntime.InferenceSession]:
+def _open(
+    path: Path, threads: int, expand_weights: bool
+) -> tuple[PackedInfo, onnxruntime.InferenceSession, dict[str, bytes]]:
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file; it may have been moved or deleted since the model was loaded")
     # The checksum is computed meanwhile; a session is made in one thread.
     with ThreadPoolExecutor(1) as pool:
         intact = pool.submit(is_intact, path, CHECKSUM)
-        session = _session(path, threads, expand_weights)
+        opened = _session(path, threads, expand_weights)
     if intact.result() is False:
         raise ModelFileError(
             f"{path}: was altered, damaged or cut short (its content is not what its checksum, vidfit.crc32c, says); "
@@ -126,28 +131,21 @@ def _open(path: Path, threads: int, expand_weights: bool) -> tuple[PackedInfo, o
     header = read_header(path)
     info = parse_metadata(path, header.metadata)
     _check_version(path, header.opset)
-    if isinstance(session, Exception):
+    if isinstance(opened, ModelFileError):
+        raise opened
+    if isinstance(opened, Exception):
         raise ModelFileError(
-            f"{path}: onnxruntime {onnxruntime.__version__} cannot load it ({reason(session)}); "
+            f"{path}: onnxruntime {onnxruntime.__version__} cannot load it ({reason(opened)}); "
             "try the newest onnxruntime, or pack it again"
-        ) from session
+        ) from opened
+    session, cut = opened
     try:
         _check_signature(session, info)
-        if info.carried:
-            info = info.model_copy(update={"extractor": whole_extractor(path, info)})
-    except ModelFileError:
-        raise
     except (ValueError, KeyError) as error:
         raise ModelFileError(f"{path}: not a readable packed file ({reason(error)}); pack it again") from error
-    return info, session
-
-
-def _without_extractor(path: Path) -> bytes | None:
-    """The part of a file that takes frames; None if that is the whole file."""
-    metadata = read_header(path).metadata
-    if "vidfit.carried" not in metadata:
-        return None
-    return model_part(path, parse_metadata(path, metadata))
+    if cut is None:
+        return info, session, {}
+    return info.model_copy(update={"extractor": cut.extractor}), session, cut.parts
 
 
 def _check_version(path: Path, opset: int) -> None:
@@ -159,14 +157,17 @@ def _check_version(path: Path, opset: int) -> None:
         )
 
 
-def _session(path: Path, threads: int, expand_weights: bool) -> onnxruntime.InferenceSession | Exception:
-    """A session, or why there is none."""
+def _session(
+    path: Path, threads: int, expand_weights: bool
+) -> tuple[onnxruntime.InferenceSession, Split | None] | Exception:
+    """A session for frames, and the other parts of a file that carries its extractor. Or why there is none."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
         with utf8_name(path) as name:
-            source = _without_extractor(path) or name
+            cut = split(path) if "vidfit.carried" in read_header(path).metadata else None
+            source = cut.parts.pop("model") if cut else name
             if expand_weights:
                 source = _with_byte_products(source)
             session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -178,11 +179,13 @@ def _session(path: Path, threads: int, expand_weights: bool) -> onnxruntime.Infe
     # Memory that unpacking narrow codes took, several times the file: glibc would keep it.
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-    return session
+    return session, cut
 
 
 def _with_byte_products(source: str | bytes) -> bytes:
     """A file's content or the file of a name, rewritten as `vidfit export --to web-model` does."""
+    from vidfit.export.byte_products import use_byte_products  # imports PyTorch
+
     model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source)
     use_byte_products(model)
     return model.SerializeToString()

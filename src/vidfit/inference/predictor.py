@@ -16,22 +16,26 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from vidfit import distributed
 from vidfit.errors import DataError, ModelFileError, VidfitError
-from vidfit.features.batch import Batch
-from vidfit.features.loader import Batches
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import expand_shards
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.hub.repository import local_file
-from vidfit.inference.member_model import MemberModel
 from vidfit.inference.packed_model import PackedModel
-from vidfit.models.sampling import fill_up as fill_up_frames
 from vidfit.videos.extractor import check_features
+
+# A packed file needs no PyTorch, whose import takes seconds. So what does is imported where it is used.
+if TYPE_CHECKING:
+    import torch
+
+    from vidfit.features.batch import Batch
+    from vidfit.features.loader import Batches
+    from vidfit.inference.member_model import MemberModel
 
 BATCH_SIZE = 16
 # With videos of 120 to 300 frames, 29% of a batch of 32 is padding; with eight batches sorted by length, 5%.
@@ -58,8 +62,8 @@ class Predictor:
     """Label names; class `c` of the probabilities is `vocabulary[c]`."""
     extractor: str | None
     """JSON of how videos become its features (`videos/extractor.py`). None where that is unknown."""
-    carries_extractor: bool
-    """Whether the file holds the models for pictures and sounds too."""
+    carried: Mapping[str, bytes]
+    """The models for pictures and sounds that the file holds too: ONNX by name (`export/parts.py`). Else empty."""
     thresholds: np.ndarray | None
     """From which probability on each label holds, float32 `[C]` (see `evaluation/thresholds.py`). None if the model
     has none of its own: a member, or a file that `pack-members` or an older vidfit wrote."""
@@ -77,11 +81,11 @@ class Predictor:
         extractor: str | None = None,
         run_frames: Model | None = None,
         thresholds: np.ndarray | None = None,
-        carries_extractor: bool = False,
+        carried: Mapping[str, bytes] | None = None,
     ):
         self.spec = spec
         self.extractor = extractor
-        self.carries_extractor = carries_extractor
+        self.carried = carried or {}
         self.vocabulary = vocabulary
         self.thresholds = thresholds
         self.window = _BATCHES_PER_WINDOW * batch_size
@@ -162,16 +166,18 @@ class Predictor:
         classes: int | None = None,
         skip_corrupt: bool = False,
         labelled_only: bool = False,
-    ) -> Batches:
+    ) -> "Batches":
         """For `predict_batch`, in the shards' order (see `Batches`).
 
         Raises:
             ModelFileError: `vidfit extract` made the shards with another extractor than the model's.
         """
+        from vidfit.features.loader import Batches
+
         check_features(self.extractor, shards, "the model")
         return Batches(shards, self.spec, classes, self.window, skip_corrupt=skip_corrupt, labelled_only=labelled_only)
 
-    def predict_batch(self, batch: Batch) -> np.ndarray:
+    def predict_batch(self, batch: "Batch") -> np.ndarray:
         """Probabilities float32 `[B, C]` of a ragged batch of any size.
 
         Videos of similar length are computed together, so that little of it is padding.
@@ -201,10 +207,12 @@ class Predictor:
         with ThreadPoolExecutor(self._parallel_batches) as pool:
             yield from pool.map(lambda pair: run(*pair), inputs)
 
-    def _inputs(self, batch: Batch) -> tuple[Frames, np.ndarray]:
+    def _inputs(self, batch: "Batch") -> tuple[Frames, np.ndarray]:
         """What the model takes: frames by modality `[B, T, D]`, and the real frames of each video, int64 `[B]`."""
         if self._fill_up:
-            filled = fill_up_frames(batch.frames, batch.num_frames, _uniforms(batch.ids, self._fill_up))
+            from vidfit.models.sampling import fill_up
+
+            filled = fill_up(batch.frames, batch.num_frames, _uniforms(batch.ids, self._fill_up))
             frames = {name: tensor.numpy() for name, tensor in filled.items()}
             return frames, np.full(len(batch), self._fill_up, np.int64)
         return {name: tensor.numpy() for name, tensor in batch.padded().items()}, batch.num_frames.numpy()
@@ -242,8 +250,10 @@ def _check_array(array: object, modality: Modality, leading: list[int]) -> None:
         raise DataError(f"modality {modality.name}: has values that are not finite; leave such videos out")
 
 
-def _uniforms(ids: Sequence[str], slots: int) -> torch.Tensor:
+def _uniforms(ids: Sequence[str], slots: int) -> "torch.Tensor":
     """float32 `[B, S]` in [0, 1), drawn from each video's id: the same in whatever batch the video is."""
+    import torch
+
     rows = [np.random.default_rng(zlib.crc32(id.encode())).random(slots, np.float32) for id in ids]
     return torch.from_numpy(np.stack(rows))
 
@@ -283,6 +293,8 @@ def load(
     if parallel_batches < 0:
         raise VidfitError(f"parallel_batches {parallel_batches}: give a number of batches, or 0 for the fastest")
     if path.is_dir() or _is_safetensors(path):
+        from vidfit.inference.member_model import MemberModel
+
         return _predictor(MemberModel(path), fill_up, batch_size, 1)
     threads = threads or distributed.cores_per_rank()
     if parallel_batches != 1:
@@ -293,12 +305,12 @@ def load(
     return _predictor(PackedModel(path, threads, expand_weights), fill_up, batch_size, parallel_batches)
 
 
-def _predictor(model: MemberModel | PackedModel, fill_up: int, batch_size: int, parallel_batches: int) -> Predictor:
+def _predictor(model: "MemberModel | PackedModel", fill_up: int, batch_size: int, parallel_batches: int) -> Predictor:
     info = model.info
     run_frames = model.frame_probabilities if model.has_frame_probabilities else None
-    thresholds_C, carried = None, False
+    thresholds_C, carried = None, None
     if isinstance(model, PackedModel):
-        thresholds_C, carried = model.info.thresholds_C, bool(model.info.carried)
+        thresholds_C, carried = model.info.thresholds_C, model.carried
     settings = (fill_up, batch_size, parallel_batches)
     return Predictor(info.spec, info.vocabulary, model, *settings, info.extractor, run_frames, thresholds_C, carried)
 

@@ -13,8 +13,8 @@ Source: Ioffe & Szegedy 2015 (arXiv 1502.03167), algorithm 1.
 import torch
 from torch import Tensor, nn
 
-from vidfit import distributed
 from vidfit.kernels.batch_norm import batch_norm, weighted_sum
+from vidfit.kernels.sum_over_ranks import sum_over_ranks
 
 EPSILON = 1e-3
 
@@ -62,9 +62,9 @@ class BatchNorm(nn.BatchNorm1d):
         values_ND = input.flatten(0, -2).to(self.weight.dtype)
         weights_N = values_ND.new_ones(len(values_ND)) if frame_weights is None else frame_weights.flatten()
         weights_N = weights_N.to(values_ND.dtype)
-        total = distributed.all_reduce(weights_N.sum())
-        mean_D = distributed.all_reduce(weighted_sum(values_ND, weights_N)) / total
-        variance_D = distributed.all_reduce(weighted_sum((values_ND - mean_D).square(), weights_N)) / total
+        total = sum_over_ranks(weights_N.sum())
+        mean_D = sum_over_ranks(weighted_sum(values_ND, weights_N)) / total
+        variance_D = sum_over_ranks(weighted_sum((values_ND - mean_D).square(), weights_N)) / total
         return mean_D, variance_D, total
 
     def move_running(self, mean_D: Tensor, variance_D: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:

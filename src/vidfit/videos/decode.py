@@ -10,7 +10,8 @@ memory holds a few frames, however long a video is. FFmpeg decodes in one thread
 What cannot be read is skipped and told in `Reading.notes`.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ import numpy as np
 
 from vidfit.errors import DataError, VidfitError, reason
 from vidfit.videos.picture import to_pixels
+from vidfit.videos.skipping import mark_unshown
 from vidfit.videos.sound import SoundWindows
 
 # A player waits no longer than this for the next frame: the timestamp is wrong. Seconds.
@@ -65,6 +67,10 @@ class Sampling:
     picture_size: int = 224
     sound_window: int = 15600
     picture_time: float = 0.5
+
+    def has_step(self, start: float, end: float) -> bool:
+        """Whether a picture is taken between two times, in seconds."""
+        return math.ceil(start * self.rate - self.picture_time) <= end * self.rate - self.picture_time
 
 
 @dataclass
@@ -125,7 +131,9 @@ def read_steps(path: Path, sampling: Sampling, reading: Reading) -> Iterator[Pic
         sounds = SoundWindows(sampling.rate, sampling.sound_window) if sound_stream is not None else None
         clocks = {stream.index: _Clock(zero) for stream in streams}
         picture_index = picture_stream.index if picture_stream is not None else None
-        frames = _Frames(container, streams)
+        frames = _Frames(
+            container, streams, picture_stream, lambda start, end: sampling.has_step(start - zero, end - zero)
+        )
         for index, frame in frames:
             place = clocks[index].place(frame, damaged=frames.damaged > 0)
             if place is None:
@@ -197,33 +205,60 @@ def _streams(container: Any) -> tuple[Any, Any]:
 
 
 class _Frames:
-    """Decoded frames `(stream index, frame)` in the order of the file. Damaged packets are skipped and counted."""
+    """Decoded frames `(stream index, frame)` in the order of the file. Damaged packets are skipped and counted.
 
-    def __init__(self, container: Any, streams: list[Any]) -> None:
+    Arguments:
+        streams: those to decode.
+        pictures: that of the pictures, if any. Frames that no step shows may be missing.
+        has_step: whether a step falls between two timestamps, in seconds.
+    """
+
+    def __init__(
+        self, container: Any, streams: list[Any], pictures: Any, has_step: Callable[[float, float], bool]
+    ) -> None:
         self._container, self._streams = container, streams
+        self._pictures, self._has_step = pictures, has_step
+        self._end: Exception | None = None
         self.damaged = 0
         self.problem = ""
         for stream in streams:
             stream.codec_context.thread_count = 1
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        packets = self._container.demux(*self._streams)
         module = av()
-        while True:
-            try:
-                packet = next(packets, None)
-            except (module.FFmpegError, OSError) as error:
-                self._tell(error)
-                yield from self._flushed()
-                return
-            if packet is None:
-                return
+        for packet, unshown in self._packets():
+            if self._pictures is not None:
+                self._pictures.codec_context.skip_frame = "NONREF" if unshown and not self.damaged else "DEFAULT"
             try:
                 for frame in packet.decode():
                     self.damaged += bool(frame.is_corrupt)
                     yield packet.stream.index, frame
             except (module.FFmpegError, OSError, ValueError) as error:
                 self._tell(error)
+        if self._end:
+            self._tell(self._end)
+            yield from self._flushed()
+
+    def _packets(self) -> Iterator[tuple[Any, bool]]:
+        """Each packet, and whether no step shows its frame."""
+        packets = self._demuxed()
+        if self._pictures is None:
+            return ((packet, False) for packet in packets)
+        return mark_unshown(packets, self._pictures, self._has_step)
+
+    def _demuxed(self) -> Iterator[Any]:
+        """Packets up to the end, or to what cannot be read."""
+        packets = self._container.demux(*self._streams)
+        module = av()
+        while True:
+            try:
+                packet = next(packets, None)
+            except (module.FFmpegError, OSError) as error:
+                self._end = error
+                return
+            if packet is None:
+                return
+            yield packet
 
     def _flushed(self) -> Iterator[tuple[int, Any]]:
         module = av()

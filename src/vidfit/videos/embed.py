@@ -18,7 +18,9 @@ from vidfit.videos.decode import Picture, Reading, Sampling, read_steps
 from vidfit.videos.extractor import Settings
 from vidfit.videos.sound import log_mel
 
-_BATCH: Final = 16
+_ON_GPU: Final = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+# A processor takes pictures one by one. With several, the values between layers do not fit into its cache.
+BATCH: Final = {"rgb": 16 if _ON_GPU else 1, "audio": 16}
 # Steps by which the room for embeddings grows.
 _ROOM: Final = 512
 
@@ -83,7 +85,7 @@ class Embedder:
             DataError: nothing of it can be read, or it is too long.
         """
         reading = Reading()
-        batches = {modality: _Batches(model) for modality, model in self._models.items()}
+        batches = {modality: _Batches(model, BATCH[modality]) for modality, model in self._models.items()}
         for event in read_steps(path, self._sampling, reading):
             if event.step >= self._longest * self._sampling.rate:
                 raise DataError(f"{path}: is longer than {self._longest:g} s; cut it")
@@ -104,8 +106,7 @@ class _Model:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        providers = ["CUDAExecutionProvider"] * _ON_GPU + ["CPUExecutionProvider"]
         path = model_file(backbone)
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
@@ -142,10 +143,10 @@ class _Model:
 
 
 class _Batches:
-    """Collects what a model is to embed, and embeds it a batch at a time."""
+    """Collects what a model is to embed, and embeds it `size` at a time."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, size: int) -> None:
+        self._model, self._size = model, size
         self._waiting: list[np.ndarray] = []
         self._steps: list[int] = []
         # Room for the steps so far. It grows in place: a long video has its embeddings in memory once.
@@ -155,7 +156,7 @@ class _Batches:
     def add(self, step: int, value: np.ndarray) -> None:
         self._steps.append(step)
         self._waiting.append(value)
-        if len(self._waiting) == _BATCH:
+        if len(self._waiting) == self._size:
             self._run()
 
     def finish(self, steps: int) -> tuple[np.ndarray, np.ndarray]:

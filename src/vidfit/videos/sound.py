@@ -24,8 +24,7 @@ class SoundWindows:
         self._step = 0
         self._resampler: Any = None
         self._kind = (0, "", 0)
-        self._waiting: list[Any] = []
-        self._waiting_samples = 0
+        self._waiting: Any = None
         # Where the track began, without a gap, and samples given to and taken from the resampler since.
         self._place = self._given = self._taken = 0
         # Samples from `_start` on that a window still needs, and whether the track has them or they fill a gap.
@@ -41,11 +40,11 @@ class SoundWindows:
             yield from self._flush()
             self._begin(kind, place)
         self._given += frame.samples
-        self._waiting.append(frame)
-        # Codecs give frames of 20 ms; to convert them one by one takes longer than to decode them.
-        self._waiting_samples += frame.samples
-        if 2 * self._waiting_samples >= frame.sample_rate:
-            yield from self._add(self._resampled(self._taken_waiting()))
+        # Codecs give frames of 20 ms. Converting them one by one takes longer than decoding them.
+        frame.pts = None  # The queue would check it.
+        self._waiting.write(frame)
+        if 2 * self._waiting.samples >= frame.sample_rate:
+            yield from self._add(self._resampled(self._waiting.read()))
 
     def finish(self, steps: int) -> Iterator[tuple[int, np.ndarray]]:
         """The windows that are left of a video of so many steps, the last ones filled with silence."""
@@ -66,31 +65,28 @@ class SoundWindows:
         return round(step * SAMPLE_RATE / self._rate)
 
     def _begin(self, kind: tuple[int, str, int], place: int) -> None:
-        from av import AudioResampler
+        from av import AudioFifo, AudioResampler
 
+        self._waiting = AudioFifo()
         self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
         self._kind, self._place, self._given, self._taken = kind, place, 0, 0
 
-    def _taken_waiting(self) -> list[Any]:
-        frames, self._waiting, self._waiting_samples = self._waiting, [], 0
-        return frames
-
-    def _resampled(self, frames: list[Any]) -> np.ndarray:
-        """16 kHz mono of some frames of one kind; of none, what the resampler still holds."""
+    def _resampled(self, frame: Any) -> np.ndarray:
+        """16 kHz mono of a frame; of None, what the resampler still holds."""
         from av import AudioFrame
 
-        frame = None
-        if frames:
-            frame = AudioFrame.from_ndarray(_mono(frames)[None], format="flt", layout="mono")
-            frame.sample_rate = self._kind[0]
-        parts = [part.to_ndarray()[0] for part in self._resampler.resample(frame)]
+        mono = None
+        if frame is not None:
+            mono = AudioFrame.from_ndarray(_mono(frame)[None], format="flt", layout="mono")
+            mono.sample_rate = self._kind[0]
+        parts = [part.to_ndarray()[0] for part in self._resampler.resample(mono)]
         return np.concatenate([np.zeros(0, np.float32), *parts])
 
     def _flush(self) -> Iterator[tuple[int, np.ndarray]]:
         if self._resampler is not None:
-            if self._waiting:
-                yield from self._add(self._resampled(self._taken_waiting()))
-            yield from self._add(self._resampled([]))
+            if self._waiting.samples:
+                yield from self._add(self._resampled(self._waiting.read()))
+            yield from self._add(self._resampled(None))
             self._resampler = None
 
     def _add(self, samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -116,14 +112,11 @@ class SoundWindows:
             self._step += 1
 
 
-def _mono(frames: list[Any]) -> np.ndarray:
+def _mono(frame: Any) -> np.ndarray:
     """float32 `[samples]` in [-1, 1]: the mean of the channels, as YAMNet and VGGish take it."""
-    first = frames[0]
-    if first.format.is_planar:
-        samples = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
-    else:
-        channels = first.layout.nb_channels
-        samples = np.concatenate([frame.to_ndarray().reshape(-1, channels) for frame in frames]).T
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
     scale = 1.0
     if samples.dtype == np.uint8:
         samples, scale = samples - np.float32(128), 1 / 128
