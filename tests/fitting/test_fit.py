@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import vidfit
-import vidfit as api
 from tests.fitting.making import FRAMES, MEAN, TRAINING, two_members, write_names, write_videos
 from tests.folders import times
 from vidfit.cli import main
@@ -94,6 +93,12 @@ def test_the_file_has_the_thresholds_of_the_table(fitted: Path):
     np.testing.assert_allclose([float(row.rsplit(",", 1)[1]) for row in rows], model.thresholds, atol=1e-6)
 
 
+def thresholds(run: Path) -> np.ndarray:
+    found = vidfit.load(run / "model.onnx").thresholds
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize("few", [True, False], ids=["cross-validated", "validated"])
 def test_precision_moves_thresholds_and_trains_nothing(
     vidfit, few: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,10 +107,10 @@ def test_precision_moves_thresholds_and_trains_nothing(
         monkeypatch.setattr(folds, "FEW_VIDEOS", 40)
         monkeypatch.setattr(folds, "_HELD_OUT", 0.7)
     assert vidfit(*command(data, tmp_path / "run"))[0] == 0
-    before, trained = api.load(tmp_path / "run" / "model.onnx").thresholds, times(tmp_path / "run" / "videos")
+    before, trained = thresholds(tmp_path / "run"), times(tmp_path / "run" / "videos")
     code, _, err = vidfit(*command(data, tmp_path / "run", **{"--precision": "0.95"}))
     assert code == 0, err
-    after = api.load(tmp_path / "run" / "model.onnx").thresholds
+    after = thresholds(tmp_path / "run")
     assert (after >= before).all()
     assert (after > before).any()
     assert times(tmp_path / "run" / "videos") == trained

@@ -224,9 +224,12 @@ def test_batches_at_once_share_the_threads(
     """Each batch has a thread of its own, and a session has one less of its own than it is told."""
     sessions: list[int] = []
     session = packed_model._session
-    monkeypatch.setattr(
-        packed_model, "_session", lambda path, threads: sessions.append(threads) or session(path, threads)
-    )
+
+    def counted(path: Path, threads: int, expand_weights: bool) -> object:
+        sessions.append(threads)
+        return session(path, threads, expand_weights)
+
+    monkeypatch.setattr(packed_model, "_session", counted)
     loaded = vidfit.load(finished / "model.onnx", threads=threads, parallel_batches=parallel_batches)
     assert sessions == [of_the_session]
     assert at_once_made + of_the_session - 1 == threads
