@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidfit.fitting.task import Settings
+from vidfit.quantization.state import MIN_ELEMENTS
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,14 @@ class Traits:
     def hidden(self) -> int:
         """Size of a hidden layer."""
         wanted = _rising(self.videos, {0: 256, 1_000: 512, 10_000: 1024, 200_000: 2048})
-        # Weights of an encoder, a decision and attention, a byte each.
-        while wanted > 16 and wanted * (self.size + 2 * self.classes + wanted) > self.budget / 2:
+        while wanted > 16 and self._bytes(wanted) > self.budget / 2:
             wanted //= 2
         return wanted
+
+    def _bytes(self, hidden: int) -> int:
+        """Of an encoder, a decision, attention and a further layer of this size, in 8 bits. Small ones stay float32."""
+        weights = [hidden * size for size in (self.size, self.classes, self.classes, hidden)]
+        return sum(own if own > MIN_ELEMENTS else 4 * own for own in weights)
 
     @property
     def decides_dearly(self) -> bool:
