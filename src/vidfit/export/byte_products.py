@@ -53,7 +53,8 @@ def _byte_product(graph: GraphWriter, node: onnx.NodeProto) -> Value:
 
 def _levels(packed_ONS: Value, bits: int, inputs: int, outputs: int) -> Value:
     """Packed levels, the first in a byte's lowest bits -> int8 `[I, O]`. They are at most 15, so int8 holds them."""
-    places = np.arange(0, 8, bits, dtype=np.uint8)
-    digits = packed_ONS.graph.add("BitShift", packed_ONS.unsqueeze(3), places, direction="RIGHT")
-    levels = digits.graph.add("BitwiseAnd", digits, np.uint8(2**bits - 1)).reshape(outputs, -1)
-    return levels.part(1, 0, inputs).permute(1, 0).cast(np.int8)
+    # The digits of a byte along the first axis: along the last one, ONNX Runtime would shift two at a time.
+    places = np.arange(0, 8, bits, dtype=np.uint8)[:, None, None, None]
+    digits = packed_ONS.graph.add("BitShift", packed_ONS.unsqueeze(0), places, direction="RIGHT")
+    levels = digits.graph.add("BitwiseAnd", digits, np.uint8(2**bits - 1)).permute(2, 3, 0, 1).reshape(-1, outputs)
+    return levels.part(0, 0, inputs).cast(np.int8)
