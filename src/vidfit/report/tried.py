@@ -2,26 +2,36 @@
 
 from vidfit.report.folder import FitSummary, RunFolder
 from vidfit.report.html import Child, element, table
-from vidfit.report.widgets import Colours
+from vidfit.report.widgets import Colours, duration
 
 
 def tried(run: RunFolder, _: Colours) -> list[Child]:
     """Nothing for a run that no fit made."""
     if run.fit is None:
         return []
-    head = ("member", "family", "steps", "seconds", "best average", "added")
-    return [element("p", _explained(run.fit)), table(head, _rows(run.fit), words=("member", "family"))]
+    head = ("member", "family", "trainings", "steps", "seconds", "best GAP", "gain")
+    return [
+        element("p", _explained(run.fit)),
+        table(head, _rows(run.fit), words=("member", "family")),
+        *([element("p", _time(run.fit))] if run.fit.seconds else []),
+        *_untried(run.fit),
+    ]
 
 
 def _explained(fit: FitSummary) -> str:
+    """What the columns mean."""
+    said = ["A member is one model of the file.", "“Best GAP” is the score of the best combination so far,"]
     if fit.cross_validated:
-        measured = "over all videos, each predicted by members that were trained without it"
+        said.append("on videos its models had not seen.")
+        said.append("Each training leaves out a part of the videos, to measure on.")
     else:
-        measured = "on the half of the validation videos that did not choose it"
-    return (
-        f"“Best average” is the GAP of the best choice within the budget among the members so far, {measured}. "
-        "“Seconds” are those of training and measuring."
-    )
+        said.append("on validation videos that did not choose it.")
+    if len(fit.tried) > 1:
+        said.append("“Gain” is what the member added to it.")
+    sizes = {it.member.training.batch_size for it in fit.tried.values()}
+    batch = f"{sizes.pop()} videos" if len(sizes) == 1 and None not in sizes else "a batch of videos"
+    said.append(f"A training has this many steps, and a step learns from {batch}.")
+    return " ".join(said)
 
 
 def _rows(fit: FitSummary) -> list[tuple[str, ...]]:
@@ -32,6 +42,7 @@ def _rows(fit: FitSummary) -> list[tuple[str, ...]]:
             (
                 name,
                 it.member.family.type,
+                str(it.trainings) if fit.cross_validated else "",
                 f"{it.member.training.steps:,}",
                 f"{it.seconds:,.0f}",
                 "-" if gap is None else f"{gap:.4f}",
@@ -40,3 +51,23 @@ def _rows(fit: FitSummary) -> list[tuple[str, ...]]:
         )
         before = before if gap is None else gap
     return rows
+
+
+def _time(fit: FitSummary) -> str:
+    """Where the time went."""
+    of_members = sum(it.seconds for it in fit.tried.values())
+    rest = max(0.0, fit.seconds - of_members)
+    final = "training the chosen members on all videos, " if fit.cross_validated else ""
+    limit = f" of {duration(fit.limit)}" if fit.limit else ""
+    return (
+        f"Time used: {duration(fit.seconds)}{limit}. Trying these members took {duration(of_members)}. "
+        f"The other {duration(rest)} went to reading videos, timing steps, {final}and packing."
+    )
+
+
+def _untried(fit: FitSummary) -> list[Child]:
+    if not fit.untried:
+        return []
+    names = ", ".join(fit.untried)
+    again = "The same command with a longer "
+    return [element("p", f"No time was left for {names}. {again}", element("code", "--time"), " tries them.")]
