@@ -45,11 +45,11 @@ def curves(run: RunFolder, colours: Colours) -> list[Child]:
     if any(line.averaged for training in trainings for line in training.log):
         caption.append("Dots: weights averaged over steps.")
     measured = any(line.gap is not None for training in trainings for line in training.log)
-    loss = "Lower is better. It goes up and down, because each point is measured on a few videos only, those of one step."
+    loss = "Lower is better. Each point is of one step and few videos, so the line goes up and down."
     if run.teacher_logs:
         loss += " A member that has teachers must match their predictions, too, so do not compare it with the others."
     keys = [Series(name, colours[name], []) for name in run.names if name in run.logs or name in run.teacher_logs]
-    figures = [_figure("training loss (cross-entropy per video, in nats)", trainings, lambda line: line.loss, loss, keys)]
+    figures = [_figure("training loss (cross-entropy, nats per video)", trainings, lambda line: line.loss, loss, keys)]
     if measured:
         gap = _figure("GAP on the validation videos", trainings, lambda line: line.gap, " ".join(caption), keys)
         figures.insert(0, gap)

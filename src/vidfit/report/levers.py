@@ -27,7 +27,7 @@ def levers(run: RunFolder, colours: Colours) -> list[Child]:
     if run.summary is None:
         return missing("It is known when the run is finished", run.command, "resumes it")
     changes = {
-        ("Distillation", "learning from an earlier generation; validation GAP of one and the next"): list(_distillation(run.summary)),
+        ("Distillation", "from one generation to the next; validation GAP"): list(_distillation(run.summary)),
         ("Averaging of weights", "over steps of one training; validation GAP"): list(_averaging(run.summary, run.logs)),
         ("Weights in 8 bits", "instead of float32; eval GAP"): [
             _Change(member.name, member.gap, member.gap_quantized)

@@ -12,10 +12,12 @@ def thresholds(run: RunFolder, _: Colours) -> list[Child]:
     of_labels = run.packed.thresholds
     lowest, highest = min(of_labels.values()), max(of_labels.values())
     if lowest == highest:
-        said = f"A label holds from probability {lowest:.3f} on, whichever it is."
+        said = f"Each label holds from probability {lowest:.3f} on."
     else:
-        said = f"A label holds from its threshold on: {lowest:.3f} to {highest:.3f}."
-    chosen = " They were chosen for the best F1 on videos that the models had not seen."
+        said = f"Each label holds from its own threshold on, from {lowest:.3f} to {highest:.3f}."
+    if run.fit:
+        said += " This was chosen on videos that the models had not seen."
+    if lowest == highest:
+        return [element("p", said)]
     rows = [(name, f"{threshold:.3f}") for name, threshold in of_labels.items()]
-    shown = [] if lowest == highest else [folded(f"All {len(rows)} labels", table(("label", "threshold"), rows, ("label",)))]
-    return [element("p", said, chosen), *shown]
+    return [element("p", said), folded(f"All {len(rows)} labels", table(("label", "threshold"), rows, ("label",)))]
