@@ -11,6 +11,7 @@ import pytest
 from tests.browser import Page, browser
 from tests.report.conftest import FRONTIER, change, section, words
 from vidfit.errors import OutputError
+from vidfit.report.packed import PackedDetails, read_packed
 from vidfit.report.page import write_report
 
 PHONE = "<!DOCTYPE html><meta name='viewport' content='width=device-width'>"
@@ -216,3 +217,37 @@ def test_the_browser_tells_of_errors_and_of_what_is_too_wide(page: Page, tmp_pat
     assert page.evaluate("document.documentElement.scrollWidth") >= 500
     assert any("ERR_FILE_NOT_FOUND" in error for error in page.errors)
     assert any("Uncaught" in error for error in page.errors)
+
+
+def test_a_carried_extractor_has_its_bytes(unmeasured: Path, monkeypatch: pytest.MonkeyPatch):
+    details = PackedDetails({"pictures": 4_000_000, "sounds": 3_500_000}, {"rain": 0.25, "snow": 0.5})
+    monkeypatch.setattr("vidfit.report.folder.read_packed", lambda path: details)
+    packed = json.loads((unmeasured / "summary.json").read_text())["packed"]
+    member = packed["members"][0] | {"bytes": 30_000, "bits": 32, "tensors": []}
+    change(unmeasured / "summary.json", "packed", packed | {"bytes": 7_540_000, "members": [member]})
+    page = write_report(unmeasured)
+    said = words(section(page, "What takes the bytes"))
+    assert "Models for pictures 4.0 MB, for sounds 3.5 MB, members 30.0 kB, graph and metadata 10.0 kB." in said
+    assert "bits" not in said  # float32, and alone
+    assert "weight" not in said
+    assert "from 0.250 to 0.500" in words(section(page, "Thresholds"))
+
+
+def test_thresholds_of_the_file_itself(finished: Path):
+    details = read_packed(finished / "model.onnx")
+    assert details is not None
+    labels = json.loads((finished / "labels.json").read_text())["labels"]
+    assert details.thresholds == pytest.approx({label["name"]: label["threshold"] for label in labels})
+    assert details.extractor_bytes == {}
+
+
+def test_videos_and_rare_labels_are_counted(folder: Path):
+    data = {"videos": {"train": 1_200, "validation": 0, "eval": 300}, "labels": 20, "rare": 3}
+    change(folder / "summary.json", "data", data)
+    said = words(section(write_report(folder), "The packed file"))
+    assert "videos 1,200 to learn from, 300 for eval labels 20 3 with fewer than 10 videos" in said
+
+
+def test_the_recipe_is_shown_without_rounding_errors(folder: Path):
+    (folder / "recipe.yaml").write_text("weight: 0.9999999999999999\nrate: 0.002\nname: 1.00000001.onnx\n")
+    assert "weight: 1.0\nrate: 0.002\nname: 1.00000001.onnx" in section(write_report(folder), "The recipe")

@@ -56,13 +56,13 @@ def _rows(fit: FitSummary) -> list[tuple[str, ...]]:
 def _time(fit: FitSummary) -> str:
     """Where the time went."""
     of_members = sum(it.seconds for it in fit.tried.values())
-    rest = max(0.0, fit.seconds - of_members)
+    rest = fit.seconds - of_members
     final = "training the chosen members on all videos, " if fit.cross_validated else ""
     limit = f" of {duration(fit.limit)}" if fit.limit else ""
-    return (
-        f"Time used: {duration(fit.seconds)}{limit}. Trying these members took {duration(of_members)}. "
-        f"The other {duration(rest)} went to reading videos, timing steps, {final}and packing."
-    )
+    said = f"Time used: {duration(fit.seconds)}{limit}. Trying these members took {duration(of_members)}."
+    if rest < 1:
+        return said
+    return f"{said} The other {duration(rest)} went to reading videos, timing steps, {final}and packing."
 
 
 def _untried(fit: FitSummary) -> list[Child]:
