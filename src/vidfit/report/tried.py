@@ -13,14 +13,18 @@ def tried(run: RunFolder, _: Colours) -> list[Child]:
     return [
         element("p", _explained(run.fit)),
         table(head, _rows(run.fit), words=("member", "family")),
-        *([element("p", _time(run.fit))] if run.fit.seconds else []),
+        *(
+            [element("p", _time(run.fit, carries=bool(run.packed and run.packed.extractor_bytes)))]
+            if run.fit.seconds
+            else []
+        ),
         *_untried(run.fit),
     ]
 
 
 def _explained(fit: FitSummary) -> str:
     """What the columns mean."""
-    said = ["A member is one model of the file.", "“Best GAP” is the score of the best combination so far,"]
+    said = ["A member is a model that may go into the file.", "“Best GAP” is the score of the best combination so far,"]
     if fit.cross_validated:
         said.append("on videos its models had not seen.")
         said.append("Each training leaves out a part of the videos, to measure on.")
@@ -30,7 +34,7 @@ def _explained(fit: FitSummary) -> str:
         said.append("“Gain” is what the member added to it.")
     sizes = {it.member.training.batch_size for it in fit.tried.values()}
     batch = f"{sizes.pop()} videos" if len(sizes) == 1 and None not in sizes else "a batch of videos"
-    said.append(f"A training has this many steps, and a step learns from {batch}.")
+    said.append(f"“Steps” are those of one training. Each learns from {batch}.")
     return " ".join(said)
 
 
@@ -53,16 +57,17 @@ def _rows(fit: FitSummary) -> list[tuple[str, ...]]:
     return rows
 
 
-def _time(fit: FitSummary) -> str:
-    """Where the time went."""
+def _time(fit: FitSummary, carries: bool) -> str:
+    """Where the time went; `carries` if the file holds its extractor."""
     of_members = sum(it.seconds for it in fit.tried.values())
     rest = fit.seconds - of_members
+    extractor = "preparing the models for pictures and sounds, " if carries else ""
     final = "training the chosen members on all videos, " if fit.cross_validated else ""
     limit = f" of {duration(fit.limit)}" if fit.limit else ""
     said = f"Time used: {duration(fit.seconds)}{limit}. Trying these members took {duration(of_members)}."
     if rest < 1:
         return said
-    return f"{said} The other {duration(rest)} went to reading videos, timing steps, {final}and packing."
+    return f"{said} The other {duration(rest)} went to reading videos, {extractor}timing steps, {final}and packing."
 
 
 def _untried(fit: FitSummary) -> list[Child]:
