@@ -78,7 +78,7 @@ def _without_eval(run: RunFolder) -> list[Child]:
     else:
         how = ["Mark some in the column ", element("code", "split"), " of your table (or use "]
         how += [element("code", "--eval"), "). "]
-    shows = "Then this page shows scores, labels and thresholds."
+    shows = "Then this page shows scores, of the file and of each label."
     return [element("p", "No eval videos were given. ", *how, shows)]
 
 
@@ -88,6 +88,6 @@ def _next(run: RunFolder, summary: Summary) -> list[Child]:
         return []
     some = [f"more time (--time; {len(run.fit.untried)} members were not tried)"] if run.fit.untried else ["more time"]
     data = summary.data
-    few = f" of the {data.rare} labels with fewer than 10" if data and data.rare else ""
+    few = f" of the {data.rare} labels with fewer than 10 videos" if data and data.rare else ""
     some.append(f"more videos{few}")
     return [element("p", element("strong", "To get a better model: "), f"{' and '.join(some)}.")]
