@@ -59,3 +59,14 @@ def test_a_frontier_has_the_best_baseline_that_takes_no_more_bytes(capsys: pytes
         "790 B  0.4000            -  mean 4.0 bits",
         "950 B  0.5500       0.5000  lstm 8.0 bits",
     ]
+
+
+def test_columns_without_values_are_left_out(finished: Path, capsys: pytest.CaptureFixture[str]):
+    summary = json.loads((finished / "summary.json").read_text())
+    unknown = dict.fromkeys(("gap", "map", "gap_quantized"))
+    summary["members"] = [member | unknown | {"parameters": 7_700} for member in summary["members"]]
+    summary["packed"] |= dict.fromkeys(("gap", "map", "hit_at_1", "perr"))
+    print_summary(summary, finished)
+    heading, *rows = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    assert heading.split() == ["member", "family", "params", "float32", "8-bit", "bits", "weight"]
+    assert all("7.70 k" in row for row in rows[:-1])

@@ -40,7 +40,7 @@ from vidfit.progress import OnProgress, counter, log_skipped, silent
 from vidfit.quantization.member import QUANTIZED, load_member, quantize_member
 from vidfit.recipe import Recipe
 from vidfit.report.page import REPORT, write_report
-from vidfit.run_data import read_data, tell_of_labels
+from vidfit.run_data import describe_data, read_data, tell_of_labels
 from vidfit.search.carried import extractor_in_8_bits, known_extractor
 from vidfit.search.frontier import FRONTIER, known_frontier
 from vidfit.search.packer import Packer
@@ -119,7 +119,8 @@ class Run:
             {"generation": job.generation, "name": job.name, "fold": job.fold} | (self._jobs.recorded(job) or {})
             for job in self._teachers
         ]
-        summary = {"members": members, "teachers": teachers, "packed": self.pack()}
+        described = describe_data(self.data)
+        summary = {"data": described, "members": members, "teachers": teachers, "packed": self.pack()}
         write_text(self.directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
         self._report()
         return summary
@@ -206,7 +207,8 @@ class Run:
         return packed, packer.threshold_shards
 
     def _pack_named(self, path: Path, weights: dict[str, float], budget: int) -> dict[str, Any]:
-        log.info("packing %d members under %s", len(weights), format_size(budget))
+        plural = "" if len(weights) == 1 else "s"
+        log.info("packing %d member%s under %s", len(weights), plural, format_size(budget))
         members = [
             PackedMember(load_member(self.directory / "members" / name / QUANTIZED), weight)
             for name, weight in weights.items()

@@ -111,6 +111,12 @@ def read_data(config: DataConfig, on_progress: OnProgress, vocabulary_key: str =
     return data
 
 
+def describe_data(data: RunData) -> dict[str, Any]:
+    """For the summary: `videos` of each set, `labels`, and how many of these are `rare` in training."""
+    videos = {which: sum(data.surveys[shard].videos for shard in shards) for which, shards in data.shards.items()}
+    return {"videos": videos, "labels": len(data.vocabulary), "rare": len(_rare_labels(data))}
+
+
 def check_disjoint(shards: Mapping[str, Sequence[Path]]) -> None:
     """No shard is in two of the three sets `train`, `validation` and `eval`."""
     for first, second in (("train", "validation"), ("train", "eval"), ("validation", "eval")):
@@ -177,12 +183,16 @@ def tell_of_labels(data: RunData) -> None:
     known = [survey for surveys in of_videos.values() for survey in surveys]
     if all(survey.one_label + data.labelled_only * survey.unlabelled == survey.videos for survey in known):
         log.info("each video has exactly one label, so accuracy and top-5 accuracy are reported too")
-    names = data.vocabulary.names
-    positives_C = np.sum([survey.count_positives(len(names)) for survey in of_videos["train"]], axis=0)
-    rare = [name for name, positives in zip(names, positives_C, strict=True) if positives < FEW_POSITIVES]
-    if rare:
+    if rare := _rare_labels(data):
         some = ", ".join(map(repr, rare[:3])) + (", ..." if len(rare) > 3 else "")
         log.warning(
             "data.train: %s of %s labels have fewer than %d videos, too few to learn them well: %s",
-            f"{len(rare):,}", f"{len(names):,}", FEW_POSITIVES, some,
+            f"{len(rare):,}", f"{len(data.vocabulary):,}", FEW_POSITIVES, some,
         )  # fmt: skip
+
+
+def _rare_labels(data: RunData) -> list[str]:
+    """Labels that few training videos have."""
+    names, surveys = data.vocabulary.names, [data.surveys[shard] for shard in data.shards["train"]]
+    positives_C = np.sum([survey.count_positives(len(names)) for survey in surveys], axis=0)
+    return [name for name, positives in zip(names, positives_C, strict=True) if positives < FEW_POSITIVES]

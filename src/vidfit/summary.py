@@ -19,7 +19,7 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
             (
                 name,
                 member["family"],
-                f"{member['parameters'] / 1e6:.2f} M",
+                _count(member["parameters"]),
                 _score(member["gap"]),
                 _score(member["gap_quantized"]),
                 _score(member["map"]),
@@ -36,7 +36,7 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
     for member in members:
         gaps: dict[int, list[float]] = {}
         for teacher in summary["teachers"]:
-            if teacher["name"] == member["name"]:
+            if teacher["name"] == member["name"] and teacher["gap_validation"] is not None:
                 gaps.setdefault(teacher["generation"], []).append(teacher["gap_validation"])
         if gaps:
             earlier = " -> ".join(f"{sum(folds) / len(folds):.4f}" for folds in gaps.values())
@@ -45,7 +45,7 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
         _print_gains(members, packed, weighted)
     elif "fit" in summary:
         *_, last = summary["fit"].values()
-        print(f"GAP of the choice, on videos that its members were not trained on: {last['gap_of_best']:.4f}")
+        print(f"GAP on videos that the members were not trained on: {last['gap_of_best']:.4f}")
     if "gap_confirmation" in packed:
         print(
             f"validation GAP of the packed file: {packed['gap_selection']:.4f} on the half that selected its members, "
@@ -72,6 +72,11 @@ def _print_gains(members: Sequence[dict[str, Any]], packed: dict[str, Any], weig
     )
 
 
+def _count(parameters: int) -> str:
+    """`7.70 k`, `1.25 M`."""
+    return f"{parameters / 1e6:.2f} M" if parameters >= 1e6 else f"{parameters / 1e3:.2f} k"
+
+
 def _score(value: float | None) -> str:
     """Four decimals; `-` where nothing was measured."""
     return "-" if value is None else f"{value:.4f}"
@@ -92,9 +97,16 @@ def print_frontier(document: dict[str, Any]) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]], words: Set[str]) -> None:
-    """Columns two spaces apart, numbers to the right; `words` are the headings of those that stand to the left."""
+    """Columns two spaces apart, numbers to the right. Columns without values are left out.
+
+    Arguments:
+        rows: headings first. `-` stands for a missing value.
+        words: headings of the columns that stand to the left.
+    """
     columns: list[list[str]] = []
     for column in zip(*rows, strict=True):
+        if set(column[1:]) <= {"", "-"}:
+            continue
         aligned, width = str.ljust if column[0] in words else str.rjust, max(map(len, column))
         columns.append([aligned(cell, width) for cell in column])
     for row in zip(*columns, strict=True):

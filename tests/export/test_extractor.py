@@ -11,7 +11,8 @@ from tests.export.members import float_member
 from tests.videos.making import small_model
 from vidfit.export.extractor import CarriedExtractor, CarriedModel, frames_name
 from vidfit.export.graph import PackedMember, write_graph
-from vidfit.export.parts import split
+from vidfit.export.metadata import parse_metadata, read_header
+from vidfit.export.parts import extractor_bytes, split
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.inference.carried import carried_models
 from vidfit.inference.predictor import load
@@ -111,6 +112,14 @@ def test_parts_give_what_the_whole_gives(extractor, tmp_path):
     windows = [np.resize(AUDIO[round(step * 8000) :], 15600) for step in range(2)]
     np.testing.assert_array_equal(models["rgb"].run(list(IMAGES)), whole["rgb"][0])
     np.testing.assert_array_equal(models["audio"].run(windows), whole["audio"][0, :2])
+
+
+def test_the_bytes_of_a_carried_model(extractor, tmp_path):
+    path = packed(tmp_path, extractor, "audio")
+    info = parse_metadata(path, read_header(path).metadata)
+    of_sounds = onnx.load_from_string(split(path).parts["sounds"])
+    del of_sounds.metadata_props[:]
+    assert extractor_bytes(path, info) == {"sounds": of_sounds.ByteSize()}
 
 
 def test_a_modality_left_out_is_absent(extractor, tmp_path):

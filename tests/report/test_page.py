@@ -11,17 +11,18 @@ import pytest
 from tests.browser import Page, browser
 from tests.report.conftest import FRONTIER, change, section, words
 from vidfit.errors import OutputError
+from vidfit.report.packed import PackedDetails, read_packed
 from vidfit.report.page import write_report
 
 PHONE = "<!DOCTYPE html><meta name='viewport' content='width=device-width'>"
 SECTIONS = [
     "The packed file",
     "Training curves",
-    "What each lever gave",
-    "The frontier",
-    "Composition of the packed file",
+    "What each method gained",
+    "Score by size",
+    "What takes the bytes",
     "Best and worst labels",
-    "Calibration",
+    "Are the probabilities right?",
     "The recipe",
 ]
 
@@ -31,8 +32,8 @@ def test_a_run_leaves_its_report(finished: Path):
     assert re.findall("<h2>(.*?)</h2>", text) == SECTIONS
     packed = json.loads((finished / "summary.json").read_text())["packed"]
     assert f"GAP@20 {packed['gap']:.4f}" in words(section(finished / "report.html", SECTIONS[0]))
-    assert "vidfit frontier" in section(finished / "report.html", "The frontier")
-    composition = words(section(finished / "report.html", "Composition of the packed file"))
+    assert "vidfit frontier" in section(finished / "report.html", "Score by size")
+    composition = words(section(finished / "report.html", "What takes the bytes"))
     for member in packed["members"]:
         for tensor in member["tensors"]:
             assert f"{tensor['name']} {' x '.join(map(str, tensor['shape']))} 8" in composition
@@ -56,20 +57,17 @@ def test_a_folder_that_has_only_begun(folder: Path):
 
 def test_a_run_without_validation_and_eval_shards(unmeasured: Path):
     page = write_report(unmeasured)
-    assert "not measured, because the recipe has no eval shards" in section(page, "The packed file")
-    for title in ("What each lever gave", "The frontier", "Best and worst labels", "Calibration"):
-        said = section(page, title)
-        assert re.search(r'<p class="missing">.* shards', said), title
-        assert "vidfit " not in said, title  # no command could add it
-    curves = section(page, "Training curves")
-    assert "before each point" in curves
-    assert "validation" not in curves
+    text = page.read_text()
+    assert text.count("No eval videos were given. Name some under <code>data.eval</code> in the recipe.") == 1
+    assert re.findall("<h2>(.*?)</h2>", text) == [*SECTIONS[:2], "What takes the bytes", "The recipe"]
+    assert 'class="missing"' not in text
+    assert "validation" not in section(page, "Training curves")
 
 
 def test_levers_have_signs(full: Path):
     summary = json.loads((full / "summary.json").read_text())
     vlad, lstm = summary["members"][1:]
-    said = words(section(write_report(full), "What each lever gave"))
+    said = words(section(write_report(full), "What each method gained"))
     assert f"vlad 0.2500 {vlad['gap_validation']:.4f} {vlad['gap_validation'] - 0.25:+.4f}" in said
     log = [json.loads(line) for line in (full / "members" / "lstm" / "log.jsonl").read_text().splitlines()]
     before = max(line["gap"] for line in log[:-1])
@@ -81,7 +79,10 @@ def test_levers_have_signs(full: Path):
 
 
 def test_levers_that_a_recipe_does_without(folder: Path):
-    assert words(section(write_report(folder), "What each lever gave")).count("does not use it") == 2
+    said = words(section(write_report(folder), "What each method gained"))
+    assert "The ensemble" in said
+    assert "Distillation" not in said
+    assert "Averaging" not in said
 
 
 def test_curves_have_teachers_and_averaged_weights(full: Path):
@@ -93,7 +94,7 @@ def test_curves_have_teachers_and_averaged_weights(full: Path):
 
 
 def test_the_frontier_beside_its_baselines(full: Path):
-    said = section(write_report(full), "The frontier")
+    said = section(write_report(full), "Score by size")
     for name in FRONTIER["baselines"]:
         assert name in said
     assert "vidfit: 50 kB, 0.5" in said
@@ -107,17 +108,17 @@ def test_the_frontier_beside_its_baselines(full: Path):
 def test_the_frontier_without_a_gap_of_the_eval_shards(full: Path):
     points = [point | {"gap": None} for point in FRONTIER["points"]]
     change(full / "frontier.json", "points", points)
-    said = section(write_report(full), "The frontier")
+    said = section(write_report(full), "Score by size")
     assert "vidfit, on validation: 400 kB, 0.48" in said
     assert "Do not compare it with the rest" in said
 
 
 def test_tensors_of_the_file(full: Path):
-    said = words(section(write_report(full), "Composition of the packed file"))
+    said = words(section(write_report(full), "What takes the bytes"))
     size = json.loads((full / "summary.json").read_text())["packed"]["bytes"]
     assert "vlad netvlad 0.667 4.6 30.0 kB " + f"{30_000 / size:.1%}" in said
     assert "family.hidden.weight 640 x 32 4/64 11.5 kB" in said
-    assert f"the graph and its metadata take {(size - 60_000) / 1000:.1f} kB" in said
+    assert f"members 60.0 kB, graph and metadata {(size - 60_000) / 1000:.1f} kB." in said
 
 
 def test_labels_best_first_and_worst_first(folder: Path):
@@ -128,7 +129,7 @@ def test_labels_best_first_and_worst_first(folder: Path):
     best, worst = said.split("Worst 15")
     assert re.findall(r"label (\d+)", best.split("Best 15")[1]) == [str(i) for i in range(40, 25, -1)]
     assert re.findall(r"label (\d+)", worst) == [str(i) for i in range(1, 16)]
-    assert "the mAP, 0.2050. 1 more labels have no video" in said
+    assert "the mAP, 0.2050. 1 more labels have no eval video" in said
 
 
 def test_labels_show_their_decisions(folder: Path):
@@ -155,7 +156,7 @@ def test_scores_of_decisions_are_shown_if_known(folder: Path):
 def test_the_calibration_in_numbers(folder: Path):
     change(folder / "labels.json", "ece", 0.01234)
     change(folder / "labels.json", "reliability", [{"low": 0.1, "high": 0.2, "mean": 0.15, "hits": 1, "count": 8}])
-    said = words(section(write_report(folder), "Calibration"))
+    said = words(section(write_report(folder), "Are the probabilities right?"))
     assert "Expected calibration error: 0.01234" in said
     assert "0.1 to 0.2 0.1500 0.1250 1 8" in said
 
@@ -216,3 +217,37 @@ def test_the_browser_tells_of_errors_and_of_what_is_too_wide(page: Page, tmp_pat
     assert page.evaluate("document.documentElement.scrollWidth") >= 500
     assert any("ERR_FILE_NOT_FOUND" in error for error in page.errors)
     assert any("Uncaught" in error for error in page.errors)
+
+
+def test_a_carried_extractor_has_its_bytes(unmeasured: Path, monkeypatch: pytest.MonkeyPatch):
+    details = PackedDetails({"pictures": 4_000_000, "sounds": 3_500_000}, {"rain": 0.25, "snow": 0.5})
+    monkeypatch.setattr("vidfit.report.folder.read_packed", lambda path: details)
+    packed = json.loads((unmeasured / "summary.json").read_text())["packed"]
+    member = packed["members"][0] | {"bytes": 30_000, "bits": 32, "tensors": []}
+    change(unmeasured / "summary.json", "packed", packed | {"bytes": 7_540_000, "members": [member]})
+    page = write_report(unmeasured)
+    said = words(section(page, "What takes the bytes"))
+    assert "Models for pictures 4.0 MB, for sounds 3.5 MB, members 30.0 kB, graph and metadata 10.0 kB." in said
+    assert "bits" not in said  # float32, and alone
+    assert "weight" not in said
+    assert "from 0.250 to 0.500" in words(section(page, "Thresholds"))
+
+
+def test_thresholds_of_the_file_itself(finished: Path):
+    details = read_packed(finished / "model.onnx")
+    assert details is not None
+    labels = json.loads((finished / "labels.json").read_text())["labels"]
+    assert details.thresholds == pytest.approx({label["name"]: label["threshold"] for label in labels})
+    assert details.extractor_bytes == {}
+
+
+def test_videos_and_rare_labels_are_counted(folder: Path):
+    data = {"videos": {"train": 1_200, "validation": 0, "eval": 300}, "labels": 20, "rare": 3}
+    change(folder / "summary.json", "data", data)
+    said = words(section(write_report(folder), "The packed file"))
+    assert "videos 1,200 to learn from, 300 for eval labels 20 3 with fewer than 10 videos" in said
+
+
+def test_the_recipe_is_shown_without_rounding_errors(folder: Path):
+    (folder / "recipe.yaml").write_text("weight: 0.9999999999999999\nrate: 0.002\nname: 1.00000001.onnx\n")
+    assert "weight: 1.0\nrate: 0.002\nname: 1.00000001.onnx" in section(write_report(folder), "The recipe")

@@ -143,7 +143,7 @@ def recipes(
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder: what `vidfit run` wrote to.")],
 ) -> None:
-    """Write RUN/report.html again: curves, levers, frontier, bytes, labels and calibration of a run on one page."""
+    """Write RUN/report.html again: what a run gave, on one page."""
     from vidfit.report.page import write_report
 
     print(write_report(run))

@@ -81,6 +81,19 @@ def extractor_parts(carried: CarriedExtractor, spec: FeatureSpec) -> dict[str, b
     return {name: _cut(whole, *own) for name, own in ports.items()}
 
 
+def extractor_bytes(path: Path, info: PackedInfo) -> dict[str, int]:
+    """Bytes of the parts `pictures` and `sounds` in a file that carries its extractor, without metadata.
+
+    Raises:
+        ModelFileError: its extractor is of another version.
+    """
+    assert info.extractor is not None
+    whole = onnx.load(path)
+    del whole.metadata_props[:]
+    ports = _extractor_ports(parse_extractor(info.extractor, path), info.spec)
+    return {name: len(_cut(whole, *own)) for name, own in ports.items()}
+
+
 def _extractor_ports(extractor: Extractor, spec: FeatureSpec) -> dict[str, _Ports]:
     backbones = {it.modality: it for it in extractor.settings.backbones}
     sizes = {it.name: it.size for it in spec.modalities}

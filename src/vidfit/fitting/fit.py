@@ -113,7 +113,7 @@ class Fit:
         if task.with_extractor:
             settings["with_extractor"] = True
         self._state = State(task.directory, settings)
-        self._clock = clock
+        self._clock, self._state.limit = clock, clock.limit
         clock.add(self._state.spent)
         self._traits = Traits(
             videos=task.videos,

@@ -29,6 +29,7 @@ class State:
         seeds: from how many initial weights chosen members are trained.
         seconds: what each member took so far, by name.
         spent: seconds of the time limit that are used, by earlier calls too.
+        limit: seconds that this call may use, with those of earlier calls.
 
     Raises:
         OutputError: the file is damaged, or the folder holds something else.
@@ -42,7 +43,7 @@ class State:
         self.untried: list[str] = []
         self.seeds: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
-        self.spent = self._saved = 0.0
+        self.spent = self._saved = self.limit = 0.0
         try:
             saved = json.loads(self._path.read_bytes())
             own, self.begun, self.tried = saved["settings"], saved["begun"], saved["tried"]
@@ -77,6 +78,7 @@ class State:
         self._saved = self.spent
         document = {
             "settings": self._settings,
+            "limit": self.limit,
             "seconds": round(self.spent, 1),
             "begun": self.begun,
             "seconds_of": {name: round(seconds, 1) for name, seconds in self.seconds.items()},

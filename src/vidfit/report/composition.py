@@ -1,4 +1,4 @@
-"""Section "Composition": the packed file's bytes by member and by tensor."""
+"""Section "What takes the bytes": the packed file by carried models, members and tensors."""
 
 from collections.abc import Sequence
 
@@ -8,25 +8,33 @@ from vidfit.report.plots import bar, figure, stacked_bars
 from vidfit.report.widgets import Colours, colour_key, fractions_of_bytes, member_label, missing
 from vidfit.sizes import format_size
 
+FLOAT = 32
+"""Bits of a member without quantised tensors."""
+
+CARRIED_COLOURS = ("var(--b0)", "var(--b2)")
+"""Of the models for pictures and sounds."""
+
 
 def composition(run: RunFolder, colours: Colours) -> list[Child]:
     if run.summary is None:
-        return missing("Nothing is packed yet", "vidfit run", "packs the members")
+        return missing("Nothing is packed yet", run.command, "packs the members")
     packed = run.summary.packed
     rows = (
         (
             member_label(member.name, colours[member.name]),
             member.family or "",
-            f"{member.weight:.3f}",
-            f"{member.bits:.3g}",
+            f"{member.weight:.3f}" if len(packed.members) > 1 else "",
+            "" if member.bits == FLOAT else f"{member.bits:.3g}",
             "" if member.bytes is None else format_size(member.bytes),
             "" if member.bytes is None else f"{member.bytes / packed.bytes:.1%}",
         )
         for member in packed.members
     )
-    members = table(("member", "family", "weight", "bits", "bytes", "of the file"), rows, words=("member", "family"))
+    members = table(
+        ("member", "family", "weight", "bits per weight", "bytes", "of the file"), rows, words=("member", "family")
+    )
     if any(member.tensors is None for member in packed.members):
-        note = missing("This run's summary has no sizes by tensor", "vidfit run", "writes them when it packs again")
+        note = missing("This run's summary has no sizes by tensor", run.command, "writes them when it packs again")
         return [members, *note]
     largest = max((tensor.bytes for member in packed.members for tensor in member.tensors or ()), default=0)
     tensors = [
@@ -34,16 +42,31 @@ def composition(run: RunFolder, colours: Colours) -> list[Child]:
         for member in packed.members
         if member.tensors
     ]
-    return [_whole(packed, colours), members, *tensors]
+    carried = run.packed.extractor_bytes if run.packed else {}
+    return [_whole(packed, carried, colours), members, *tensors]
 
 
-def _whole(packed: PackedSummary, colours: Colours) -> Child:
-    rest = packed.bytes - sum(member.bytes or 0 for member in packed.members)
-    parts = fractions_of_bytes(packed.members, colours, packed.bytes)
+def _whole(packed: PackedSummary, carried: dict[str, int], colours: Colours) -> Child:
+    """The bar of the whole file.
+
+    Arguments:
+        packed: the file.
+        carried: bytes of the models for `pictures` and `sounds`.
+        colours: of members.
+    """
+    of_members = sum(member.bytes or 0 for member in packed.members)
+    rest = packed.bytes - of_members - sum(carried.values())
+    models = [
+        (f"model for {name}", size / packed.bytes, colour)
+        for (name, size), colour in zip(carried.items(), CARRIED_COLOURS, strict=False)
+    ]
+    parts = [*models, *fractions_of_bytes(packed.members, colours, packed.bytes)]
     parts.append(("graph and metadata", rest / packed.bytes, "var(--muted)"))
+    sizes = [*((f"for {name}", size) for name, size in carried.items()), ("members", of_members)]
+    said = ", ".join(f"{name} {format_size(size)}" for name, size in [*sizes, ("graph and metadata", rest)])
     return figure(
-        stacked_bars("Bytes of the file by member", [(format_size(packed.bytes), parts)]),
-        f"The file by member; the graph and its metadata take {format_size(rest)}.",
+        stacked_bars("Bytes of the file by part", [(format_size(packed.bytes), parts)]),
+        f"{'Models ' if carried else ''}{said}.",
         [colour_key(name, colour) for name, _, colour in parts],
     )
 

@@ -38,21 +38,23 @@ def curves(run: RunFolder, colours: Colours) -> list[Child]:
         if name in run.logs:
             trainings.append(_Training(name, colours[name], run.logs[name], of_teacher=False))
     if not trainings:
-        return missing("No member has been validated yet", "vidfit run", "trains them")
-    caption = ["After each validation; the best checkpoint is kept."]
+        return missing("No member has been validated yet", run.command, "trains them")
+    caption = ["Higher is better. The state with the best GAP is kept."]
     if run.teacher_logs:
-        caption.append("Dashed: the generations that taught a member.")
+        caption.append("Dashed: the generations that taught a member (distillation).")
     if any(line.averaged for training in trainings for line in training.log):
         caption.append("Dots: weights averaged over steps.")
     measured = any(line.gap is not None for training in trainings for line in training.log)
-    moment = "validation" if measured else "point"
-    loss = f"Of the last batch before each {moment}, summed over labels; a student's is against soft labels, too."
+    loss = "Lower is better. Each point is of one step and few videos, so the line goes up and down."
+    if run.teacher_logs:
+        loss += " A member that has teachers must match their predictions, too, so do not compare it with the others."
     keys = [Series(name, colours[name], []) for name in run.names if name in run.logs or name in run.teacher_logs]
-    figures = [_figure("training loss", trainings, lambda line: line.loss, loss, keys)]
+    figures = [_figure("training loss (cross-entropy, nats per video)", trainings, lambda line: line.loss, loss, keys)]
     if measured:
-        gap = _figure("GAP on the validation shards", trainings, lambda line: line.gap, " ".join(caption), keys)
+        gap = _figure("GAP on the validation videos", trainings, lambda line: line.gap, " ".join(caption), keys)
         figures.insert(0, gap)
-    return [element("div", *figures, class_="pair")]
+    explained = "In each step, a member learns from a batch of videos. The loss says how far its predictions are off."
+    return [element("p", explained), element("div", *figures, class_="pair")]
 
 
 def _figure(
@@ -60,6 +62,6 @@ def _figure(
 ) -> Element:
     series = [series for training in trainings for series in training.series(value)]
     points = [point for each in series for point in each.points]
-    x = Axis("step", 0, max(step for step, _ in points), write="{:,.0f}".format)
+    x = Axis("steps", 0, max(step for step, _ in points), write="{:,.0f}".format)
     y = around(label, (value for _, value in points), write="{:.3g}".format)
     return figure(line_chart(f"{label} over steps", x, y, series), caption, keys)

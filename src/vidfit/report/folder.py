@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 
 from vidfit.errors import OutputError, reason
+from vidfit.report.packed import PackedDetails, read_packed
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -80,9 +81,20 @@ class TeacherSummary(BaseModel):
     gap_validation: float | None = None
 
 
+class DataSummary(BaseModel):
+    """The videos and labels of a run."""
+
+    videos: dict[str, int]
+    """Of `train`, `validation` and `eval`."""
+    labels: int
+    rare: int
+    """Labels with fewer than 10 training videos."""
+
+
 class Summary(BaseModel):
     """`summary.json`."""
 
+    data: DataSummary | None = None
     members: list[MemberSummary]
     teachers: list[TeacherSummary] = []
     packed: PackedSummary
@@ -164,6 +176,7 @@ class TriedTraining(BaseModel):
     """How long a member was trained."""
 
     steps: int
+    batch_size: int | None = None
 
 
 class TriedMember(BaseModel):
@@ -177,6 +190,8 @@ class Tried(BaseModel):
     """A member that `vidfit fit` tried."""
 
     member: TriedMember
+    trainings: int = 1
+    """More than one with cross-validation: each without a part of the videos."""
     seconds: float
     gap_of_best: float | None = None
     """GAP of the best choice of members so far. None if the fit was stopped before it was known."""
@@ -187,6 +202,12 @@ class FitSummary(BaseModel):
 
     tried: dict[str, Tried]
     """By name, in the order of trying."""
+    untried: list[str] = []
+    """Members that there was no time for."""
+    seconds: float = 0.0
+    """Of the time limit, used so far."""
+    limit: float | None = None
+    """Seconds."""
     cross_validated: bool = False
     """Whether the videos were too few to set some apart."""
 
@@ -210,8 +231,15 @@ class RunFolder:
     """By member."""
     teacher_logs: dict[str, dict[str, list[LogLine]]]
     """By member and earlier generation: `generation 0`, `generation 0 fold 1`."""
+    packed: PackedDetails | None = None
+    """If the packed file is there."""
     fit: FitSummary | None = None
     """If `vidfit fit` made the run."""
+
+    @property
+    def command(self) -> str:
+        """The command that made the run, and resumes it."""
+        return "vidfit fit" if self.fit else "vidfit run"
 
     @property
     def names(self) -> list[str]:
@@ -237,6 +265,7 @@ def read_run(path: Path) -> RunFolder:
 
     Raises:
         OutputError: it is not a run folder, or one of its files cannot be read.
+        ModelFileError: the packed file cannot be read.
     """
     for name in ("recipe.yaml", "stages.json"):
         if not (path / name).is_file():
@@ -246,14 +275,16 @@ def read_run(path: Path) -> RunFolder:
         generation, _, name, *fold = log.relative_to(path / "distillation").parts[:-1]
         title = " ".join([f"generation {generation}", *(part.replace("-", " ") for part in fold)])
         teachers.setdefault(name, {})[title] = _log(log)
+    summary = _document(path / "summary.json", Summary)
     return RunFolder(
         path,
         (path / "recipe.yaml").read_text(encoding="utf-8"),
-        _document(path / "summary.json", Summary),
+        summary,
         _document(path / "labels.json", Labels),
         _document(path / "frontier.json", Frontier),
         {log.parent.name: _log(log) for log in sorted(path.glob("members/*/log.jsonl"))},
         teachers,
+        summary and read_packed(path / summary.packed.path),
         _fit(path),
     )
 

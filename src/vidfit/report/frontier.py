@@ -1,4 +1,4 @@
-"""Section "Frontier": the best GAP for every size, next to simpler choices, and what each point consists of."""
+"""Section "Score by size": the best GAP for every size, next to simpler choices, and what each point consists of."""
 
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
@@ -7,7 +7,7 @@ from vidfit.report.axis import around
 from vidfit.report.folder import Frontier, FrontierPoint, RunFolder
 from vidfit.report.html import Child, element, table
 from vidfit.report.plots import Series, figure, line_chart, stacked_bars
-from vidfit.report.widgets import Colours, colour_key, fractions_of_bytes, missing, not_there
+from vidfit.report.widgets import Colours, colour_key, fractions_of_bytes, missing
 from vidfit.sizes import format_size
 
 BASELINE_LOOKS = (("var(--b0)", "5 3"), ("var(--b1)", "2 3"), ("var(--b2)", "8 3 2 3"))
@@ -15,8 +15,9 @@ BASELINE_LOOKS = (("var(--b0)", "5 3"), ("var(--b1)", "2 3"), ("var(--b2)", "8 3
 
 
 def frontier(run: RunFolder, colours: Colours) -> list[Child]:
+    """Nothing without validation videos, which a search needs."""
     if run.frontier is None and run.lacks_validation:
-        return not_there("A frontier is searched with validation shards, and the recipe has none.")
+        return []
     if run.frontier is None or not run.frontier.points:
         return missing("It has not been searched", f"vidfit frontier {run.path}", "finds the best file for every size")
     points = sorted(run.frontier.points, key=lambda point: point.bytes)
@@ -40,11 +41,13 @@ def frontier(run: RunFolder, colours: Colours) -> list[Child]:
         )
         for point in points
     )
+    title = "The best file of each size. Together these points are called the frontier."
     explained = (
         "For each member: its bits per weight, and its weight in the average. “Confirmed” is the GAP on the half of "
-        "the validation videos that did not select the point."
+        "the validation videos that did not choose the point."
     )
     return [
+        element("p", title),
         element("div", *figures, class_="pair"),
         element("p", explained),
         table(("bytes", "GAP", "confirmed", *names), rows),
@@ -79,11 +82,11 @@ def _plot(lines: list[Series]) -> Element:
     x = around("bytes of the file", (size for line in lines for size, _ in line.points), log=True, write=_short_size)
     y = around("GAP", gaps, write="{:.3g}".format)
     shown = [line.above(y.low) for line in lines]
-    caption = "The best GAP that fits, on the eval shards."
+    caption = "GAP on the eval videos."
     if any(line.name == "vidfit, on validation" for line in lines):
         caption += (
-            " Points “on validation” were not measured on the eval shards. They show the GAP on the half of the "
-            "validation videos that did not select them. Do not compare it with the rest."
+            " Points “on validation” were not measured on the eval videos. They show the GAP on the half of the "
+            "validation videos that did not choose them. Do not compare it with the rest."
         )
     return figure(line_chart("GAP over bytes", x, y, shown), caption, lines[::-1])
 

@@ -26,7 +26,16 @@ def element(tag: str, *children: Child, **attributes: object) -> Element:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Child]], words: Collection[str] = ()) -> Element:
-    """A table that scrolls on narrow screens. `words` names the columns with text; all others are numbers."""
+    """A table that scrolls on narrow screens. Columns without content are left out.
+
+    Arguments:
+        head: titles of the columns.
+        rows: a cell for each column.
+        words: titles of the columns with text; all others are numbers.
+    """
+    rows = list(rows)
+    filled = [place for place in range(len(head)) if not rows or any(row[place] != "" for row in rows)]
+    head, rows = [head[place] for place in filled], [[row[place] for place in filled] for row in rows]
     classes = [{"class_": "word" if title in words else "number"} for title in head]
 
     def row(tag: str, cells: Sequence[Child]) -> Element:

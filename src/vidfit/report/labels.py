@@ -9,7 +9,7 @@ from vidfit.report.axis import Axis, around
 from vidfit.report.folder import Label, RunFolder
 from vidfit.report.html import Child, element, table
 from vidfit.report.plots import Series, bar, figure, line_chart
-from vidfit.report.widgets import Colours, missing, not_there
+from vidfit.report.widgets import Colours, missing
 
 SHOWN = 15
 """Labels shown at each end."""
@@ -21,10 +21,11 @@ class _Scored(NamedTuple):
 
 
 def labels(run: RunFolder, _: Colours) -> list[Child]:
+    """Nothing without eval videos."""
     if run.labels is None and run.lacks_eval:
-        return not_there("Labels are measured on eval shards, and the recipe has none.")
+        return []
     if run.labels is None:
-        return missing("The packed file was not measured by label", "vidfit run", "measures it")
+        return missing("The packed file was not measured by label", run.command, "measures it")
     scored = [
         _Scored(label.average_precision, label) for label in run.labels.labels if label.average_precision is not None
     ]
@@ -34,7 +35,7 @@ def labels(run: RunFolder, _: Colours) -> list[Child]:
     average = mean(row.average_precision for row in ranked)
     caption = f"Each point is one of {len(ranked)} labels. Their mean is the mAP, {average:.4f}."
     if unseen := len(run.labels.labels) - len(ranked):
-        caption += f" {unseen} more labels have no video in the eval shards."
+        caption += f" {unseen} more labels have no eval video."
     caption += " Precision and recall are those at the file's threshold of each label."
     x = around(
         "videos with the label (eval)", (row.label.positives for row in ranked), log=True, write="{:,.0f}".format

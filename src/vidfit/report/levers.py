@@ -1,4 +1,4 @@
-"""Section "Levers": how distillation, averaging, 8 bits and the ensemble changed GAP."""
+"""Section "What each method gained": how distillation, averaging, 8 bits and the ensemble changed GAP."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 from vidfit.report.folder import LogLine, RunFolder, Summary
 from vidfit.report.html import Child, element, table
 from vidfit.report.plots import signed_bar
-from vidfit.report.widgets import Colours, member_label, missing, not_there
+from vidfit.report.widgets import Colours, member_label, missing
 
 
 class _Change(NamedTuple):
@@ -23,26 +23,28 @@ class _Change(NamedTuple):
 
 
 def levers(run: RunFolder, colours: Colours) -> list[Child]:
+    """Nothing where no GAP was measured."""
     if run.summary is None:
-        return missing("They are known when the run is finished", "vidfit run", "resumes it")
+        return missing("It is known when the run is finished", run.command, "resumes it")
     changes = {
-        ("Distillation", "validation GAP, one generation and the next"): list(_distillation(run.summary)),
-        ("Averaging of weights", "validation GAP, before and after"): list(_averaging(run.summary, run.logs)),
-        ("Weights in 8 bits", "eval GAP, float32 and 8 bits"): [
+        ("Distillation", "from one generation to the next; validation GAP"): list(_distillation(run.summary)),
+        ("Averaging of weights", "over steps of one training; validation GAP"): list(_averaging(run.summary, run.logs)),
+        ("Weights in 8 bits", "instead of float32; eval GAP"): [
             _Change(member.name, member.gap, member.gap_quantized)
             for member in run.summary.members
             if member.gap is not None and member.gap_quantized is not None
         ],
-        ("The ensemble", "eval GAP, its best member in 8 bits and the packed file"): list(_ensemble(run.summary)),
+        ("The ensemble", "its best member in 8 bits, and the packed file; eval GAP"): list(_ensemble(run.summary)),
     }
     if not any(changes.values()):
-        return not_there("Nothing was measured: the recipe has no validation shards and no eval shards.")
+        return []
     largest = max(abs(change.gain) for rows in changes.values() for change in rows)
     blocks = []
     for (lever, compared), rows in changes.items():
         title = element("h3", lever, element("small", f" {compared}"))
-        blocks.append(element("div", title, _table(rows, largest, colours) if rows else _unused()))
-    note = "Differences of GAP. All bars have one scale: green is a gain, red a loss."
+        if rows:
+            blocks.append(element("div", title, _table(rows, largest, colours)))
+    note = "GAP before and after. All bars have one scale: green is a gain, red a loss."
     return [element("p", note), element("div", *blocks, class_="pair")]
 
 
@@ -58,10 +60,6 @@ def _table(changes: list[_Change], largest: float, colours: Colours) -> Element:
         for change in changes
     )
     return table(("member", "before", "after", "gain", ""), cells, words=("member",))
-
-
-def _unused() -> Element:
-    return element("p", "This recipe does not use it.", class_="missing")
 
 
 def _distillation(summary: Summary) -> Iterator[_Change]:

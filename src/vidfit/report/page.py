@@ -1,5 +1,6 @@
 """`RUN/report.html`: one page for phones and desktops, without scripts, fonts or any other outside resource."""
 
+import re
 from importlib.resources import files as package_files
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -14,6 +15,7 @@ from vidfit.report.labels import labels
 from vidfit.report.levers import levers
 from vidfit.report.reliability import reliability
 from vidfit.report.result import result
+from vidfit.report.thresholds import thresholds
 from vidfit.report.tried import tried
 from vidfit.report.widgets import Colours, colours_of
 
@@ -25,6 +27,7 @@ def write_report(run: Path) -> Path:
 
     Raises:
         OutputError: it is not a run folder, one of its files cannot be read, or the page cannot be written.
+        ModelFileError: the packed file cannot be read.
     """
     page = run / REPORT
     html = to_html(_page(read_run(run)))
@@ -50,11 +53,12 @@ def _page(run: RunFolder) -> Element:
         "The packed file": result,
         "What was tried": tried,
         "Training curves": curves,
-        "What each lever gave": levers,
-        "The frontier": frontier,
-        "Composition of the packed file": composition,
+        "What each method gained": levers,
+        "Score by size": frontier,
+        "What takes the bytes": composition,
         "Best and worst labels": labels,
-        "Calibration": reliability,
+        "Thresholds": thresholds,
+        "Are the probabilities right?": reliability,
         "The recipe": _recipe,
     }
     contents = {title: make(run, colours) for title, make in sections.items()}
@@ -64,4 +68,9 @@ def _page(run: RunFolder) -> Element:
 
 
 def _recipe(run: RunFolder, _: Colours) -> list[Child]:
-    return [folded("With all defaults", element("pre", run.recipe))]
+    return [folded("All settings, also those left at their defaults", element("pre", _rounded(run.recipe)))]
+
+
+def _rounded(recipe: str) -> str:
+    """YAML with floats of six digits, for people: sums of weights have rounding errors."""
+    return re.sub(r"(?<=: )\d+\.\d{6,}(e[-+]\d+)?$", lambda it: str(float(f"{float(it[0]):.6g}")), recipe, flags=re.M)

@@ -1,17 +1,18 @@
-"""Section "Calibration": whether labels with probability p are true in a fraction p of cases."""
+"""Section "Are the probabilities right?": whether labels with probability p are true in a fraction p of cases."""
 
 from vidfit.report.axis import Axis
 from vidfit.report.folder import RunFolder
 from vidfit.report.html import Child, element, folded, table
 from vidfit.report.plots import figure, reliability_diagram
-from vidfit.report.widgets import Colours, missing, not_there
+from vidfit.report.widgets import Colours, missing
 
 
 def reliability(run: RunFolder, _: Colours) -> list[Child]:
+    """Nothing without eval videos."""
     if run.labels is None and run.lacks_eval:
-        return not_there("Probabilities are compared with the labels of eval shards, and the recipe has none.")
+        return []
     if run.labels is None:
-        return missing("The probabilities were not compared with the labels", "vidfit run", "compares them")
+        return missing("The probabilities were not compared with the labels", run.command, "compares them")
     bins = run.labels.reliability
     points = [(each.mean, each.hits / each.count) for each in bins]
     title, x, y = "Reliability of the probabilities", "probability", "fraction that is true"
@@ -37,7 +38,7 @@ def reliability(run: RunFolder, _: Colours) -> list[Child]:
     head = ("probability", "mean", "true", "hits", "pairs")
     error = element(
         "p",
-        "Expected calibration error: ",
+        "This is called calibration. Expected calibration error: ",
         element("strong", f"{run.labels.ece:.5f}"),
         ", the mean distance between probability and fraction over all pairs.",
     )

@@ -2,26 +2,40 @@
 
 from vidfit.report.folder import FitSummary, RunFolder
 from vidfit.report.html import Child, element, table
-from vidfit.report.widgets import Colours
+from vidfit.report.widgets import Colours, duration
 
 
 def tried(run: RunFolder, _: Colours) -> list[Child]:
     """Nothing for a run that no fit made."""
     if run.fit is None:
         return []
-    head = ("member", "family", "steps", "seconds", "best average", "added")
-    return [element("p", _explained(run.fit)), table(head, _rows(run.fit), words=("member", "family"))]
+    head = ("member", "family", "trainings", "steps", "seconds", "best GAP", "gain")
+    return [
+        element("p", _explained(run.fit)),
+        table(head, _rows(run.fit), words=("member", "family")),
+        *(
+            [element("p", _time(run.fit, carries=bool(run.packed and run.packed.extractor_bytes)))]
+            if run.fit.seconds
+            else []
+        ),
+        *_untried(run.fit),
+    ]
 
 
 def _explained(fit: FitSummary) -> str:
+    """What the columns mean."""
+    said = ["A member is a model that may go into the file.", "“Best GAP” is the score of the best combination so far,"]
     if fit.cross_validated:
-        measured = "over all videos, each predicted by members that were trained without it"
+        said.append("on videos its models had not seen.")
+        said.append("Each training leaves out a part of the videos, to measure on.")
     else:
-        measured = "on the half of the validation videos that did not choose it"
-    return (
-        f"“Best average” is the GAP of the best choice within the budget among the members so far, {measured}. "
-        "“Seconds” are those of training and measuring."
-    )
+        said.append("on validation videos that did not choose it.")
+    if len(fit.tried) > 1:
+        said.append("“Gain” is what the member added to it.")
+    sizes = {it.member.training.batch_size for it in fit.tried.values()}
+    batch = f"{sizes.pop()} videos" if len(sizes) == 1 and None not in sizes else "a batch of videos"
+    said.append(f"“Steps” are those of one training. Each learns from {batch}.")
+    return " ".join(said)
 
 
 def _rows(fit: FitSummary) -> list[tuple[str, ...]]:
@@ -32,6 +46,7 @@ def _rows(fit: FitSummary) -> list[tuple[str, ...]]:
             (
                 name,
                 it.member.family.type,
+                str(it.trainings) if fit.cross_validated else "",
                 f"{it.member.training.steps:,}",
                 f"{it.seconds:,.0f}",
                 "-" if gap is None else f"{gap:.4f}",
@@ -40,3 +55,24 @@ def _rows(fit: FitSummary) -> list[tuple[str, ...]]:
         )
         before = before if gap is None else gap
     return rows
+
+
+def _time(fit: FitSummary, carries: bool) -> str:
+    """Where the time went; `carries` if the file holds its extractor."""
+    of_members = sum(it.seconds for it in fit.tried.values())
+    rest = fit.seconds - of_members
+    extractor = "preparing the models for pictures and sounds, " if carries else ""
+    final = "training the chosen members on all videos, " if fit.cross_validated else ""
+    limit = f" of {duration(fit.limit)}" if fit.limit else ""
+    said = f"Time used: {duration(fit.seconds)}{limit}. Trying these members took {duration(of_members)}."
+    if rest < 1:
+        return said
+    return f"{said} The other {duration(rest)} went to reading videos, {extractor}timing steps, {final}and packing."
+
+
+def _untried(fit: FitSummary) -> list[Child]:
+    if not fit.untried:
+        return []
+    names = ", ".join(fit.untried)
+    again = "The same command with a longer "
+    return [element("p", f"No time was left for {names}. {again}", element("code", "--time"), " tries them.")]
