@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 FEW_POSITIVES = 10
 """A label with fewer training videos is warned of."""
+_MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,11 @@ def tell_of_labels(data: RunData) -> None:
         log.info("each video has exactly one label, so accuracy and top-5 accuracy are reported too")
     names = data.vocabulary.names
     positives_C = np.sum([survey.count_positives(len(names)) for survey in of_videos["train"]], axis=0)
-    rare = [name for name, positives in zip(names, positives_C, strict=True) if positives < FEW_POSITIVES]
+    rare = [(name, count) for name, count in zip(names, positives_C, strict=True) if count < FEW_POSITIVES]
     if rare:
-        some = ", ".join(map(repr, rare[:3])) + (", ..." if len(rare) > 3 else "")
+        some = ", ".join(f"{name!r} {count}" for name, count in rare[:_MOST_NAMED])
+        some += ", ..." if len(rare) > _MOST_NAMED else ""
         log.warning(
-            "data.train: %s of %s labels have fewer than %d videos, too few to learn them well: %s",
+            "%s of %s labels have fewer than %d videos, too few to learn them well: %s",
             f"{len(rare):,}", f"{len(names):,}", FEW_POSITIVES, some,
         )  # fmt: skip

@@ -59,9 +59,11 @@ def fit(
     recipe.yaml, which says what was decided. Ctrl-C ends the trying and packs the best so far. The same command
     resumes; a longer --time tries more.
     """
+    from vidfit.fitting.budget import check_budget
     from vidfit.fitting.fit import fit as fit_videos
     from vidfit.summary import print_summary
 
+    check_budget(budget, data, with_extractor)
     with progress_bar() as on_progress:
         summary = fit_videos(
             data, budget, output, time, eval or (), vocabulary, skip_corrupt, on_progress, with_extractor, precision

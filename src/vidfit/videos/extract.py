@@ -29,7 +29,7 @@ from vidfit.progress import OnProgress, Progress, silent
 from vidfit.videos.embed import Embedded, Embedder
 from vidfit.videos.embed_worker import Job, embed_files, load
 from vidfit.videos.extractor import FILE, Extractor, Settings, read_extractor
-from vidfit.videos.sources import Source
+from vidfit.videos.sources import Source, check_labelled
 from vidfit.videos.transform import BLOCK, Transform, fit_transform, youtube8m_transform
 
 EMBEDDINGS: Final = "embeddings"
@@ -38,6 +38,8 @@ VIDEOS: Final = "videos.csv"
 FAILED: Final = "failed.csv"
 VOCABULARY: Final = "vocabulary.csv"
 SEGMENTS: Final = "segments.csv"
+SIZES: Final = {"rgb": 256, "audio": 128}
+"""Modality -> bytes of a step, unless others are asked for."""
 _VIDEOS_A_SHARD: Final = 256
 _SECONDS_PER_LINE: Final = 10
 
@@ -62,7 +64,7 @@ class Plan:
     splits: dict[str, float]
     like: Extractor | None = None
     vocabulary: tuple[str, ...] | None = None
-    sizes: dict[str, int] = field(default_factory=lambda: {"rgb": 256, "audio": 128})
+    sizes: dict[str, int] = field(default_factory=lambda: dict(SIZES))
 
 
 @dataclass
@@ -151,8 +153,7 @@ def split_of(id: str, splits: dict[str, float]) -> str:
 def _vocabulary(plan: Plan) -> tuple[str, ...]:
     named = sorted({label for source in plan.sources for label in source.labels})
     if plan.vocabulary is None:
-        if not named:
-            raise DataError("no video has labels; give a table with `path,labels`, or a folder per label, or --like")
+        check_labelled(plan.sources)
         return tuple(named)
     if unknown := [label for label in named if label not in plan.vocabulary]:
         raise DataError(
