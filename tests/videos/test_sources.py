@@ -6,7 +6,7 @@ import pytest
 
 from tests.videos.making import RED, frames_at, plain, write
 from vidfit.errors import DataError
-from vidfit.videos.sources import Source, check_labelled, find_sources, read_intervals
+from vidfit.videos.sources import Source, check_labelled, find_sources
 
 
 @pytest.fixture
