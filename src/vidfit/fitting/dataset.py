@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from vidfit.errors import DataError
+from vidfit.errors import DataError, OutputError
 from vidfit.features.cache import INDEX
 from vidfit.features.shards import expand_shards, read_videos
 from vidfit.features.spec import Video
-from vidfit.files import visible
+from vidfit.files import read_table, visible
 from vidfit.progress import OnProgress
 from vidfit.recipe import DataConfig
 from vidfit.run_data import RunData, read_data, tell_of_labels
 from vidfit.videos.backbones import find_backbone
 from vidfit.videos.extractor import FILE as EXTRACTOR
 from vidfit.videos.extractor import Settings
+from vidfit.videos.sources import Source
 
 _FEWEST_VIDEOS = 50
 
@@ -55,6 +56,7 @@ def find_dataset(
 
     Raises:
         DataError: there is nothing of the kind, or the vocabulary is missing.
+        OutputError: `output` holds features of other videos.
     """
     measured = expand_shards(eval) if eval else []
     if _are_shards(data):
@@ -142,12 +144,16 @@ def _are_shards(data: Sequence[str]) -> bool:
 def _extract(sources: Sequence[str], folder: Path, on_progress: OnProgress) -> None:
     """Features of labelled videos. All are for training, but those that a table sets apart."""
     from vidfit.videos.decode import av
-    from vidfit.videos.extract import Plan, extract
+    from vidfit.videos.extract import EMBEDDINGS, Plan, extract
     from vidfit.videos.sources import check_labelled, find_sources
 
     av()
     found = find_sources(sources)
     check_labelled(found, sources)
+    if (folder / EXTRACTOR).is_file() and not (folder / EMBEDDINGS).exists():
+        if not _holds(folder, found):
+            raise OutputError(f"{folder}: holds features of other videos, or other labels of them; choose another -o")
+        return
     learnt = [source for source in found if source.labels and source.split != "eval"]
     # Here too, for extraction takes long.
     _check_counts(len(learnt), len({label for source in found for label in source.labels}))
@@ -155,3 +161,17 @@ def _extract(sources: Sequence[str], folder: Path, on_progress: OnProgress) -> N
     made = extract(plan, folder, os.cpu_count() or 1, on_progress)
     if made.failed:
         log.warning("%d videos could not be read; %s says why", made.failed, folder / "failed.csv")
+
+
+def _holds(folder: Path, sources: Sequence[Source]) -> bool:
+    """Whether finished features are those of some videos, with the same labels and splits."""
+    from vidfit.videos.extract import FAILED, VIDEOS, read_vocabulary
+
+    failed = {row["path"] for row in read_table(folder / FAILED)}
+    good = [source for source in sources if str(source.path.absolute()) not in failed]
+    names, shards = read_vocabulary(folder), visible(folder / "shards", "*.tfrecord")
+    videos = [video for shard in shards for video in read_videos(shard) if isinstance(video, Video)]
+    labels = {video.id: {names[label] for label in video.labels} for video in videos}
+    splits = {row["id"]: row["split"] for row in read_table(folder / VIDEOS)}
+    wanted = {source.id: source.labels for source in good}, {source.id: source.split or "train" for source in good}
+    return (labels, splits) == wanted
