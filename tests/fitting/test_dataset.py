@@ -116,6 +116,7 @@ def test_extracted_videos_are_used_again_and_others_refused(tmp_path: Path):
     features, names = tmp_path / "run" / "features", ["cat", "dog"]
     frames = {"rgb": np.zeros((2, 12), np.uint8), "audio": np.zeros((2, 4), np.uint8)}
     videos = [Video(f"{it:02d}.mp4", frames, np.array([it % 2])) for it in range(60)]
+    (features / "shards").mkdir(parents=True)
     write_shard(features / "shards" / "train-0000.tfrecord", videos)
     write_names(features / "vocabulary.csv", names)
     (features / "extractor.json").write_text("{}")
