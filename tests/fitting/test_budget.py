@@ -20,7 +20,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> None:
     values = helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, ["B"])
     weights = numpy_helper.from_array(np.zeros(3_000_000, np.uint8), "weights")
     model = helper.make_model(helper.make_graph([], "g", [values], [values], [weights]))
-    carried = dict.fromkeys(("rgb", "audio"), CarriedModel(model, 8))
+    carried = dict.fromkeys(["rgb", "audio"], CarriedModel(model, 8))
     monkeypatch.setattr("vidfit.fitting.budget.extractor_in_8_bits", lambda it: CarriedExtractor(it, carried))
     monkeypatch.setattr(
         "vidfit.fitting.budget.carried_bytes",

@@ -120,7 +120,7 @@ def demo(
     if videos:
         command = f"vidfit label {folder / 'run' / 'model.onnx'} {folder / 'new'}"
         print(f"\nWhat it says of new clips ({command}); the truth is in {folder / 'new' / 'segments.csv'}:")
-        label(folder / "run" / "model.onnx", [str(folder / "new" / "labels.csv")])
+        label(str(folder / "run" / "model.onnx"), [str(folder / "new" / "labels.csv")])
 
 
 @app.command()
