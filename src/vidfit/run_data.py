@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 FEW_POSITIVES = 10
 """A label with fewer training videos is warned of."""
+_MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -184,15 +185,16 @@ def tell_of_labels(data: RunData) -> None:
     if all(survey.one_label + data.labelled_only * survey.unlabelled == survey.videos for survey in known):
         log.info("each video has exactly one label, so accuracy and top-5 accuracy are reported too")
     if rare := _rare_labels(data):
-        some = ", ".join(map(repr, rare[:3])) + (", ..." if len(rare) > 3 else "")
+        some = ", ".join(f"{name!r} {count}" for name, count in rare[:_MOST_NAMED])
+        some += ", ..." if len(rare) > _MOST_NAMED else ""
         log.warning(
-            "data.train: %s of %s labels have fewer than %d videos, too few to learn them well: %s",
+            "%s of %s labels have fewer than %d videos, too few to learn them well: %s",
             f"{len(rare):,}", f"{len(data.vocabulary):,}", FEW_POSITIVES, some,
         )  # fmt: skip
 
 
-def _rare_labels(data: RunData) -> list[str]:
-    """Labels that few training videos have."""
+def _rare_labels(data: RunData) -> list[tuple[str, int]]:
+    """Labels that few training videos have, with how many have them."""
     names, surveys = data.vocabulary.names, [data.surveys[shard] for shard in data.shards["train"]]
     positives_C = np.sum([survey.count_positives(len(names)) for survey in surveys], axis=0)
-    return [name for name, positives in zip(names, positives_C, strict=True) if positives < FEW_POSITIVES]
+    return [(name, int(count)) for name, count in zip(names, positives_C, strict=True) if count < FEW_POSITIVES]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tests.fitting.making import write_names, write_videos
-from vidfit.errors import DataError
+from vidfit.errors import DataError, OutputError
 from vidfit.features.example import write_shard
 from vidfit.features.spec import Video
+from vidfit.files import write_table
 from vidfit.fitting.dataset import find_dataset, read_dataset
 from vidfit.progress import silent
 
@@ -108,3 +109,32 @@ def test_a_damaged_record_is_named(tmp_path: Path):
     dataset = find_dataset([str(shard)], [], str(write_names(tmp_path / "names.csv")), tmp_path / "run", silent)
     with pytest.raises(DataError, match=r"b\.tfrecord, record \d"):
         read_dataset(dataset, False, silent)
+
+
+def test_extracted_videos_are_used_again_and_others_refused(tmp_path: Path):
+    pytest.importorskip("av")
+    features, names = tmp_path / "run" / "features", ["cat", "dog"]
+    frames = {"rgb": np.zeros((2, 12), np.uint8), "audio": np.zeros((2, 4), np.uint8)}
+    videos = [Video(f"{it:02d}.mp4", frames, np.array([it % 2])) for it in range(60)]
+    (features / "shards").mkdir(parents=True)
+    write_shard(features / "shards" / "train-0000.tfrecord", videos)
+    write_names(features / "vocabulary.csv", names)
+    (features / "extractor.json").write_text("{}")
+    write_table(features / "failed.csv", ["path", "reason"], [])
+    write_table(features / "videos.csv", ["id", "split"], ([it.id, "train"] for it in videos))
+    table = tmp_path / "labels.csv"
+    write_table(table, ["path", "labels"], ([it.id, names[it.labels[0]]] for it in videos))
+    dataset = find_dataset([str(table)], [], None, tmp_path / "run", silent)
+    assert dataset.shards == [features / "shards" / "train-0000.tfrecord"]
+    table.write_text(table.read_text().replace("00.mp4,cat", "00.mp4,dog"))
+    with pytest.raises(OutputError, match="holds features of other videos, or other labels of them; choose another"):
+        find_dataset([str(table)], [], None, tmp_path / "run", silent)
+
+
+def test_too_few_videos_are_refused_before_they_are_read(tmp_path: Path):
+    pytest.importorskip("av")
+    table = tmp_path / "labels.csv"
+    write_table(table, ["path", "labels"], ([f"{it}.mp4", f"{it % 2}"] for it in range(49)))
+    with pytest.raises(DataError, match="49 labelled videos are too few"):
+        find_dataset([str(table)], [], None, tmp_path / "run", silent)
+    assert not (tmp_path / "run").exists()

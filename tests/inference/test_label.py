@@ -164,8 +164,9 @@ def test_captions_of_one_video_are_a_webvtt_file(place: Path, vidfit: Call, tmp_
 
 
 def test_captions_of_several_videos_are_a_folder(place: Path, vidfit: Call, tmp_path: Path):
-    code, _, _ = vidfit("label", place / "model.onnx", place / "new", "-o", tmp_path / "out.vtt", *EXACT)
+    code, out, _ = vidfit("label", place / "model.onnx", place / "new", "-o", tmp_path / "out.vtt", *EXACT)
     assert code == 3
+    assert out == f"{tmp_path / 'out.vtt'}/: a folder with one file a video; 1 failed\n"
     assert sorted(path.name for path in (tmp_path / "out.vtt").iterdir()) == ["green.vtt", "halves.vtt"]
     assert [text for _, _, text in cues(tmp_path / "out.vtt" / "green.vtt")] == ["green"]
 

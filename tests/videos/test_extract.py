@@ -6,8 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def features(corpus) -> Path:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of something else than processes: one takes a second to start."""
 
-    def embed_files(jobs: Sequence[Job], settings: Settings, workers: int) -> Iterator[tuple[Job, float]]:
+    def embed_files(jobs: Sequence[Job], settings: Settings, workers: int) -> Generator[tuple[Job, float], None, None]:
         monkeypatch.setattr(embed_worker, "_embedder", Embedder(settings))
         return ((job, embed_worker._embed(job)) for job in jobs)
 
@@ -161,6 +162,21 @@ def test_copies_of_a_video_are_told(features, corpus, tmp_path, caplog):
 def test_two_workers_leave_the_same_bytes(features, corpus, tmp_path):
     extract(plan(corpus), tmp_path / "features", workers=2)
     assert content(tmp_path / "features") == content(features)
+
+
+def test_who_stops_does_not_wait_for_a_video_under_way(corpus, tmp_path):
+    # Reading it takes until somebody writes to it: here, for the test to end where the processes are waited for.
+    os.mkfifo(tmp_path / "slow.mp4")
+    writer = threading.Timer(60, lambda: os.close(os.open(tmp_path / "slow.mp4", os.O_WRONLY | os.O_NONBLOCK)))
+    writer.start()
+    jobs = [Job(corpus / "red" / "0.mp4", tmp_path / "a"), Job(tmp_path / "slow.mp4", tmp_path / "b")]
+    embedded = embed_worker.embed_files(jobs, plan(corpus).settings, workers=2)
+    assert next(embedded)[0] == jobs[0]
+    embedded.close()
+    waited = not writer.is_alive()
+    writer.cancel()
+    assert not waited
+    assert not (tmp_path / "b.failed").exists()
 
 
 def test_processes_that_have_done_their_share_are_replaced(features, corpus, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 
 from tests.videos.making import RED, frames_at, plain, write
 from vidfit.errors import DataError
-from vidfit.videos.sources import Interval, find_sources
+from vidfit.videos.sources import Interval, Source, check_labelled, find_sources
 
 
 @pytest.fixture
@@ -137,7 +137,10 @@ def test_a_table_without_a_column_of_labels_is_told(folder, caplog):
         ("a.mp4,cat,,2\n", "line 1: start '' and end '2' are no seconds"),
         ("path,labels\na.mp4,cat,dog\n", "line 2: has 3 columns, the header 2"),
         ("path,labels\n,cat\n", "line 2: has no path"),
-        ("file,label\na.mp4,cat\n", "line 1: has no column `path`; begin with a header such as path,labels"),
+        (
+            "file,label\na.mp4,cat\n",
+            "line 1: has no column `path`; found: file, label; begin with a header such as path,labels$",
+        ),
         ("path,labels,split\na.mp4,cat,best\n", "line 2: split 'best' is none of"),
         ("gs://bucket/gone.mp4,cat\n", "line 1: gs://bucket/gone.mp4 lies in a bucket; copy"),
     ],
@@ -156,5 +159,24 @@ def test_two_videos_of_one_id_are_refused(folder):
 
 
 def test_a_name_that_matches_nothing_is_refused(folder):
-    with pytest.raises(DataError, match="matches no file"):
+    with pytest.raises(DataError, match=r"gone\.mp4: does not exist; give videos"):
         find_sources([folder / "gone.mp4"])
+    with pytest.raises(DataError, match=r"gone\*: matches no file; give videos"):
+        find_sources([folder / "gone*"])
+
+
+def test_a_folder_with_a_table_of_labels_is_told(tmp_path, caplog):
+    plain, names = [Source("a.mp4", tmp_path / "a.mp4")], [tmp_path]
+    with pytest.raises(DataError, match="no video has labels; give a table with `path,labels`, or"):
+        check_labelled(plain, names)
+    table(tmp_path, "notes.csv", "path;size\na.mp4;3\n")
+    path = table(tmp_path, "names.csv", "Path;Label\na.mp4;cat\n")
+    with pytest.raises(DataError) as error:
+        check_labelled(plain, names)
+    advice = f"{path} looks like a table of labels: give that instead of the folder"
+    assert str(error.value) == f"no video has labels; {advice}"
+    check_labelled([Source("cat/a.mp4", tmp_path / "cat" / "a.mp4", {"cat"})], names)
+    assert advice in caplog.text
+    caplog.clear()
+    check_labelled([Source("a.mp4", tmp_path / "a.mp4", {"cat"})], [path])
+    assert not caplog.text

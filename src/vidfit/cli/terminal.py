@@ -7,10 +7,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from vidfit.progress import OnProgress, Progress
+from vidfit.progress import OnProgress, Pace, Progress
 
 
 class _StandardError:
@@ -67,17 +67,19 @@ def progress_bar() -> Iterator[OnProgress]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}"),
         TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Bars(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        pace = Pace()
 
         def show(now: Progress) -> None:
+            nonlocal pace
             if not bars.tasks or bars.tasks[0].description != now.stage:
                 for task in bars.task_ids:
                     bars.remove_task(task)
-                bars.add_task(now.stage, total=None, unit=now.unit, note="")
-            task = bars.tasks[0]
-            speed = f"{task.speed:,.0f} {now.unit}/s" if task.speed else ""
-            bars.update(task.id, completed=now.done, total=now.total, note=now.note or speed)
+                bars.add_task(now.stage, total=None, unit=now.unit, note="", left="")
+                pace = Pace(now.done)
+            note, left = now.note or pace.speed(now.done, now.unit), pace.left(now.done, now.total)
+            bars.update(bars.tasks[0].id, completed=now.done, total=now.total, note=note, left=left)
 
         yield show

@@ -61,7 +61,7 @@ def extract(
     from vidfit.videos.decode import av
     from vidfit.videos.extract import Plan
     from vidfit.videos.extract import extract as extract_videos
-    from vidfit.videos.sources import find_sources
+    from vidfit.videos.sources import check_labelled, find_sources
 
     av()
     names = {"rgb": image_model, "audio": sound_model}
@@ -70,6 +70,8 @@ def extract(
         extractor, vocabulary = _like(like)
         settings = extractor.settings
     found = find_sources(sources)
+    if not like:
+        check_labelled(found, sources, ", or --like")
     splits = {"eval": 1.0} if like and split == _SPLIT else _splits(split)
     plan = Plan(found, settings, splits, extractor, vocabulary, {"rgb": image_bytes, "audio": sound_bytes})
     with progress_bar() as on_progress:
@@ -132,7 +134,8 @@ def label(
     for video in failed:
         log.warning(video.error)
     if output:
-        print(f"{output}: {len(labelled) - len(failed):,} videos" + (f"; {len(failed):,} failed" if failed else ""))
+        what = "a folder with one file a video" if output.is_dir() else f"{len(labelled) - len(failed):,} videos"
+        print(f"{output}{'/' * output.is_dir()}: {what}" + (f"; {len(failed):,} failed" if failed else ""))
     if failed:
         raise typer.Exit(3)
 

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from vidfit.errors import DataError
+from vidfit.errors import DataError, OutputError
 from vidfit.features.cache import INDEX
 from vidfit.features.shards import expand_shards, read_videos
 from vidfit.features.spec import Video
-from vidfit.files import visible
+from vidfit.files import read_table, visible
 from vidfit.progress import OnProgress
 from vidfit.recipe import DataConfig
 from vidfit.run_data import RunData, read_data, tell_of_labels
+from vidfit.videos.backbones import find_backbone
 from vidfit.videos.extractor import FILE as EXTRACTOR
+from vidfit.videos.extractor import Settings
+from vidfit.videos.sources import Source
 
 _FEWEST_VIDEOS = 50
 
@@ -53,6 +56,7 @@ def find_dataset(
 
     Raises:
         DataError: there is nothing of the kind, or the vocabulary is missing.
+        OutputError: `output` holds features of other videos.
     """
     measured = expand_shards(eval) if eval else []
     if _are_shards(data):
@@ -60,7 +64,7 @@ def find_dataset(
             raise DataError("--vocabulary: shards have numbers for labels; give the CSV with their names")
         return Dataset(expand_shards(data), measured, Path(vocabulary))
     folder = Path(os.path.expanduser(data[0]))
-    if len(data) > 1 or not (folder / EXTRACTOR).is_file():
+    if are_videos(data):
         folder = output / "features"
         _extract(data, folder, on_progress)
     shards = folder / "shards"
@@ -84,18 +88,23 @@ def read_dataset(dataset: Dataset, skip_corrupt: bool, on_progress: OnProgress) 
     classes, surveys = len(data.vocabulary), [data.surveys[shard] for shard in dataset.shards]
     videos = sum(survey.videos for survey in surveys)
     labelled = videos - sum(survey.unlabelled for survey in surveys)
-    if labelled < _FEWEST_VIDEOS:
-        raise DataError(
-            f"{labelled} labelled videos are too few to learn from and to choose by; give at least {_FEWEST_VIDEOS}"
-        )
-    if classes < 2:
-        raise DataError("the vocabulary has one label; a second one, such as 'other', makes a choice")
+    _check_counts(labelled, classes)
     positives_C = np.sum([survey.count_positives(classes) for survey in surveys], axis=0)
     if not ((positives_C > 0) & (positives_C < videos)).any():
         raise DataError("all videos have the same labels, so there is nothing to choose; give videos of other labels")
     _check_frames(data)
     tell_of_labels(data)
     return data
+
+
+def _check_counts(labelled: int, classes: int) -> None:
+    """There are enough labelled videos, and labels to choose from."""
+    if labelled < _FEWEST_VIDEOS:
+        raise DataError(
+            f"{labelled} labelled videos are too few to learn from and to choose by; give at least {_FEWEST_VIDEOS}"
+        )
+    if classes < 2:
+        raise DataError("the vocabulary has one label; a second one, such as 'other', makes a choice")
 
 
 def _check_frames(data: RunData) -> None:
@@ -112,6 +121,17 @@ def _check_frames(data: RunData) -> None:
     )
 
 
+def are_videos(data: Sequence[str]) -> bool:
+    """Whether features have to be made of what `fit` is given: it is no shards, and no folder of features."""
+    features = len(data) == 1 and (Path(os.path.expanduser(data[0])) / EXTRACTOR).is_file()
+    return not features and not _are_shards(data)
+
+
+def extraction_settings() -> Settings:
+    """How videos are extracted."""
+    return Settings(backbones=(find_backbone("efficientnet-lite0", "rgb"), find_backbone("yamnet", "audio")))
+
+
 def _are_shards(data: Sequence[str]) -> bool:
     """Whether the first is a shard, a folder of shards, a cache, or a glob of shards."""
     named = os.path.expanduser(data[0])
@@ -123,15 +143,35 @@ def _are_shards(data: Sequence[str]) -> bool:
 
 def _extract(sources: Sequence[str], folder: Path, on_progress: OnProgress) -> None:
     """Features of labelled videos. All are for training, but those that a table sets apart."""
-    from vidfit.videos.backbones import find_backbone
     from vidfit.videos.decode import av
-    from vidfit.videos.extract import Plan, extract
-    from vidfit.videos.extractor import Settings
-    from vidfit.videos.sources import find_sources
+    from vidfit.videos.extract import EMBEDDINGS, Plan, extract
+    from vidfit.videos.sources import check_labelled, find_sources
 
     av()
-    settings = Settings(backbones=(find_backbone("efficientnet-lite0", "rgb"), find_backbone("yamnet", "audio")))
-    plan = Plan(find_sources(sources), settings, {"train": 1.0})
+    found = find_sources(sources)
+    check_labelled(found, sources)
+    if (folder / EXTRACTOR).is_file() and not (folder / EMBEDDINGS).exists():
+        if not _holds(folder, found):
+            raise OutputError(f"{folder}: holds features of other videos, or other labels of them; choose another -o")
+        return
+    learnt = [source for source in found if source.labels and source.split != "eval"]
+    # Here too, for extraction takes long.
+    _check_counts(len(learnt), len({label for source in found for label in source.labels}))
+    plan = Plan(found, extraction_settings(), {"train": 1.0})
     made = extract(plan, folder, os.cpu_count() or 1, on_progress)
     if made.failed:
         log.warning("%d videos could not be read; %s says why", made.failed, folder / "failed.csv")
+
+
+def _holds(folder: Path, sources: Sequence[Source]) -> bool:
+    """Whether finished features are those of some videos, with the same labels and splits."""
+    from vidfit.videos.extract import FAILED, VIDEOS, read_vocabulary
+
+    failed = {row["path"] for row in read_table(folder / FAILED)}
+    good = [source for source in sources if str(source.path.absolute()) not in failed]
+    names, shards = read_vocabulary(folder), visible(folder / "shards", "*.tfrecord")
+    videos = [video for shard in shards for video in read_videos(shard) if isinstance(video, Video)]
+    labels = {video.id: {names[label] for label in video.labels} for video in videos}
+    splits = {row["id"]: row["split"] for row in read_table(folder / VIDEOS)}
+    wanted = {source.id: source.labels for source in good}, {source.id: source.split or "train" for source in good}
+    return (labels, splits) == wanted

@@ -26,6 +26,7 @@ from vidfit.errors import BudgetError, VidfitError
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
 from vidfit.features.survey import digests
+from vidfit.fitting.budget import check_budget
 from vidfit.fitting.clock import Clock, TimeUp, parse_time, seconds_per_step
 from vidfit.fitting.cross_validated import CrossValidated
 from vidfit.fitting.dataset import find_dataset, read_dataset
@@ -90,6 +91,7 @@ def fit(
     seconds, size = parse_time(time), parse_size(budget)
     if precision is not None and not 0 < precision <= 1:
         raise VidfitError(f"--precision {precision:g}: give a number above 0, at most 1, such as 0.9")
+    check_budget(budget, _texts(data), with_extractor)
     with locked(directory):
         dataset = find_dataset(_texts(data), _texts(eval), vocabulary, directory, on_progress)
         clock = Clock(seconds)

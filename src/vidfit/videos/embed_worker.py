@@ -4,7 +4,8 @@ A file that crashes the decoder takes its process with it. Those of that moment 
 rest goes on together.
 """
 
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -30,7 +31,7 @@ class Job(NamedTuple):
     target: Path
 
 
-def embed_files(jobs: Sequence[Job], settings: Settings, workers: int) -> Iterator[tuple[Job, float]]:
+def embed_files(jobs: Sequence[Job], settings: Settings, workers: int) -> Generator[tuple[Job, float], None, None]:
     """Embed files; yields each with its duration in seconds as it is finished, 0 for one that failed."""
     waiting = list(jobs)
     while waiting:
@@ -60,6 +61,11 @@ def _in_pool(jobs: Sequence[Job], settings: Settings, workers: int):
                 yield job, duration
         except BrokenProcessPool:
             pass
+        except BaseException:
+            # Who stops does not wait for videos that are under way. Python 3.14 has `kill_workers` for it.
+            for process in list(pool._processes.values()):
+                process.kill()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
     return [job for job in jobs if job not in done]
@@ -70,6 +76,8 @@ _embedder: Embedder | None = None
 
 def _start(settings: str) -> None:
     global _embedder
+    # A Ctrl-C goes to all processes; the one that started this one ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     _embedder = Embedder(Settings.model_validate_json(settings))
 

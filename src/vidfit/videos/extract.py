@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,11 +26,11 @@ from vidfit.features.example import write_shard
 from vidfit.features.spec import Video, Vocabulary
 from vidfit.files import make_folder, read_table, write_table, write_text
 from vidfit.locks import locked
-from vidfit.progress import OnProgress, Progress, silent
+from vidfit.progress import OnProgress, Pace, Progress, begin, silent
 from vidfit.videos.embed import Embedded, Embedder
 from vidfit.videos.embed_worker import Job, embed_files, load
 from vidfit.videos.extractor import FILE, Extractor, Settings, read_extractor
-from vidfit.videos.sources import Source
+from vidfit.videos.sources import Source, check_labelled
 from vidfit.videos.transform import BLOCK, Transform, fit_transform, youtube8m_transform
 
 EMBEDDINGS: Final = "embeddings"
@@ -38,8 +39,13 @@ VIDEOS: Final = "videos.csv"
 FAILED: Final = "failed.csv"
 VOCABULARY: Final = "vocabulary.csv"
 SEGMENTS: Final = "segments.csv"
+SIZES: Final = {"rgb": 256, "audio": 128}
+"""Modality -> bytes of a step, unless others are asked for."""
 _VIDEOS_A_SHARD: Final = 256
 _SECONDS_PER_LINE: Final = 10
+# Stages of the work.
+_FITTING: Final = "learning how to store features"
+_WRITING: Final = "writing features"
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +68,7 @@ class Plan:
     splits: dict[str, float]
     like: Extractor | None = None
     vocabulary: tuple[str, ...] | None = None
-    sizes: dict[str, int] = field(default_factory=lambda: {"rgb": 256, "audio": 128})
+    sizes: dict[str, int] = field(default_factory=lambda: dict(SIZES))
 
 
 @dataclass
@@ -97,12 +103,12 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
 
 def _extract(plan: Plan, output: Path, vocabulary: Sequence[str], workers: int, on_progress: OnProgress) -> Extracted:
     folder = output / EMBEDDINGS
-    # Loading takes a moment, and this is the first that a person sees.
-    on_progress(Progress("extracting", 0, len(plan.sources), "videos"))
+    begin(on_progress, "loading the models for pictures and sounds", 0, "models")
     # A model that is missing or does not run is one error here, before anything is written.
     distributed.on_all_ranks(Embedder, plan.settings)
     _begin(folder, plan.settings)
     jobs = [Job(source.path.absolute(), folder / _key(source)) for source in plan.sources]
+    begin(on_progress, "extracting", len(jobs), "videos")
     resumed = sum(job.target.with_suffix(".npz").exists() for job in jobs)
     distributed.on_all_ranks(_embed_all, jobs, plan.settings, workers, rank_0_only={"on_progress": on_progress})
     failed = {job.path: job.target for job in jobs if not job.target.with_suffix(".npz").exists()}
@@ -114,8 +120,8 @@ def _extract(plan: Plan, output: Path, vocabulary: Sequence[str], workers: int, 
     )
     if not good:
         raise DataError(f"none of {len(jobs)} videos can be read; {output / FAILED} says why")
-    extractor = plan.like or Extractor(settings=plan.settings, transforms=_fit(plan, good, folder))
-    seconds = _write(plan, good, folder, output, extractor, vocabulary)
+    extractor = plan.like or Extractor(settings=plan.settings, transforms=_fit(plan, good, folder, on_progress))
+    seconds = _write(plan, good, folder, output, extractor, vocabulary, on_progress)
     write_text(output / FILE, extractor.model_dump_json(indent=1) + "\n")
     shutil.rmtree(folder)
     return Extracted(len(good), len(vocabulary), len(failed), seconds, resumed)
@@ -151,8 +157,7 @@ def split_of(id: str, splits: dict[str, float]) -> str:
 def _vocabulary(plan: Plan) -> tuple[str, ...]:
     named = sorted({label for source in plan.sources for label in source.labels})
     if plan.vocabulary is None:
-        if not named:
-            raise DataError("no video has labels; give a table with `path,labels`, or a folder per label, or --like")
+        check_labelled(plan.sources)
         return tuple(named)
     if unknown := [label for label in named if label not in plan.vocabulary]:
         raise DataError(
@@ -189,25 +194,25 @@ def _embed_all(jobs: Sequence[Job], settings: Settings, workers: int, *, on_prog
     missing = distributed.on_rank_0(lambda: [job for job in jobs if not job.target.with_suffix(".npz").exists()])
     own = distributed.share_of_rank(missing)
     workers = workers or distributed.cores_per_rank() or os.cpu_count() or 1
-    start = told = time.monotonic()
-    seconds = 0.0
-    for number, (_, duration) in enumerate(embed_files(own, settings, workers) if own else (), start=1):
-        seconds += duration
-        now = time.monotonic()
-        speed = f"{number / (now - start):.1f} videos/s, {seconds / (now - start):.0f} s of video a second"
-        on_progress(Progress("extracting", number, len(own), "videos", speed))
-        if now - told >= _SECONDS_PER_LINE:
-            told = now
-            left = (now - start) / number * (len(own) - number)
-            log.debug("extracting: %d/%d videos, %s, %.0f s left", number, len(own), speed, left)
+    pace, told = Pace(), time.monotonic()
+    with closing(embed_files(own, settings, workers)) as embedded:
+        for number, _ in enumerate(embedded, start=1):
+            speed, now = pace.speed(number, "videos"), time.monotonic()
+            on_progress(Progress("extracting", number, len(own), "videos", speed))
+            if now - told >= _SECONDS_PER_LINE or number == len(own):
+                told = now
+                parts = (f"{number}/{len(own)} videos", speed, pace.left(number, len(own)))
+                log.debug("extracting: %s", ", ".join(filter(None, parts)))
     distributed.all_gather(1)
 
 
-def _fit(plan: Plan, sources: Sequence[Source], folder: Path) -> dict[str, Transform]:
+def _fit(plan: Plan, sources: Sequence[Source], folder: Path, on_progress: OnProgress) -> dict[str, Transform]:
+    begin(on_progress, _FITTING, len(plan.settings.backbones), "models")
     training = [source for source in sources if _split(source, plan) == "train"]
     transforms = {}
-    for backbone in plan.settings.backbones:
+    for number, backbone in enumerate(plan.settings.backbones):
         name = backbone.modality
+        on_progress(Progress(_FITTING, number, len(plan.settings.backbones), "models"))
         if backbone.whitened:
             transforms[name] = youtube8m_transform(backbone.embedding_size)
             continue
@@ -232,9 +237,16 @@ def _split(source: Source, plan: Plan) -> str:
 
 
 def _write(
-    plan: Plan, sources: Sequence[Source], folder: Path, output: Path, extractor: Extractor, vocabulary: Sequence[str]
+    plan: Plan,
+    sources: Sequence[Source],
+    folder: Path,
+    output: Path,
+    extractor: Extractor,
+    vocabulary: Sequence[str],
+    on_progress: OnProgress,
 ) -> float:
     """Shards and tables; returns the seconds of all videos."""
+    begin(on_progress, _WRITING, len(sources), "videos")
     shards = output / SHARDS
     make_folder(shards)
     # A killed call may have had other splits.
@@ -261,6 +273,7 @@ def _write(
                 intervals.append([source.id, label, f"{start:.3f}", f"{end:.3f}"])
             seconds += embedded.duration
             yield to_video(source, embedded, extractor, index)
+            on_progress(Progress(_WRITING, len(rows), len(sources), "videos"))
 
     for split, members in by_split.items():
         for number, first in enumerate(range(0, len(members), _VIDEOS_A_SHARD)):

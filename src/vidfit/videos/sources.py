@@ -114,6 +114,38 @@ def read_intervals(table: Path, vocabulary: Sequence[str]) -> IntervalsByVideo:
     return found
 
 
+def check_labelled(sources: Sequence[Source], names: Sequence[str | Path] = (), more: str = "") -> None:
+    """Some video has labels. Warns of a table of labels that lies unread in a folder.
+
+    Arguments:
+        sources: what was found.
+        names: what the user gave.
+        more: what else the user can do.
+
+    Raises:
+        DataError: no video has labels.
+    """
+    folders = [folder for name in names if (folder := Path(name).expanduser()).is_dir()]
+    files = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() in (".csv", ".tsv")]
+    table = next(filter(_names_labels, files), None)
+    advice = f"{table} looks like a table of labels: give that instead of the folder"
+    if not any(source.labels for source in sources):
+        others = f"give a table with `path,labels`, or a folder per label{more}"
+        raise DataError(f"no video has labels; {advice if table else others}")
+    if table:
+        log.warning("labels are the names of folders, but %s", advice)
+
+
+def _names_labels(table: Path) -> bool:
+    try:
+        with table.open(encoding="utf-8-sig") as file:
+            line = file.readline()
+    except (OSError, UnicodeDecodeError):
+        return False
+    names = set(_column_names(line.split(_delimiter(line, table))))
+    return "path" in names and not names.isdisjoint({"label", "labels"})
+
+
 def _found(path: Path, name: str) -> Iterable[Source]:
     if path.is_dir():
         found = list(_in_folder(path))
@@ -123,7 +155,7 @@ def _found(path: Path, name: str) -> Iterable[Source]:
     else:
         matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
         found = [source for match in matches for source in _found(match, str(match))]
-        what = "matches no file"
+        what = "matches no file" if glob.has_magic(name) else "does not exist"
     if not found:
         raise DataError(f"{name}: {what}; give videos, a folder of them, a quoted glob or a table")
     return found
@@ -214,7 +246,9 @@ def _header(table: Path, row: list[str]) -> list[str]:
             log.warning("%s: has no column `labels`, so its videos have none; it has %s", table, ", ".join(names))
         return names
     if row and not any(mark in cell for cell in row for mark in "./"):
-        raise _wrong(table, 1, "has no column `path`; begin with a header such as path,labels")
+        raise DataError(
+            f"{table}, line 1: has no column `path`; found: {', '.join(names)}; begin with a header such as path,labels"
+        )
     return []
 
 
