@@ -264,7 +264,7 @@ def test_without_time_the_first_member_is_packed(vidfit, data: Path, tmp_path: P
     given = ("--budget", "100kB", "--time", "1s", "--vocabulary", data / "names.csv")
     code, out, err = vidfit("fit", data / "data", *given, "-o", tmp_path / "run")
     assert code == 0, err
-    assert "GAP of the choice, on videos that its members were not trained on: 0." in out
+    assert "GAP on videos that the members were not trained on: 0." in out
     assert "no time was left for frames; the same command with a longer --time goes on" in err
 
 
@@ -331,7 +331,7 @@ def test_members_above_half_of_the_budget_are_passed_over(data: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("replaced", "message"),
     [
-        ({"--budget": "1kB"}, "--budget: no member fits; the smallest file takes about 1"),
+        ({"--budget": "11kB"}, "--budget: no member fits; the smallest file takes about 1"),
         ({"--budget": "much"}, "budget 'much': write a number of bytes"),
         ({"--time": "soon"}, "--time 'soon': write a time such as 10m, 1h or 2d"),
         ({"--vocabulary": None}, "--vocabulary: shards have numbers for labels; give the CSV with their names"),

@@ -1,5 +1,6 @@
 """`vidfit fit`: from labelled videos to the best file of a number of bytes, without a recipe.
 
+budget.py            a budget that no file can meet
 dataset.py           what you gave: videos, features or shards
 task.py              what is to be fitted, and the recipes of its trainings
 folds.py             which videos measure a member, and which train it
