@@ -188,7 +188,7 @@ def test_a_wrong_table_is_one_line(place: Path, vidfit: Call, tmp_path: Path, ro
         (("--segments", "{}", "--fill-up", "30"), "--unlabelled and --fill-up have no meaning for a timeline"),
         (("--segments", "{}", "--unlabelled", "keep"), "--unlabelled and --fill-up have no meaning for a timeline"),
         (("--segments", "{}", "--window", "0"), "window 0, hop 1: give seconds above 0"),
-        (("--segments", "gone.csv"), "gone.csv: matches no file"),
+        (("--segments", "gone.csv"), "gone.csv: does not exist"),
     ],
 )
 def test_wrong_options_are_one_line(place: Path, vidfit: Call, options: tuple[str, ...], message: str):

@@ -123,7 +123,7 @@ def test_a_second_call_does_not_train_again_unless_the_start_changed(place: Path
             "other weights than mean",
         ),
         (["training.segments.context=-1"], "training.segments.context: give a number of at least 0"),
-        (["training.segments.table=gone.csv"], "gone.csv: matches no file"),
+        (["training.segments.table=gone.csv"], "gone.csv: does not exist"),
         (["training.segments={}", "training.mixup=0.2", "training.sampling=sequence"], "remove mixup"),
         (["training.segments={}", "distill.generations=1"], "training.segments learns from parts; remove one"),
         (["training.segments={}", "data.validation=unrated.tfrecord"], "hold no rated segment"),
