@@ -1,13 +1,12 @@
 """Pictures and sound of the web page, against Python's decoder: its modules under Node."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.export.web_node import Node, needs_node, node_process
+from tests.export.web_node import Node, needs_node
 
 pytest.importorskip("av")
 from tests.videos.making import RED, av, frames_at, plain, tone, write
@@ -18,18 +17,6 @@ pytestmark = needs_node
 
 BT709, UNSPECIFIED = 1, 2
 LIMITED, FULL = 1, 2
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with node_process() as ask:
-        yield ask
-
-
-@pytest.fixture
-def random() -> np.random.Generator:
-    return np.random.default_rng(5)
-
 
 # A frame of WebCodecs, as the page uses one.
 FRAME = """({

@@ -3,29 +3,17 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.export.web_node import Node, needs_node, node_process
+from tests.export.web_node import Node, needs_node
 from vidfit.inference import timeline
 from vidfit.inference.label import Label, LabelledVideo
 from vidfit.inference.label_files import write_labels
 
 pytestmark = needs_node
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with node_process() as ask:
-        yield ask
-
-
-@pytest.fixture
-def random() -> np.random.Generator:
-    return np.random.default_rng(5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 40])
