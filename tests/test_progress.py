@@ -7,7 +7,7 @@ from vidfit.progress import Pace, format_seconds
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (3569, "59 min"), (3590, "1 h 0 min"), (6054, "1 h 41 min")],
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (200, "3 min 20 s"), (3599.6, "1 h"), (6054, "1 h 40 min")],
 )
 def test_times_are_in_units_that_people_use(seconds: float, text: str):
     assert format_seconds(seconds) == text

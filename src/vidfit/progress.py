@@ -57,11 +57,13 @@ class Pace:
 
 
 def format_seconds(seconds: float) -> str:
-    """A time for people: `40 s`, `12 min`, `1 h 41 min`."""
-    if round(seconds) < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    """A time for people: `40 s`, `3 min 20 s`, `1 h 41 min`."""
+    whole = round(seconds)
+    for size, name, smaller, part in ((3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {name} {rest} {part}" if rest else f"{whole // size} {name}"
+    return f"{whole} s"
 
 
 OnProgress = Callable[[Progress], None]

@@ -41,7 +41,7 @@ def extract(
     image_model: Annotated[
         str,
         typer.Option(
-            help="Model for pictures: efficientnet-lite0, timm:NAME (a model of timm), youtube8m, an .onnx file with a "
+            help="Model for pictures: efficientnet-lite0, 1 or 2 (larger), timm:NAME, youtube8m, an .onnx file with a "
             ".yaml card, or none."
         ),
     ] = "efficientnet-lite0",

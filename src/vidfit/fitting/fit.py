@@ -161,8 +161,7 @@ class Fit:
             self._state.untried = self._untried()
             self._state.save()
         if self._state.untried:
-            left = ", ".join(self._state.untried)
-            log.warning("no time was left for %s; the same command with a longer --time goes on", left)
+            log.warning("not tried: %s; the same command with a longer --time goes on", ", ".join(self._state.untried))
         chosen, gap = self._judge.choose(self._state.members)
         log.info("chosen: %s (GAP %.4f on videos not seen)", ", ".join(chosen), gap)
         run = Run(self._judge.final_recipe(self._clock), self._task.directory, on_progress=self._task.on_progress)
@@ -185,10 +184,7 @@ class Fit:
         before = len(self._state.tried)
         for name, settings in portfolio(self._traits):
             if name not in self._state.begun:
-                # None takes more than half, so that there is an average; unless there is no smaller one.
-                if self._task.least_bytes(settings) > self._task.room / (2 if self._state.begun else 1):
-                    continue
-                if (cut := self._within_time(name, settings)) is None:
+                if not self._is_small(settings) or (cut := self._within_time(name, settings)) is None:
                     continue
                 self._state.begun[name] = cut
                 self._state.save()  # a second call must try the same
@@ -197,8 +193,16 @@ class Fit:
 
     def _untried(self) -> list[str]:
         """Members of the portfolio that there was no time for."""
-        small = (name for name, it in portfolio(self._traits) if self._task.least_bytes(it) <= self._task.room / 2)
-        return [name for name in small if name not in self._state.tried]
+        members = portfolio(self._traits)
+        return [name for name, it in members if name not in self._state.tried and self._is_small(it)]
+
+    def _is_small(self, settings: Settings) -> bool:
+        """Whether a member takes at most half of the bytes, so that there is an average; the first may take all.
+
+        With the least budgets the first takes more than half. Then others may be as large.
+        """
+        tried = [self._task.least_bytes(it) for it in self._state.begun.values()] or [self._task.room]
+        return self._task.least_bytes(settings) <= max(self._task.room / 2, *tried)
 
     def _check_budget(self) -> None:
         least = min(self._task.least_bytes(settings) for _, settings in portfolio(self._traits))
@@ -301,9 +305,7 @@ class Fit:
         # Those of the portfolio, though the member may have had fewer.
         training = member["training"] | {"steps": self._steps}
         varied = variations(base, member | {"training": training}, number)
-        # With the least budget the only member takes more than half.
-        most = max(self._task.room / 2, self._task.least_bytes(member))
-        small = {name: it for name, it in varied.items() if self._task.least_bytes(it) <= most}
+        small = {name: it for name, it in varied.items() if self._is_small(it)}
         begun = {name: self._state.begun[name] for name in small if name in self._state.begun}
         if begun:  # an earlier call was stopped while it compared them
             return begun

@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from vidfit.export.metadata import PackedInfo
 from vidfit.sizes import format_size
-from vidfit.videos.backbones import EFFICIENTNET_LITE0, YAMNET
+from vidfit.videos.backbones import EFFICIENTNET_LITES, YAMNET
 from vidfit.videos.extractor import parse_extractor
 
 _MOST_LABELS: Final = 100
 _LICENCES: Final = {
-    EFFICIENTNET_LITE0.name: "Apache-2.0",
+    **dict.fromkeys((it.name for it in EFFICIENTNET_LITES), "Apache-2.0"),
     YAMNET.name: "Apache-2.0; the package that carries its weights states none",
 }
 _METRICS: Final = {"gap": "GAP@20", "map": "mAP", "hit_at_1": "Hit@1", "perr": "PERR"}

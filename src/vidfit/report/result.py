@@ -1,8 +1,9 @@
 """Section "The packed file": its size and scores, the data and time of the run, and what to do next."""
 
+from vidfit.progress import format_seconds
 from vidfit.report.folder import FitSummary, RunFolder, Summary
 from vidfit.report.html import Child, element
-from vidfit.report.widgets import Colours, duration, missing
+from vidfit.report.widgets import Colours, missing
 from vidfit.sizes import format_size
 
 Figure = tuple[str, str, str]
@@ -66,7 +67,13 @@ def _data(summary: Summary) -> list[Figure]:
 def _time(fit: FitSummary | None) -> list[Figure]:
     if fit is None or not fit.seconds:
         return []
-    return [("time used", duration(fit.seconds), f"of {duration(fit.limit)}" if fit.limit else "to try and pack")]
+    return [
+        (
+            "time used",
+            format_seconds(fit.seconds),
+            f"of {format_seconds(fit.limit)}" if fit.limit else "to try and pack",
+        )
+    ]
 
 
 def _without_eval(run: RunFolder) -> list[Child]:

