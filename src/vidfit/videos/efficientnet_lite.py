@@ -9,7 +9,6 @@ inputs `(x - 127) / 128`, and only the inner stages become deeper with the coeff
 """
 
 import math
-
 from collections.abc import Mapping
 from typing import Any, Final
 
