@@ -6,6 +6,9 @@ READY := .venv/.ready
 # One more than cores: some tests wait for a server, a browser or a killed process.
 WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
+# Some environments forbid to keep bytecode. A process then takes twice as long to import PyTorch, and tests start hundreds.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup demo demo-videos test test-runtimes test-tensorflow test-wheel lint bench dist docs
 .DEFAULT_GOAL := demo
 
