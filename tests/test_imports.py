@@ -22,6 +22,7 @@ PATH = ["features", "kernels", "models", "training", "quantization", "export", "
 BESIDE = {"evaluation": {"features"}, "videos": {"features"}}
 ABOVE = {
     "strict_yaml",
+    "recipe_mistakes",
     "recipe",
     "environment",
     "preflight",
