@@ -29,9 +29,9 @@ class Network:
         weight = self._weight(f"{name}.weight", (channels, x.shape[1] // groups, kernel, kernel), -0.5, 0.5)
         total = max((-(-x.shape[2] // stride) - 1) * stride + kernel - x.shape[2], 0)
         x = F.conv2d(F.pad(x, (total // 2, total - total // 2) * 2), weight, stride=stride, groups=groups)
-        low_high = {"running_mean": (-1, 1), "running_var": (0.5, 2), "weight": (0.5, 1.5), "bias": (-0.5, 0.5)}
-        of_norm = [self._weight(f"{norm}.{part}", (channels,), *bounds) for part, bounds in low_high.items()]
-        return F.batch_norm(x, *of_norm, eps=1e-3)
+        bounds = {"running_mean": (-1, 1), "running_var": (0.5, 2), "weight": (0.5, 1.5), "bias": (-0.5, 0.5)}
+        mean, variance, scale, bias = (self._weight(f"{norm}.{part}", (channels,), *it) for part, it in bounds.items())
+        return F.batch_norm(x, mean, variance, scale, bias, eps=1e-3)
 
     def __call__(self, pictures: np.ndarray, blocks: tuple[int, ...]) -> np.ndarray:
         x = (torch.from_numpy(pictures).float().permute(0, 3, 1, 2) - 127) / 128
@@ -61,5 +61,5 @@ def test_the_graph_is_the_network(depth: float):
     weights = {name: tensor.numpy() for name, tensor in network.weights.items()}
     session = onnxruntime.InferenceSession(build_graph("small", weights, SIZE, depth))
     (found,) = session.run(None, {"pictures": pictures})
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(found), expected, atol=1e-4, rtol=1e-4)
     assert expected.std() > 0.01
