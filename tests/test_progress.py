@@ -19,7 +19,7 @@ def test_an_estimate_needs_a_few_steps():
     now = 40.0
     assert (pace.speed(12, "videos"), pace.left(12, 100)) == ("", "")
     # Ten steps in 40 s; what was done before took none of them.
-    assert (pace.speed(20, "videos"), pace.left(20, 100)) == ("0.25 videos/s", "5 min left")
+    assert (pace.speed(20, "videos"), pace.left(20, 100)) == ("0.25 videos/s", "5 min 20 s left")
     assert (pace.left(100, 100), pace.left(20, None)) == ("", "")
 
 
