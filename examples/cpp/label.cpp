@@ -1,4 +1,5 @@
-// The labels of a video by ONNX Runtime alone: label MODEL INPUT=FILE ...
+// The labels of a video by ONNX Runtime alone: label MODEL INPUT=FILE ... Compile it with
+//   g++ -std=c++17 -O2 label.cpp -I onnxruntime/include -L onnxruntime/lib -lonnxruntime -o label
 //
 // FILE has the raw values of an input. A model that carries its extractor takes pictures and 16 kHz sound:
 //   ffmpeg -i clip.mp4 -vf 'fps=1,scale=224:224:flags=bicubic' -pix_fmt rgb24 -f rawvideo clip.rgb
