@@ -34,7 +34,6 @@ def main() -> None:
     parser.add_argument("--vocabulary", required=True, type=Path)
     parser.add_argument("--videos", type=int, action="append", help="may be repeated")
     parser.add_argument("--members", type=int, default=9, help="the first so many of the portfolio")
-    parser.add_argument("--budget", type=int, default=10_000_000)
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -53,9 +52,9 @@ def measured(arguments: argparse.Namespace, count: int, folder: Path) -> list[di
     write_shard(held_out, (videos[place] for place in drawn[: count // 5]))
     write_shard(train, (videos[place] for place in drawn[count // 5 :]))
     classes = len(Vocabulary.from_csv(arguments.vocabulary))
-    traits = Traits(count, classes, infer_spec([train]).total_size, most_frames([train]), arguments.budget)
+    traits = Traits(count, classes, infer_spec([train]).total_size, most_frames([train]))
     rows = []
-    for name, settings in islice(portfolio(traits), arguments.members):
+    for name, settings in islice(portfolio(traits, lambda _: True), arguments.members):
         recipe = Recipe.model_validate(
             {
                 "data": {"train": [str(train)], "vocabulary": str(arguments.vocabulary)},

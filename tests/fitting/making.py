@@ -44,6 +44,6 @@ def write_names(path: Path, names: Sequence[str] = NAMES) -> Path:
     return path
 
 
-def two_members(_: Any) -> list[tuple[str, dict[str, Any]]]:
+def two_members(*_: Any) -> list[tuple[str, dict[str, Any]]]:
     """In place of the portfolio: two that are soon trained."""
     return [("mean", MEAN | {"training": TRAINING}), ("frames", FRAMES | {"training": TRAINING})]

@@ -192,8 +192,8 @@ def test_a_fit_that_was_killed_in_the_middle_ends_the_same(data: Path, fitted: P
 
 def test_a_member_that_adds_nothing_is_given_up(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     hopeless = MEAN | {"training": TRAINING | {"learning_rate": 1e-9}}
-    members = [*two_members(None), ("hopeless", hopeless)]
-    monkeypatch.setattr(fitting, "portfolio", lambda _: members)
+    members = [*two_members(), ("hopeless", hopeless)]
+    monkeypatch.setattr(fitting, "portfolio", lambda *_: members)
     monkeypatch.setattr(fitting, "_MOST_MEMBERS", 3)
     vidfit.fit(data / "data", "100kB", tmp_path / "run", "1h", (), data / "names.csv")
     tried = json.loads((tmp_path / "run" / "fit.json").read_text())["tried"]
@@ -255,7 +255,7 @@ def test_a_fit_that_was_killed_in_a_comparison_goes_on(data: Path, tmp_path: Pat
 
 
 def test_the_only_member_of_a_small_budget_is_varied(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fitting, "portfolio", lambda _: two_members(None)[:1])
+    monkeypatch.setattr(fitting, "portfolio", lambda *_: two_members()[:1])
     given = (data / "data", "20kB", tmp_path / "run", "1h", (), data / "names.csv")
     assert [name.split("-")[0] for name in vidfit.fit(*given)["fit"]] == ["mean", "mean"]
 
@@ -322,7 +322,7 @@ def test_many_videos_are_validated_by_a_part(vidfit, data: Path, tmp_path: Path,
 
 def test_members_above_half_of_the_budget_are_passed_over(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     large = FRAMES | {"encoder": {"hidden": [4000]}, "training": TRAINING}
-    monkeypatch.setattr(fitting, "portfolio", lambda _: [("mean", MEAN | {"training": TRAINING}), ("large", large)])
+    monkeypatch.setattr(fitting, "portfolio", lambda *_: [("mean", MEAN | {"training": TRAINING}), ("large", large)])
     monkeypatch.setattr(fitting, "_MOST_MEMBERS", 1)
     summary = vidfit.fit(data / "data", "50kB", tmp_path / "run", "1h", (), data / "names.csv")
     assert list(summary["fit"]) == ["mean"]

@@ -110,9 +110,9 @@ def test_a_slow_start_takes_no_steps_from_others(fit, time):
 
 def test_what_had_no_time_is_tried_once_the_machine_is_faster(fit, time, monkeypatch):
     """The second of three members is timed while the machine is busy, the third no more."""
-    (mean, _), (_, frames) = two_members(None)
-    members = [two_members(None)[0], ("slow", frames), ("fast", two_members(None)[0][1])]
-    monkeypatch.setattr(fitting, "portfolio", lambda _: members)
+    (mean, _), (_, frames) = two_members()
+    members = [two_members()[0], ("slow", frames), ("fast", two_members()[0][1])]
+    monkeypatch.setattr(fitting, "portfolio", lambda *_: members)
     monkeypatch.setattr(fitting, "_MOST_MEMBERS", 3)
     timed = iter([0.1, 1000.0, 0.1, 0.1])
     monkeypatch.setattr(fitting, "seconds_per_step", lambda *_: next(timed))

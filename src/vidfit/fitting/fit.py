@@ -122,10 +122,10 @@ class Fit:
             classes=len(data.vocabulary),
             size=data.spec.total_size,
             frames=most_frames(shards),
-            budget=max(task.room, 1),
         )
+        self._portfolio = dict(portfolio(self._traits, self._leaves_half))
         self._check_budget()
-        self._steps = max(settings["training"]["steps"] for _, settings in portfolio(self._traits))
+        self._steps = max(settings["training"]["steps"] for settings in self._portfolio.values())
         # Before the parts: those of other videos must not be taken for these.
         self._state.save()
         parts = divide(shards, task.videos, task.directory / "videos", data.skip_corrupt, task.unlabelled)
@@ -182,7 +182,7 @@ class Fit:
     def _try_portfolio(self) -> bool:
         """Try the members of the portfolio that bytes and time allow. Returns whether there were any."""
         before = len(self._state.tried)
-        for name, settings in portfolio(self._traits):
+        for name, settings in self._portfolio.items():
             if name not in self._state.begun:
                 if not self._is_small(settings) or (cut := self._within_time(name, settings)) is None:
                     continue
@@ -193,19 +193,20 @@ class Fit:
 
     def _untried(self) -> list[str]:
         """Members of the portfolio that there was no time for."""
-        members = portfolio(self._traits)
-        return [name for name, it in members if name not in self._state.tried and self._is_small(it)]
+        tried = self._state.tried
+        return [name for name, it in self._portfolio.items() if name not in tried and self._is_small(it)]
+
+    def _leaves_half(self, settings: Settings) -> bool:
+        """Whether a member takes at most half of the bytes, so that there is an average."""
+        return self._task.least_bytes(settings) <= self._task.room / 2
 
     def _is_small(self, settings: Settings) -> bool:
-        """Whether a member takes at most half of the bytes, so that there is an average; the first may take all.
-
-        With the least budgets the first takes more than half. Then others may be as large.
-        """
-        tried = [self._task.least_bytes(it) for it in self._state.begun.values()] or [self._task.room]
-        return self._task.least_bytes(settings) <= max(self._task.room / 2, *tried)
+        """Whether a member leaves half of the bytes to others, or is no larger than one that did not."""
+        begun = [self._task.least_bytes(it) for it in self._state.begun.values()] or [self._task.room]
+        return self._leaves_half(settings) or self._task.least_bytes(settings) <= max(begun)
 
     def _check_budget(self) -> None:
-        least = min(self._task.least_bytes(settings) for _, settings in portfolio(self._traits))
+        least = min(map(self._task.least_bytes, self._portfolio.values()))
         if least > self._task.room:
             size = format_size(self._task.common_bytes + least)
             raise BudgetError(f"--budget: no member fits; the smallest file takes about {size}")

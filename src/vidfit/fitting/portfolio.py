@@ -6,16 +6,19 @@ Then those of the best average again, varied. `benchmarks/portfolio.py` has the 
 Sizes and lengths follow from the data:
 
 - few videos bear small members, strong dropout and many passes; many videos the opposite;
-- no member alone takes more than half of the budget in 8 bits.
+- a member that takes more bytes than it may becomes narrower.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vidfit.fitting.task import Settings
-from vidfit.quantization.state import MIN_ELEMENTS
+
+# No hidden layer is made narrower than this to save bytes.
+_LEAST_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,12 @@ class Traits:
         classes: C.
         size: D, bytes or floats of a frame.
         frames: of the longest videos.
-        budget: bytes of all members.
     """
 
     videos: int
     classes: int
     size: int
     frames: int
-    budget: int
 
     @property
     def batch_size(self) -> int:
@@ -47,16 +48,8 @@ class Traits:
 
     @property
     def hidden(self) -> int:
-        """Size of a hidden layer."""
-        wanted = _rising(self.videos, {0: 256, 1_000: 512, 10_000: 1024, 200_000: 2048})
-        while wanted > 16 and self._bytes(wanted) > self.budget / 2:
-            wanted //= 2
-        return wanted
-
-    def _bytes(self, hidden: int) -> int:
-        """Of an encoder, a decision, attention and a further layer of this size, in 8 bits. Small ones stay float32."""
-        weights = [hidden * size for size in (self.size, self.classes, self.classes, hidden)]
-        return sum(own if own > MIN_ELEMENTS else 4 * own for own in weights)
+        """Size of a hidden layer that these videos bear."""
+        return _rising(self.videos, {0: 256, 1_000: 512, 10_000: 1024, 200_000: 2048})
 
     @property
     def decides_dearly(self) -> bool:
@@ -69,24 +62,38 @@ class Traits:
         return max(240, round(self.passes * self.videos / self.batch_size))
 
 
-def portfolio(traits: Traits) -> Iterator[tuple[str, Settings]]:
-    """Names and settings of members, as a recipe has them."""
-    yield "mean", _linear(traits, 0.1)
+def portfolio(traits: Traits, fits: Callable[[Settings], bool]) -> Iterator[tuple[str, Settings]]:
+    """Names and settings of members, as a recipe has them.
+
+    Arguments:
+        traits: of the data.
+        fits: whether a member may take its bytes. What is too large has hidden layers of a half, a quarter, ...
+    """
+    for name, build in _members(traits):
+        hidden = traits.hidden
+        while hidden > _LEAST_WIDTH and not fits(build(hidden)):
+            hidden //= 2
+        yield name, build(hidden)
+
+
+def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], Settings]]]:
+    """Names, and what makes a member with hidden layers of a size."""
+    yield "mean", lambda _: _linear(traits, 0.1)
+    dbof, netvlad = ("dbof", partial(_dbof, traits)), ("netvlad", partial(_netvlad, traits))
     if traits.frames == 1:
-        yield "deep", _frames(traits, "mean")
-        yield "dbof", _dbof(traits)
-        yield "deeper", _frames(traits, "mean", layers=2)
-        yield "experts", _experts(traits)
+        yield "deep", partial(_frames, traits, "mean", 1)
+        yield dbof
+        yield "deeper", partial(_frames, traits, "mean", 2)
+        yield "experts", lambda _: _experts(traits)
         return
-    yield "mean-and-max", _linear(traits, 0.3, largest=True)
-    dbof, netvlad = ("dbof", _dbof(traits)), ("netvlad", _netvlad(traits))
-    attention, smooth = ((f"frames-{pooling}", _frames(traits, pooling)) for pooling in ("attention", "log-sum-exp"))
+    yield "mean-and-max", lambda _: _linear(traits, 0.3, largest=True)
+    attention, smooth = ((f"frames-{it}", partial(_frames, traits, it, 1)) for it in ("attention", "log-sum-exp"))
     cheap_first, usual = [dbof, netvlad, attention, smooth], [attention, dbof, smooth, netvlad]
     yield from cheap_first if traits.decides_dearly else usual
-    yield "frames-deep", _frames(traits, "attention", layers=2)
-    yield "attention", _attention(traits)
-    yield "frames-max", _frames(traits, "max")
-    yield "frames-mean", _frames(traits, "mean")
+    yield "frames-deep", partial(_frames, traits, "attention", 2)
+    yield "attention", partial(_attention, traits)
+    yield "frames-max", partial(_frames, traits, "max", 1)
+    yield "frames-mean", partial(_frames, traits, "mean", 1)
 
 
 def variations(name: str, member: Settings, number: int) -> dict[str, Settings]:
@@ -118,35 +125,33 @@ def _experts(traits: Traits) -> Settings:
     return {"family": {"type": "mean"}, "head": head, "training": _training(traits, 0.02)}
 
 
-def _frames(traits: Traits, pooling: str, layers: int = 1) -> Settings:
+def _frames(traits: Traits, pooling: str, layers: int, hidden: int) -> Settings:
     family = {"type": "frame-classifier", "pooling": pooling, "dropout": 0.5}
-    encoder = {"hidden": [traits.hidden] * layers, "dropout": 0.5 if traits.videos > 1_000 else 0.3}
+    encoder = {"hidden": [hidden] * layers, "dropout": 0.5 if traits.videos > 1_000 else 0.3}
     return {"encoder": encoder, "family": family, "training": _training(traits, 0.003)}
 
 
-def _attention(traits: Traits) -> Settings:
-    size = max(traits.hidden // 8, 1) * 8
-    family = {"type": "attention", "heads": 8, "values": size, "hidden": size, "dropout": 0.5}
-    encoder = {"hidden": [size], "dropout": 0.5}
+def _attention(traits: Traits, hidden: int) -> Settings:
+    family = {"type": "attention", "heads": 8, "values": hidden, "hidden": hidden, "dropout": 0.5}
+    encoder = {"hidden": [hidden], "dropout": 0.5}
     head = {"type": "logistic", "dropout": 0.5}
     return {"encoder": encoder, "family": family, "head": head, "training": _training(traits, 0.002)}
 
 
-def _netvlad(traits: Traits) -> Settings:
-    family = {"type": "netvlad", "clusters": 8, "hidden": traits.hidden, "relu": True, "gating": False, "dropout": 0.5}
+def _netvlad(traits: Traits, hidden: int) -> Settings:
+    family = {"type": "netvlad", "clusters": 8, "hidden": hidden, "relu": True, "gating": False, "dropout": 0.5}
     # Without the encoder a cluster has as many sums as a frame has bytes.
-    encoder = {"hidden": max(traits.hidden // 2, 8), "dropout": 0.3}
+    encoder = {"hidden": hidden // 2, "dropout": 0.3}
     head = {"type": "logistic", "dropout": 0.6}
     return {"encoder": encoder, "family": family, "head": head, "training": _training(traits, 0.004)}
 
 
-def _dbof(traits: Traits) -> Settings:
-    size = traits.hidden
+def _dbof(traits: Traits, hidden: int) -> Settings:
     family = {
         "type": "dbof",
         "pooling": "max",
-        "clusters": size,
-        "hidden": size,
+        "clusters": hidden,
+        "hidden": hidden,
         "relu": True,
         "gating": False,
         "dropout": 0.3,
