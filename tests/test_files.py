@@ -216,7 +216,10 @@ def test_what_is_no_such_folder_is_not_replaced(tmp_path, kind: str):
     assert os.listdir(tmp_path) == ["saved"]
 
 
-def test_a_folder_in_no_folder(tmp_path):
-    path = tmp_path / "none" / "saved"
-    with pytest.raises(OutputError, match=r"saved: cannot be written"), replacing_folder(path, "mark"):
+def test_a_folder_gets_the_folders_above_it(tmp_path):
+    saved = tmp_path / "new" / "saved"
+    with replacing_folder(saved, "mark") as partial:
+        (partial / "mark").touch()
+    assert (saved / "mark").is_file()
+    with pytest.raises(OutputError, match="is a file, not a folder"), replacing_folder(saved / "mark" / "x", "mark"):
         pass

@@ -1,35 +1,128 @@
-// A video's labels on iOS, by a packed file that carries its extractor. Needs onnxruntime-objc.
-// `rate`, `pictureTime` and `size` are in the file's metadata, `vidfit.extractor`; `audio` is 16 kHz mono.
-// Never compiled: compare your pictures with the reference vectors in docs/reference/file-formats.md.
+// The labels of a video on iOS 15: the pod onnxruntime-objc. (The Swift package's module is OnnxRuntimeBindings.)
+//
+// `vidfit export model.onnx phone --to ort` writes the files of `folder`: vidfit.json, pictures.onnx, sounds.onnx and
+// model.onnx. This example was not compiled here. It is for models that look and listen. Call it from a worker thread.
 import AVFoundation
 import onnxruntime_objc
 
-/// RGB bytes of a frame, stretched to a square.
-func picture(_ frame: CGImage, size: Int) -> Data {
-    let context = CGContext(data: nil, width: size, height: size, bitsPerComponent: 8, bytesPerRow: 4 * size,
-        space: CGColorSpace(name: CGColorSpace.sRGB)!, bitmapInfo: CGImageAlphaInfo.noneSkipLast.rawValue)!
-    context.interpolationQuality = .high
-    context.draw(frame, in: CGRect(x: 0, y: 0, width: size, height: size))
-    let rgba = context.data!.assumingMemoryBound(to: UInt8.self)
-    return Data((0..<size * size * 3).map { rgba[4 * ($0 / 3) + $0 % 3] })
+/// vidfit.json. ONNX Runtime's Objective-C API does not read a model's own metadata.
+struct Settings: Decodable {
+    let vocabulary: [String], thresholds: [Float], modalities: [String: Int]
+    let rate, picture_time: Double  // steps per second; of a step
+    let picture_size, sound_window: Int  // pixels; samples
 }
 
-func probabilities(
-    _ session: ORTSession, video: AVAsset, audio: [Float], rate: Double, pictureTime: Double, size: Int
-) throws -> [Float] {
-    let frames = AVAssetImageGenerator(asset: video)
-    frames.appliesPreferredTrackTransform = true
-    (frames.requestedTimeToleranceBefore, frames.requestedTimeToleranceAfter) = (.zero, .zero)
-    let steps = max(1, Int((video.duration.seconds * rate + 1e-6).rounded(.toNearestOrEven)))
-    let images = NSMutableData()
-    for step in 0..<steps {
-        let time = CMTime(seconds: (Double(step) + pictureTime) / rate, preferredTimescale: 600_000)
-        images.append(picture(try frames.copyCGImage(at: time, actualTime: nil), size: size))
+final class Labeller {
+    private let settings: Settings
+    private let environment: ORTEnv
+    private let pictures, sounds, model: ORTSession
+
+    init(folder: URL) throws {
+        let text = try Data(contentsOf: folder.appendingPathComponent("vidfit.json"))
+        settings = try JSONDecoder().decode(Settings.self, from: text)
+        let environment = try ORTEnv(loggingLevel: .warning)
+        func session(_ name: String) throws -> ORTSession {
+            try ORTSession(env: environment, modelPath: folder.appendingPathComponent(name).path, sessionOptions: nil)
+        }
+        pictures = try session("pictures.onnx")
+        sounds = try session("sounds.onnx")
+        model = try session("model.onnx")
+        self.environment = environment
     }
-    let sound = NSMutableData(bytes: audio, length: 4 * audio.count)
-    let shape = [steps, size, size, 3].map { NSNumber(value: $0) }
-    let inputs = ["images": try ORTValue(tensorData: images, elementType: .uInt8, shape: shape),
-                  "audio": try ORTValue(tensorData: sound, elementType: .float, shape: [NSNumber(value: audio.count)])]
-    let found = try session.run(withInputs: inputs, outputNames: ["probabilities"], runOptions: nil)
-    return try found["probabilities"]!.tensorData().withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
+
+    /// The labels that hold, the most probable first.
+    func label(_ video: AVAsset) throws -> [(name: String, probability: Float)] {
+        let steps = max(1, Int((video.duration.seconds * settings.rate + 1e-6).rounded(.toNearestOrEven)))
+        func features(_ bytes: Data) throws -> ORTValue { try value(bytes, .uInt8, [1, steps, bytes.count / steps]) }
+        let count = withUnsafeBytes(of: Int64(steps)) { Data($0) }
+        let inputs = [
+            "rgb": try features(seen(video, steps)), "audio": try features(heard(sound(video), steps)),
+            "num_frames": try value(count, .int64, [1])]
+        // The output frame_probabilities, if the model has it, says when: [1, steps, classes].
+        let output = try run(model, inputs, "probabilities")
+        let probabilities = output.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
+        return probabilities.indices.filter { probabilities[$0] >= settings.thresholds[$0] }
+            .map { (name: settings.vocabulary[$0], probability: probabilities[$0]) }
+            .sorted { $0.probability > $1.probability }
+    }
+
+    /// Features of the pictures, uint8 [steps, K]. Bytes of 127 stand for a step without picture.
+    private func seen(_ video: AVAsset, _ steps: Int) throws -> Data {
+        let reader = AVAssetImageGenerator(asset: video)
+        reader.appliesPreferredTrackTransform = true
+        reader.requestedTimeToleranceBefore = .zero
+        reader.requestedTimeToleranceAfter = .zero
+        let size = settings.picture_size
+        var found = Data(), image: Data?
+        for step in 0..<steps {
+            let seconds = (Double(step) + settings.picture_time) / settings.rate
+            let time = CMTime(seconds: seconds, preferredTimescale: 600_000)
+            // It fails after the last frame, which stays.
+            if let frame = try? reader.copyCGImage(at: time, actualTime: nil) { image = picture(frame) }
+            if let image = image {
+                found += try run(pictures, ["images": value(image, .uInt8, [1, size, size, 3])], "rgb")
+            } else {
+                found += Data(repeating: 127, count: settings.modalities["rgb"]!)
+            }
+        }
+        return found
+    }
+
+    /// RGB bytes of a frame, stretched to a square. In the frame's own colours: another space would convert them.
+    private func picture(_ frame: CGImage) -> Data {
+        let size = settings.picture_size
+        let context = CGContext(data: nil, width: size, height: size, bitsPerComponent: 8, bytesPerRow: 4 * size,
+            space: frame.colorSpace ?? CGColorSpaceCreateDeviceRGB(),
+            bitmapInfo: CGImageAlphaInfo.noneSkipLast.rawValue)!
+        context.interpolationQuality = .high
+        context.draw(frame, in: CGRect(x: 0, y: 0, width: size, height: size))
+        let rgba = context.data!.assumingMemoryBound(to: UInt8.self)
+        return Data((0..<size * size * 3).map { rgba[4 * ($0 / 3) + $0 % 3] })
+    }
+
+    /// Features of the sound, uint8 [steps, K]. A step with less than half of its window has none: bytes of 127.
+    private func heard(_ sound: [Float], _ steps: Int) throws -> Data {
+        let window = settings.sound_window
+        var found = Data()
+        for step in 0..<steps {
+            let start = Int((Double(step) * 16000 / settings.rate).rounded(.toNearestOrEven))
+            guard 2 * (sound.count - start) >= window else {
+                found += Data(repeating: 127, count: settings.modalities["audio"]!)
+                continue
+            }
+            var samples = Array(sound[start..<min(start + window, sound.count)])
+            samples += [Float](repeating: 0, count: window - samples.count)
+            let data = samples.withUnsafeBytes { Data($0) }
+            found += try run(sounds, ["windows": value(data, .float, [1, window])], "audio")
+        }
+        return found
+    }
+
+    private func value(_ data: Data, _ type: ORTTensorElementDataType, _ shape: [Int]) throws -> ORTValue {
+        try ORTValue(tensorData: NSMutableData(data: data), elementType: type, shape: shape.map { NSNumber(value: $0) })
+    }
+
+    private func run(_ session: ORTSession, _ inputs: [String: ORTValue], _ output: String) throws -> Data {
+        try session.run(withInputs: inputs, outputNames: [output], runOptions: nil)[output]!.tensorData() as Data
+    }
+}
+
+/// The sound of a video: 16 kHz mono, from -1 to 1. Empty if there is none.
+func sound(_ video: AVAsset) throws -> [Float] {
+    let tracks = video.tracks(withMediaType: .audio)
+    if tracks.isEmpty { return [] }
+    let reader = try AVAssetReader(asset: video)
+    let output = AVAssetReaderAudioMixOutput(audioTracks: tracks, audioSettings: [
+        AVFormatIDKey: kAudioFormatLinearPCM, AVSampleRateKey: 16000, AVNumberOfChannelsKey: 1,
+        AVLinearPCMBitDepthKey: 32, AVLinearPCMIsFloatKey: true, AVLinearPCMIsBigEndianKey: false,
+        AVLinearPCMIsNonInterleaved: false])
+    reader.add(output)
+    reader.startReading()
+    var bytes = Data()
+    while let buffer = output.copyNextSampleBuffer() {
+        guard let block = CMSampleBufferGetDataBuffer(buffer) else { continue }
+        bytes += try block.dataBytes()
+    }
+    if let error = reader.error { throw error }
+    return bytes.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
 }

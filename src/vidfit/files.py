@@ -87,14 +87,15 @@ def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
     """Yields an empty folder beside `path` to write to; it gets its real name when the block ends without an exception.
 
     Arguments:
-        path: the folder. An existing one is replaced if it holds the file `mark`.
+        path: the folder. An existing one is replaced if it holds the file `mark`. Its parents are created.
         mark: name of a file that the new folder holds, too.
 
     Raises:
-        OutputError: `path` exists without `mark`, its folder does not exist, or writing failed.
+        OutputError: `path` exists without `mark`, or writing failed.
     """
     if path.exists() and not (path / mark).is_file():
         raise OutputError(f"{path}: holds no {mark}, so it is not replaced; choose another name")
+    make_folder(path.parent)
     with temporary(path.parent) as partial:
         try:
             partial.mkdir()

@@ -12,6 +12,7 @@ import pytest
 import tritonclient
 from google.protobuf import text_format
 
+import vidfit as library
 from tests.conftest import Call, call
 from tests.export.members import arrays, member
 from tests.serving.models import write_video_model
@@ -57,12 +58,20 @@ def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video_model(tmp_path_factory.mktemp("one-file"), with_extractor=True)
 
 
+@pytest.fixture(scope="module")
+def parts(one_file: Path) -> Path:
+    """The folder for phones of a file that carries its extractor."""
+    folder = one_file.with_name("phone")
+    assert call("export", one_file, folder, "--to", "ort") == 0
+    return folder
+
+
 @pytest.mark.parametrize("kind", ["model", "one_file"])
 def test_triton_gets_the_file_and_what_it_takes(
     vidfit: Call, request: pytest.FixtureRequest, kind: str, tmp_path: Path
 ):
     model = request.getfixturevalue(kind)
-    schema, folder = tritons_schema(), tmp_path / "videos"
+    schema, folder = tritons_schema(), tmp_path / "repository" / "videos"
     assert vidfit("export", model, folder, "--to", "triton")[0] == 0
     assert sorted(str(it.relative_to(folder)) for it in folder.rglob("*")) == ["1", "1/model.onnx", "config.pbtxt"]
     assert (folder / "1" / "model.onnx").read_bytes() == model.read_bytes()
@@ -77,20 +86,33 @@ def test_triton_gets_the_file_and_what_it_takes(
         ]
 
 
-@pytest.mark.parametrize("kind", ["model", "one_file"])
-def test_phones_get_the_same_probabilities(request: pytest.FixtureRequest, phone: Path, kind: str, tmp_path: Path):
-    model, inputs = request.getfixturevalue(kind), arrays(2, 5)
-    if kind == "one_file":
-        phone, inputs = tmp_path / "phone", one_video()
-        assert call("export", model, phone, "--to", "ort") == 0
+def test_phones_get_the_same_probabilities(model: Path, phone: Path):
+    inputs = arrays(2, 5)
     assert sorted(it.name for it in phone.iterdir()) == ["model.ort", "operators.config", "vidfit.json"]
     found, wanted = (onnxruntime.InferenceSession(it).run(None, inputs) for it in (phone / "model.ort", model))
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)
-    told = json.loads((phone / "vidfit.json").read_text())
-    assert told["vocabulary"] == json.loads(
-        onnxruntime.InferenceSession(model).get_modelmeta().custom_metadata_map["vidfit.vocabulary"]
-    )
+    told, loaded = json.loads((phone / "vidfit.json").read_text()), library.load(model)
+    assert told["vocabulary"] == list(loaded.vocabulary)
+    assert told["modalities"] == {"rgb": 24, "audio": 8}
+    assert told["thresholds"] == [0.5] * len(told["vocabulary"])
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "ort"])
+def test_a_phone_runs_pictures_and_sounds_in_pieces(parts: Path, one_file: Path, suffix: str):
+    told, video = json.loads((parts / "vidfit.json").read_text()), one_video()
+    assert [told[name] for name in ("rate", "picture_time", "picture_size", "sound_window")] == [1.0, 0.5, 16, 15600]
+    names = ("pictures", "sounds", "model")
+    pictures, sounds, model = (onnxruntime.InferenceSession(parts / f"{name}.{suffix}") for name in names)
+    windows = np.stack([video["audio"][start : start + 15600] for start in range(0, 64_000, 16_000)])
+    pieces = [slice(0, 3), slice(3, 4)]
+    rgb = np.concatenate([np.asarray(pictures.run(None, {"images": video["images"][it]})[0]) for it in pieces])
+    audio = np.concatenate([np.asarray(sounds.run(None, {"windows": windows[it]})[0]) for it in pieces])
+    features = {"rgb": rgb[None], "audio": audio[None], "num_frames": np.array([4])}
+    (wanted,) = onnxruntime.InferenceSession(one_file).run(["probabilities"], video)
+    (found,) = model.run(["probabilities"], features)
+    # A byte of a feature may round the other way.
+    np.testing.assert_allclose(np.asarray(found), np.asarray(wanted), atol=0.01)
 
 
 def test_the_operators_for_phones_are_those_of_the_graph(model: Path, phone: Path):

@@ -50,8 +50,7 @@ def test_a_large_body_arrives_as_it_was_sent():
 @given(content=st.binary(min_size=1, max_size=200), cuts=st.lists(st.integers(1, 300), max_size=6))
 def test_a_form_may_be_cut_anywhere(content: bytes, cuts: list[int]):
     head = b'--e\r\nA: b\r\ncontent-disposition: form-data; name=video; filename="/etc/x"\r\n\r\n'
-    other = b'--e\r\nContent-Disposition: form-data; name="more"\r\n\r\nx\r\n'
-    form = other + head + content + b"\r\n--e--\r\n"
+    form = head + content + b"\r\n--e--\r\n"
     places = sorted({0, *(cut for cut in cuts if cut < len(form)), len(form)})
     pieces = [form[start:end] for start, end in pairwise(places)]
     if b"\r\n--e" not in content:

@@ -116,6 +116,57 @@ def test_tritons_own_client_gets_right_answers(server: Running, features_model: 
                 )
 
 
+def test_a_client_may_name_the_version(server: Running):
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    frames = {name: np.full((1, 4, 3), 9, np.uint8) for name in ("rgb", "audio")}
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        assert client.get_model_metadata("one-file", "1", headers=headers)["versions"] == ["1"]
+        assert client.is_model_ready("one-file", "1", headers=headers)
+        assert not client.is_model_ready("one-file", "2", headers=headers)
+        found = client.infer("one-file", triton_inputs(frames, False), model_version="1", headers=headers)
+    assert found.get_response()["model_version"] == "1"
+
+
+@pytest.mark.parametrize("parameter", ["classification", "shared_memory_region"])
+def test_what_the_server_cannot_do_is_no_answer(server: Running, parameter: str):
+    inputs = [{"name": name, "datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 2, 3]} for name in ("rgb", "audio")]
+    outputs = [{"name": "probabilities"}]
+    asked = {"inputs": inputs, "outputs": outputs}
+    assert server.client.post("/v2/models/one-file/infer", json=asked).status_code == 200
+    (outputs if parameter == "classification" else inputs)[0]["parameters"] = {parameter: 1}
+    answer = server.client.post("/v2/models/one-file/infer", json=asked)
+    assert answer.status_code == 400
+    assert f"the parameter '{parameter}' is unknown" in answer.json()["error"]
+
+
+def test_a_tensor_without_frames_is_told_so(server: Running):
+    for shape in ([1, 0, 3], [0, 4, 3]):
+        inputs = [{"name": name, "datatype": "UINT8", "shape": shape, "data": []} for name in ("rgb", "audio")]
+        answer = server.client.post("/v2/models/one-file/infer", json={"inputs": inputs})
+        line = f"rgb: its shape {shape} has no values; give at least one video of one frame"
+        assert (answer.status_code, answer.json()) == (400, {"error": line})
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/metrics", "/v2/health/ready", "/v2/models/plain/ready"])
+def test_head_is_get_without_a_body(server: Running, path: str):
+    got, head = server.client.get(path), server.client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(got.content)) or path == "/metrics"
+
+
+def test_a_query_that_means_nothing_is_refused(server: Running, clip: Path):
+    for path in ("/v1/label?modle=plain", "/v1/label?threshold=0.1", "/v1/predict?top_k=3"):
+        answer = server.client.post(path, content=clip.read_bytes())
+        assert answer.status_code == 400
+        assert answer.json()["error"].endswith(": is unknown; the address takes only ?model=NAME")
+
+
+def test_the_description_says_that_a_token_is_needed(server: Running):
+    found = server.client.get("/openapi.json").json()
+    assert found["components"]["securitySchemes"] == {"HTTPBearer": {"type": "http", "scheme": "bearer"}}
+    assert found["paths"]["/v1/label"]["post"]["security"] == [{"HTTPBearer": []}]
+
+
 def test_only_health_needs_no_token(server: Running):
     for path in ("/v2", "/v1/models", "/metrics", "/openapi.json", "/", "/v2/models/plain/ready"):
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}):
@@ -132,7 +183,8 @@ def test_only_health_needs_no_token(server: Running):
         (b"#EXTM3U\n#EXTINF:9,\n/etc/passwd\n", {}, 422, "video: is"),
         (b"ffconcat version 1.0\nfile /etc/passwd\n", {}, 422, "video: is"),
         (form(("video", b"nothing")), FORM, 422, "video: is no video that can be opened"),
-        (form(("other", b"nothing")), FORM, 400, "the form has 0 parts named video; send one"),
+        (form(), FORM, 400, "the form has 0 parts named video; send one"),
+        (form(("video", b"a"), ("model", b"plain")), FORM, 400, "the form's part 'model' is unknown; send video alone"),
         (form(("video", b"a"), ("video", b"b")), FORM, 400, "the form has 2 parts named video; send one"),
         (form(("video", b"nothing"))[:-6], FORM, 400, "the form is cut short; send all of it"),
         (b"nothing", FORM, 400, "the form is not well formed"),

@@ -16,12 +16,11 @@ from typing import Any, Final
 import onnx
 
 from vidfit.errors import ModelFileError, VidfitError
-from vidfit.evaluation.thresholds import DEFAULT
 from vidfit.export.byte_products import use_byte_products
+from vidfit.export.description import describe
 from vidfit.export.metadata import PackedInfo, parse_metadata, read_header
 from vidfit.export.parts import split
 from vidfit.files import replacing_folder
-from vidfit.videos.extractor import parse_extractor
 
 # A folder with this file is a page, and may be replaced.
 DESCRIPTION: Final = "model.json"
@@ -52,32 +51,15 @@ def write_web_page(source: Path, folder: Path, runtime: Path, window: float, hop
     model = onnx.load_from_string(parts["model"])
     use_byte_products(model)
     parts["model"] = model.SerializeToString()
-    write_page(parts, describe(source, info, window, hop), folder, find_runtime(runtime))
+    write_page(parts, _describe(source, info, window, hop), folder, find_runtime(runtime))
 
 
-def describe(source: Path, info: PackedInfo, window: float, hop: float) -> dict[str, Any]:
-    """What `model.json` says of a model, but for the checksums of its files.
-
-    Arguments:
-        window, hop: seconds.
-    """
-    assert info.extractor is not None
-    settings = parse_extractor(info.extractor, source).settings
-    backbones = {backbone.modality: backbone for backbone in settings.backbones}
-    thresholds_C = info.thresholds_C
-    return {
-        "name": source.stem,
-        "rate": settings.rate,
-        "picture_time": settings.picture_time,
-        "picture_size": backbones["rgb"].size if "rgb" in backbones else 0,
-        "sound_window": backbones["audio"].window if "audio" in backbones else 0,
-        "modalities": {modality.name: modality.size for modality in info.spec.modalities},
-        # In steps, rounded as `Timeline` rounds them.
-        "window": max(1, round(window * settings.rate)),
-        "hop": max(1, round(hop * settings.rate)),
-        "vocabulary": info.vocabulary,
-        "thresholds": [DEFAULT] * len(info.vocabulary) if thresholds_C is None else thresholds_C.tolist(),
-    }
+def _describe(source: Path, info: PackedInfo, window: float, hop: float) -> dict[str, Any]:
+    """What `model.json` says of a model, but for the checksums of its files."""
+    told = describe(source, info)
+    # In steps, rounded as `Timeline` rounds them.
+    steps = {name: max(1, round(seconds * told["rate"])) for name, seconds in (("window", window), ("hop", hop))}
+    return {"name": source.stem, **told, **steps}
 
 
 def find_runtime(folder: Path) -> dict[str, Path]:
@@ -104,7 +86,7 @@ def write_page(
 
     Arguments:
         parts: the parts of a model, ONNX files (see `parts.py`).
-        description: see `describe`.
+        description: what `model.json` is to say.
         folder: as in `write_web_page`.
         runtime: the files of onnxruntime-web by name.
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -95,7 +96,17 @@ def make_app(server: Server, page: Path | None = None) -> ASGIApp:
         page: a folder that `vidfit export --to web` wrote, to show at `/`.
     """
     # Its pages of documentation load scripts from elsewhere; the description itself is at /openapi.json.
-    app = FastAPI(title="vidfit", version=version("vidfit"), docs_url=None, redoc_url=None, responses=ERRORS)
+    app = FastAPI(
+        title="vidfit",
+        version=version("vidfit"),
+        docs_url=None,
+        redoc_url=None,
+        responses=ERRORS,
+        # A redirect would name the address that a proxy asked, not the client's.
+        redirect_slashes=False,
+        # Only said here: `Watch` asks for the token.
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if server.settings.token else [],
+    )
     _add_errors(app)
     _add_own(app, server)
     _add_kserve(app, server)
@@ -126,8 +137,14 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse({"error": "the server failed; its log says why"}, 500)
 
 
+def _refuse_unknown_query(request: Request) -> None:
+    for name in request.query_params:
+        if name != "model":
+            raise HTTPException(400, f"?{name}: is unknown; the address takes only ?model=NAME")
+
+
 def _add_own(app: FastAPI, server: Server) -> None:
-    @app.post("/v1/label", openapi_extra=VIDEO)
+    @app.post("/v1/label", openapi_extra=VIDEO, dependencies=[Depends(_refuse_unknown_query)])
     async def label(request: Request, model: str | None = None) -> dict[str, Any]:
         """What is in a video, and when."""
         served = server.model(model)
@@ -139,7 +156,7 @@ def _add_own(app: FastAPI, server: Server) -> None:
         server.metrics.video_seconds.inc(found["duration"])
         return {"model": served.name, **found}
 
-    @app.post("/v1/predict", openapi_extra=FEATURES)
+    @app.post("/v1/predict", openapi_extra=FEATURES, dependencies=[Depends(_refuse_unknown_query)])
     async def predict_features(request: Request, model: str | None = None) -> dict[str, Any]:
         """The most probable labels of some videos, from their features."""
         served = server.model(model)
@@ -171,17 +188,20 @@ def _add_kserve(app: FastAPI, server: Server) -> None:
         """200: the server answers. It listens once all models are loaded."""
         return Response()
 
+    @app.get("/v2/models/{name}/versions/1", include_in_schema=False)
     @app.get("/v2/models/{name}")
     async def model_metadata(name: str) -> dict[str, Any]:
         """Inputs and outputs of a model."""
         return kserve.model_metadata(server.model(name))
 
+    @app.get("/v2/models/{name}/versions/1/ready", include_in_schema=False)
     @app.get("/v2/models/{name}/ready")
     async def model_ready(name: str) -> Response:
         """200: there is such a model."""
         server.model(name)
         return Response()
 
+    @app.post("/v2/models/{name}/versions/1/infer", include_in_schema=False)
     @app.post("/v2/models/{name}/infer", openapi_extra=TENSORS)
     async def infer(request: Request, name: str) -> Response:
         """Probabilities of some videos, from their features."""

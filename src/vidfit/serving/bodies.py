@@ -41,7 +41,8 @@ async def received_video(request: Request, folder: Path, settings: Settings) -> 
     """Receive a video to a file that exists within the block. The body is the video, or a form with a part `video`.
 
     Raises:
-        HTTPException: as `read_body`, and 400: the form is not well formed, or there is no video in it.
+        HTTPException: as `read_body`, and 400: the form is not well formed, there is no video in it, or more than
+            that.
     """
     form = _Form(request.headers.get("content-type", ""))
     with NamedTemporaryFile(dir=folder) as file:
@@ -148,11 +149,15 @@ class _Form:
         self._value.clear()
 
     def _start_data(self) -> None:
-        self._videos += self._name == _PART
+        if self._name != _PART:
+            name = self._name[:40].decode("utf-8", "replace")
+            raise HTTPException(
+                400, f"the form's part {name!r} is unknown; send video alone, and ?model=NAME if needed"
+            )
+        self._videos += 1
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._name == _PART:
-            self._found += data[start:end]
+        self._found += data[start:end]
 
     def _end(self) -> None:
         self._ended = True

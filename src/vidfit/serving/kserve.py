@@ -97,7 +97,9 @@ def _outputs(asked: Mapping[str, Any], model: ServedModel) -> dict[str, bool]:
         name = output.get("name")
         if not isinstance(name, str) or name not in model.outputs or name in found:
             raise DataError(f"outputs: give some of these, each once: {', '.join(model.outputs)}")
-        found[name] = bool(_parameters(output, "outputs").get("binary_data", binary))
+        parameters = _parameters(output, name)
+        _refuse_unknown(parameters, "binary_data", name)
+        found[name] = bool(parameters.get("binary_data", binary))
     return found
 
 
@@ -112,7 +114,9 @@ def _tensors(asked: Mapping[str, Any], tail: bytes, model: ServedModel) -> dict[
         if tensor.get("datatype") != known[name]:
             raise DataError(f"{name}: its datatype is {known[name]}")
         shape = _shape(tensor, name)
-        size = _parameters(tensor, name).get("binary_data_size")
+        parameters = _parameters(tensor, name)
+        _refuse_unknown(parameters, "binary_data_size", name)
+        size = parameters.get("binary_data_size")
         if size is None:
             array = to_array(tensor.get("data"), _DTYPES[known[name]], name).reshape(-1)
         else:
@@ -131,6 +135,8 @@ def _shape(tensor: Mapping[str, Any], name: str) -> list[int]:
         raise DataError(f"{name}: give its shape, a list of sizes")
     if len(shape) > 3:
         raise DataError(f"{name}: has {len(shape)} axes; give at most 3")
+    if 0 in shape:
+        raise DataError(f"{name}: its shape {shape} has no values; give at least one video of one frame")
     return shape
 
 
@@ -152,6 +158,13 @@ def _parameters(of: Mapping[str, Any], place: str) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise DataError(f"{place}: parameters is no object")
     return parameters
+
+
+def _refuse_unknown(parameters: Mapping[str, Any], known: str, name: str) -> None:
+    """Others, such as `classification`, change what a tensor holds."""
+    for parameter in parameters:
+        if parameter != known:
+            raise DataError(f"{name}: the parameter {parameter!r} is unknown; leave it out")
 
 
 def _answer(answer: dict[str, Any], arrays: list[tuple[str, np.ndarray, bool]]) -> Answer:

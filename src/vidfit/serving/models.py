@@ -68,7 +68,7 @@ def _named(argument: str) -> tuple[str, Path]:
 
 def _open(name: str, path: Path) -> ServedModel:
     if path.is_dir() or path.suffix == ".safetensors":
-        raise ModelFileError(f"{path}: is a member of a run; give a packed .onnx file")
+        raise ModelFileError(f"{path}: is no packed file; give an .onnx file, such as RUN/model.onnx")
     predictor = load(path)
     labels_videos = predictor.extractor is not None
     if labels_videos:

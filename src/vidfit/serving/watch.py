@@ -60,6 +60,10 @@ class Watch:
             await self._app(scope, receive, send)
             return
         start, status = time.monotonic(), 499
+        method = scope["method"]
+        if method == "HEAD":
+            # Routes answer it as GET. The server sends no body, for it has the request's own scope.
+            scope = {**scope, "method": "GET"}
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -78,17 +82,17 @@ class Watch:
                 )
                 await refusal(scope, receive, watched)
         finally:
-            self._tell(scope, status, time.monotonic() - start)
+            self._tell(scope, method, status, time.monotonic() - start)
 
     def _may_pass(self, scope: Scope) -> bool:
         given = _token(Headers(scope=scope).get("authorization", ""))
         return not self._wanted or scope["path"] in _OPEN or hmac.compare_digest(given, self._wanted)
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+    def _tell(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        told = {"method": scope["method"], "path": scope["path"], "status": status, "ms": round(1000 * seconds, 1)}
+        told = {"method": method, "path": scope["path"], "status": status, "ms": round(1000 * seconds, 1)}
         log.info("request", extra={"told": told})
 
 
