@@ -130,7 +130,7 @@ def test_a_client_may_name_the_version(server: Running):
 @pytest.mark.parametrize("parameter", ["classification", "shared_memory_region"])
 def test_what_the_server_cannot_do_is_no_answer(server: Running, parameter: str):
     inputs = [{"name": name, "datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 2, 3]} for name in ("rgb", "audio")]
-    outputs = [{"name": "probabilities"}]
+    outputs: list[dict[str, Any]] = [{"name": "probabilities"}]
     asked = {"inputs": inputs, "outputs": outputs}
     assert server.client.post("/v2/models/one-file/infer", json=asked).status_code == 200
     (outputs if parameter == "classification" else inputs)[0]["parameters"] = {parameter: 1}
