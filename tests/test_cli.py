@@ -59,6 +59,19 @@ def test_inspect(vidfit, corpus: Path):
     assert str(VIDEOS["train"] + VIDEOS["eval"]) in out
 
 
+def test_inspect_tells_what_a_packed_file_holds(vidfit, finished: Path):
+    packed = json.loads((finished / "summary.json").read_text())["packed"]
+    code, out, _ = vidfit("inspect", finished / "model.onnx", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["bytes"], found["features"]) == (packed["bytes"], {"rgb": 24, "audio": 8})
+    assert list(found["members"]) == [member["name"] for member in packed["members"]]
+    _, out, _ = vidfit("inspect", finished / "model.onnx")
+    assert f"bytes        {packed['bytes']}" in out
+    code, _, err = vidfit("inspect", finished / "model.onnx", finished / "model.onnx")
+    assert (code, len(err.splitlines())) == (2, 1)
+
+
 def test_run_train_and_summary(vidfit, corpus: Path, tmp_path: Path):
     recipe = write_recipe(tmp_path, corpus)
     short = ("--set", "training.steps=8", "--set", "pack.members=[mean]")

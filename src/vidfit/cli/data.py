@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from vidfit.cli.app import Overwrite, Shards, SkipCorrupt, app
+from vidfit.cli.app import Overwrite, SkipCorrupt, app
 from vidfit.cli.terminal import progress_bar
 from vidfit.errors import VidfitError
 
@@ -17,14 +17,20 @@ log = logging.getLogger(__name__)
 
 @app.command()
 def inspect(
-    shards: Shards,
+    shards: Annotated[
+        list[str], typer.Argument(help="TFRecord files, folders of them, caches or (quoted) globs; or one packed file.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     skip_corrupt: SkipCorrupt = False,
 ) -> None:
-    """Show what is in some shards: records, modalities and their sizes, lengths, labels."""
+    """Show what is in some shards (records, modalities and their sizes, lengths, labels) or in a packed file."""
+    from vidfit.export.description import inspect_packed
     from vidfit.features.inspect import inspect_shards
     from vidfit.features.shards import expand_shards
 
+    if len(shards) == 1 and (path := Path(shards[0])).suffix == ".onnx" and path.is_file():
+        _print_mapping(inspect_packed(path), as_json)
+        return
     _print_mapping(inspect_shards(expand_shards(shards, log.warning), skip_corrupt), as_json)
 
 

@@ -1,10 +1,10 @@
-"""What a program without Python must know of a packed file, as plain JSON values."""
+"""What a packed file is, as plain JSON values: for people, and for programs without Python."""
 
 from pathlib import Path
 from typing import Any
 
 from vidfit.evaluation.thresholds import DEFAULT
-from vidfit.export.metadata import PackedInfo
+from vidfit.export.metadata import PackedInfo, parse_metadata, read_header
 from vidfit.videos.extractor import parse_extractor
 
 
@@ -35,3 +35,34 @@ def describe(source: Path, info: PackedInfo) -> dict[str, Any]:
         "picture_size": backbones["rgb"].size if "rgb" in backbones else 0,
         "sound_window": backbones["audio"].window if "audio" in backbones else 0,
     }
+
+
+def inspect_packed(path: Path) -> dict[str, Any]:
+    """What a packed file holds, in short.
+
+    Returns:
+        `bytes`; `labels`, how many; `thresholds`, whether they were chosen; `features`, name -> size of a frame;
+        `members`, name -> family, mean bits and weight; `videos`, what turns them into features.
+
+    Raises:
+        ModelFileError: it is no packed file of this version.
+    """
+    info = parse_metadata(path, read_header(path).metadata)
+    return {
+        "bytes": path.stat().st_size,
+        "labels": len(info.vocabulary),
+        "thresholds": f"{DEFAULT} for all" if info.thresholds is None else "one per label",
+        "features": {modality.name: modality.size for modality in info.spec.modalities},
+        "members": {
+            it["name"]: f"({it['family']}, {it['bits']:.1f} bits, weight {it['weight']:.2f})" for it in info.members
+        },
+        "videos": _reads_videos(path, info),
+    }
+
+
+def _reads_videos(path: Path, info: PackedInfo) -> str:
+    if info.extractor is None:
+        return "no: how its features were made is unknown"
+    settings = parse_extractor(info.extractor, path).settings
+    models = " and ".join(backbone.name for backbone in settings.backbones)
+    return f"{'with' if not info.carried else 'holds'} {models}, {settings.rate:g} steps per second"

@@ -101,7 +101,8 @@ def parse_extractor(text: str, path: str | Path) -> Extractor:
         return Extractor.model_validate_json(text)
     except ValidationError as error:
         raise ModelFileError(
-            f"{path}: names an extractor that this version cannot read ({reason(error)}); install the vidfit it is of"
+            f"{path}: names an extractor that this version cannot read ({reason(error)}); make the file anew, or use "
+            "the vidfit that made it"
         ) from error
 
 
