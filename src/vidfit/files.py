@@ -11,6 +11,7 @@ processes share one. A killed process leaves its temporary file behind; the next
 
 import csv
 import errno
+import glob
 import hashlib
 import itertools
 import os
@@ -146,6 +147,16 @@ def utf8_name(path: Path) -> Iterator[str]:
 def visible(folder: Path, pattern: str) -> list[Path]:
     """What a glob finds in a folder, sorted and without hidden names: macOS leaves a `._x` beside a file `x`."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
+def matches(pattern: str) -> list[Path]:
+    """What a glob matches, sorted; `**` crosses folders. Folders that it begins with and that exist are taken
+    literally, whatever brackets their names have.
+    """
+    place = Path(pattern)
+    folder = next(parent for parent in place.parents if parent.exists())
+    found = glob.glob(str(place.relative_to(folder)), root_dir=folder, recursive=True)
+    return sorted(folder / match for match in found)
 
 
 def file_digest(path: Path) -> str:

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from vidfit.errors import DataError, OutputError
 from vidfit.features.cache import INDEX
 from vidfit.features.shards import expand_shards, read_videos
 from vidfit.features.spec import Video
-from vidfit.files import read_table, visible
+from vidfit.files import matches, read_table, visible
 from vidfit.progress import OnProgress
 from vidfit.recipe import DataConfig
 from vidfit.run_data import RunData, read_data, tell_of_labels
@@ -134,8 +133,9 @@ def extraction_settings() -> Settings:
 
 def _are_shards(data: Sequence[str]) -> bool:
     """Whether the first is a shard, a folder of shards, a cache, or a glob of shards."""
-    named = os.path.expanduser(data[0])
-    first = Path(named if os.path.exists(named) else min(glob(named, recursive=True), default=named))
+    first = Path(os.path.expanduser(data[0]))
+    if not first.exists():
+        first = next(iter(matches(str(first))), first)
     if first.is_dir():
         return (first / INDEX).is_file() or bool(visible(first, "*.tfrecord"))
     return first.suffix == ".tfrecord"
