@@ -76,11 +76,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def check_place(path: Path) -> None:
-    """Raises OutputError if `path` is a folder or a device, or its folder does not exist."""
+    """Tell before the work whether its result can be written. A full disk shows later.
+
+    Raises:
+        OutputError: `path` is a folder or a device, or its folder does not exist or takes no files.
+    """
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: is not a regular file; choose another name")
+    check_folder_of(path)
+
+
+def check_folder_of(path: Path) -> None:
+    """Raises OutputError if the folder of `path` does not exist or takes no files."""
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}; create it or choose another place")
+    with temporary(path.parent) as tried:
+        try:
+            tried.touch()
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
 
 @contextmanager
@@ -92,20 +106,35 @@ def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
         mark: name of a file that the new folder holds, too.
 
     Raises:
-        OutputError: `path` exists without `mark`, or writing failed.
+        OutputError: `path` exists without `mark`, or writing failed. An `OSError` that names another file passes
+            unchanged, as in `replacing`.
     """
     if path.exists() and not (path / mark).is_file():
         raise OutputError(f"{path}: holds no {mark}, so it is not replaced; choose another name")
     make_folder(path.parent)
-    with temporary(path.parent) as partial:
+    check_folder_of(path)
+    with temporary(path.parent) as partial, temporary(path.parent) as old:
         try:
             partial.mkdir()
             yield partial
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(partial, path)
+            _swap(partial, path, old)
         except OSError as error:
+            named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | Path) else path
+            if not (named.is_relative_to(partial) or named.is_relative_to(path)):
+                raise
             raise cannot_write(path, error) from error
+
+
+def _swap(new: Path, path: Path, old: Path) -> None:
+    """Put `new` in the place of `path`, which becomes `old`: removing it takes long, and may be stopped."""
+    try:
+        if path.exists():
+            os.replace(path, old)
+        os.replace(new, path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
 
 
 def make_folder(path: Path) -> None:

@@ -84,7 +84,7 @@ def test_frame_probabilities_are_left_out_where_none_can_be(run: Path, caplog):
     recipe.write_text(yaml.safe_dump(document | {"pack": document["pack"] | {"frame_probabilities": True}}))
     file = pack(run, "20kB")
     assert [row["name"] for row in json.loads(file.with_suffix(".json").read_text())["members"]] == ["mean"]
-    assert "20kB.onnx: holds no frame-classifier, so it gives no frame probabilities" in caplog.text
+    assert "no member is a frame-classifier, so the file gives no frame probabilities" in caplog.text
     assert [output.name for output in onnx.load(file).graph.output] == ["probabilities"]
 
 

@@ -18,7 +18,8 @@ import onnx
 from vidfit.errors import ModelFileError, VidfitError
 from vidfit.export.byte_products import use_byte_products
 from vidfit.export.description import describe
-from vidfit.export.metadata import PackedInfo, parse_metadata, read_header
+from vidfit.export.metadata import PackedInfo
+from vidfit.export.packed_file import read_packed_info
 from vidfit.export.parts import split
 from vidfit.files import replacing_folder
 
@@ -44,7 +45,7 @@ def write_web_page(source: Path, folder: Path, runtime: Path, window: float, hop
         VidfitError: `runtime` is no such folder.
         OutputError: `folder` holds something else, or cannot be written.
     """
-    info = parse_metadata(source, read_header(source).metadata)
+    info = read_packed_info(source)
     if not info.carried:
         raise ModelFileError(f"{source}: does not carry its extractor; pack it with --with-extractor")
     parts = split(source).parts

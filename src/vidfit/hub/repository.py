@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from vidfit.checksum import is_intact
 from vidfit.errors import ModelFileError, VidfitError, reason
-from vidfit.export.metadata import CHECKSUM, PackedInfo, parse_metadata, read_header
+from vidfit.export.metadata import PackedInfo
+from vidfit.export.packed_file import read_packed_info
 from vidfit.hub.model_card import write_card
 from vidfit.videos.extractor import parse_extractor
 
@@ -75,11 +75,7 @@ def fetch(address: str) -> Path:
 
 
 def _checked(path: Path) -> PackedInfo:
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file; give a packed .onnx file")
-    info = parse_metadata(path, read_header(path).metadata)
-    if is_intact(path, CHECKSUM) is False:
-        raise ModelFileError(f"{path}: was changed or cut short (its checksum, vidfit.crc32c, differs); pack it again")
+    info = read_packed_info(path)
     for backbone in (
         parse_extractor(info.extractor, path).settings.backbones if info.extractor and not info.carried else ()
     ):

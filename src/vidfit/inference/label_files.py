@@ -4,17 +4,19 @@
        `confidence`}]}], seconds; a video that cannot be read has `error`, one that is damaged `notes`
 .csv   a row per interval: path,label,start,end,confidence
 .vtt   captions for a player: which labels hold; of one video the file, of several a folder of that name with a file
-       for each that can be read
+       for each that can be read. Where two have one name, each keeps its folders below the one that holds all, and its
+       ending: `b/c.mp4.vtt`.
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from vidfit.errors import OutputError
-from vidfit.files import make_folder, replacing, write_table
+from vidfit.files import check_folder_of, check_place, make_folder, replacing, write_table
 from vidfit.inference.label import LabelledVideo
 
 SUFFIXES: Final = (".json", ".csv", ".vtt")
@@ -44,6 +46,21 @@ def check_suffix(path: Path) -> None:
     """Raises OutputError where the suffix is no known format."""
     if path.suffix.lower() not in SUFFIXES:
         raise OutputError(f"{path}: {path.suffix or 'no suffix'} is no known format; name it {', '.join(SUFFIXES)}")
+
+
+def check_output(path: Path, videos: int) -> None:
+    """Tell before videos are read whether their labels can be written.
+
+    Raises:
+        OutputError: the suffix is unknown, or nothing can be written there.
+    """
+    check_suffix(path)
+    if path.suffix.lower() != ".vtt" or videos == 1:
+        check_place(path)
+    elif path.exists() and not path.is_dir():
+        raise OutputError(f"{path}: is a file, and captions of several videos need a folder; choose another name")
+    else:
+        check_folder_of(path / "any" if path.exists() else path)
 
 
 def to_object(video: LabelledVideo) -> dict[str, Any]:
@@ -80,12 +97,16 @@ def _write_captions(path: Path, videos: Sequence[LabelledVideo]) -> None:
         for video in readable:
             _write_vtt(path, video)
         return
-    make_folder(path)
-    names = [f"{Path(video.path).stem}.vtt" for video in readable]
+    names = [Path(video.path).stem for video in readable]
+    # "A" and "a" are one file on some systems.
+    if len({name.casefold() for name in names}) < len(names):
+        paths = [os.path.abspath(video.path) for video in readable]
+        folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+        names = [os.path.relpath(path, folder) for path in paths]
     for video, name in zip(readable, names, strict=True):
-        # Where two videos differ in their folder or ending alone, the name keeps all of it.
-        unique = name if names.count(name) == 1 else video.path.replace("/", "_") + ".vtt"
-        _write_vtt(path / unique, video)
+        target = path / f"{name}.vtt"
+        make_folder(target.parent)
+        _write_vtt(target, video)
 
 
 def _write_vtt(path: Path, video: LabelledVideo) -> None:
