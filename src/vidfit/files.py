@@ -70,7 +70,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(partial, path)
         except OSError as error:
-            if error.filename not in (None, str(partial)):
+            if not _is_of(error, partial):
                 raise
             raise cannot_write(path, error) from error
 
@@ -98,19 +98,20 @@ def check_folder_of(path: Path) -> None:
 
 
 @contextmanager
-def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
+def replacing_folder(path: Path, mark: str = "") -> Iterator[Path]:
     """Yields an empty folder beside `path` to write to; it gets its real name when the block ends without an exception.
 
     Arguments:
         path: the folder. An existing one is replaced if it holds the file `mark`. Its parents are created.
-        mark: name of a file that the new folder holds, too.
+        mark: name of a file that the new folder holds, too. Without one, the folder must be new.
 
     Raises:
         OutputError: `path` exists without `mark`, or writing failed. An `OSError` that names another file passes
             unchanged, as in `replacing`.
     """
-    if path.exists() and not (path / mark).is_file():
-        raise OutputError(f"{path}: holds no {mark}, so it is not replaced; choose another name")
+    if path.exists() and not (mark and (path / mark).is_file()):
+        why = f"holds no {mark}, so it is not replaced" if mark else "exists already"
+        raise OutputError(f"{path}: {why}; choose another name")
     make_folder(path.parent)
     check_folder_of(path)
     with temporary(path.parent) as partial, temporary(path.parent) as old:
@@ -119,10 +120,18 @@ def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
             yield partial
             _swap(partial, path, old)
         except OSError as error:
-            named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | Path) else path
-            if not (named.is_relative_to(partial) or named.is_relative_to(path)):
+            if not _is_of(error, partial, path):
                 raise
             raise cannot_write(path, error) from error
+
+
+def _is_of(error: OSError, *places: Path) -> bool:
+    """Whether an error is of one of these files or folders; one that names none is. Copies name two files."""
+    if error.filename is None:
+        return True
+    kinds = str | bytes | os.PathLike
+    named = [Path(os.fsdecode(it)) for it in (error.filename, error.filename2) if isinstance(it, kinds)]
+    return any(name.is_relative_to(place) for name in named for place in places)
 
 
 def _swap(new: Path, path: Path, old: Path) -> None:

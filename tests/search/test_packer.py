@@ -78,6 +78,20 @@ def test_a_packed_file_is_logged_and_nothing_is_printed(run: Path, capsys, caplo
     assert {now.stage for now in seen} == {"searching", "choosing thresholds"}
 
 
+def test_a_file_without_its_thresholds_gets_no_name(run: Path):
+    file = pack(run, "50kB")
+    before, described = file.read_bytes(), file.with_suffix(".json").read_text()
+    recipe = run / "recipe.yaml"
+    document = yaml.safe_load(recipe.read_text())
+    table = {"thresholds": str(run / "gone.csv")}
+    recipe.write_text(yaml.safe_dump(document | {"pack": document["pack"] | table}))
+    for budget in ("50kB", "60kB"):
+        with pytest.raises(DataError, match=r"gone\.csv: there is no such file"):
+            pack(run, budget, overwrite=True)
+    assert sorted(path.name for path in file.parent.iterdir()) == ["50kB.json", "50kB.onnx"]
+    assert (file.read_bytes(), file.with_suffix(".json").read_text()) == (before, described)
+
+
 def test_frame_probabilities_are_left_out_where_none_can_be(run: Path, caplog):
     recipe = run / "recipe.yaml"
     document = yaml.safe_load(recipe.read_text())

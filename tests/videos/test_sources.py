@@ -44,7 +44,6 @@ def test_a_link_to_nothing_is_a_video_that_fails_later(folder):
     (folder / "cat" / "linked.txt").symlink_to(folder / "gone.txt")
     assert [source.id for source in find_sources([folder / "cat"])] == ["a.mp4", "b.bin", "linked.mp4"]
 
-
     (named,) = find_sources([folder / "cat" / "linked.mp4"])
     assert (named.id, named.path) == ("linked.mp4", folder / "cat" / "linked.mp4")
 

@@ -60,7 +60,8 @@ def _describe(source: Path, info: PackedInfo, window: float, hop: float) -> dict
     told = describe(source, info)
     # In steps, rounded as `Timeline` rounds them.
     steps = {name: max(1, round(seconds * told["rate"])) for name, seconds in (("window", window), ("hop", hop))}
-    return {"name": source.stem, **told, **steps}
+    name = source.stem.encode("utf-8", "backslashreplace").decode()  # bytes that are not UTF-8 are escaped
+    return {"name": name, **told, **steps}
 
 
 def find_runtime(folder: Path) -> dict[str, Path]:
@@ -96,7 +97,8 @@ def write_page(
     """
     with replacing_folder(folder, DESCRIPTION) as partial:
         with as_file(package_files("vidfit.export") / "web") as assets:
-            shutil.copytree(assets, partial, dirs_exist_ok=True)
+            for asset in assets.iterdir():
+                shutil.copyfile(asset, partial / asset.name)
         (partial / _RUNTIME_FOLDER).mkdir()
         for name, path in runtime.items():
             shutil.copyfile(path, partial / _RUNTIME_FOLDER / name)

@@ -45,7 +45,7 @@ def push(model: Path, name: str, private: bool = False) -> str:
         api.create_repo(name, private=private or None, exist_ok=True)
         operations = [hub.CommitOperationAdd(path, source) for path, source in content.items()]
         api.create_commit(name, operations, commit_message=f"vidfit: {model.name}, checksum {info.crc32c}")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # those of the Hub and of its HTTP client share no base class
         raise VidfitError(f"{name}: cannot be pushed ({reason(error)}); log in with `hf auth login`?") from error
     return SCHEME + name
 
@@ -68,7 +68,7 @@ def fetch(address: str) -> Path:
     hub = _huggingface_hub()
     try:
         path = Path(hub.hf_hub_download(match[1], MODEL, revision=match[2]))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as above
         raise VidfitError(f"{address}: cannot be fetched ({reason(error)})") from error
     _checked(path)
     return path

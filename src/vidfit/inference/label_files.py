@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vidfit.errors import OutputError
-from vidfit.files import check_folder_of, check_place, make_folder, replacing, write_table
+from vidfit.files import check_folder_of, check_place, make_folder, replacing, replacing_folder, write_table, write_text
 from vidfit.inference.label import LabelledVideo
 
 SUFFIXES: Final = (".json", ".csv", ".vtt")
@@ -95,7 +95,7 @@ def _write_captions(path: Path, videos: Sequence[LabelledVideo]) -> None:
     readable = [video for video in videos if not video.error]
     if len(videos) == 1:
         for video in readable:
-            _write_vtt(path, video)
+            write_text(path, _captions(video))
         return
     names = [Path(video.path).stem for video in readable]
     # "A" and "a" are one file on some systems.
@@ -103,23 +103,29 @@ def _write_captions(path: Path, videos: Sequence[LabelledVideo]) -> None:
         paths = [os.path.abspath(video.path) for video in readable]
         folder = os.path.commonpath([os.path.dirname(path) for path in paths])
         names = [os.path.relpath(path, folder) for path in paths]
-    for video, name in zip(readable, names, strict=True):
-        target = path / f"{name}.vtt"
-        make_folder(target.parent)
-        _write_vtt(target, video)
+    captions = {f"{name}.vtt": _captions(video) for name, video in zip(names, readable, strict=True)}
+    if path.is_dir():
+        for name, text in captions.items():
+            make_folder((path / name).parent)
+            write_text(path / name, text)
+        return
+    with replacing_folder(path) as partial:
+        for name, text in captions.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_text(text, encoding="utf-8")
 
 
-def _write_vtt(path: Path, video: LabelledVideo) -> None:
-    """A cue wherever the set of labels changes, so that a player shows all that hold at once."""
+def _captions(video: LabelledVideo) -> str:
+    """WebVTT: a cue wherever the set of labels changes, so that a player shows all that hold at once."""
     spans = [
         (round(span.start, 3), round(span.end, 3), label.label) for label in video.labels for span in label.segments
     ]
     edges = sorted({edge for start, end, _ in spans for edge in (start, end)})
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        file.write("WEBVTT\n")
-        for start, end in pairwise(edges):
-            if held := [label for first, last, label in spans if first <= start and end <= last]:
-                file.write(f"\n{_clock(start)} --> {_clock(end)}\n{_escaped(', '.join(held))}\n")
+    text = "WEBVTT\n"
+    for start, end in pairwise(edges):
+        if held := [label for first, last, label in spans if first <= start and end <= last]:
+            text += f"\n{_clock(start)} --> {_clock(end)}\n{_escaped(', '.join(held))}\n"
+    return text
 
 
 def _clock(seconds: float) -> str:

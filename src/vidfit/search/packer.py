@@ -11,7 +11,7 @@ from typing import Any
 from vidfit.errors import BudgetError, ModelFileError, OutputError
 from vidfit.export.graph import PackedMember, write_graph
 from vidfit.features.loader import Batches
-from vidfit.files import make_folder, replacing, write_text
+from vidfit.files import make_folder, replacing, temporary, write_text
 from vidfit.inference.packed_thresholds import set_thresholds
 from vidfit.inference.predictor import load
 from vidfit.locks import locked
@@ -204,10 +204,9 @@ class Packer:
     def _pack_best_form(self, path: Path, frontier: Sequence[Ensemble], budget: int) -> dict[str, Any]:
         """Write a file for each form of the extractor, and keep the best on the selecting half."""
         assert self._forms is not None
-        this, best = path.with_suffix(".this"), path.with_suffix(".best")
         found: dict[str, Any] = {}
         tried, problem = [], None
-        try:
+        with temporary(path.parent) as this, temporary(path.parent) as best:
             for form in self._forms.all:
                 try:
                     result = self._pack(this, frontier, budget, form)
@@ -222,9 +221,6 @@ class Packer:
             if problem and not found:
                 raise problem
             best.replace(path)
-        finally:
-            this.unlink(missing_ok=True)
-            best.unlink(missing_ok=True)
         return {**found, "tried": tried}
 
     def _pack(self, path: Path, frontier: Sequence[Ensemble], budget: int, form: Form | None) -> dict[str, Any]:
