@@ -154,7 +154,9 @@ def test_videos_without_labels_are_kept_or_skipped_as_asked(place: Path):
 def test_features_that_were_made_anew_by_other_models(place: Path, command: Command):
     told = place / "features" / "extractor.json"
     before = told.read_text()
-    told.write_text(before.replace('"rate":1.0', '"rate":2.0'))
+    other = json.loads(before)
+    other["settings"]["rate"] = 2.0
+    told.write_text(json.dumps(other))
     try:
         code, printed = command("pack", place / "run", "--with-extractor", "--budget", "303kB")
     finally:
