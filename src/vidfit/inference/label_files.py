@@ -59,8 +59,11 @@ def check_output(path: Path, videos: int) -> None:
         check_place(path)
     elif path.exists() and not path.is_dir():
         raise OutputError(f"{path}: is a file, and captions of several videos need a folder; choose another name")
+    elif path.exists():
+        check_folder_of(path / "any")
     else:
-        check_folder_of(path / "any" if path.exists() else path)
+        make_folder(path.parent)
+        check_folder_of(path)
 
 
 def to_object(video: LabelledVideo) -> dict[str, Any]:
