@@ -15,6 +15,7 @@ import glob
 import hashlib
 import itertools
 import os
+import re
 import shutil
 import socket
 import time
@@ -262,6 +263,11 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file that `write_table` wrote, by the names of its header."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def path_in_table(cell: str) -> Path:
+    """The path that `write_table` wrote into a cell."""
+    return Path(re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda escaped: chr(int(escaped[1], 16)), cell))
 
 
 def _machine() -> int:

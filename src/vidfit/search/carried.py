@@ -32,7 +32,7 @@ from vidfit.features.shards import read_videos
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.survey import digests, survey_shards
 from vidfit.features.tfrecord import CorruptRecordError
-from vidfit.files import make_folder, read_table
+from vidfit.files import make_folder, path_in_table, read_table
 from vidfit.inference.carried import carried_frames, carried_models
 from vidfit.progress import OnProgress, counter
 from vidfit.quantization.backbone import with_8_bit_weights
@@ -160,7 +160,7 @@ class Forms:
         vocabulary = self._members.data.vocabulary
         table = Path(vocabulary).parent / VIDEOS if vocabulary else Path(VIDEOS)
         rows = read_table(table) if table.is_file() else []
-        paths = {row["id"]: Path(row.get("path") or "") for row in rows}
+        paths = {row["id"]: path_in_table(row.get("path") or "") for row in rows}
         for video in self._videos:
             if not paths.get(video.id, Path()).is_file():
                 raise DataError(
