@@ -118,7 +118,7 @@ def test_a_stop_is_a_stop_whatever_a_library_makes_of_it(vidfit, corpus: Path, m
 
     monkeypatch.setattr("vidfit.features.inspect.inspect_shards", reads)
     code, _, err = vidfit("inspect", corpus / "train")
-    assert (code, err) == (143, "vidfit: stopped; call the same command again to resume\n")
+    assert (code, err) == (143, "vidfit: stopped; call the same command again (it resumes where it can)\n")
 
 
 def test_a_mistake_of_ours_has_its_traceback(vidfit, corpus: Path, monkeypatch):

@@ -66,6 +66,33 @@ def test_an_input_that_is_missing_is_not_blamed_on_the_output(tmp_path):
     assert caught.value.filename == str(tmp_path / "input")
 
 
+def test_an_input_that_is_missing_is_not_blamed_on_the_folder(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, replacing_folder(tmp_path / "saved"):
+        (tmp_path / "input").read_bytes()
+    assert caught.value.filename == str(tmp_path / "input")
+
+
+@pytest.mark.parametrize("what", [replacing, replacing_folder])
+def test_a_copy_onto_a_full_disk_is_blamed_on_the_output(tmp_path, what):
+    def write():
+        with what(tmp_path / "out") as partial:
+            target = partial / "a" if what is replacing_folder else partial
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tmp_path / "input", None, target)  # as shutil's
+
+    with pytest.raises(OutputError, match=r"out: cannot be written \(No space left on device\); free some space"):
+        write()
+
+
+@pytest.mark.parametrize("what", [replacing, replacing_folder])
+def test_a_place_that_takes_no_files_is_told_before_the_work(tmp_path, monkeypatch, what):
+    def fail(path, *_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "touch", fail)
+    with pytest.raises(OutputError, match=r"out: cannot be written .*may write"), what(tmp_path / "out"):
+        pytest.fail("the work was begun")
+
+
 def test_the_partial_file_itself_cannot_be_opened(tmp_path):
     def write():
         with replacing(tmp_path / "a.csv") as partial:
@@ -188,6 +215,25 @@ def test_the_old_folder_stands_until_the_new_one_is_whole(tmp_path):
         assert (path / "mark").read_text() == "old"
     assert (path / "mark").read_text() == "new"
     assert os.listdir(tmp_path) == ["saved"]
+
+
+def test_a_stop_while_the_old_folder_is_removed(tmp_path, monkeypatch):
+    path = tmp_path / "saved"
+    path.mkdir()
+    (path / "mark").write_text("old")
+
+    def remove(folder, **_):
+        (Path(folder) / "mark").unlink()
+        raise KeyboardInterrupt
+
+    def write():
+        with replacing_folder(path, "mark") as partial:
+            (partial / "mark").write_text("new")
+            monkeypatch.setattr("vidfit.files.shutil.rmtree", remove)
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert (path / "mark").read_text() == "new"
 
 
 def test_an_interrupted_folder_leaves_nothing(tmp_path):

@@ -11,9 +11,11 @@ processes share one. A killed process leaves its temporary file behind; the next
 
 import csv
 import errno
+import glob
 import hashlib
 import itertools
 import os
+import re
 import shutil
 import socket
 import time
@@ -69,42 +71,80 @@ def replacing(path: str | Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(partial, path)
         except OSError as error:
-            if error.filename not in (None, str(partial)):
+            if not _is_of(error, partial):
                 raise
             raise cannot_write(path, error) from error
 
 
 def check_place(path: Path) -> None:
-    """Raises OutputError if `path` is a folder or a device, or its folder does not exist."""
+    """Tell before the work whether its result can be written. A full disk shows later.
+
+    Raises:
+        OutputError: `path` is a folder or a device, or its folder does not exist or takes no files.
+    """
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: is not a regular file; choose another name")
+    check_folder_of(path)
+
+
+def check_folder_of(path: Path) -> None:
+    """Raises OutputError if the folder of `path` does not exist or takes no files."""
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}; create it or choose another place")
+    with temporary(path.parent) as tried:
+        try:
+            tried.touch()
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
 
 @contextmanager
-def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
+def replacing_folder(path: Path, mark: str = "") -> Iterator[Path]:
     """Yields an empty folder beside `path` to write to; it gets its real name when the block ends without an exception.
 
     Arguments:
         path: the folder. An existing one is replaced if it holds the file `mark`. Its parents are created.
-        mark: name of a file that the new folder holds, too.
+        mark: name of a file that the new folder holds, too. Without one, the folder must be new.
 
     Raises:
-        OutputError: `path` exists without `mark`, or writing failed.
+        OutputError: `path` exists without `mark`, or writing failed. An `OSError` that names another file passes
+            unchanged, as in `replacing`.
     """
-    if path.exists() and not (path / mark).is_file():
-        raise OutputError(f"{path}: holds no {mark}, so it is not replaced; choose another name")
+    if path.exists() and not (mark and (path / mark).is_file()):
+        why = f"holds no {mark}, so it is not replaced" if mark else "exists already"
+        raise OutputError(f"{path}: {why}; choose another name")
     make_folder(path.parent)
-    with temporary(path.parent) as partial:
+    check_folder_of(path)
+    with temporary(path.parent) as partial, temporary(path.parent) as old:
         try:
             partial.mkdir()
             yield partial
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(partial, path)
+            _swap(partial, path, old)
         except OSError as error:
+            if not _is_of(error, partial, path):
+                raise
             raise cannot_write(path, error) from error
+
+
+def _is_of(error: OSError, *places: Path) -> bool:
+    """Whether an error is of one of these files or folders; one that names none is. Copies name two files."""
+    if error.filename is None:
+        return True
+    kinds = str | bytes | os.PathLike
+    named = [Path(os.fsdecode(it)) for it in (error.filename, error.filename2) if isinstance(it, kinds)]
+    return any(name.is_relative_to(place) for name in named for place in places)
+
+
+def _swap(new: Path, path: Path, old: Path) -> None:
+    """Put `new` in the place of `path`, which becomes `old`: removing it takes long, and may be stopped."""
+    try:
+        if path.exists():
+            os.replace(path, old)
+        os.replace(new, path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
 
 
 def make_folder(path: Path) -> None:
@@ -146,6 +186,16 @@ def utf8_name(path: Path) -> Iterator[str]:
 def visible(folder: Path, pattern: str) -> list[Path]:
     """What a glob finds in a folder, sorted and without hidden names: macOS leaves a `._x` beside a file `x`."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
+def matches(pattern: str) -> list[Path]:
+    """What a glob matches, sorted; `**` crosses folders. Folders that it begins with and that exist are taken
+    literally, whatever brackets their names have.
+    """
+    place = Path(pattern)
+    folder = next(parent for parent in place.parents if parent.exists())
+    found = glob.glob(str(place.relative_to(folder)), root_dir=folder, recursive=True)
+    return sorted(folder / match for match in found)
 
 
 def file_digest(path: Path) -> str:
@@ -213,6 +263,11 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file that `write_table` wrote, by the names of its header."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def path_in_table(cell: str) -> Path:
+    """The path that `write_table` wrote into a cell."""
+    return Path(re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda escaped: chr(int(escaped[1], 16)), cell))
 
 
 def _machine() -> int:

@@ -1,6 +1,7 @@
 """Packed files for Triton and for phones."""
 
 import json
+import os
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -124,6 +125,36 @@ def test_the_operators_for_phones_are_those_of_the_graph(model: Path, phone: Pat
         operators |= set(names.split(","))
     # What ONNX Runtime's optimiser fuses has other names; a recurrent layer's loop stays.
     assert {"Scan", "Sigmoid"} <= operators & {node.op_type for node in onnx.load(model).graph.node}
+
+
+@pytest.mark.parametrize("to", ["triton", "ort", "web-model", "web"])
+@pytest.mark.parametrize("what", ["damaged", "missing", "a folder"])
+def test_no_other_form_is_made_of_a_bad_file(vidfit: Call, one_file: Path, tmp_path: Path, to: str, what: str):
+    path = tmp_path / "bad.onnx"
+    if what == "a folder":
+        path.mkdir()
+    elif what == "damaged":
+        content = bytearray(one_file.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    bundle = ("--bundle", tmp_path) if to == "web" else ()
+    code, _, err = vidfit("export", path, tmp_path / "out", "--to", to, *bundle)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"vidfit: {path}: {'was changed or cut short' if what == 'damaged' else 'cannot be read'}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["triton", "web"])
+def test_a_name_that_is_not_utf8_is_exported(vidfit: Call, one_file: Path, tmp_path: Path, to: str):
+    path = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+    path.write_bytes(one_file.read_bytes())
+    for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"):
+        (tmp_path / name).touch()
+    bundle = ("--bundle", tmp_path) if to == "web" else ()
+    code, _, err = vidfit("export", path, tmp_path / "out", "--to", to, *bundle)
+    assert (code, err) == (0, "")
+    if to == "web":
+        assert json.loads((tmp_path / "out" / "model.json").read_text())["name"] == "caf\\udce9"
 
 
 def test_a_file_that_is_no_packed_file_is_one_line(vidfit: Call, tmp_path: Path):

@@ -260,7 +260,7 @@ def test_a_name_that_tensorflow_does_not_take(name: str, tmp_path: Path):
 def test_what_is_no_packed_file_is_refused(tmp_path: Path):
     model = tmp_path / "model.onnx"
     model.write_text("hello")
-    assert refusal(model).startswith(f"{model}: not a readable packed file (")
+    assert refusal(model).startswith(f"{model}: cut short, or no ONNX file (")
 
 
 def test_a_file_of_a_newer_vidfit_is_refused_in_plain_words(everything: Path, tmp_path: Path):

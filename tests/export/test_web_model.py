@@ -74,7 +74,7 @@ def test_a_damaged_file_is_not_made_a_sound_one(packed: Path, tmp_path: Path):
     content = bytearray(packed.read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "bad.onnx").write_bytes(content)
-    with pytest.raises(ModelFileError, match="its content is not what its checksum says"):
+    with pytest.raises(ModelFileError, match="was changed or cut short"):
         write_web_model(tmp_path / "bad.onnx", tmp_path / "web.onnx")
     assert not (tmp_path / "web.onnx").exists()
 

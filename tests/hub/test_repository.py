@@ -77,6 +77,13 @@ def test_the_card_of_a_file_alone_has_no_metrics(there: Hub, model: Path):
     assert "None were measured." in there.repositories["me/small"]["README.md"].decode()
 
 
+def test_a_hub_that_cannot_be_reached_is_one_line(there: Hub, vidfit: Call, model: Path, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    code, _, err = vidfit("push", model, "me/small")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("vidfit: me/small: cannot be pushed (")
+
+
 def test_a_changed_file_is_refused(there: Hub, model: Path):
     push(model, "me/small")
     content = bytearray(model.read_bytes())

@@ -1,7 +1,9 @@
 """From a folder of videos to labels and a timeline, by the commands that you type."""
 
 import csv
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import vidfit as library
 from tests.conftest import Call, call
 from tests.inference.test_predictor import edited
 from tests.videos.making import BLUE, GREEN, RED, by_second, frames_at, plain, small_model, tone, write
-from vidfit.errors import ModelFileError, VidfitError
+from vidfit.errors import ModelFileError, OutputError, VidfitError
 from vidfit.evaluation.thresholds import encode
 from vidfit.inference.label import Label, LabelledVideo
 from vidfit.inference.label_files import write_labels
@@ -169,6 +171,48 @@ def test_captions_of_several_videos_are_a_folder(place: Path, vidfit: Call, tmp_
     assert out == f"{tmp_path / 'out.vtt'}/: a folder with one file a video; 1 failed\n"
     assert sorted(path.name for path in (tmp_path / "out.vtt").iterdir()) == ["green.vtt", "halves.vtt"]
     assert [text for _, _, text in cues(tmp_path / "out.vtt" / "green.vtt")] == ["green"]
+
+
+def test_no_two_videos_share_their_captions(tmp_path: Path):
+    places = ("a/b/c.mp4", "a_b/c.mp4", "a_b/c.webm", "a_b_c.mp4.mp4", "C.mp4")
+    videos = [LabelledVideo(f"videos/{place}", 1, [Label(place, 0.9, [Span(0, 1, 0.9)])]) for place in places]
+    write_labels(tmp_path / "out.vtt", videos)
+    found = {path.relative_to(tmp_path / "out.vtt"): path for path in (tmp_path / "out.vtt").rglob("*.vtt")}
+    assert {str(path): cues(file)[0][2] for path, file in found.items()} == {f"{place}.vtt": place for place in places}
+
+
+def test_captions_are_a_whole_folder_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    videos = [LabelledVideo(f"{name}.mp4", 1, [Label("red", 0.9, [Span(0, 1, 0.9)])]) for name in "ab"]
+    plainly = Path.write_text
+
+    def full(path: Path, *arguments, **options):
+        if path.name == "b.vtt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return plainly(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputError, match=r"out\.vtt: cannot be written .*free some space"):
+        write_labels(tmp_path / "out.vtt", videos)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    for _ in range(2):  # into an old folder, too
+        write_labels(tmp_path / "out.vtt", videos)
+        assert sorted(path.name for path in (tmp_path / "out.vtt").iterdir()) == ["a.vtt", "b.vtt"]
+
+
+@pytest.mark.parametrize("name", ["out.vtt", "out.json"])
+def test_a_bad_place_is_told_before_videos_are_read(
+    place: Path, vidfit: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.setattr("vidfit.inference.label.Labeller", lambda *_: pytest.fail("the work was begun"))
+    label = ("label", place / "model.onnx", place / "new", "--overwrite", "-o")
+    (tmp_path / "file").touch()
+    assert vidfit(*label, tmp_path / "file" / name)[0] == 2
+    if name == "out.json":
+        assert vidfit(*label, tmp_path / "gone" / name)[0] == 2
+    else:
+        (tmp_path / name).touch()
+        assert "is a file, and captions of several videos need a folder" in vidfit(*label, tmp_path / name)[2]
 
 
 def test_captions_show_all_labels_that_hold_at_once(tmp_path: Path):

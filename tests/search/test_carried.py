@@ -13,6 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 import vidfit
 from tests.conftest import call
 from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, small_model, tone, write
+from vidfit import load_recipe
+from vidfit.progress import silent
+from vidfit.search.carried import Forms
+from vidfit.search.run_members import RunMembers
 
 Command = Callable[..., tuple[int, str]]
 RECIPE = """
@@ -136,6 +140,30 @@ def test_a_recipe_packs_named_members_with_the_extractor(place: Path, command: C
     assert path.stat().st_size <= 90_000
     assert vidfit.load(path).carried
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["packed"]["gap"] > 0.5
+
+
+def test_videos_without_labels_are_kept_or_skipped_as_asked(place: Path):
+    recipe = load_recipe(place / "run" / "recipe.yaml")
+    names = set()
+    for recipe.data.unlabelled in ("keep", "skip"):
+        forms = Forms(RunMembers.read(place / "run", recipe), silent)
+        names.add(forms.shard(forms.all[0]).name)
+    assert len(names) == 2
+
+
+def test_features_that_were_made_anew_by_other_models(place: Path, command: Command):
+    told = place / "features" / "extractor.json"
+    before = told.read_text()
+    other = json.loads(before)
+    other["settings"]["rate"] = 2.0
+    told.write_text(json.dumps(other))
+    try:
+        code, printed = command("pack", place / "run", "--with-extractor", "--budget", "303kB")
+    finally:
+        told.write_text(before)
+    assert code == 2
+    assert "these features were made with pixels and bands, 2 a second" in printed
+    assert not list((place / "run" / "packed").glob("303kB*"))
 
 
 def test_too_small_a_budget_says_what_is_possible(place: Path, command: Command):

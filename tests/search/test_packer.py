@@ -78,13 +78,27 @@ def test_a_packed_file_is_logged_and_nothing_is_printed(run: Path, capsys, caplo
     assert {now.stage for now in seen} == {"searching", "choosing thresholds"}
 
 
+def test_a_file_without_its_thresholds_gets_no_name(run: Path):
+    file = pack(run, "50kB")
+    before, described = file.read_bytes(), file.with_suffix(".json").read_text()
+    recipe = run / "recipe.yaml"
+    document = yaml.safe_load(recipe.read_text())
+    table = {"thresholds": str(run / "gone.csv")}
+    recipe.write_text(yaml.safe_dump(document | {"pack": document["pack"] | table}))
+    for budget in ("50kB", "60kB"):
+        with pytest.raises(DataError, match=r"gone\.csv: there is no such file"):
+            pack(run, budget, overwrite=True)
+    assert sorted(path.name for path in file.parent.iterdir()) == ["50kB.json", "50kB.onnx"]
+    assert (file.read_bytes(), file.with_suffix(".json").read_text()) == (before, described)
+
+
 def test_frame_probabilities_are_left_out_where_none_can_be(run: Path, caplog):
     recipe = run / "recipe.yaml"
     document = yaml.safe_load(recipe.read_text())
     recipe.write_text(yaml.safe_dump(document | {"pack": document["pack"] | {"frame_probabilities": True}}))
     file = pack(run, "20kB")
     assert [row["name"] for row in json.loads(file.with_suffix(".json").read_text())["members"]] == ["mean"]
-    assert "20kB.onnx: holds no frame-classifier, so it gives no frame probabilities" in caplog.text
+    assert "no member is a frame-classifier, so the file gives no frame probabilities" in caplog.text
     assert [output.name for output in onnx.load(file).graph.output] == ["probabilities"]
 
 

@@ -19,7 +19,7 @@ from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, small_model,
 from vidfit.errors import OutputError
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
-from vidfit.files import read_table
+from vidfit.files import path_in_table, read_table
 from vidfit.locks import locked
 from vidfit.videos import embed_worker
 from vidfit.videos.backbones import find_backbone
@@ -270,6 +270,11 @@ def test_names_that_are_not_utf_8_are_escaped(corpus, tmp_path):
     assert read_vocabulary(output) == ("caf\\udce9", "red")
     (failed,) = read_table(output / "failed.csv")
     assert failed["path"].endswith("caf\\udce9/broken-\\udce9.mp4")
+    paths = {path_in_table(row["path"]) for row in (failed, *read_table(output / "videos.csv"))}
+    assert paths == set((tmp_path / "clips").rglob("*.mp4"))
+    (output / "embeddings").mkdir()  # as a call leaves it that is killed while it tidies up
+    again = extract(plan(corpus, sources=find_sources([tmp_path / "clips"])), output, workers=1)
+    assert (again.videos, again.failed) == (2, 1)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -1,6 +1,7 @@
 """What files, folders, globs and tables name."""
 
 import json
+import os
 
 import pytest
 
@@ -43,6 +44,36 @@ def test_a_link_to_nothing_is_a_video_that_fails_later(folder):
     (folder / "cat" / "linked.txt").symlink_to(folder / "gone.txt")
     assert [source.id for source in find_sources([folder / "cat"])] == ["a.mp4", "b.bin", "linked.mp4"]
 
+    (named,) = find_sources([folder / "cat" / "linked.mp4"])
+    assert (named.id, named.path) == ("linked.mp4", folder / "cat" / "linked.mp4")
+
+
+def test_a_pipe_and_a_device_are_refused(folder):
+    os.mkfifo(folder / "pipe.mp4")
+    for name in (folder / "pipe.mp4", f"{folder}/p*", "/dev/null"):
+        with pytest.raises(DataError, match=r"(pipe\.mp4|null): is a pipe or a device, .*; save the video as a file"):
+            find_sources([name])
+
+
+def test_an_empty_name_is_not_the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(DataError, match="a video has an empty name"):
+        find_sources([""])
+
+
+def test_a_tilde_is_the_home_folder_or_itself(folder, monkeypatch):
+    (folder / "cat" / "a.mp4").rename(folder / "cat" / "~nobody.mp4")
+    monkeypatch.setenv("HOME", str(folder))
+    assert [source.id for source in find_sources(["~/cat/*.mp4"])] == ["~nobody.mp4"]
+    monkeypatch.chdir(folder / "cat")
+    assert [source.id for source in find_sources(["~nobody.mp4"])] == ["~nobody.mp4"]
+
+
+@pytest.mark.parametrize("name", ["run[1]", "[2024] clips"])
+def test_brackets_of_a_folder_are_no_pattern(folder, name):
+    (folder / "cat").rename(folder / name)
+    assert [source.path for source in find_sources([f"{folder / name}/*.mp4"])] == [folder / name / "a.mp4"]
+
 
 def test_folders_named_after_splits_hold_folders_of_labels(folder):
     for split, name in (("train", "cat"), ("Val", "cat"), ("test", "dog")):
@@ -76,9 +107,9 @@ def test_tables_of_labels_and_of_intervals_go_together(folder):
 
 
 def test_json_lines_name_labels_and_segments(folder):
-    row = {"path": "cat/a.mp4", "labels": ["cat"], "segments": [{"label": "meow", "start": 1, "end": 2}]}
-    (source,) = find_sources([table(folder, "videos.jsonl", json.dumps(row) + "\n")])
-    assert (source.labels, source.intervals) == ({"cat", "meow"}, [Interval("meow", 1, 2)])
+    row = {"path": "cat/a.mp4", "labels": ["cat\u2028big"], "segments": [{"label": "meow", "start": 1, "end": 2}]}
+    (source,) = find_sources([table(folder, "videos.jsonl", json.dumps(row, ensure_ascii=False) + "\n")])
+    assert (source.labels, source.intervals) == ({"cat\u2028big", "meow"}, [Interval("meow", 1, 2)])
 
 
 def test_vertex_ai_imports_are_read(folder):

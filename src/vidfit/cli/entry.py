@@ -57,7 +57,7 @@ def main() -> None:
         _stop(1, f"out of memory; take smaller batches or a smaller model ({reason(error)})")
     except SystemExit as stop:
         if stop.code in (129, 130, 143):  # SIGHUP, what typer makes of Ctrl-C, SIGTERM
-            _stop(stop.code, "stopped; call the same command again to resume")
+            _stop(stop.code, "stopped; call the same command again (it resumes where it can)")
         raise
 
 

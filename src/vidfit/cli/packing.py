@@ -42,7 +42,8 @@ def pack(
 
     vidfit chooses the members, the bit width of each of their tensors (2, 4, 6 or 8) and their weights in the average,
     for the best GAP on the validation shards. The first call takes minutes; later ones take seconds.
-    A run of `vidfit fit` with few videos has no validation shards: call `vidfit fit` again with the new budget.
+    A run of `vidfit fit` with few videos has no validation shards: call `vidfit fit` with the new budget and
+    another folder.
     """
     from vidfit.search.packer import open_run
 

@@ -103,9 +103,8 @@ def label(
     A .vtt file is for one video; of several it is a folder with a file each. Videos that cannot be read are listed, and
     the exit code is then 3. Needs `pip install 'vidfit[videos]'`.
     """
-    from vidfit.files import check_place
     from vidfit.inference.label import Labeller
-    from vidfit.inference.label_files import check_suffix, write_labels
+    from vidfit.inference.label_files import check_output, check_suffix, write_labels
     from vidfit.inference.timeline import TimelineOptions
     from vidfit.progress import Progress
     from vidfit.videos.decode import av
@@ -117,8 +116,7 @@ def label(
     found = find_sources(videos)
     if output:
         refuse_to_overwrite(output, overwrite, [Path(model), *map(Path, videos), *(source.path for source in found)])
-        if not (output.suffix.lower() == ".vtt" and len(found) > 1):
-            check_place(output)
+        check_output(output, len(found))
     labelled = []
     with progress_bar() as on_progress:
         on_progress(Progress("labelling", 0, len(found), "videos"))

@@ -81,7 +81,7 @@ def read_header(path: Path) -> Header:
     """Read the header of an ONNX file. The graph, which holds the weights, is skipped.
 
     Raises:
-        ModelFileError: the file is cut short or no ONNX file.
+        ModelFileError: the file is missing, cut short or no ONNX file.
     """
     try:
         with path.open("rb") as file:
@@ -94,6 +94,8 @@ def read_header(path: Path) -> Header:
             opset=next((opset.get(_VERSION, 0) for opset in opsets if not opset.get(_DOMAIN)), 0),
             metadata={entry.get(_KEY, b"").decode(): entry.get(_VALUE, b"").decode() for entry in entries},
         )
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror}); give a packed .onnx file") from error
     except (ValueError, AttributeError, TypeError) as error:
         raise ModelFileError(
             f"{path}: cut short, or no ONNX file ({reason(error)}); copy it anew or pack it again"

@@ -1,4 +1,4 @@
-"""A finished packed file, read as a graph to be rewritten."""
+"""A finished packed file, read to be rewritten or passed on: first its content is compared with its checksum."""
 
 from pathlib import Path
 
@@ -6,21 +6,31 @@ import onnx
 
 from vidfit.checksum import is_intact
 from vidfit.errors import ModelFileError, reason
-from vidfit.export.metadata import CHECKSUM, PackedInfo, parse_metadata
+from vidfit.export.metadata import CHECKSUM, PackedInfo, parse_metadata, read_header
+
+
+def read_packed_info(path: Path) -> PackedInfo:
+    """The metadata of a packed file that is as it was written.
+
+    Raises:
+        ModelFileError: it is missing, no packed file, or damaged.
+    """
+    info = parse_metadata(path, read_header(path).metadata)
+    if is_intact(path, CHECKSUM) is False:
+        raise ModelFileError(
+            f"{path}: was changed or cut short (its checksum, vidfit.crc32c, differs); copy it anew or pack it again"
+        )
+    return info
 
 
 def read_packed_file(path: Path) -> tuple[onnx.ModelProto, PackedInfo]:
     """The graph and its metadata.
 
     Raises:
-        ModelFileError: it is no packed file, or damaged.
+        ModelFileError: as `read_packed_info`.
     """
+    info = read_packed_info(path)
     try:
-        if is_intact(path, CHECKSUM) is False:
-            raise ValueError("its content is not what its checksum says")
-        model = onnx.load(path)
+        return onnx.load(path), info
     except Exception as error:  # errors of protobuf and the system share no base class
-        raise ModelFileError(
-            f"{path}: not a readable packed file ({reason(error)}); pack it again or copy it anew"
-        ) from error
-    return model, parse_metadata(path, {entry.key: entry.value for entry in model.metadata_props})
+        raise ModelFileError(f"{path}: not a readable packed file ({reason(error)}); pack it again") from error

@@ -14,7 +14,8 @@ from typing import Final
 
 from vidfit.errors import ModelFileError
 from vidfit.export.description import describe
-from vidfit.export.metadata import METADATA, parse_metadata, read_header
+from vidfit.export.metadata import METADATA
+from vidfit.export.packed_file import read_packed_info
 from vidfit.export.parts import split
 from vidfit.files import replacing_folder
 
@@ -37,7 +38,7 @@ def write_for_phones(source: Path, folder: Path) -> None:
         ModelFileError: `source` is not a packed file, or ONNX Runtime cannot convert it.
         OutputError: `folder` holds something else, or cannot be written.
     """
-    info = parse_metadata(source, read_header(source).metadata)
+    info = read_packed_info(source)
     description = json.dumps(describe(source, info), indent=1, ensure_ascii=False)
     parts = split(source).parts if info.carried else {"model": source.read_bytes()}
     with replacing_folder(folder, MODEL) as partial:

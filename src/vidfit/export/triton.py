@@ -29,8 +29,8 @@ def write_triton_model(source: Path, folder: Path) -> None:
         ModelFileError: `source` is not a packed file.
         OutputError: `folder` holds something else, or cannot be written.
     """
-    read_packed_file(source)
-    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    model, _ = read_packed_file(source)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     with replacing_folder(folder, CONFIG) as partial:
         (partial / "1").mkdir()
         shutil.copyfile(source, partial / "1" / "model.onnx")

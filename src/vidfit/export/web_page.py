@@ -18,7 +18,8 @@ import onnx
 from vidfit.errors import ModelFileError, VidfitError
 from vidfit.export.byte_products import use_byte_products
 from vidfit.export.description import describe
-from vidfit.export.metadata import PackedInfo, parse_metadata, read_header
+from vidfit.export.metadata import PackedInfo
+from vidfit.export.packed_file import read_packed_info
 from vidfit.export.parts import split
 from vidfit.files import replacing_folder
 
@@ -44,7 +45,7 @@ def write_web_page(source: Path, folder: Path, runtime: Path, window: float, hop
         VidfitError: `runtime` is no such folder.
         OutputError: `folder` holds something else, or cannot be written.
     """
-    info = parse_metadata(source, read_header(source).metadata)
+    info = read_packed_info(source)
     if not info.carried:
         raise ModelFileError(f"{source}: does not carry its extractor; pack it with --with-extractor")
     parts = split(source).parts
@@ -59,7 +60,8 @@ def _describe(source: Path, info: PackedInfo, window: float, hop: float) -> dict
     told = describe(source, info)
     # In steps, rounded as `Timeline` rounds them.
     steps = {name: max(1, round(seconds * told["rate"])) for name, seconds in (("window", window), ("hop", hop))}
-    return {"name": source.stem, **told, **steps}
+    name = source.stem.encode("utf-8", "backslashreplace").decode()  # bytes that are not UTF-8 are escaped
+    return {"name": name, **told, **steps}
 
 
 def find_runtime(folder: Path) -> dict[str, Path]:
@@ -95,7 +97,8 @@ def write_page(
     """
     with replacing_folder(folder, DESCRIPTION) as partial:
         with as_file(package_files("vidfit.export") / "web") as assets:
-            shutil.copytree(assets, partial, dirs_exist_ok=True)
+            for asset in assets.iterdir():
+                shutil.copyfile(asset, partial / asset.name)
         (partial / _RUNTIME_FOLDER).mkdir()
         for name, path in runtime.items():
             shutil.copyfile(path, partial / _RUNTIME_FOLDER / name)

@@ -3,7 +3,6 @@
 A shard is a TFRecord file or a file of a cache. Both are read by the same functions, and hold the same videos.
 """
 
-import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from vidfit.features.cache import INDEX, cached_files, count_cached, is_cached, 
 from vidfit.features.example import id_key, read_examples
 from vidfit.features.spec import FeatureSpec, Modality, Video
 from vidfit.features.tfrecord import CorruptRecordError, count_records, scan_records
-from vidfit.files import visible
+from vidfit.files import matches, visible
 
 
 def expand_shards(patterns: Sequence[str | Path], say: Callable[[str], None] = lambda line: None) -> list[Path]:
@@ -46,7 +45,7 @@ def expand_shards(patterns: Sequence[str | Path], say: Callable[[str], None] = l
         elif Path(pattern).is_file():
             found, what = [Path(pattern)], ""
         else:
-            found, what = _matches(Path(pattern)), "no file matches"
+            found, what = [path for path in matches(pattern) if path.is_file()], "no file matches"
         if not found:
             raise DataError(f"shards {pattern!r}: {what}; give TFRecord files, a folder of them or a quoted glob")
         shards.update(found)
@@ -75,13 +74,6 @@ def _each_once(shards: Sequence[Path], say: Callable[[str], None]) -> list[Path]
     if empty:
         say(f"shards: {len(empty)} of {len(files)} are empty files, such as {empty[0]}; was it copied whole?")
     return files
-
-
-def _matches(pattern: Path) -> list[Path]:
-    """Files that a glob matches below the deepest of its folders that exists."""
-    folder = next(parent for parent in pattern.parents if os.path.exists(parent))
-    found = glob.glob(str(pattern.relative_to(folder)), root_dir=folder, recursive=True)
-    return [folder / match for match in found if (folder / match).is_file()]
 
 
 def size_of(shard: Path) -> int:

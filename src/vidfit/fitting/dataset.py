@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from vidfit.errors import DataError, OutputError
 from vidfit.features.cache import INDEX
 from vidfit.features.shards import expand_shards, read_videos
 from vidfit.features.spec import Video
-from vidfit.files import read_table, visible
+from vidfit.files import matches, path_in_table, read_table, visible
 from vidfit.progress import OnProgress
 from vidfit.recipe import DataConfig
 from vidfit.run_data import RunData, read_data, tell_of_labels
@@ -134,8 +133,9 @@ def extraction_settings() -> Settings:
 
 def _are_shards(data: Sequence[str]) -> bool:
     """Whether the first is a shard, a folder of shards, a cache, or a glob of shards."""
-    named = os.path.expanduser(data[0])
-    first = Path(named if os.path.exists(named) else min(glob(named, recursive=True), default=named))
+    first = Path(os.path.expanduser(data[0]))
+    if not first.exists():
+        first = next(iter(matches(str(first))), first)
     if first.is_dir():
         return (first / INDEX).is_file() or bool(visible(first, "*.tfrecord"))
     return first.suffix == ".tfrecord"
@@ -167,8 +167,8 @@ def _holds(folder: Path, sources: Sequence[Source]) -> bool:
     """Whether finished features are those of some videos, with the same labels and splits."""
     from vidfit.videos.extract import FAILED, VIDEOS, read_vocabulary
 
-    failed = {row["path"] for row in read_table(folder / FAILED)}
-    good = [source for source in sources if str(source.path.absolute()) not in failed]
+    failed = {path_in_table(row["path"]) for row in read_table(folder / FAILED)}
+    good = [source for source in sources if source.path.absolute() not in failed]
     names, shards = read_vocabulary(folder), visible(folder / "shards", "*.tfrecord")
     videos = [video for shard in shards for video in read_videos(shard) if isinstance(video, Video)]
     labels = {video.id: {names[label] for label in video.labels} for video in videos}

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from vidfit.checksum import is_intact
 from vidfit.errors import ModelFileError, VidfitError, reason
-from vidfit.export.metadata import CHECKSUM, PackedInfo, parse_metadata, read_header
+from vidfit.export.metadata import PackedInfo
+from vidfit.export.packed_file import read_packed_info
 from vidfit.hub.model_card import write_card
 from vidfit.videos.extractor import parse_extractor
 
@@ -45,7 +45,7 @@ def push(model: Path, name: str, private: bool = False) -> str:
         api.create_repo(name, private=private or None, exist_ok=True)
         operations = [hub.CommitOperationAdd(path, source) for path, source in content.items()]
         api.create_commit(name, operations, commit_message=f"vidfit: {model.name}, checksum {info.crc32c}")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # those of the Hub and of its HTTP client share no base class
         raise VidfitError(f"{name}: cannot be pushed ({reason(error)}); log in with `hf auth login`?") from error
     return SCHEME + name
 
@@ -68,18 +68,14 @@ def fetch(address: str) -> Path:
     hub = _huggingface_hub()
     try:
         path = Path(hub.hf_hub_download(match[1], MODEL, revision=match[2]))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as above
         raise VidfitError(f"{address}: cannot be fetched ({reason(error)})") from error
     _checked(path)
     return path
 
 
 def _checked(path: Path) -> PackedInfo:
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file; give a packed .onnx file")
-    info = parse_metadata(path, read_header(path).metadata)
-    if is_intact(path, CHECKSUM) is False:
-        raise ModelFileError(f"{path}: was changed or cut short (its checksum, vidfit.crc32c, differs); pack it again")
+    info = read_packed_info(path)
     for backbone in (
         parse_extractor(info.extractor, path).settings.backbones if info.extractor and not info.carried else ()
     ):

@@ -92,6 +92,6 @@ def set_thresholds(
     highest = int((levels_C == len(LEVELS) - 1).sum())
     if precision is not None and highest:
         log.warning(
-            "%s: at no threshold does the precision of %d labels reach %g on the validation videos; they are given "
-            "from probability %.4f on", path, highest, precision, LEVELS[-1],
+            "at no threshold does the precision of %d labels reach %g on the validation videos; they are given from "
+            "probability %.4f on", highest, precision, LEVELS[-1],
         )  # fmt: skip

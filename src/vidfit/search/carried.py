@@ -32,7 +32,7 @@ from vidfit.features.shards import read_videos
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.survey import digests, survey_shards
 from vidfit.features.tfrecord import CorruptRecordError
-from vidfit.files import make_folder, read_table
+from vidfit.files import make_folder, path_in_table, read_table
 from vidfit.inference.carried import carried_frames, carried_models
 from vidfit.progress import OnProgress, counter
 from vidfit.quantization.backbone import with_8_bit_weights
@@ -106,7 +106,9 @@ class Forms:
         """Validation videos as a form sees them, written if they are not there."""
         folder, models = self._members.directory / "packing" / "extractor", form.carried.models
         contents = {name: hashlib.sha256(it.model.SerializeToString()).hexdigest() for name, it in models.items()}
-        path = folder / f"{digest([self._extractor.digest, contents, self._digests])[:16]}.tfrecord"
+        path = (
+            folder / f"{digest([self._extractor.digest, contents, self._digests, self._labelled_only])[:16]}.tfrecord"
+        )
         if not path.exists():
             make_folder(folder)
             write_shard(path, (self._seen(video, models) for video in self._videos))
@@ -119,6 +121,10 @@ class Forms:
             frames[name] = self._extracted[video.id][name] if quantized else video.frames[name]
         return Video(video.id, frames, video.labels)
 
+    @property
+    def _labelled_only(self) -> bool:
+        return self._members.batches("validation").labelled_only
+
     @cached_property
     def _digests(self) -> list[tuple[str, str]]:
         shards = self._members.batches("validation").shards
@@ -126,12 +132,11 @@ class Forms:
 
     @cached_property
     def _videos(self) -> list[Video]:
-        batches = self._members.batches("validation")
         videos = (
             video
-            for shard in batches.shards
+            for shard in self._members.batches("validation").shards
             for video in read_videos(shard, self._members.info.spec)
-            if not isinstance(video, CorruptRecordError) and (len(video.labels) or not batches.labelled_only)
+            if not isinstance(video, CorruptRecordError) and (len(video.labels) or not self._labelled_only)
         )
         return list(itertools.islice(videos, MOST_VIDEOS))
 
@@ -155,7 +160,7 @@ class Forms:
         vocabulary = self._members.data.vocabulary
         table = Path(vocabulary).parent / VIDEOS if vocabulary else Path(VIDEOS)
         rows = read_table(table) if table.is_file() else []
-        paths = {row["id"]: Path(row.get("path") or "") for row in rows}
+        paths = {row["id"]: path_in_table(row.get("path") or "") for row in rows}
         for video in self._videos:
             if not paths.get(video.id, Path()).is_file():
                 raise DataError(

@@ -11,7 +11,7 @@ from typing import Any
 from vidfit.errors import BudgetError, ModelFileError, OutputError
 from vidfit.export.graph import PackedMember, write_graph
 from vidfit.features.loader import Batches
-from vidfit.files import make_folder, write_text
+from vidfit.files import make_folder, replacing, temporary, write_text
 from vidfit.inference.packed_thresholds import set_thresholds
 from vidfit.inference.predictor import load
 from vidfit.locks import locked
@@ -140,12 +140,13 @@ class Packer:
             self._check(frontier, size)  # an error here leaves no file
         make_folder(self.directory / "packed")
         for path, size in sizes.items():
-            path.with_suffix(".json").unlink(missing_ok=True)  # it describes the file that is replaced now
-            packed = self.pack(path, size, max_ms)
-            videos = self.search.members.batches("validation")
-            passed = (videos.skip_corrupt, videos.labelled_only)
-            chosen_by = self.threshold_shards, self._precision
-            set_thresholds(path, self._thresholds, *chosen_by, *passed, self.on_progress)
+            with replacing(path) as partial:
+                packed = self.pack(partial, size, max_ms)
+                videos = self.search.members.batches("validation")
+                passed = (videos.skip_corrupt, videos.labelled_only)
+                chosen_by = self.threshold_shards, self._precision
+                set_thresholds(partial, self._thresholds, *chosen_by, *passed, self.on_progress)
+                path.with_suffix(".json").unlink(missing_ok=True)  # it describes the file that is replaced now
             write_text(path.with_suffix(".json"), json.dumps(packed, indent=2) + "\n")
             _log.info(
                 "%s: %d members in %s, validation GAP %.4f on the selecting half, %.4f on the confirming half",
@@ -203,10 +204,9 @@ class Packer:
     def _pack_best_form(self, path: Path, frontier: Sequence[Ensemble], budget: int) -> dict[str, Any]:
         """Write a file for each form of the extractor, and keep the best on the selecting half."""
         assert self._forms is not None
-        this, best = path.with_suffix(".this"), path.with_suffix(".best")
         found: dict[str, Any] = {}
         tried, problem = [], None
-        try:
+        with temporary(path.parent) as this, temporary(path.parent) as best:
             for form in self._forms.all:
                 try:
                     result = self._pack(this, frontier, budget, form)
@@ -221,9 +221,6 @@ class Packer:
             if problem and not found:
                 raise problem
             best.replace(path)
-        finally:
-            this.unlink(missing_ok=True)
-            best.unlink(missing_ok=True)
         return {**found, "tried": tried}
 
     def _pack(self, path: Path, frontier: Sequence[Ensemble], budget: int, form: Form | None) -> dict[str, Any]:
@@ -255,7 +252,7 @@ class Packer:
         members = [PackedMember(self.search.candidates[place].load(), weight) for place, weight in chosen]
         of_frames = any(packed.member.info.classifier.has_frame_probabilities for packed in members)
         if self._frame_probabilities and not of_frames:
-            _log.warning("%s: holds no frame-classifier, so it gives no frame probabilities", path)
+            _log.warning("no member is a frame-classifier, so the file gives no frame probabilities")
         options = self._options | {"frame_probabilities": self._frame_probabilities and of_frames}
         return write_graph(path, members, budget, **options, carried=form.carried if form else None)
 

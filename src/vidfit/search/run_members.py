@@ -10,6 +10,7 @@ from vidfit.features.shards import expand_shards
 from vidfit.recipe import DataConfig, Recipe
 from vidfit.search.validation import BATCH_SIZE
 from vidfit.training.checkpoint import BEST, MemberInfo, read_info
+from vidfit.videos.extractor import check_features
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,18 @@ class RunMembers:
 
         Raises:
             DataError: the recipe names none.
+            ModelFileError: by now, these are features of another extractor.
         """
-        shards = getattr(self.data, which)
-        if not shards:
+        named = getattr(self.data, which)
+        if not named:
             raise DataError(
                 f"{self.directory / 'recipe.yaml'}: has no data.{which}, which this needs; "
-                "add some videos, or call `vidfit fit` again with another budget"
+                "add some videos, or call `vidfit fit` again with another budget and another -o"
             )
+        shards = expand_shards(named)
+        check_features(self.info.extractor, shards, "the members")
         return Batches(
-            expand_shards(shards),
+            shards,
             self.info.spec,
             len(self.info.vocabulary),
             BATCH_SIZE,

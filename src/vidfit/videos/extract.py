@@ -24,7 +24,7 @@ from vidfit import distributed
 from vidfit.errors import DataError, OutputError
 from vidfit.features.example import write_shard
 from vidfit.features.spec import Video, Vocabulary
-from vidfit.files import make_folder, read_table, write_table, write_text
+from vidfit.files import make_folder, path_in_table, read_table, write_table, write_text
 from vidfit.locks import locked
 from vidfit.progress import OnProgress, Pace, Progress, begin, silent
 from vidfit.videos.embed import Embedded, Embedder
@@ -133,8 +133,8 @@ def _finished(plan: Plan, output: Path) -> Extracted:
     if folder.exists():
         shutil.rmtree(folder)
         videos = read_table(output / VIDEOS)
-        failed = {row["path"] for row in read_table(output / FAILED)}
-        wanted = {source.id for source in plan.sources if str(source.path.absolute()) not in failed}
+        failed = {path_in_table(row["path"]) for row in read_table(output / FAILED)}
+        wanted = {source.id for source in plan.sources if source.path.absolute() not in failed}
         if read_extractor(output / FILE).settings == plan.settings and wanted == {row["id"] for row in videos}:
             seconds = sum(float(row["duration"]) for row in videos)
             return Extracted(len(videos), len(read_vocabulary(output)), len(failed), seconds, len(videos))

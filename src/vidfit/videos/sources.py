@@ -15,12 +15,14 @@ import csv
 import glob
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from vidfit.errors import DataError
+from vidfit.files import matches
 from vidfit.videos.decode import is_video
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ def find_sources(names: Sequence[str | Path]) -> list[Source]:
     """
     found: dict[str, Source] = {}
     for name in names:
-        for source in _found(Path(name).expanduser(), str(name)):
+        for source in _found(os.path.expanduser(name), str(name)):
             known = found.setdefault(source.id, source)
             if known is source:
                 continue
@@ -125,7 +127,7 @@ def check_labelled(sources: Sequence[Source], names: Sequence[str | Path] = (), 
     Raises:
         DataError: no video has labels.
     """
-    folders = [folder for name in names if (folder := Path(name).expanduser()).is_dir()]
+    folders = [folder for name in names if (folder := Path(os.path.expanduser(name))).is_dir()]
     files = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() in (".csv", ".tsv")]
     table = next(filter(_names_labels, files), None)
     advice = f"{table} looks like a table of labels: give that instead of the folder"
@@ -146,16 +148,21 @@ def _names_labels(table: Path) -> bool:
     return "path" in names and not names.isdisjoint({"label", "labels"})
 
 
-def _found(path: Path, name: str) -> Iterable[Source]:
+def _found(place: str, name: str) -> Iterable[Source]:
+    """The videos at a path, or of a glob. `name` is what the user calls it."""
+    path = Path(place)
+    if not place:
+        raise DataError("a video has an empty name; give videos, a folder of them, a quoted glob or a table")
     if path.is_dir():
         found = list(_in_folder(path))
         what = "holds no video"
-    elif path.is_file():
+    elif path.is_file() or _leads_nowhere(path):
         found, what = list(_of_file(path)), "has no rows"
+    elif path.exists():
+        raise DataError(f"{name}: is a pipe or a device, which cannot be read twice; save the video as a file")
     else:
-        matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
-        found = [source for match in matches for source in _found(match, str(match))]
-        what = "matches no file" if glob.has_magic(name) else "does not exist"
+        found = [source for match in matches(place) for source in _found(str(match), str(match))]
+        what = "matches no file" if glob.has_magic(place) else "does not exist"
     if not found:
         raise DataError(f"{name}: {what}; give videos, a folder of them, a quoted glob or a table")
     return found
@@ -180,10 +187,14 @@ def _in_folder(folder: Path) -> Iterator[Source]:
 def _is_wanted(path: Path, folder: Path) -> bool:
     if any(part.startswith(".") for part in path.relative_to(folder).parts):
         return False
-    # A link to nothing is a video that cannot be read, and told.
-    if not path.is_file() and (path.exists() or not path.is_symlink()):
+    if not path.is_file() and not _leads_nowhere(path):
         return False
     return path.suffix.lower() in _ENDINGS or is_video(path)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether it is a link to nothing: a video that cannot be read, which is told."""
+    return path.is_symlink() and not path.exists()
 
 
 def _id(path: Path) -> str:
@@ -290,7 +301,8 @@ def _vertex_row(table: Path, line: int, row: list[str]) -> Source:
 
 def _of_jsonl(table: Path) -> Iterator[Source]:
     try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
+        # Not `splitlines`: a label may hold U+2028, which JSON allows.
+        lines = table.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{table}: cannot be read as a table ({error}); give JSON lines in UTF-8") from error
     for number, line in enumerate(lines, start=1):
