@@ -130,7 +130,7 @@ def test_trouble_in_training_is_one_line_and_it_can_be_gone_on(
         ),
         "shard": (2, r".*/train1\.tfrecord: cannot be read \(No such file or directory\); check .*"),
         "divergence": (2, "member vlad: the loss is nan at step 11; .* try a lower learning_rate or on_nan: halve"),
-        "signal": (143, "stopped; call the same command again (it resumes where it can)"),
+        "signal": (143, r"stopped; call the same command again \(it resumes where it can\)"),
     }[trouble]
     assert code == expected
     assert re.fullmatch(f"vidfit: {line}", err.splitlines()[-1])

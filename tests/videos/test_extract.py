@@ -188,7 +188,7 @@ def test_processes_that_have_done_their_share_are_replaced(features, corpus, tmp
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-@pytest.mark.parametrize(("killed", "torchrun"), [((), ()), ((), TORCHRUN), (TORCHRUN, TORCHRUN)])
+@pytest.mark.parametrize(("killed", "torchrun"), [((), ()), (TORCHRUN, TORCHRUN)])
 def test_a_killed_call_is_resumed_to_the_same_bytes(killed, torchrun, features, corpus, tmp_path):
     output, models = tmp_path / "features", corpus / "models"
     command = [
