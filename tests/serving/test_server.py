@@ -148,6 +148,12 @@ def test_a_tensor_without_frames_is_told_so(server: Running):
         assert (answer.status_code, answer.json()) == (400, {"error": line})
 
 
+def test_models_are_listed_with_labels_and_thresholds(server: Running):
+    for model in server.client.get("/v1/models").json():
+        assert len(model["thresholds"]) == len(model["vocabulary"])
+        assert all(0 < threshold < 1 for threshold in model["thresholds"])
+
+
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/metrics", "/v2/health/ready", "/v2/models/plain/ready"])
 def test_head_is_get_without_a_body(server: Running, path: str):
     got, head = server.client.get(path), server.client.head(path)

@@ -18,10 +18,9 @@ def describe(source: Path, info: PackedInfo) -> dict[str, Any]:
     Raises:
         ModelFileError: its extractor is of another version.
     """
-    thresholds_C = info.thresholds_C
     found: dict[str, Any] = {
         "vocabulary": info.vocabulary,
-        "thresholds": [DEFAULT] * len(info.vocabulary) if thresholds_C is None else thresholds_C.tolist(),
+        "thresholds": thresholds_of(info),
         "modalities": {modality.name: modality.size for modality in info.spec.modalities},
     }
     if not info.carried:
@@ -35,6 +34,12 @@ def describe(source: Path, info: PackedInfo) -> dict[str, Any]:
         "picture_size": backbones["rgb"].size if "rgb" in backbones else 0,
         "sound_window": backbones["audio"].window if "audio" in backbones else 0,
     }
+
+
+def thresholds_of(info: PackedInfo) -> list[float]:
+    """From which probability on each label holds."""
+    thresholds_C = info.thresholds_C
+    return [DEFAULT] * len(info.vocabulary) if thresholds_C is None else thresholds_C.tolist()
 
 
 def inspect_packed(path: Path) -> dict[str, Any]:

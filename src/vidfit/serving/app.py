@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from vidfit.errors import DataError, ModelFileError
+from vidfit.export.description import thresholds_of
 from vidfit.serving import kserve
 from vidfit.serving.bodies import read_body, received_video
 from vidfit.serving.documents import ERRORS, FEATURES, TENSORS, VIDEO
@@ -166,7 +167,12 @@ def _add_own(app: FastAPI, server: Server) -> None:
     async def models() -> list[dict[str, Any]]:
         """The models, the default first."""
         return [
-            {"name": it.name, "labels_videos": it.labels_videos, "vocabulary": it.info.vocabulary}
+            {
+                "name": it.name,
+                "labels_videos": it.labels_videos,
+                "vocabulary": it.info.vocabulary,
+                "thresholds": thresholds_of(it.info),
+            }
             for it in server.models.values()
         ]
 
