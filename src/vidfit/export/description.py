@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vidfit.evaluation.thresholds import DEFAULT
-from vidfit.export.metadata import PackedInfo, parse_metadata, read_header
+from vidfit.export.metadata import PackedInfo, read_info
 from vidfit.videos.extractor import parse_extractor
 
 
@@ -52,7 +52,7 @@ def inspect_packed(path: Path) -> dict[str, Any]:
     Raises:
         ModelFileError: it is no packed file of this version.
     """
-    info = parse_metadata(path, read_header(path).metadata)
+    info = read_info(path)
     return {
         "bytes": path.stat().st_size,
         "labels": len(info.vocabulary),
@@ -70,4 +70,4 @@ def _reads_videos(path: Path, info: PackedInfo) -> str:
         return "no: how its features were made is unknown"
     settings = parse_extractor(info.extractor, path).settings
     models = " and ".join(backbone.name for backbone in settings.backbones)
-    return f"{'with' if not info.carried else 'holds'} {models}, {settings.rate:g} steps per second"
+    return f"{'holds' if info.carried else 'with'} {models}, {settings.rate:g} steps per second"

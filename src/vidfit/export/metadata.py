@@ -102,6 +102,15 @@ def read_header(path: Path) -> Header:
         ) from error
 
 
+def read_info(path: Path) -> PackedInfo:
+    """The metadata of a packed file, checked. Its content is not compared with its checksum.
+
+    Raises:
+        ModelFileError: as `read_header` and `parse_metadata`.
+    """
+    return parse_metadata(path, read_header(path).metadata)
+
+
 def parse_metadata(path: Path, metadata: dict[str, str]) -> PackedInfo:
     """The metadata of a packed file, checked.
 

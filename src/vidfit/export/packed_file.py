@@ -6,7 +6,7 @@ import onnx
 
 from vidfit.checksum import is_intact
 from vidfit.errors import ModelFileError, reason
-from vidfit.export.metadata import CHECKSUM, PackedInfo, parse_metadata, read_header
+from vidfit.export.metadata import CHECKSUM, PackedInfo, read_info
 
 
 def read_packed_info(path: Path) -> PackedInfo:
@@ -15,7 +15,7 @@ def read_packed_info(path: Path) -> PackedInfo:
     Raises:
         ModelFileError: it is missing, no packed file, or damaged.
     """
-    info = parse_metadata(path, read_header(path).metadata)
+    info = read_info(path)
     if is_intact(path, CHECKSUM) is False:
         raise ModelFileError(
             f"{path}: was changed or cut short (its checksum, vidfit.crc32c, differs); copy it anew or pack it again"

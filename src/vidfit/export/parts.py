@@ -29,7 +29,7 @@ from vidfit.export.extractor import (
     write_extractor,
 )
 from vidfit.export.graph_writer import GraphWriter
-from vidfit.export.metadata import PackedInfo, output_names, parse_metadata, read_header
+from vidfit.export.metadata import PackedInfo, output_names, read_info
 from vidfit.features.spec import FeatureSpec
 from vidfit.videos.extractor import Extractor, parse_extractor
 from vidfit.videos.onnx_graphs import needed
@@ -63,7 +63,7 @@ def split(path: Path) -> Split:
         ModelFileError: it is no packed file, or its extractor is of another version.
         KeyError: it lacks an array of a transform.
     """
-    info = parse_metadata(path, read_header(path).metadata)
+    info = read_info(path)
     assert info.extractor is not None
     extractor, whole = parse_extractor(info.extractor, path), onnx.load(path)
     ports = _extractor_ports(extractor, info.spec) | {"model": _model_ports(info)}

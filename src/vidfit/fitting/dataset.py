@@ -12,7 +12,7 @@ from vidfit.errors import DataError, OutputError
 from vidfit.features.cache import INDEX
 from vidfit.features.shards import expand_shards, read_videos
 from vidfit.features.spec import Video
-from vidfit.files import matches, path_in_table, read_table, visible
+from vidfit.files import matches, read_table, visible
 from vidfit.progress import OnProgress
 from vidfit.recipe import DataConfig
 from vidfit.run_data import RunData, read_data, tell_of_labels
@@ -165,10 +165,9 @@ def _extract(sources: Sequence[str], folder: Path, on_progress: OnProgress) -> N
 
 def _holds(folder: Path, sources: Sequence[Source]) -> bool:
     """Whether finished features are those of some videos, with the same labels and splits."""
-    from vidfit.videos.extract import FAILED, VIDEOS, read_vocabulary
+    from vidfit.videos.extract import VIDEOS, read_vocabulary, readable
 
-    failed = {path_in_table(row["path"]) for row in read_table(folder / FAILED)}
-    good = [source for source in sources if source.path.absolute() not in failed]
+    good = readable(sources, folder)
     names, shards = read_vocabulary(folder), visible(folder / "shards", "*.tfrecord")
     videos = [video for shard in shards for video in read_videos(shard) if isinstance(video, Video)]
     labels = {video.id: {names[label] for label in video.labels} for video in videos}

@@ -117,13 +117,13 @@ class Fit:
         self._state = State(task.directory, settings)
         self._clock, self._state.limit = clock, clock.limit
         clock.add(self._state.spent)
-        self._traits = Traits(
+        traits = Traits(
             videos=task.videos,
             classes=len(data.vocabulary),
             size=data.spec.total_size,
             frames=most_frames(shards),
         )
-        self._portfolio = dict(portfolio(self._traits, self._leaves_half))
+        self._portfolio = dict(portfolio(traits, self._leaves_half))
         self._check_budget()
         self._steps = max(settings["training"]["steps"] for settings in self._portfolio.values())
         # Before the parts: those of other videos must not be taken for these.
@@ -141,7 +141,7 @@ class Fit:
             "%s videos, %d labels, up to %d frames: %s",
             f"{task.videos:,}",
             len(data.vocabulary),
-            self._traits.frames,
+            traits.frames,
             self._judge.described,
         )
 
@@ -202,8 +202,10 @@ class Fit:
 
     def _is_small(self, settings: Settings) -> bool:
         """Whether a member leaves half of the bytes to others, or is no larger than one that did not."""
-        begun = [self._task.least_bytes(it) for it in self._state.begun.values()] or [self._task.room]
-        return self._leaves_half(settings) or self._task.least_bytes(settings) <= max(begun)
+        if self._leaves_half(settings):
+            return True
+        begun = map(self._task.least_bytes, self._state.begun.values())
+        return self._task.least_bytes(settings) <= max(begun, default=self._task.room)
 
     def _check_budget(self) -> None:
         least = min(map(self._task.least_bytes, self._portfolio.values()))

@@ -49,12 +49,11 @@ def check_suffix(path: Path) -> None:
 
 
 def check_output(path: Path, videos: int) -> None:
-    """Tell before videos are read whether their labels can be written.
+    """Tell before videos are read whether their labels can be written. The suffix is a known one.
 
     Raises:
-        OutputError: the suffix is unknown, or nothing can be written there.
+        OutputError: nothing can be written there.
     """
-    check_suffix(path)
     if path.suffix.lower() != ".vtt" or videos == 1:
         check_place(path)
     elif path.exists() and not path.is_dir():

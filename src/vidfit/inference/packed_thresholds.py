@@ -14,7 +14,7 @@ from vidfit import distributed
 from vidfit.errors import DataError, reason
 from vidfit.evaluation.thresholds import LEVELS, nearest
 from vidfit.export.graph import write_thresholds
-from vidfit.export.metadata import parse_metadata, read_header
+from vidfit.export.metadata import read_info
 from vidfit.files import read_table
 from vidfit.inference.distributed_jobs import choose_thresholds
 from vidfit.progress import OnProgress, counter
@@ -74,7 +74,7 @@ def set_thresholds(
         For the others see `vidfit.evaluate`.
     """
     if table:
-        vocabulary = parse_metadata(path, read_header(path).metadata).vocabulary
+        vocabulary = read_info(path).vocabulary
         write_thresholds(path, read_thresholds(Path(table), vocabulary))
         return
     if not shards:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidfit.errors import ModelFileError
-from vidfit.export.metadata import parse_metadata, read_header
+from vidfit.export.metadata import read_info
 from vidfit.export.parts import extractor_bytes
 
 
@@ -29,7 +29,7 @@ def read_packed(path: Path) -> PackedDetails | None:
     """
     if not path.is_file():
         return None
-    info = parse_metadata(path, read_header(path).metadata)
+    info = read_info(path)
     try:
         thresholds_C = info.thresholds_C
     except ValueError as error:

@@ -28,6 +28,7 @@ from vidfit.export.graph_writer import GraphWriter
 from vidfit.export.metadata import metadata_bytes
 from vidfit.export.parts import extractor_parts
 from vidfit.features.example import write_shard
+from vidfit.features.loader import Batches
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.survey import digests, survey_shards
@@ -106,9 +107,8 @@ class Forms:
         """Validation videos as a form sees them, written if they are not there."""
         folder, models = self._members.directory / "packing" / "extractor", form.carried.models
         contents = {name: hashlib.sha256(it.model.SerializeToString()).hexdigest() for name, it in models.items()}
-        path = (
-            folder / f"{digest([self._extractor.digest, contents, self._digests, self._labelled_only])[:16]}.tfrecord"
-        )
+        made_of = [self._extractor.digest, contents, self._digests, self._batches.labelled_only]
+        path = folder / f"{digest(made_of)[:16]}.tfrecord"
         if not path.exists():
             make_folder(folder)
             write_shard(path, (self._seen(video, models) for video in self._videos))
@@ -121,22 +121,22 @@ class Forms:
             frames[name] = self._extracted[video.id][name] if quantized else video.frames[name]
         return Video(video.id, frames, video.labels)
 
-    @property
-    def _labelled_only(self) -> bool:
-        return self._members.batches("validation").labelled_only
+    @cached_property
+    def _batches(self) -> Batches:
+        return self._members.batches("validation")
 
     @cached_property
     def _digests(self) -> list[tuple[str, str]]:
-        shards = self._members.batches("validation").shards
+        shards = self._batches.shards
         return digests(shards, survey_shards(shards))
 
     @cached_property
     def _videos(self) -> list[Video]:
         videos = (
             video
-            for shard in self._members.batches("validation").shards
+            for shard in self._batches.shards
             for video in read_videos(shard, self._members.info.spec)
-            if not isinstance(video, CorruptRecordError) and (len(video.labels) or not self._labelled_only)
+            if not isinstance(video, CorruptRecordError) and (len(video.labels) or not self._batches.labelled_only)
         )
         return list(itertools.islice(videos, MOST_VIDEOS))
 

@@ -97,9 +97,7 @@ def _outputs(asked: Mapping[str, Any], model: ServedModel) -> dict[str, bool]:
         name = output.get("name")
         if not isinstance(name, str) or name not in model.outputs or name in found:
             raise DataError(f"outputs: give some of these, each once: {', '.join(model.outputs)}")
-        parameters = _parameters(output, name)
-        _refuse_unknown(parameters, "binary_data", name)
-        found[name] = bool(parameters.get("binary_data", binary))
+        found[name] = bool(_parameter(output, "binary_data", name, binary))
     return found
 
 
@@ -114,9 +112,7 @@ def _tensors(asked: Mapping[str, Any], tail: bytes, model: ServedModel) -> dict[
         if tensor.get("datatype") != known[name]:
             raise DataError(f"{name}: its datatype is {known[name]}")
         shape = _shape(tensor, name)
-        parameters = _parameters(tensor, name)
-        _refuse_unknown(parameters, "binary_data_size", name)
-        size = parameters.get("binary_data_size")
+        size = _parameter(tensor, "binary_data_size", name)
         if size is None:
             array = to_array(tensor.get("data"), _DTYPES[known[name]], name).reshape(-1)
         else:
@@ -160,11 +156,13 @@ def _parameters(of: Mapping[str, Any], place: str) -> dict[str, Any]:
     return parameters
 
 
-def _refuse_unknown(parameters: Mapping[str, Any], known: str, name: str) -> None:
-    """Others, such as `classification`, change what a tensor holds."""
+def _parameter(tensor: Mapping[str, Any], known: str, name: str, default: object = None) -> object:
+    """A tensor's only parameter. Others, such as `classification`, change what it holds: they are refused."""
+    parameters = _parameters(tensor, name)
     for parameter in parameters:
         if parameter != known:
             raise DataError(f"{name}: the parameter {parameter!r} is unknown; leave it out")
+    return parameters.get(known, default)
 
 
 def _answer(answer: dict[str, Any], arrays: list[tuple[str, np.ndarray, bool]]) -> Answer:

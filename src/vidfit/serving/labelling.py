@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vidfit.errors import DataError, ModelFileError
-from vidfit.export.metadata import parse_metadata, read_header
+from vidfit.export.metadata import read_info
 from vidfit.inference.label import Labeller
 from vidfit.inference.label_files import to_object
 from vidfit.processes import end_with_parent
@@ -128,7 +128,7 @@ def _open(models: Mapping[str, tuple[Path, str]], longest: float) -> int:
     logging.getLogger("vidfit").setLevel(logging.ERROR)  # the server has told it
     end_with_parent()
     for name, (path, checksum) in models.items():
-        if parse_metadata(path, read_header(path).metadata).crc32c != checksum:
+        if read_info(path).crc32c != checksum:
             raise ModelFileError(f"{path}: has changed since the server started; start the server again")
         _labellers[name] = Labeller(path, longest=longest)
     return os.getpid()

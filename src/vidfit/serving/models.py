@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidfit.errors import ModelFileError, VidfitError
-from vidfit.export.metadata import PackedInfo, output_names, parse_metadata, read_header
+from vidfit.export.metadata import PackedInfo, output_names, read_info
 from vidfit.hub.repository import local_file
 from vidfit.inference.predictor import Predictor, load
 from vidfit.videos.decode import av
@@ -80,4 +80,4 @@ def _open(name: str, path: Path) -> ServedModel:
         else:
             if predictor.thresholds is None:
                 log.warning("%s: has no thresholds, so every label holds from 0.5 on", name)
-    return ServedModel(name, path, parse_metadata(path, read_header(path).metadata), predictor, labels_videos)
+    return ServedModel(name, path, read_info(path), predictor, labels_videos)

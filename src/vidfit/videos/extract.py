@@ -127,17 +127,23 @@ def _extract(plan: Plan, output: Path, vocabulary: Sequence[str], workers: int, 
     return Extracted(len(good), len(vocabulary), len(failed), seconds, resumed)
 
 
+def readable(sources: Sequence[Source], output: Path) -> list[Source]:
+    """Those that a finished extraction could read."""
+    failed = {path_in_table(row["path"]) for row in read_table(output / FAILED)}
+    return [source for source in sources if source.path.absolute() not in failed]
+
+
 def _finished(plan: Plan, output: Path) -> Extracted:
     """What a call made that was killed while it removed its embeddings."""
     folder = output / EMBEDDINGS
     if folder.exists():
         shutil.rmtree(folder)
         videos = read_table(output / VIDEOS)
-        failed = {path_in_table(row["path"]) for row in read_table(output / FAILED)}
-        wanted = {source.id for source in plan.sources if source.path.absolute() not in failed}
+        good = readable(plan.sources, output)
+        wanted = {source.id for source in good}
         if read_extractor(output / FILE).settings == plan.settings and wanted == {row["id"] for row in videos}:
-            seconds = sum(float(row["duration"]) for row in videos)
-            return Extracted(len(videos), len(read_vocabulary(output)), len(failed), seconds, len(videos))
+            seconds, failed = sum(float(row["duration"]) for row in videos), len(read_table(output / FAILED))
+            return Extracted(len(videos), len(read_vocabulary(output)), failed, seconds, len(videos))
     raise OutputError(
         f"{output}: is finished; for more videos give another folder and --like {output}; for other options remove it "
         "first"
