@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from vidfit.errors import RecipeError, reason
 from vidfit.files import PathText
 from vidfit.models.classifier import ClassifierConfig
+from vidfit.models.heads import LogisticConfig
 from vidfit.recipe_mistakes import describe
 from vidfit.sizes import parse_size
 from vidfit.strict_yaml import parse_yaml
@@ -56,6 +57,16 @@ class MemberConfig(ClassifierConfig):
     """`name: {family, head, encoder, training}`. Names consist of letters, digits, `_`, `.` and `-`."""
 
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _only_a_linear_member_is_solved(self) -> "MemberConfig":
+        plain = isinstance(self.head, LogisticConfig) and not (self.head.dropout or self.head.label_gating)
+        if self.training.solver == "lbfgs" and not (plain and self.family.type == "mean" and self.encoder is None):
+            raise ValueError(
+                "training.solver: lbfgs is for family mean with a logistic head, without encoder, dropout and "
+                "label_gating; take adam"
+            )
+        return self
 
     @model_validator(mode="after")
     def _noisy_or_sees_each_frame_once(self) -> "MemberConfig":

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 
@@ -11,11 +12,14 @@ from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches
 from vidfit.recipe import MemberConfig
 from vidfit.run_data import RunData
+from vidfit.training.lbfgs import LinearProblem, pooled
 from vidfit.training.train_step import TrainStep
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 # A training step is timed by so many at least: on a busy machine a single one tells little.
 _TIMED_STEPS, _TIMED_SECONDS = 3, 0.2
+# Of L-BFGS, whose line search needs more than one now and then.
+_LOSSES_PER_ITERATION = 1.25
 
 
 def parse_time(text: str) -> float:
@@ -62,6 +66,8 @@ class TimeUp(KeyboardInterrupt):
 def seconds_per_step(member: MemberConfig, data: RunData) -> float:
     """How long a training step takes here and now, reading included: the mean of some, after one that warms up."""
     training = member.training
+    if training.solver == "lbfgs":
+        return _seconds_per_iteration(member, data)
     batches = data.batches(data.shards["train"], batch_size=training.batch_size, shuffle_buffer=training.batch_size)
     step = TrainStep(data.member_info("timed", member).build(), training, 0)
     seconds, number, read = 0.0, 0, _endless(batches)
@@ -75,6 +81,24 @@ def seconds_per_step(member: MemberConfig, data: RunData) -> float:
             seconds += time.perf_counter() - start
         number += 1
     return seconds / (number - 1)
+
+
+def _seconds_per_iteration(member: MemberConfig, data: RunData) -> float:
+    """Of `solver: lbfgs`, by some of the videos: pooling them, and the loss of what is pooled."""
+    shards, training, classes = data.shards["train"], member.training, len(data.vocabulary)
+    model = data.member_info("timed", member).build()
+    start = time.perf_counter()
+    batches = list(islice(data.batches(shards, batch_size=training.batch_size), _TIMED_STEPS))
+    inputs_NH = torch.cat([pooled(model, batch) for batch in batches])
+    pooling = time.perf_counter() - start
+    problem = LinearProblem(model, inputs_NH, torch.cat([batch.multi_hot(classes) for batch in batches]))
+    problem.loss()  # warms up
+    start = time.perf_counter()
+    problem.loss()
+    seconds = _LOSSES_PER_ITERATION * (time.perf_counter() - start)
+    times_as_many = sum(data.surveys[shard].videos for shard in shards) / len(inputs_NH)
+    assert training.steps is not None
+    return times_as_many * (seconds + pooling / training.steps)
 
 
 def _endless(batches: Batches) -> Iterator[Batch]:

@@ -17,6 +17,7 @@ from vidfit.features.spec import Video
 from vidfit.files import write_table
 from vidfit.fitting.choice import choose, odds_factor, scale_odds
 from vidfit.fitting.clock import Clock, TimeUp
+from vidfit.fitting.portfolio import is_solved
 from vidfit.fitting.state import State
 from vidfit.fitting.task import GRAPH_BYTES, Settings, Task
 from vidfit.pipeline import Run
@@ -113,14 +114,17 @@ class CrossValidated:
         if not chosen:
             least = format_size(self._task.common_bytes + min(self._bytes.values()))
             raise BudgetError(f"--budget: no member fits; the smallest file takes {least}")
-        seeds = self._seeds(list(chosen), clock)
-        names = {name if seed == 1 else f"{name}-seed-{seed}": name for seed in range(1, seeds + 1) for name in chosen}
+        seeds = dict.fromkeys(chosen, self._seeds(list(chosen), clock))
+        seeds |= {name: 1 for name in chosen if is_solved(self._state.members[name])}
+        names = {
+            name if seed == 1 else f"{name}-seed-{seed}": name for name in chosen for seed in range(1, seeds[name] + 1)
+        }
         return self._task.recipe(
             {name: self._state.members[of] for name, of in names.items()},
             [shard for part in self._parts for shard in part],
             [],
             self._task.dataset.eval,
-            {"members": {name: chosen[of] / seeds for name, of in names.items()}} | self._decisions(chosen),
+            {"members": {name: chosen[of] / seeds[of] for name, of in names.items()}} | self._decisions(chosen),
         )
 
     def _predicted(self, name: str, settings: Settings, number: int) -> np.ndarray:

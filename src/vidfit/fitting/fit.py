@@ -31,7 +31,7 @@ from vidfit.fitting.clock import Clock, TimeUp, parse_time, seconds_per_step
 from vidfit.fitting.cross_validated import CrossValidated
 from vidfit.fitting.dataset import find_dataset, read_dataset
 from vidfit.fitting.folds import divide
-from vidfit.fitting.portfolio import Traits, portfolio, variations
+from vidfit.fitting.portfolio import Traits, is_solved, portfolio, variations
 from vidfit.fitting.state import State
 from vidfit.fitting.task import Settings, Task
 from vidfit.fitting.validated import Validated
@@ -288,8 +288,9 @@ class Fit:
         """The best variation of a member that the best average has. None if time is up."""
         number = len(self._state.rounds)
         weights = self._judge.choose(self._state.members)[0]
-        chosen = sorted(weights, key=weights.__getitem__, reverse=True) or list(self._state.tried)
-        rivals = self._rivals(chosen[number % len(chosen)], number + 2)
+        varied = [name for name in self._state.tried if not is_solved(self._state.members[name])]
+        chosen = sorted(set(weights) & set(varied), key=weights.__getitem__, reverse=True) or varied
+        rivals = self._rivals(chosen[number % len(chosen)], number + 2) if chosen else {}
         if not rivals:
             return None
         rated = {}

@@ -109,8 +109,11 @@ def stratified(labels: Sequence[np.ndarray], sizes: Sequence[float]) -> np.ndarr
         for label in own.tolist():
             having.setdefault(label, []).append(video)
     wanted_of = {label: np.array(sizes) * len(videos) for label, videos in having.items()}
+    owed = np.zeros(len(sizes))
     # The rarest first; the original counts anew after each label, which changes little and takes long.
     for label in sorted(having, key=lambda label: (len(having[label]), label)):
+        # What a part missed by rounding: else a small part would have no label of few videos, and be too easy.
+        wanted_of[label] += owed
         for video in having[label]:
             if part_of[video] < 0:
                 # Of parts that want this label alike, the one that wants the video's other labels most.
@@ -120,6 +123,7 @@ def stratified(labels: Sequence[np.ndarray], sizes: Sequence[float]) -> np.ndarr
                 wanted[part] -= 1
                 for own in labels[video].tolist():
                     wanted_of[own][part] -= 1
+        owed = wanted_of[label].clip(-0.5, 0.5)
     for video in np.flatnonzero(part_of < 0):
         part_of[video] = wanted.argmax()
         wanted[part_of[video]] -= 1

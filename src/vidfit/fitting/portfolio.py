@@ -1,6 +1,7 @@
 """The members that `fit` tries, in order: what gave most for its time on many data sets comes first.
 
-A linear model leads, so that no result is below it. Then families that err differently: their average is packed. Where
+Linear models lead, so that no result is below them. Where videos are not too many they are solved exactly, with several
+penalties: which one suits differs from data to data. Then families that err differently: their average is packed. Where
 labels are many, a frame classifier is dear, for it decides about each frame: families that pool first come before it.
 Then those of the best average again, varied. `benchmarks/portfolio.py` has the table behind the order.
 Sizes and lengths follow from the data:
@@ -19,6 +20,9 @@ from vidfit.fitting.task import Settings
 
 # No hidden layer is made narrower than this to save bytes.
 _LEAST_WIDTH = 16
+# Products that a linear model may take for one look at every video: with the second it takes seconds, and with the
+# first a minute and 400 MB.
+_MOST_TO_SOLVE, _FEW_TO_SOLVE = 5e9, 1e9
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ class Traits:
         return _rising(self.videos, {0: 256, 1_000: 512, 10_000: 1024, 200_000: 2048})
 
     @property
+    def products(self) -> int:
+        """What a linear model multiplies to see every video once; with few classes, its memory counts for more."""
+        return self.videos * self.size * max(self.classes, 50)
+
+    @property
     def decides_dearly(self) -> bool:
         """Whether a decision about a frame costs more than its hidden layer: there are many labels."""
         return 2 * self.classes > self.size
@@ -78,7 +87,7 @@ def portfolio(traits: Traits, fits: Callable[[Settings], bool]) -> Iterator[tupl
 
 def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], Settings]]]:
     """Names, and what makes a member with hidden layers of a size."""
-    yield "mean", lambda _: _linear(traits, 0.1)
+    yield from _linear_models(traits)
     dbof, netvlad = ("dbof", partial(_dbof, traits)), ("netvlad", partial(_netvlad, traits))
     if traits.frames == 1:
         yield "deep", partial(_frames, traits, "mean", 1)
@@ -86,7 +95,6 @@ def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], Settings]]]:
         yield "deeper", partial(_frames, traits, "mean", 2)
         yield "experts", lambda _: _experts(traits)
         return
-    yield "mean-and-max", lambda _: _linear(traits, 0.3, largest=True)
     attention, smooth = ((f"frames-{it}", partial(_frames, traits, it, 1)) for it in ("attention", "log-sum-exp"))
     cheap_first, usual = [dbof, netvlad, attention, smooth], [attention, dbof, smooth, netvlad]
     yield from cheap_first if traits.decides_dearly else usual
@@ -94,6 +102,11 @@ def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], Settings]]]:
     yield "attention", partial(_attention, traits)
     yield "frames-max", partial(_frames, traits, "max", 1)
     yield "frames-mean", partial(_frames, traits, "mean", 1)
+
+
+def is_solved(member: Settings) -> bool:
+    """Whether it comes out the same from any initial weights."""
+    return member["training"].get("solver") == "lbfgs"
 
 
 def variations(name: str, member: Settings, number: int) -> dict[str, Settings]:
@@ -114,8 +127,27 @@ def variations(name: str, member: Settings, number: int) -> dict[str, Settings]:
     return rivals
 
 
-def _linear(traits: Traits, learning_rate: float, *, largest: bool = False) -> Settings:
-    # The same prior for any number of videos: scikit-learn's C of 50, which suits frames of norm 1.
+def _linear_models(traits: Traits) -> Iterator[tuple[str, Callable[[int], Settings]]]:
+    pooled = {"mean": False} if traits.frames == 1 else {"mean": False, "mean-and-max": True}
+    if traits.products > _MOST_TO_SOLVE:
+        for name, largest in pooled.items():
+            yield name, partial(_linear, traits, 0.3 if largest else 0.1, largest)
+        return
+    for name, largest in pooled.items():
+        finely = traits.products <= _FEW_TO_SOLVE and not largest
+        for c in (10, 250, 2, 50, 1250) if finely else (10, 250):
+            yield f"{name}-c{c}", partial(_solved, traits, c, largest)
+
+
+def _solved(traits: Traits, c: float, largest: bool, _: int) -> Settings:
+    """`c` is scikit-learn's C: how weak the penalty is, the same prior for any number of videos."""
+    training = {"solver": "lbfgs", "steps": 60, "batch_size": traits.batch_size}
+    head = {"type": "logistic", "l2": 1 / (c * traits.videos)}
+    return {"family": {"type": "mean", "max": largest}, "head": head, "training": training}
+
+
+def _linear(traits: Traits, learning_rate: float, largest: bool, _: int) -> Settings:
+    # scikit-learn's C of 50.
     head = {"type": "logistic", "l2": 0.02 / traits.videos, "dropout": 0.3}
     return {"family": {"type": "mean", "max": largest}, "head": head, "training": _training(traits, learning_rate)}
 

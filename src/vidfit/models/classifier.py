@@ -121,14 +121,23 @@ class VideoClassifier(nn.Module):
 
         Probabilities of slots that hold no frame are undefined; ignore them.
         """
+        pooled = self.pooled(frames, num_frames, frame_weights)
+        return pooled if self.head is None else (self.head(pooled), None)
+
+    def pooled(
+        self, frames: Mapping[str, Tensor], num_frames: Tensor | None = None, frame_weights: Tensor | None = None
+    ) -> Any:
+        """What the family makes of the frames: the head's input, float32 `[B, H]`.
+
+        A frame classifier has no head: probabilities of the video and of its frames, as `with_frames`.
+        """
         max_frames = frames[self.spec.modalities[0].name].shape[1]
         mask_BT = None if num_frames is None else frame_mask(num_frames, max_frames)
         frames_BTD = prepare_frames(frames, self.spec, mask_BT)
         weights_BT = frame_weights if mask_BT is None else mask_BT.float()
         if self.encoder is not None:
             frames_BTD = self.encoder(frames_BTD, weights_BT)
-        pooled = self.family(frames_BTD, weights_BT)
-        return pooled if self.head is None else (self.head(pooled), None)
+        return self.family(frames_BTD, weights_BT)
 
     @property
     def decides(self) -> Head | FrameClassifier:

@@ -34,6 +34,11 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    solver: Literal["adam", "lbfgs"] = Field(
+        default="adam",
+        description="`lbfgs`: a linear member (`mean` with a logistic head) from all videos at once, until its loss is "
+        "least; `steps` are then iterations, and no learning rate is needed",
+    )
     steps: int | None = Field(default=None, gt=0, description="batches, at most")
     epochs: int | None = Field(default=None, gt=0, description="passes over the training videos, at most")
     batch_size: int = Field(default=128, gt=0, description="videos per step, over all processes")
@@ -115,6 +120,16 @@ class TrainingConfig(BaseModel):
     def _a_cycle_has_a_length(self) -> "TrainingConfig":
         if self.schedule == "one-cycle" and self.steps is None:
             raise ValueError("schedule: one-cycle needs steps; epochs do not fix their number")
+        return self
+
+    @model_validator(mode="after")
+    def _a_solver_sees_whole_videos(self) -> "TrainingConfig":
+        if self.solver == "lbfgs":
+            if self.steps is None:
+                raise ValueError("solver: lbfgs needs steps, the most iterations")
+            other = next((key for key in ("mixup", "start", "segments", "averaging") if getattr(self, key)), None)
+            if other:
+                raise ValueError(f"solver: lbfgs finds the best weights at once; remove {other}")
         return self
 
     @model_validator(mode="after")

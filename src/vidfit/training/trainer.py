@@ -14,10 +14,7 @@ step, with an empty batch once its own are used up. Rank 0 writes.
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from vidfit import distributed
-from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches
 from vidfit.models.classifier import VideoClassifier
 from vidfit.training.checkpoint import BEST, MemberInfo, read_info, save_member
@@ -25,9 +22,11 @@ from vidfit.training.config import TrainingConfig, learning_rate
 from vidfit.training.distillation import SoftTargets
 from vidfit.training.divergence import MOST_HALVINGS, DivergedError
 from vidfit.training.epochs import remaining
+from vidfit.training.lbfgs import solve_member
 from vidfit.training.progress_meter import Progress, ProgressMeter
 from vidfit.training.resumable import ResumableModel
 from vidfit.training.signals import STOPS, Stopping
+from vidfit.training.targets import targets_of
 from vidfit.training.tracking import Track, tracking
 from vidfit.training.validation import add_to_log, validate
 
@@ -70,6 +69,9 @@ def train_member(
         OutputError: a checkpoint cannot be written. Those before are unchanged.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    if config.solver == "lbfgs":
+        solve_member(info, config, train_batches, validation_batches, directory, on_progress, soft_targets)
+        return read_info(directory / BEST)
     trainer = Trainer(info, config, train_batches, validation_batches, directory, seed, soft_targets, log)
     with Stopping() as stopping, tracking(config.log, directory, trainer.step) as track:
         try:
@@ -145,7 +147,8 @@ class Trainer:
         for batch, position in remaining(self._own_batches, state, steps, epochs):
             with stopping.held():
                 batch = batch.to(resumable.train_step.device)
-                targets_BC, weights_BC = self._targets(batch)
+                classes = resumable.train_step.model.classes
+                targets_BC, weights_BC = targets_of(batch, self._train_batches, classes, self._soft_targets)
                 rate = self._learning_rate(state.step)
                 loss = resumable.train_step(batch, targets_BC, state.step, rate, weights_BC)
                 state.advance(position, self._config.validate_every)
@@ -155,22 +158,6 @@ class Trainer:
                 self._validate(stopping)
             videos = len(batch) * distributed.world_size()
             meter.update(state, self._last_step(), loss, videos, self._gap, now=validated)
-
-    def _targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The probabilities to learn for each video, float32 `[B, C]`, and their weights if not all are 1.
-
-        They are its labels, mixed with the teachers'. Of a clip they are the ratings of its segment.
-        """
-        classes = self._resumable.train_step.model.classes
-        if self._train_batches.clips:
-            return batch.ratings(classes)
-        labels_BC = batch.multi_hot(classes)
-        if self._soft_targets is None:
-            return labels_BC, None
-        try:
-            return self._soft_targets.mixed(batch.ids, labels_BC), None
-        except KeyError as error:
-            raise self._soft_targets.incomplete(error.args, self._train_batches) from error
 
     def _validate(self, stopping: Stopping) -> None:
         """Measure the model, or in the second phase its average; keep the best; write a checkpoint.

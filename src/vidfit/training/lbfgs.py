@@ -1,0 +1,155 @@
+"""Train a linear member exactly: L-BFGS over all videos at once, without a learning rate.
+
+Mean pooling has no weights, so a logistic head on it has one best set of weights. The frames are pooled once. An
+iteration is then two matrix products, and some fifty of them are enough. All pooled videos are held in memory.
+
+Several ranks hold a part of the videos each, and add up loss and gradient.
+
+Shapes: N videos of this rank, H pooled values, C classes.
+
+Source: Liu & Nocedal 1989, "On the limited memory BFGS method for large scale optimization"; `torch.optim.LBFGS`.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from vidfit import distributed
+from vidfit.features.batch import Batch, sent
+from vidfit.features.loader import Batches
+from vidfit.features.skipped import Skipped
+from vidfit.models.classifier import VideoClassifier
+from vidfit.models.heads import Logistic
+from vidfit.training.checkpoint import BEST, MemberInfo, save_member
+from vidfit.training.config import TrainingConfig
+from vidfit.training.distillation import SoftTargets
+from vidfit.training.epochs import in_step
+from vidfit.training.progress_meter import Progress
+from vidfit.training.targets import targets_of
+from vidfit.training.validation import add_to_log, validate
+
+# Steps of the past that stand for the curvature, and the changes of loss and gradient that end the iterations.
+_HISTORY, _LEAST_CHANGE, _LEAST_GRADIENT = 10, 1e-9, 1e-7
+
+
+@torch.no_grad()
+def pooled(model: VideoClassifier, batch: Batch) -> Tensor:
+    """What the head sees of each video, float32 `[N, H]`; model and batch are on the same device."""
+    return model.pooled(batch.padded(), sent(batch.num_frames, batch.labels.device))
+
+
+class LinearProblem:
+    """The loss of a logistic head on pooled videos, as a function of its weights. Call it on all ranks together.
+
+    Arguments:
+        model: `mean` with a logistic head.
+        inputs_NH: float32, pooled videos of this rank; changed in place.
+        targets_NC: float32, what to learn for each.
+    """
+
+    def __init__(self, model: VideoClassifier, inputs_NH: Tensor, targets_NC: Tensor) -> None:
+        assert model.head is not None
+        assert isinstance(model.head.classifier, Logistic)
+        self._head = model.head.classifier
+        self._inputs_NH, self._targets_NC = inputs_NH, targets_NC
+        self.videos = distributed.all_sum(len(inputs_NH))
+        sums = inputs_NH.sum(dim=0), targets_NC.sum(dim=0)
+        distributed.all_reduce_(sums)
+        # About their mean the videos differ more than about 0, which takes fewer iterations. Biases make up for it.
+        self._mean_H = sums[0] / self.videos
+        self._inputs_NH -= self._mean_H
+        self._weights_HC = torch.zeros_like(self._head.weights, requires_grad=True)
+        self._biases_C = torch.logit((sums[1] + 0.5) / (self.videos + 1)).requires_grad_()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Weights and biases, float32 `[H, C]` and `[C]`."""
+        return [self._weights_HC, self._biases_C]
+
+    def loss(self) -> Tensor:
+        """Mean loss of all videos with the penalty, a scalar in nats. Fills the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        logits_NC = self._inputs_NH @ self._weights_HC + self._biases_C
+        loss = binary_cross_entropy_with_logits(logits_NC, self._targets_NC, reduction="sum") / self.videos
+        loss.backward()
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        loss = loss.detach()
+        distributed.all_reduce_([loss, *gradients])
+        gradients[0].add_(self._weights_HC.detach(), alpha=self._head.l2)
+        return loss + self._head.l2 / 2 * self._weights_HC.detach().square().sum()
+
+    @torch.no_grad()
+    def store(self) -> None:
+        """Give the head these weights."""
+        self._head.weights.copy_(self._weights_HC)
+        self._head.biases.copy_(self._biases_C - self._mean_H @ self._weights_HC)
+
+
+def minimise(problem: LinearProblem, steps: int, on_step: Callable[[int, Tensor], Any] = lambda *_: None) -> int:
+    """Iterate until the loss is least, or so many steps are made. Returns how many were made.
+
+    Arguments:
+        problem: its parameters are changed.
+        steps: at most.
+        on_step: called with the number of the step and the loss, more than once a step.
+    """
+    optimizer = torch.optim.LBFGS(
+        problem.parameters,
+        max_iter=steps,
+        history_size=_HISTORY,
+        line_search_fn="strong_wolfe",
+        tolerance_change=_LEAST_CHANGE,
+        tolerance_grad=_LEAST_GRADIENT,
+    )
+    state = optimizer.state[problem.parameters[0]]
+
+    def closure() -> Tensor:
+        loss = problem.loss()
+        on_step(state.get("n_iter", 0), loss)
+        return loss
+
+    optimizer.step(closure)
+    return state["n_iter"]
+
+
+def solve_member(
+    info: MemberInfo,
+    config: TrainingConfig,
+    train_batches: Batches,
+    validation_batches: Batches | None,
+    directory: Path,
+    on_progress: Callable[[Progress], None],
+    soft_targets: SoftTargets | None,
+) -> None:
+    """As `train_member`, for `solver: lbfgs`. It leaves no `last.safetensors`: a stopped one begins again."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = info.build().to(device)
+    own = train_batches.of_rank(distributed.rank(), distributed.world_size())
+    inputs, targets, skipped = [], [], Skipped()
+    for batch in in_step(own, 0):
+        skipped += batch.skipped
+        batch = batch.to(device)
+        inputs.append(pooled(model, batch))
+        targets.append(targets_of(batch, train_batches, model.classes, soft_targets)[0])
+    problem = LinearProblem(model, torch.cat(inputs), torch.cat(targets))
+    start = time.monotonic()
+
+    def on_step(step: int, loss: Tensor) -> None:
+        rate = step * problem.videos / max(time.monotonic() - start, 1e-6)
+        on_progress(Progress(step, config.steps, loss.item(), rate, None, skipped))
+
+    assert config.steps is not None
+    steps = minimise(problem, config.steps, on_step)
+    loss = problem.loss().item()
+    problem.store()
+    result = validate(model, validation_batches) if validation_batches else {}
+    info = info.model_copy(update={"step": steps, "gap_validation": result.get("gap", -1.0)})
+    distributed.on_rank_0(lambda: save_member(directory / BEST, info, model.state_dict()))
+    line = {"step": steps, "loss": loss, **result, "averaged": False}
+    distributed.on_rank_0(lambda: add_to_log(directory / "log.jsonl", line))
