@@ -47,6 +47,15 @@ def test_a_fold_is_nearer_to_its_share_than_by_chance(seed: int):
     assert farthest(labels, part_of, FIVE) < farthest(labels, by_chance, FIVE) / 2
 
 
+@pytest.mark.parametrize("most", [1, 2, 4, 9])
+def test_a_small_part_has_its_share_of_rare_labels(most: int):
+    """Of each alone it wants less than one video. Without any it would be easier than videos are."""
+    random = np.random.default_rng(most)
+    own = np.repeat(np.arange(400), random.integers(1, most + 1, 400))
+    part_of = stratified([np.array([label]) for label in own], [0.9, 0.1])
+    assert (part_of == 1).mean() == pytest.approx(0.1, abs=0.01)
+
+
 def test_videos_without_labels_fill_the_parts():
     part_of = stratified([np.array([], int)] * 50, FIVE)
     assert np.bincount(part_of).tolist() == [10] * 5

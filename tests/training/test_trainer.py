@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.corpus import LABELS, VIDEOS
-from tests.training.toy import CLASSIFIER, CONFIG, StopError, go, log_lines, same, weights
+from tests.training.toy import CLASSIFIER, CONFIG, StopError, go, label, log_lines, same, weights
 from vidfit.errors import DataError, ModelFileError
 from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, infer_spec
@@ -22,7 +22,7 @@ from vidfit.training.checkpoint_manager import LAST
 from vidfit.training.distillation import SoftTargets
 from vidfit.training.losses import cross_entropy
 from vidfit.training.progress_meter import Progress
-from vidfit.training.soft_labels import SoftLabels, label_shards
+from vidfit.training.soft_labels import SoftLabels
 from vidfit.training.trainer import train_member
 from vidfit.training.validation import predict
 
@@ -227,16 +227,6 @@ def test_mixup_mixes_the_labels_too(corpus: Path, tmp_path: Path, monkeypatch: p
     assert ((targets > 0.01) & (targets < 0.99)).float().mean() > 0.1
     assert targets.max() <= 1
     assert targets.min() >= 0
-
-
-def label(corpus: Path, folder: Path, probability: float) -> SoftLabels:
-    """A teacher for whom every label of every training video has the same probability."""
-    folder.mkdir()
-    shards = expand_shards([corpus / "train"])
-    spec = infer_spec(shards)
-    teacher = {shards[0]: lambda batch: np.full((len(batch), len(LABELS)), probability, np.float32)}
-    label_shards(shards, folder, teacher, LABELS, 5, lambda shard: Batches([shard], spec, len(LABELS), 7))
-    return SoftLabels(folder, LABELS)
 
 
 def test_a_student_learns_what_its_teacher_says(corpus: Path, tmp_path: Path):

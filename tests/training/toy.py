@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from vidfit.training.checkpoint_manager import LAST, Checkpoints
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import SoftTargets
 from vidfit.training.progress_meter import Progress
+from vidfit.training.soft_labels import SoftLabels, label_shards
 from vidfit.training.trainer import train_member
 
 CONFIG = TrainingConfig(
@@ -63,6 +65,16 @@ def go(
         soft_targets,
         log,
     )
+
+
+def label(corpus: Path, folder: Path, probability: float) -> SoftLabels:
+    """A teacher for whom every label of every training video has the same probability."""
+    folder.mkdir()
+    shards = expand_shards([corpus / "train"])
+    spec = infer_spec(shards)
+    teacher = {shards[0]: lambda batch: np.full((len(batch), len(LABELS)), probability, np.float32)}
+    label_shards(shards, folder, teacher, LABELS, 5, lambda shard: Batches([shard], spec, len(LABELS), 7))
+    return SoftLabels(folder, LABELS)
 
 
 def weights(folder: Path, file: str = LAST) -> dict[str, torch.Tensor]:

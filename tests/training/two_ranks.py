@@ -30,9 +30,24 @@ CLASSIFIERS = {
         "head": {"type": "moe", "experts": 2},
     },
     "lstm": {"encoder": {"hidden": 12}, "family": {"type": "lstm", "cells": 8}, "head": {"type": "logistic"}},
+    "linear": {"family": {"type": "mean"}, "head": {"type": "logistic", "l2": 0.01}},
 }
-SAMPLING = {"netvlad": "none", "lstm": "replacement"}
-TRAINING = {"netvlad": "train", "lstm": "cache"}
+STEPS = {
+    "epochs": 2,
+    "batch_size": 8,
+    "sample_frames": 5,
+    "learning_rate": 0.01,
+    "validate_every": 1,
+    "batch_norm_momentum": 0.1,
+    "averaging": {"steps": 4, "ema_decay": 0.5},
+}
+"""Two epochs and then a few steps of averaging, validated after every step."""
+CONFIGS = {
+    "netvlad": STEPS | {"sampling": "none"},
+    "lstm": STEPS | {"sampling": "replacement"},
+    "linear": {"solver": "lbfgs", "steps": 200},
+}
+TRAINING = {"netvlad": "train", "lstm": "cache", "linear": "train"}
 """From shards, one process has to compose its batches of what the ranks read; from a cache they are the same anyway."""
 
 
@@ -54,21 +69,10 @@ class Composed(Batches):
 
 
 def train_on_ranks(family: str, shards: Path, corpus: Path, folder: Path, compose: bool = False) -> MemberInfo:
-    """Two epochs and then a few steps of averaging, validated after every step."""
+    """Train and validate a member."""
     training, validation = expand_shards([shards]), expand_shards([corpus / "validation"])
     spec = infer_spec(training)
-    config = TrainingConfig.model_validate(
-        {
-            "epochs": 2,
-            "batch_size": 8,
-            "sampling": SAMPLING[family],
-            "sample_frames": 5,
-            "learning_rate": 0.01,
-            "validate_every": 1,
-            "batch_norm_momentum": 0.1,
-            "averaging": {"steps": 4, "ema_decay": 0.5},
-        }
-    )
+    config = TrainingConfig.model_validate(CONFIGS[family])
     info = MemberInfo(
         name=family,
         classifier=ClassifierConfig.model_validate(CLASSIFIERS[family]),

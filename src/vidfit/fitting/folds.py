@@ -112,8 +112,11 @@ def stratified(labels: Sequence[np.ndarray], sizes: Sequence[float]) -> np.ndarr
     owed = np.zeros(len(sizes))
     # The rarest first; the original counts anew after each label, which changes little and takes long.
     for label in sorted(having, key=lambda label: (len(having[label]), label)):
-        # What a part missed by rounding: else a small part would have no label of few videos, and be too easy.
-        wanted_of[label] += owed
+        # Of few videos a small part wants less than one. What it misses the next label owes it: else it would have no
+        # rare label, and be too easy.
+        rare = len(having[label]) * min(sizes) < 1
+        if rare:
+            wanted_of[label] += owed
         for video in having[label]:
             if part_of[video] < 0:
                 # Of parts that want this label alike, the one that wants the video's other labels most.
@@ -123,7 +126,8 @@ def stratified(labels: Sequence[np.ndarray], sizes: Sequence[float]) -> np.ndarr
                 wanted[part] -= 1
                 for own in labels[video].tolist():
                     wanted_of[own][part] -= 1
-        owed = wanted_of[label].clip(-0.5, 0.5)
+        if rare:
+            owed = wanted_of[label].clip(-0.5, 0.5)
     for video in np.flatnonzero(part_of < 0):
         part_of[video] = wanted.argmax()
         wanted[part_of[video]] -= 1
