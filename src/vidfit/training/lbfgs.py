@@ -13,7 +13,6 @@ Source: Liu & Nocedal 1989, "On the limited memory BFGS method for large scale o
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +29,7 @@ from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import SoftTargets
 from vidfit.training.epochs import in_step
 from vidfit.training.progress_meter import Progress
+from vidfit.training.signals import Stopping
 from vidfit.training.targets import targets_of
 from vidfit.training.validation import add_to_log, validate
 
@@ -91,28 +91,31 @@ class LinearProblem:
         self._head.biases.copy_(self._biases_C - self._mean_H @ self._weights_HC)
 
 
-def minimise(problem: LinearProblem, steps: int, on_step: Callable[[int, Tensor], Any] = lambda *_: None) -> int:
+def minimise(
+    parameters: list[Tensor], loss: Callable[[], Tensor], steps: int, on_step: Callable[[int, Tensor], None]
+) -> int:
     """Iterate until the loss is least, or so many steps are made. Returns how many were made.
 
     Arguments:
-        problem: its parameters are changed.
+        parameters: to change.
+        loss: of these parameters; fills their gradients.
         steps: at most.
-        on_step: called with the number of the step and the loss, more than once a step.
+        on_step: called with the number of steps made and the loss, once or more in each.
     """
     optimizer = torch.optim.LBFGS(
-        problem.parameters,
+        parameters,
         max_iter=steps,
         history_size=_HISTORY,
         line_search_fn="strong_wolfe",
         tolerance_change=_LEAST_CHANGE,
         tolerance_grad=_LEAST_GRADIENT,
     )
-    state = optimizer.state[problem.parameters[0]]
+    state = optimizer.state[parameters[0]]
 
     def closure() -> Tensor:
-        loss = problem.loss()
-        on_step(state.get("n_iter", 0), loss)
-        return loss
+        now = loss()
+        on_step(state.get("n_iter", 0), now)
+        return now
 
     optimizer.step(closure)
     return state["n_iter"]
@@ -126,8 +129,13 @@ def solve_member(
     directory: Path,
     on_progress: Callable[[Progress], None],
     soft_targets: SoftTargets | None,
+    stopping: Stopping,
 ) -> None:
-    """As `train_member`, for `solver: lbfgs`. It leaves no `last.safetensors`: a stopped one begins again."""
+    """As `train_member`, for `solver: lbfgs`. It leaves no `last.safetensors`: a stopped one begins again.
+
+    Arguments:
+        stopping: holds back signals while the ranks add up.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = info.build().to(device)
     own = train_batches.of_rank(distributed.rank(), distributed.world_size())
@@ -140,16 +148,20 @@ def solve_member(
     problem = LinearProblem(model, torch.cat(inputs), torch.cat(targets))
     start = time.monotonic()
 
-    def on_step(step: int, loss: Tensor) -> None:
+    def loss() -> Tensor:
+        with stopping.held():
+            return problem.loss()
+
+    def on_step(step: int, now: Tensor) -> None:
         rate = step * problem.videos / max(time.monotonic() - start, 1e-6)
-        on_progress(Progress(step, config.steps, loss.item(), rate, None, skipped))
+        on_progress(Progress(step, config.steps, now.item(), rate, None, skipped))
 
     assert config.steps is not None
-    steps = minimise(problem, config.steps, on_step)
-    loss = problem.loss().item()
+    steps = minimise(problem.parameters, loss, config.steps, on_step)
+    least = problem.loss().item()
     problem.store()
     result = validate(model, validation_batches) if validation_batches else {}
     info = info.model_copy(update={"step": steps, "gap_validation": result.get("gap", -1.0)})
     distributed.on_rank_0(lambda: save_member(directory / BEST, info, model.state_dict()))
-    line = {"step": steps, "loss": loss, **result, "averaged": False}
+    line = {"step": steps, "loss": least, **result, "averaged": False}
     distributed.on_rank_0(lambda: add_to_log(directory / "log.jsonl", line))

@@ -70,7 +70,10 @@ def train_member(
     """
     directory.mkdir(parents=True, exist_ok=True)
     if config.solver == "lbfgs":
-        solve_member(info, config, train_batches, validation_batches, directory, on_progress, soft_targets)
+        with Stopping() as stopping:
+            solve_member(
+                info, config, train_batches, validation_batches, directory, on_progress, soft_targets, stopping
+            )
         return read_info(directory / BEST)
     trainer = Trainer(info, config, train_batches, validation_batches, directory, seed, soft_targets, log)
     with Stopping() as stopping, tracking(config.log, directory, trainer.step) as track:
