@@ -56,7 +56,7 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
     print(f"{directory / packed['path']}: {packed['bytes']:,} bytes of {packed['budget']:,}")
     if "accuracy" in packed:
         print(f"accuracy: {packed['accuracy']:.4f}, top-5 accuracy {packed['top_5_accuracy']:.4f}")
-    if "micro_f1" in packed:
+    if "micro_precision" in packed:  # an older version measured none
         said = _of_decisions(packed["micro_precision"], packed["micro_recall"])
         print(f"{said} (micro F1 {packed['micro_f1']:.4f}, macro {packed['macro_f1']:.4f})")
     if (page := directory / REPORT).exists():
