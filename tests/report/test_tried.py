@@ -48,10 +48,11 @@ def test_chosen_members_have_their_weight_over_all_seeds(folder: Path):
     write_fit(
         folder, vlad=tried("netvlad", 8, 1, 0.5), lstm=tried("lstm", 8, 1, 0.5625), dbof=tried("dbof", 8, 1, 0.5625)
     )
-    packed = json.loads((folder / "summary.json").read_text())["packed"]
+    summary = json.loads((folder / "summary.json").read_text())
     named = {"vlad": 0.25, "vlad-seed-2": 0.25, "dbof": 0.25, "dbof-seed-2": 0.25}
     members = [{"name": name, "weight": weight, "bits": 8.0} for name, weight in named.items()]
-    change(folder / "summary.json", "packed", packed | {"members": members})
+    change(folder / "summary.json", "packed", summary["packed"] | {"members": members})
+    change(folder / "summary.json", "members", [summary["members"][0] | {"name": name} for name in named])
     cells = table_of(folder).split("gain ")[1]
     assert cells == "vlad 50% 8 1 0.5000 lstm 8 1 0.5625 +0.0625 dbof 50% 8 1 0.5625 +0.0000"
     said = words(section(write_report(folder), "The packed file"))
