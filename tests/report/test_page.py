@@ -110,7 +110,9 @@ def test_the_frontier_without_a_gap_of_the_eval_shards(full: Path):
     change(full / "frontier.json", "points", points)
     said = section(write_report(full), "Score by size")
     assert "vidfit, on validation: 400 kB, 0.48" in said
-    assert "<figcaption>Points “on validation” show" in said
+    assert "<figcaption>GAP on the eval videos. Points" in said  # of the baselines
+    change(full / "frontier.json", "baselines", {})
+    assert "<figcaption>Points “on validation” show" in section(write_report(full), "Score by size")
 
 
 def test_tensors_of_the_file(full: Path):
