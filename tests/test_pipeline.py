@@ -37,6 +37,7 @@ def test_the_summary_says_what_was_found(finished: Path, corpus: Path):
     for row in members.values():
         assert {"family", "parameters", "gap", "gap_quantized", "bytes_float32", "bytes_quantized"} <= row.keys()
     assert members["mean"]["parameters"] == 32 * 5 + 5
+    assert members["mean"]["bytes_float32"] == 4 * (32 * 5 + 5)
     assert members["vlad"]["bytes_quantized"] < members["vlad"]["bytes_float32"] / 2
     packed = summary["packed"]
     assert packed["bytes"] == (finished / packed["path"]).stat().st_size <= packed["budget"] == 330_000

@@ -23,10 +23,11 @@ def test_the_summary_says_what_each_generation_reached(finished: Path, capsys: p
 def test_the_summary_says_how_good_decisions_are(finished: Path, capsys: pytest.CaptureFixture[str]):
     summary = json.loads((finished / "summary.json").read_text())
     summary["packed"] |= {"accuracy": 0.75, "top_5_accuracy": 0.875, "micro_f1": 0.5, "macro_f1": 0.25}
+    summary["packed"] |= {"micro_precision": 0.75, "micro_recall": 0.375}
     print_summary(summary, finished)
     said = capsys.readouterr().out
     assert "accuracy: 0.7500, top-5 accuracy 0.8750\n" in said
-    assert "decisions at each label's own threshold: micro F1 0.5000, macro 0.2500\n" in said
+    assert "75% of labels given are right, 38% of true ones are given (micro F1 0.5000, macro 0.2500)\n" in said
 
 
 def test_the_closing_table_has_words_to_the_left_and_numbers_to_the_right(

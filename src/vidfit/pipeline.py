@@ -44,7 +44,7 @@ from vidfit.run_data import describe_data, read_data, tell_of_labels
 from vidfit.search.carried import extractor_in_8_bits, known_extractor
 from vidfit.search.frontier import FRONTIER, known_frontier
 from vidfit.search.packer import Packer
-from vidfit.sizes import format_size, parse_size
+from vidfit.sizes import count_of, format_size, parse_size
 from vidfit.stages import Stages
 from vidfit.training.checkpoint import BEST
 from vidfit.training_jobs import TrainingJobs
@@ -53,6 +53,7 @@ MODEL = "model.onnx"
 SUMMARY = "summary.json"
 LABELS = "labels.json"
 _SCORES = ("gap", "map", "hit_at_1", "perr")
+_OF_DECISIONS = ("micro_precision", "micro_recall", "micro_f1", "macro_f1")
 # The scores of a run without eval shards.
 _NOT_MEASURED: dict[str, Any] = dict.fromkeys(_SCORES)
 
@@ -122,7 +123,7 @@ class Run:
         described = describe_data(self.data)
         summary = {"data": described, "members": members, "teachers": teachers, "packed": self.pack()}
         write_text(self.directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
-        self._report()
+        self.report()
         return summary
 
     def _do_member(self, name: str) -> dict[str, Any]:
@@ -152,8 +153,8 @@ class Run:
             "gap": full["gap"],
             "map": full["map"],
             "gap_quantized": quantized["gap"],
-            "bytes_float32": (folder / BEST).stat().st_size,
-            "bytes_quantized": (folder / QUANTIZED).stat().st_size,
+            "bytes_float32": load_member(folder / BEST).nbytes,
+            "bytes_quantized": load_member(folder / QUANTIZED).nbytes,
         }
 
     def train(self, name: str) -> dict[str, Any]:
@@ -207,8 +208,7 @@ class Run:
         return packed, packer.threshold_shards
 
     def _pack_named(self, path: Path, weights: dict[str, float], budget: int) -> dict[str, Any]:
-        plural = "" if len(weights) == 1 else "s"
-        log.info("packing %d member%s under %s", len(weights), plural, format_size(budget))
+        log.info("packing %s under %s", count_of(len(weights), "member"), format_size(budget))
         members = [
             PackedMember(load_member(self.directory / "members" / name / QUANTIZED), weight)
             for name, weight in weights.items()
@@ -223,7 +223,7 @@ class Run:
             options["carried"] = extractor_in_8_bits(known_extractor(self.data.extractor))
         return {"members": write_graph(path, members, budget, **options)}
 
-    def _report(self) -> None:
+    def report(self) -> None:
         """Write the report; whatever is wrong with it, the run is finished."""
         page = self.directory / REPORT
         try:
@@ -264,5 +264,5 @@ class Run:
 
 def _scores(result: dict[str, float]) -> dict[str, float]:
     """The part of an evaluation that the summary has; decisions where the file has thresholds."""
-    keys = (*_SCORES, "micro_f1", "macro_f1", "accuracy", "top_5_accuracy")
+    keys = (*_SCORES, *_OF_DECISIONS, "accuracy", "top_5_accuracy")
     return {key: result[key] for key in keys if key in result}

@@ -113,9 +113,10 @@ def read_data(config: DataConfig, on_progress: OnProgress, vocabulary_key: str =
 
 
 def describe_data(data: RunData) -> dict[str, Any]:
-    """For the summary: `videos` of each set, `labels`, and how many of these are `rare` in training."""
+    """For the summary: `videos` of each set, `labels`, how many of these are `rare` in training, and names of some."""
     videos = {which: sum(data.surveys[shard].videos for shard in shards) for which, shards in data.shards.items()}
-    return {"videos": videos, "labels": len(data.vocabulary), "rare": len(_rare_labels(data))}
+    rare = [name for name, _ in _rare_labels(data)]
+    return {"videos": videos, "labels": len(data.vocabulary), "rare": len(rare), "rare_labels": rare[:_MOST_NAMED]}
 
 
 def check_disjoint(shards: Mapping[str, Sequence[Path]]) -> None:
@@ -169,17 +170,22 @@ def _sizes(spec: FeatureSpec) -> str:
     return ", ".join(f"{modality.name!r} of {modality.size} {modality.dtype}" for modality in spec.modalities)
 
 
-def tell_of_labels(data: RunData) -> None:
-    """Log what a user should know of the labels: how many videos have none or all have one, and which are rare."""
+def tell_of_labels(data: RunData, of_recipe: bool = True) -> None:
+    """Log what a user should know of the labels: how many videos have none or all have one, and which are rare.
+
+    Arguments:
+        data: what the shards hold.
+        of_recipe: whether the user wrote a recipe, whose keys the lines then name.
+    """
     for which, shards in data.shards.items():
         videos = sum(data.surveys[shard].videos for shard in shards)
         unlabelled = sum(data.surveys[shard].unlabelled for shard in shards)
-        what = "count as videos that no label fits; `data.unlabelled: skip` leaves them out"
         if unlabelled:
-            what = "are left out" if data.labelled_only else what
-            log.warning(
-                "data.%s: %s of %s videos have no label; they %s", which, f"{unlabelled:,}", f"{videos:,}", what
-            )
+            what = "are left out" if data.labelled_only else "count as videos that no label fits"
+            if of_recipe and not data.labelled_only:
+                what += "; `data.unlabelled: skip` leaves them out"
+            where = f"data.{which}" if of_recipe else f"for {which}"
+            log.warning("%s: %s of %s videos have no label; they %s", where, f"{unlabelled:,}", f"{videos:,}", what)
     of_videos = {which: [data.surveys[shard] for shard in data.shards[which]] for which in ("train", "validation")}
     known = [survey for surveys in of_videos.values() for survey in surveys]
     if all(survey.one_label + data.labelled_only * survey.unlabelled == survey.videos for survey in known):

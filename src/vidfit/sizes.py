@@ -1,4 +1,7 @@
-"""Numbers of bytes as people write them: `1GB` is 10^9 bytes, `1GiB` is 2^30, `4096` is 4096."""
+"""Numbers as people write them.
+
+Of bytes, `1GB` is 10^9, `1GiB` is 2^30 and `4096` is 4096.
+"""
 
 import re
 
@@ -29,3 +32,13 @@ def format_size(size: float) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.2f} GB"
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 member`, `1,200 members`; for nouns with a regular plural."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def format_gain(before: float, after: float) -> str:
+    """`+0.0123`: the difference of two scores as they are shown, with four decimals each."""
+    return f"{round(round(after, 4) - round(before, 4), 4) + 0.0:+.4f}"

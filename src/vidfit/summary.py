@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vidfit.report.page import REPORT
-from vidfit.sizes import format_size
+from vidfit.sizes import format_gain, format_size
 
 
 def print_summary(summary: dict[str, Any], directory: Path) -> None:
@@ -46,6 +46,8 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
     elif "fit" in summary:
         *_, last = summary["fit"].values()
         print(f"GAP on videos that the members were not trained on: {last['gap_of_best']:.4f}")
+        if found := summary.get("decisions"):
+            print(_of_decisions(found["precision"], found["recall"]))
     if "gap_confirmation" in packed:
         print(
             f"validation GAP of the packed file: {packed['gap_selection']:.4f} on the half that selected its members, "
@@ -54,20 +56,25 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
     print(f"{directory / packed['path']}: {packed['bytes']:,} bytes of {packed['budget']:,}")
     if "accuracy" in packed:
         print(f"accuracy: {packed['accuracy']:.4f}, top-5 accuracy {packed['top_5_accuracy']:.4f}")
-    if "micro_f1" in packed:
-        f1 = f"micro F1 {packed['micro_f1']:.4f}, macro {packed['macro_f1']:.4f}"
-        print(f"decisions at each label's own threshold: {f1}")
+    if "micro_precision" in packed:  # an older version measured none
+        said = _of_decisions(packed["micro_precision"], packed["micro_recall"])
+        print(f"{said} (micro F1 {packed['micro_f1']:.4f}, macro {packed['macro_f1']:.4f})")
     if (page := directory / REPORT).exists():
-        print(f"{page}: all of it on one page")
+        print(f"{page}: all of it on one page, and what to do next")
+
+
+def _of_decisions(precision: float, recall: float) -> str:
+    return f"at the labels' thresholds: {precision:.0%} of labels given are right, {recall:.0%} of true ones are given"
 
 
 def _print_gains(members: Sequence[dict[str, Any]], packed: dict[str, Any], weighted: Mapping[str, Any]) -> None:
     best = max((member for member in members if member["name"] in weighted), key=lambda member: member["gap_quantized"])
     worst = max(members, key=lambda member: member["gap"] - member["gap_quantized"])
-    gained, lost = packed["gap"] - best["gap_quantized"], worst["gap"] - worst["gap_quantized"]
+    gained = format_gain(best["gap_quantized"], packed["gap"])
+    lost = format_gain(worst["gap_quantized"], worst["gap"]).removeprefix("+")
     print(
-        f"GAP of the packed file against its best member, {best['name']}: {gained:+.4f}\n"
-        f"GAP lost to 8 bits, at most ({worst['name']}): {lost:.4f}\n"
+        f"GAP of the packed file against its best member, {best['name']}: {gained}\n"
+        f"GAP lost to 8 bits, at most ({worst['name']}): {lost}\n"
         f"Hit@1 {packed['hit_at_1']:.4f}, PERR {packed['perr']:.4f}"
     )
 

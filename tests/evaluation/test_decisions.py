@@ -39,5 +39,8 @@ def test_all_figures_by_their_definitions(seed: int, videos: int, classes: int):
     if f1:
         assert result["macro_f1"] == pytest.approx(np.mean(f1))
     given_to = scores >= thresholds
+    right = (given_to & positive).sum()
+    assert result["micro_precision"] == pytest.approx(right / given_to.sum() if given_to.any() else 0)
+    assert result["micro_recall"] == pytest.approx(right / positive.sum() if positive.any() else 0)
     total = given_to.sum() + positive.sum()
     assert result["micro_f1"] == pytest.approx(2 * (given_to & positive).sum() / total if total else 0)

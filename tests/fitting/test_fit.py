@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import logging
 import os
 import shutil
 from contextlib import redirect_stdout, suppress
@@ -17,9 +18,12 @@ from tests.fitting.making import FRAMES, MEAN, TRAINING, two_members, write_name
 from tests.folders import times
 from vidfit.cli import main
 from vidfit.evaluation.thresholds import LEVELS
+from vidfit.features.shards import read_videos
+from vidfit.features.spec import Video
+from vidfit.files import read_table
 from vidfit.fitting import cross_validated, folds
 from vidfit.fitting import fit as fitting
-from vidfit.progress import Progress
+from vidfit.progress import Progress, format_seconds
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +93,23 @@ def test_the_file_has_the_thresholds_of_the_table(fitted: Path):
     model = vidfit.load(fitted / "model.onnx")
     assert model.thresholds is not None
     assert np.isin(model.thresholds, LEVELS).all()
-    rows = (fitted / "thresholds.csv").read_text().splitlines()[1:]
-    np.testing.assert_allclose([float(row.rsplit(",", 1)[1]) for row in rows], model.thresholds, atol=1e-6)
+    rows = read_table(fitted / "thresholds.csv")
+    np.testing.assert_allclose([float(row["threshold"]) for row in rows], model.thresholds, atol=1e-6)
+
+
+def test_precision_and_recall_of_the_table_fit_those_of_all(fitted: Path):
+    rows, found = read_table(fitted / "thresholds.csv"), json.loads((fitted / "fit.json").read_text())["decisions"]
+    videos = [video for shard in (fitted / "videos").glob("*.arrow") for video in read_videos(shard)]
+    positives = sum(np.bincount(video.labels, minlength=len(rows)) for video in videos if isinstance(video, Video))
+    right = np.array([float(row["recall"]) for row in rows]) * positives
+    given = right / [float(row["precision"] or 1) for row in rows]
+    assert found["recall"] == pytest.approx(right.sum() / positives.sum(), abs=1e-3)
+    assert found["precision"] == pytest.approx(right.sum() / given.sum(), abs=1e-3)
+
+
+def test_the_report_shows_all_the_time_that_was_used(fitted: Path):
+    seconds = json.loads((fitted / "fit.json").read_text())["seconds"]
+    assert f"Time used: {format_seconds(seconds)} of 1 h." in (fitted / "report.html").read_text()
 
 
 def thresholds(run: Path) -> np.ndarray:
@@ -190,12 +209,15 @@ def test_a_fit_that_was_killed_in_the_middle_ends_the_same(data: Path, fitted: P
     assert (tmp_path / "run" / "model.onnx").read_bytes() == (fitted / "model.onnx").read_bytes()
 
 
-def test_a_member_that_adds_nothing_is_given_up(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_member_that_adds_nothing_is_given_up(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     hopeless = MEAN | {"training": TRAINING | {"learning_rate": 1e-9}}
     members = [*two_members(), ("hopeless", hopeless)]
     monkeypatch.setattr(fitting, "portfolio", lambda *_: members)
     monkeypatch.setattr(fitting, "_MOST_MEMBERS", 3)
-    vidfit.fit(data / "data", "100kB", tmp_path / "run", "1h", (), data / "names.csv")
+    with caplog.at_level(logging.INFO, logger="vidfit"):
+        vidfit.fit(data / "data", "100kB", tmp_path / "run", "1h", (), data / "names.csv")
+    assert "hopeless: given up" in caplog.text
+    assert "training the chosen on all 60 videos, 2 times each" in caplog.text
     tried = json.loads((tmp_path / "run" / "fit.json").read_text())["tried"]
     assert (tried["mean"]["trainings"], tried["hopeless"]["trainings"]) == (5, 2)
     assert tried["hopeless"]["gap_of_best"] == tried["frames"]["gap_of_best"]
@@ -312,7 +334,8 @@ def test_many_videos_are_validated_by_a_part(vidfit, data: Path, tmp_path: Path,
     monkeypatch.setattr(folds, "_HELD_OUT", 0.7)
     code, _, err = vidfit(*command(data, tmp_path / "run"))
     assert code == 0, err
-    assert "a part of them validates" in err
+    assert "some are set apart, and measure members" in err
+    assert "on half of those set apart (" in err
     assert (tmp_path / "run" / "model.onnx").stat().st_size <= 100_000
     assert not (tmp_path / "run" / "folds").exists()
     before = times(tmp_path / "run")

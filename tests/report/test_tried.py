@@ -1,6 +1,7 @@
 """The section "What was tried", of a run that `vidfit fit` made."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,47 @@ def table_of(folder: Path) -> str:
 
 def test_each_member_has_its_gain_in_the_order_of_trying(folder: Path):
     write_fit(folder, zeta=tried("mean", 1_250, 27.8, 0.5), alpha=tried("dbof", 312, 80.2, 0.5625))
-    head = "member family steps seconds best GAP gain"
-    assert table_of(folder) == f"{head} zeta mean 1,250 28 0.5000 alpha dbof 312 80 0.5625 +0.0625"
+    head = "member steps seconds best GAP gain"
+    assert table_of(folder) == f"{head} zeta 1,250 28 0.5000 alpha 312 80 0.5625 +0.0625"
+
+
+def test_gains_are_differences_of_what_is_shown(folder: Path):
+    write_fit(
+        folder, zeta=tried("mean", 8, 1, 0.37753), alpha=tried("dbof", 8, 1, 0.38366), beta=tried("mean", 8, 1, 0.38365)
+    )
+    assert re.findall(r"0\.\d{4} ([+-][\d.]+)", table_of(folder)) == ["+0.0062", "-0.0001"]
+    write_fit(folder, zeta=tried("mean", 8, 1, 0.38366), alpha=tried("dbof", 8, 1, 0.38364))
+    assert table_of(folder).endswith("0.3836 -0.0001")
+
+
+def test_chosen_members_have_their_weight_over_all_seeds(folder: Path):
+    write_fit(
+        folder, vlad=tried("netvlad", 8, 1, 0.5), lstm=tried("lstm", 8, 1, 0.5625), dbof=tried("dbof", 8, 1, 0.5625)
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    named = {"vlad": 0.25, "vlad-seed-2": 0.25, "dbof": 0.25, "dbof-seed-2": 0.25}
+    members = [{"name": name, "weight": weight, "bits": 8.0} for name, weight in named.items()]
+    change(folder / "summary.json", "packed", summary["packed"] | {"members": members})
+    change(folder / "summary.json", "members", [summary["members"][0] | {"name": name} for name in named])
+    cells = table_of(folder).split("gain ")[1]
+    assert cells == "vlad 50% 8 1 0.5000 lstm 8 1 0.5625 +0.0625 dbof 50% 8 1 0.5625 +0.0000"
+    said = words(section(write_report(folder), "The packed file"))
+    assert "members 2 of 3 tried, 2 trainings of each" in said
+
+
+def test_what_was_given_up_shows_how_many_trainings_it_had(folder: Path):
+    for part in range(5):
+        (folder / "folds" / str(part)).mkdir(parents=True)
+    write_fit(folder, a=tried("mean", 8, 1, 0.5) | {"trainings": 5}, b=tried("dbof", 4, 1, 0.5) | {"trainings": 2})
+    assert table_of(folder).endswith("a 5 of 5 8 1 0.5000 b 2 of 5 4 1 0.5000 +0.0000")
+    said = words(section(write_report(folder), TITLE))
+    assert "A member that adds nothing after two trainings is given up." in said
+    assert "fewer where time was short" in said
 
 
 def test_one_member_has_no_column_of_gains(folder: Path):
     write_fit(folder, zeta=tried("mean", 1_250, 27.8, 0.5))
-    assert table_of(folder) == "member family steps seconds best GAP zeta mean 1,250 28 0.5000"
+    assert table_of(folder) == "member steps seconds best GAP zeta 1,250 28 0.5000"
 
 
 def test_the_time_of_members_and_the_rest_are_the_whole(folder: Path):
@@ -45,13 +80,33 @@ def test_the_time_of_members_and_the_rest_are_the_whole(folder: Path):
     said = words(section(write_report(folder), TITLE))
     assert "Time used: 2 min 30 s of 3 min. Trying these members took 1 min 30 s. The other 1 min went to" in said
     assert "time used 2 min 30 s of 3 min" in words(section(write_report(folder), "The packed file"))
+    change(folder / "fit.json", "seconds", 248.0)
+    write_fit_seconds = {"a": 30.3, "b": 178.3}
+    tried_now = json.loads((folder / "fit.json").read_text())["tried"]
+    change(
+        folder / "fit.json",
+        "tried",
+        {name: it | {"seconds": write_fit_seconds[name]} for name, it in tried_now.items()},
+    )
+    said = words(section(write_report(folder), TITLE))
+    assert "Time used: 4 min 8 s of 3 min. Trying these members took 3 min 29 s. The other 39 s went to" in said
 
 
 def test_members_without_time_are_named(folder: Path):
     write_fit(folder, a=tried("mean", 8, 30, 0.5))
     change(folder / "fit.json", "untried", ["deep", "dbof"])
-    assert "No time was left for deep, dbof." in words(section(write_report(folder), TITLE))
-    assert "more time (--time; 2 members were not tried)" in words(section(write_report(folder), "The packed file"))
+    assert "Too little time was left for deep, dbof." in words(section(write_report(folder), TITLE))
+    assert "a longer --time (2 members were not tried)" in words(section(write_report(folder), "The packed file"))
+    change(folder / "fit.json", "untried", ["deep"])
+    assert "(1 member was not tried)" in words(section(write_report(folder), "The packed file"))
+
+
+def test_a_fit_that_was_killed_blames_no_lack_of_time(folder: Path):
+    write_fit(folder)
+    change(folder / "fit.json", "untried", ["deep", "dbof"])
+    (folder / "summary.json").unlink()
+    said = words(section(write_report(folder), TITLE))
+    assert said == "What was tried Not tried yet: deep, dbof."
 
 
 def test_a_loss_is_told_too(folder: Path):
@@ -61,13 +116,13 @@ def test_a_loss_is_told_too(folder: Path):
 
 def test_a_member_that_was_stopped_has_no_gain(folder: Path):
     write_fit(folder, a=tried("mean", 8, 1, 0.5), b=tried("dbof", 9, 2, None), c=tried("lstm", 7, 3, 0.625))
-    assert table_of(folder).endswith("b dbof 9 2 - c lstm 7 3 0.6250 +0.1250")
+    assert table_of(folder).endswith("b 9 2 - c 7 3 0.6250 +0.1250")
 
 
 def test_it_says_on_which_videos_was_measured(folder: Path):
     write_fit(folder, first=tried("mean", 8, 1, 0.5))
     assert "on validation videos that did not choose it" in section(write_report(folder), TITLE)
-    (folder / "folds").mkdir()
+    (folder / "folds" / "0").mkdir(parents=True)
     said = section(write_report(folder), TITLE)
     assert "on videos its models had not seen" in said
     assert "did not choose" not in said
@@ -81,13 +136,21 @@ def test_a_run_of_a_recipe_has_no_such_section(folder: Path):
 def test_without_eval_shards_the_fit_gives_the_gap(unmeasured: Path):
     write_fit(unmeasured, a=tried("mean", 8, 1, 0.5), b=tried("dbof", 8, 1, 0.5625))
     said = words(section(write_report(unmeasured), "The packed file"))
-    assert "GAP@20 0.5625 score from 0 to 1, on videos its models had not seen" in said
-    assert "No eval videos were given. Mark some in the column split of your table" in said
+    assert "GAP 0.5625 score from 0 to 1, on videos its models had not seen" in said
+    assert "precision" not in said
+    assert "No eval videos were given." in said
+    change(unmeasured / "fit.json", "decisions", {"precision": 0.75, "recall": 0.5})
+    said = words(section(write_report(unmeasured), "The packed file"))
+    assert "precision 75% of the labels that it gives are right, on videos its models had not seen" in said
+    assert "recall 50%" in said
 
 
-def test_with_eval_shards_their_gap_stands_alone(folder: Path):
+def test_with_eval_shards_their_scores_stand_alone(folder: Path):
     write_fit(folder, a=tried("mean", 8, 1, 0.5))
-    assert words(section(write_report(folder), "The packed file")).count("GAP@20") == 1
+    change(folder / "fit.json", "decisions", {"precision": 0.0625, "recall": 0.5})
+    said = words(section(write_report(folder), "The packed file"))
+    assert len(re.findall(r"\bGAP \d", said)) == 1
+    assert "6%" not in said
 
 
 def test_a_fit_that_cannot_be_read(folder: Path):

@@ -73,6 +73,8 @@ def test_a_packed_file_is_logged_and_nothing_is_printed(run: Path, capsys, caplo
         file = pack(run, "50kB", on_progress=seen.append)
     assert capsys.readouterr() == ("", "")
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [str(file)]
+    held = len(json.loads(file.with_suffix(".json").read_text())["members"])
+    assert f": {held} member{'s' * (held > 1)} in " in caplog.text
     searching = [now.done for now in seen if now.stage == "searching"]
     assert searching == list(range(1, len(searching) + 1))
     assert {now.stage for now in seen} == {"searching", "choosing thresholds"}

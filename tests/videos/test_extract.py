@@ -21,6 +21,7 @@ from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
 from vidfit.files import path_in_table, read_table
 from vidfit.locks import locked
+from vidfit.progress import Progress
 from vidfit.videos import embed_worker
 from vidfit.videos.backbones import find_backbone
 from vidfit.videos.embed import Embedder
@@ -78,8 +79,10 @@ def plan(corpus: Path, **changes) -> Plan:
 @pytest.fixture(scope="module")
 def features(corpus) -> Path:
     output = corpus / "features"
-    made = extract(plan(corpus), output, workers=1)
+    told: list[Progress] = []
+    made = extract(plan(corpus), output, 1, told.append)
     assert (made.videos, made.failed) == (12, 1)
+    assert [now.done for now in told if now.stage == "learning how to store features"] == [0, 1, 2]
     return output
 
 

@@ -91,6 +91,9 @@ def test_a_video_beside_folders_is_told_and_ends_labels(folder, caplog):
     (folder / "stray.gif").write_bytes((folder / "cat" / "a.mp4").read_bytes())
     assert all(not source.labels for source in find_sources([folder]))
     assert "stray.gif lies beside folders, so their names are not taken for labels" in caplog.text
+    caplog.clear()
+    find_sources([folder], labels_count=False)
+    assert not caplog.text
 
 
 def test_a_glob_and_a_file_name_videos(folder):

@@ -40,14 +40,19 @@ class Decisions:
         """The figures of all videos so far.
 
         Returns:
+            micro_precision: of all labels given, the fraction that is right; 0 if none is given.
+            micro_recall: of all true labels, the fraction that is given.
             micro_f1: F1 of the decisions about all labels together.
             macro_f1: mean of the labels' F1. Labels that no video has are left out, as in `map`.
         """
         both = self._given + self._positives
         has_positives = self._positives > 0
         f1 = 2 * self._right[has_positives] / both[has_positives]
+        right, given, positives = (int(it.sum()) for it in (self._right, self._given, self._positives))
         return {
-            "micro_f1": float(2 * self._right.sum() / max(both.sum(), 1)),
+            "micro_precision": right / max(given, 1),
+            "micro_recall": right / max(positives, 1),
+            "micro_f1": 2 * right / max(given + positives, 1),
             "macro_f1": float(f1.mean()) if len(f1) else float("nan"),
         }
 

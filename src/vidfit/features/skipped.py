@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Final
 
+from vidfit.sizes import count_of
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -24,12 +26,10 @@ class Skipped:
     def __str__(self) -> str:
         parts = []
         if self.records:
-            plural = "" if self.records == 1 else "s"
             lost = f" ({self.bytes:,} bytes)" if self.bytes else ""
-            parts.append(f"{self.records:,} corrupt record{plural}{lost} skipped")
+            parts.append(f"{count_of(self.records, 'corrupt record')}{lost} skipped")
         if self.unlabelled:
-            plural = "" if self.unlabelled == 1 else "s"
-            parts.append(f"{self.unlabelled:,} video{plural} without a label left out")
+            parts.append(f"{count_of(self.unlabelled, 'video')} without a label left out")
         return ", ".join(parts)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vidfit.errors import BudgetError
 from vidfit.evaluation.metrics import multi_hot
-from vidfit.evaluation.thresholds import LEVELS, LevelCounts
+from vidfit.evaluation.thresholds import LEVELS, Counts, LevelCounts
 from vidfit.evaluation.thresholds import choose as choose_levels
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
@@ -49,6 +49,7 @@ class CrossValidated:
     """
 
     trainings_of_rival = 1.0
+    measured = "on videos not seen"
 
     def __init__(self, task: Task, parts: list[list[Path]], state: State) -> None:
         self._task, self._parts, self._state = task, parts, state
@@ -57,7 +58,7 @@ class CrossValidated:
         self._seconds: dict[str, float] = {}
         self._bytes: dict[str, int] = {}
         self.trainings = len(parts) + 1.0
-        self.described = f"cross-validated in {len(parts)} parts"
+        self.described = f"each member is trained {len(parts)} times, each time without a part, which measures it"
 
     def restore(self) -> None:
         """Read what members predicted in an earlier call."""
@@ -82,7 +83,8 @@ class CrossValidated:
             self._seconds[name] = self._seconds_again(name)
             gap = self._gap(predictions[part], part)
             log.info("%s: GAP %.4f on part %d of %d, which it has not seen", name, gap, part + 1, len(self._parts))
-            if len(predictions) == _PARTS_TO_PROVE and not self._adds(name, predictions):
+            if len(predictions) == _PARTS_TO_PROVE < len(self._parts) and not self._adds(name, predictions):
+                log.info("%s: given up, for it adds nothing to the best average on these parts", name)
                 break
         self._keep(name, predictions)
         return len(predictions)
@@ -119,6 +121,9 @@ class CrossValidated:
         names = {
             name if seed == 1 else f"{name}-seed-{seed}": name for name in chosen for seed in range(1, seeds[name] + 1)
         }
+        most = max(seeds.values())
+        often = f", up to {most} times each from other initial weights" if most > 1 else ""
+        log.info("training the chosen on all %s videos%s", f"{self._task.videos:,}", often)
         return self._task.recipe(
             {name: self._state.members[of] for name, of in names.items()},
             [shard for part in self._parts for shard in part],
@@ -201,10 +206,25 @@ class CrossValidated:
         counts = LevelCounts(labels_VC.shape[1])
         counts.update(scale_odds(np.asarray(blend_VC), odds), np.nonzero(labels_VC)[1], labels_VC.sum(axis=1))
         path = self._task.directory / THRESHOLDS
-        levels = LEVELS[choose_levels(counts.result(), self._task.precision)]
-        rows = [(name, f"{it:.6f}") for name, it in zip(self._task.data.vocabulary.names, levels, strict=True)]
-        write_table(path, ("label", "threshold"), rows)
+        self._state.decisions = self._write_thresholds(path, counts.result())
+        self._state.save()  # the report reads it
         return {"thresholds": str(path.resolve()), "odds": odds}
+
+    def _write_thresholds(self, path: Path, counts: Counts) -> dict[str, float]:
+        """Write each label's threshold, and what it gives on videos not seen. Returns that of all labels together."""
+        levels_C = choose_levels(counts, self._task.precision)
+        every = np.arange(len(levels_C))
+        right_C, wrong_C = counts.right_CL[every, levels_C], counts.wrong_CL[every, levels_C]
+        given_C, positives_C = right_C + wrong_C, counts.positives_C
+        with np.errstate(invalid="ignore"):  # of a label that is never given, or that no video has
+            columns = LEVELS[levels_C], right_C / given_C, right_C / positives_C
+        rows = [
+            (name, f"{threshold:.6f}", *("" if np.isnan(it) else f"{it:.4f}" for it in figures))
+            for name, threshold, *figures in zip(self._task.data.vocabulary.names, *columns, strict=True)
+        ]
+        write_table(path, ("label", "threshold", "precision", "recall"), rows)
+        right, given = float(right_C.sum()), float(given_C.sum())
+        return {"precision": right / max(given, 1), "recall": right / max(float(positives_C.sum()), 1)}
 
 
 def _labels(shards: Sequence[Path], classes: int) -> np.ndarray:

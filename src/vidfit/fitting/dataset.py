@@ -16,6 +16,7 @@ from vidfit.files import matches, read_table, visible
 from vidfit.progress import OnProgress
 from vidfit.recipe import DataConfig
 from vidfit.run_data import RunData, read_data, tell_of_labels
+from vidfit.sizes import count_of
 from vidfit.videos.backbones import find_backbone
 from vidfit.videos.extractor import FILE as EXTRACTOR
 from vidfit.videos.extractor import Settings
@@ -92,7 +93,7 @@ def read_dataset(dataset: Dataset, skip_corrupt: bool, on_progress: OnProgress) 
     if not ((positives_C > 0) & (positives_C < videos)).any():
         raise DataError("all videos have the same labels, so there is nothing to choose; give videos of other labels")
     _check_frames(data)
-    tell_of_labels(data)
+    tell_of_labels(data, of_recipe=False)
     return data
 
 
@@ -160,7 +161,7 @@ def _extract(sources: Sequence[str], folder: Path, on_progress: OnProgress) -> N
     plan = Plan(found, extraction_settings(), {"train": 1.0})
     made = extract(plan, folder, os.cpu_count() or 1, on_progress)
     if made.failed:
-        log.warning("%d videos could not be read; %s says why", made.failed, folder / "failed.csv")
+        log.warning("%s could not be read; %s says why", count_of(made.failed, "video"), folder / "failed.csv")
 
 
 def _holds(folder: Path, sources: Sequence[Source]) -> bool:

@@ -37,9 +37,9 @@ from vidfit.fitting.task import Settings, Task
 from vidfit.fitting.validated import Validated
 from vidfit.locks import locked
 from vidfit.pipeline import Run
-from vidfit.progress import OnProgress, Progress, silent
+from vidfit.progress import OnProgress, Progress, format_seconds, silent
 from vidfit.recipe import MemberConfig
-from vidfit.sizes import format_size, parse_size
+from vidfit.sizes import count_of, format_size, parse_size
 from vidfit.training.signals import STOPS
 
 # A training that must be cut below this part of its steps is left out, but for the first.
@@ -138,11 +138,8 @@ class Fit:
         self._step_seconds: dict[str, float] = {}
         self._beside: list[float] = []
         log.info(
-            "%s videos, %d labels, up to %d frames: %s",
-            f"{task.videos:,}",
-            len(data.vocabulary),
-            traits.frames,
-            self._judge.described,
+            "%s, %s: %s",
+            *(count_of(task.videos, "video"), count_of(len(data.vocabulary), "label"), self._judge.described),
         )
 
     def run(self) -> dict[str, Any]:
@@ -150,8 +147,8 @@ class Fit:
         self._judge.restore()
         try:
             self._try_members()
-        except TimeUp:
-            log.info("time is up; a longer --time resumes the member that is not finished")
+        except TimeUp as stopped:
+            log.info("time is up; a longer --time resumes %s", stopped)
         except STOPS:
             if not self._state.tried:
                 raise
@@ -163,12 +160,14 @@ class Fit:
         if self._state.untried:
             log.warning("not tried: %s; the same command with a longer --time goes on", ", ".join(self._state.untried))
         chosen, gap = self._judge.choose(self._state.members)
-        log.info("chosen: %s (GAP %.4f on videos not seen)", ", ".join(chosen), gap)
+        weights = ", ".join(f"{name} {weight:.0%}" for name, weight in chosen.items())
+        log.info("chosen: %s (GAP %.4f %s)", weights, gap, self._judge.measured)
         run = Run(self._judge.final_recipe(self._clock), self._task.directory, on_progress=self._task.on_progress)
         summary = run.do_all()
         self._spend()
         self._state.save()
-        return summary | {"fit": self._state.tried}
+        run.report()  # again, with the time until now
+        return summary | {"fit": self._state.tried, "decisions": self._state.decisions}
 
     def _try_members(self) -> None:
         # Again as long as it leads to something: what there was no time for may fit, if the machine is faster now.
@@ -186,6 +185,8 @@ class Fit:
             if name not in self._state.begun:
                 if not self._is_small(settings) or (cut := self._within_time(name, settings)) is None:
                     continue
+                if (steps := cut["training"]["steps"]) < (planned := settings["training"]["steps"]):
+                    log.info("%s: %d steps instead of %d, for time is short", name, steps, planned)
                 self._state.begun[name] = cut
                 self._state.save()  # a second call must try the same
             self._try(name)
@@ -246,13 +247,16 @@ class Fit:
         spent = min(self._clock.spent, self._clock.limit)
         self._state.spend(max(spent, self._state.spent), self._tried_now)
 
+    def _time_used(self) -> str:
+        return f"{format_seconds(self._state.spent)} of {format_seconds(self._clock.limit)}"
+
     def _watch(self, progress: Progress) -> None:
         """Pass progress on, count the time, and stop a member for which there is none left, unless it is the first."""
         self._show(progress)
         self._spend()
         # Half of the reserve may help a member to its end.
         if self._tried_now and self._state.tried and self._seconds_to_try() < -_RESERVE / 2 * self._clock.limit:
-            raise TimeUp
+            raise TimeUp(self._tried_now)
 
     @contextmanager
     def _trying(self, name: str) -> Iterator[None]:
@@ -281,7 +285,10 @@ class Fit:
             steps = settings["training"]["steps"] * self._step_seconds[name]
             self._beside.append(max(0.0, seconds / trainings - steps))
         self._state.save()
-        log.info("%s: the best average has GAP %.4f with %s", name, gap, ", ".join(chosen))
+        log.info(
+            "%s: the best average so far has GAP %.4f %s (%s); %s used",
+            *(name, gap, self._judge.measured, ", ".join(chosen), self._time_used()),
+        )
         self._task.on_progress(Progress("fitting", len(tried), None, "members", f"GAP {gap:.4f}"))
 
     def _next_round(self) -> str | None:
@@ -290,15 +297,19 @@ class Fit:
         weights = self._judge.choose(self._state.members)[0]
         varied = [name for name in self._state.tried if not is_solved(self._state.members[name])]
         chosen = sorted(set(weights) & set(varied), key=weights.__getitem__, reverse=True) or varied
-        rivals = self._rivals(chosen[number % len(chosen)], number + 2) if chosen else {}
+        if not chosen:
+            return None
+        base = chosen[number % len(chosen)]
+        rivals = self._rivals(base, number + 2)
         if not rivals:
             return None
         rated = {}
         for name, settings in rivals.items():
             with self._trying(name):
                 rated[name] = self._judge.rate_rival(name, settings)
-        log.info("round %d: %s", number + 1, ", ".join(f"{name} {gap:.4f}" for name, gap in rated.items()))
         best = max(rated, key=rated.__getitem__)
+        compared = ", ".join(f"{name} {gap:.4f}" for name, gap in rated.items())
+        log.info("%s varied, GAP after a short comparison: %s; %s is tried in full", base, compared, best)
         self._state.rounds.append(best)
         self._state.save()
         return best

@@ -27,6 +27,7 @@ class State:
         rounds: names of those that won a comparison with variations, in order.
         untried: names of members that there was no time for.
         seeds: from how many initial weights chosen members are trained.
+        decisions: precision and recall at the thresholds, on videos not seen; empty unless they are cross-validated.
         seconds: what each member took so far, by name.
         spent: seconds of the time limit that are used, by earlier calls too.
         limit: seconds that this call may use, with those of earlier calls.
@@ -42,6 +43,7 @@ class State:
         self.rounds: list[str] = []
         self.untried: list[str] = []
         self.seeds: dict[str, int] = {}
+        self.decisions: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self.spent = self._saved = self.limit = 0.0
         try:
@@ -86,5 +88,6 @@ class State:
             "rounds": self.rounds,
             "untried": self.untried,
             "seeds": self.seeds,
+            "decisions": self.decisions,
         }
         write_text(self._path, json.dumps(document, indent=2) + "\n")

@@ -26,7 +26,8 @@ class Validated:
     """
 
     trainings, trainings_of_rival = 1.0, _SHARE_OF_STEPS
-    described = "a part of them validates"
+    described = "some are set apart, and measure members that learn from the others"
+    measured = "on half of those set apart"
     unfinished: frozenset[str] = frozenset()
     """Members with fewer trainings than they should have: none."""
 

@@ -128,4 +128,4 @@ def label(
     """
     labeller = Labeller(model, TimelineOptions(window, hop, threshold))
     names = [videos] if isinstance(videos, str | Path) else videos
-    return (labeller.label(source) for source in find_sources(names))
+    return (labeller.label(source) for source in find_sources(names, labels_count=False))

@@ -6,10 +6,9 @@ from vidfit.report.folder import PackedSummary, RunFolder, TensorSummary
 from vidfit.report.html import Child, element, folded, table
 from vidfit.report.plots import bar, figure, stacked_bars
 from vidfit.report.widgets import Colours, colour_key, fractions_of_bytes, member_label, missing
-from vidfit.sizes import format_size
+from vidfit.sizes import count_of, format_size
 
-FLOAT = 32
-"""Bits of a member without quantised tensors."""
+_METADATA = "Metadata hold the names of labels, and how features are made of videos."
 
 CARRIED_COLOURS = ("var(--b0)", "var(--b2)")
 """Of the models for pictures and sounds."""
@@ -17,22 +16,20 @@ CARRIED_COLOURS = ("var(--b0)", "var(--b2)")
 
 def composition(run: RunFolder, colours: Colours) -> list[Child]:
     if run.summary is None:
-        return missing("Nothing is packed yet", run.command, "packs the members")
+        return []
     packed = run.summary.packed
     rows = (
         (
             member_label(member.name, colours[member.name]),
             member.family or "",
             f"{member.weight:.3f}" if len(packed.members) > 1 else "",
-            "" if member.bits == FLOAT else f"{member.bits:.3g}",
+            f"{member.bits:.3g}",
             "" if member.bytes is None else format_size(member.bytes),
             "" if member.bytes is None else f"{member.bytes / packed.bytes:.1%}",
         )
         for member in packed.members
     )
-    members = table(
-        ("member", "family", "weight", "bits per weight", "bytes", "of the file"), rows, words=("member", "family")
-    )
+    members = table(("member", "family", "weight", "bits", "bytes", "of the file"), rows, words=("member", "family"))
     if any(member.tensors is None for member in packed.members):
         note = missing("This run's summary has no sizes by tensor", run.command, "writes them when it packs again")
         return [members, *note]
@@ -66,7 +63,7 @@ def _whole(packed: PackedSummary, carried: dict[str, int], colours: Colours) -> 
     said = ", ".join(f"{name} {format_size(size)}" for name, size in [*sizes, ("graph and metadata", rest)])
     return figure(
         stacked_bars("Bytes of the file by part", [(format_size(packed.bytes), parts)]),
-        f"{'Models ' if carried else ''}{said}.",
+        f"{'Models ' if carried else ''}{said}. {_METADATA}",
         [colour_key(name, colour) for name, _, colour in parts],
     )
 
@@ -83,4 +80,5 @@ def _tensors(member: str, tensors: Sequence[TensorSummary], colour: str, largest
         for tensor in sorted(tensors, key=lambda tensor: -tensor.bytes)
     )
     head = ("tensor", "shape", "scheme", "bytes", "")
-    return folded(f"{member}: {len(tensors)} tensors", table(head, rows, words=("tensor", "shape", "scheme")))
+    title = f"{member}: {count_of(len(tensors), 'tensor')}"
+    return folded(title, table(head, rows, words=("tensor", "shape", "scheme")))

@@ -8,7 +8,7 @@ from vidfit.report.axis import Axis, around
 from vidfit.report.folder import LogLine, RunFolder
 from vidfit.report.html import Child, element
 from vidfit.report.plots import Series, figure, line_chart
-from vidfit.report.widgets import Colours, missing
+from vidfit.report.widgets import Colours
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def curves(run: RunFolder, colours: Colours) -> list[Child]:
         if name in run.logs:
             trainings.append(_Training(name, colours[name], run.logs[name], of_teacher=False))
     if not trainings:
-        return missing("No member has been validated yet", run.command, "trains them")
+        return []
     caption = ["Higher is better. The state with the best GAP is kept."]
     if run.teacher_logs:
         caption.append("Dashed: the generations that taught a member (distillation).")
@@ -54,6 +54,8 @@ def curves(run: RunFolder, colours: Colours) -> list[Child]:
         gap = _figure("GAP on the validation videos", trainings, lambda line: line.gap, " ".join(caption), keys)
         figures.insert(0, gap)
     explained = "In each step, a member learns from a batch of videos. The loss says how far its predictions are off."
+    if run.fit and run.fit.parts:
+        explained += " These are the last trainings: of the chosen members, on all videos."
     return [element("p", explained), element("div", *figures, class_="pair")]
 
 

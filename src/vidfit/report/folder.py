@@ -3,6 +3,8 @@
 Only `recipe.yaml` and `stages.json` must exist. Fields that older runs did not write may be missing.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -49,6 +51,8 @@ class PackedSummary(BaseModel):
     map: float | None
     hit_at_1: float | None
     perr: float | None
+    micro_precision: float | None = None
+    micro_recall: float | None = None
     micro_f1: float | None = None
     macro_f1: float | None = None
     """At the thresholds of the file."""
@@ -89,6 +93,8 @@ class DataSummary(BaseModel):
     labels: int
     rare: int
     """Labels with fewer than 10 training videos."""
+    rare_labels: list[str] = []
+    """Names of some of them."""
 
 
 class Summary(BaseModel):
@@ -197,6 +203,13 @@ class Tried(BaseModel):
     """GAP of the best choice of members so far. None if the fit was stopped before it was known."""
 
 
+class FitDecisions(BaseModel):
+    """Of labels given at the thresholds, on videos that the models had not seen. None where it was not measured."""
+
+    precision: float | None = None
+    recall: float | None = None
+
+
 class FitSummary(BaseModel):
     """`fit.json`."""
 
@@ -204,18 +217,29 @@ class FitSummary(BaseModel):
     """By name, in the order of trying."""
     untried: list[str] = []
     """Members that there was no time for."""
+    decisions: FitDecisions = FitDecisions()
+    rounds: list[str] = []
+    """Members that vary an earlier one."""
     seconds: float = 0.0
     """Of the time limit, used so far."""
     limit: float | None = None
     """Seconds."""
-    cross_validated: bool = False
-    """Whether the videos were too few to set some apart."""
+    parts: int = 0
+    """Of the videos, to cross-validate. 0 if they were enough to set some apart."""
 
     @property
     def gap(self) -> float | None:
         """GAP of the last choice of members, on videos that they were not trained on."""
         known = [it.gap_of_best for it in self.tried.values() if it.gap_of_best is not None]
         return known[-1] if known else None
+
+    def weights(self, packed: Sequence[PackedMemberSummary]) -> dict[str, float]:
+        """Weight in the packed file by name of a tried member; those trained from several seeds have one."""
+        found: dict[str, float] = {}
+        for member in packed:
+            name = member.name if member.name in self.tried else re.sub(r"-seed-\d+$", "", member.name)
+            found[name] = found.get(name, 0.0) + member.weight
+        return found
 
 
 @dataclass(frozen=True)
@@ -291,7 +315,7 @@ def read_run(path: Path) -> RunFolder:
 
 def _fit(path: Path) -> FitSummary | None:
     fit = _document(path / "fit.json", FitSummary)
-    return fit and fit.model_copy(update={"cross_validated": (path / "folds").is_dir()})
+    return fit and fit.model_copy(update={"parts": len(list(path.glob("folds/*")))})
 
 
 def _document(path: Path, schema: type[Document]) -> Document | None:

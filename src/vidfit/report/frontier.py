@@ -10,13 +10,15 @@ from vidfit.report.plots import Series, figure, line_chart, stacked_bars
 from vidfit.report.widgets import Colours, colour_key, fractions_of_bytes, missing
 from vidfit.sizes import format_size
 
+_ON_VALIDATION = "vidfit, on validation"
+
 BASELINE_LOOKS = (("var(--b0)", "5 3"), ("var(--b1)", "2 3"), ("var(--b2)", "8 3 2 3"))
 """Colour and dashes, in turn."""
 
 
 def frontier(run: RunFolder, colours: Colours) -> list[Child]:
-    """Nothing without validation videos, which a search needs."""
-    if run.frontier is None and run.lacks_validation:
+    """Nothing without validation videos, which a search needs, and before the run is finished."""
+    if run.frontier is None and (run.summary is None or run.lacks_validation):
         return []
     if run.frontier is None or not run.frontier.points:
         return missing("It has not been searched", f"vidfit frontier {run.path}", "finds the best file for every size")
@@ -43,8 +45,8 @@ def frontier(run: RunFolder, colours: Colours) -> list[Child]:
     )
     title = "The best file of each size. Together these points are called the frontier."
     explained = (
-        "For each member: its bits per weight, and its weight in the average. “Confirmed” is the GAP on the half of "
-        "the validation videos that did not choose the point."
+        "For each member: the bits of its numbers, and its weight in the average. “Confirmed” is the GAP on the half "
+        "of the validation videos that did not choose the point."
     )
     return [
         element("p", title),
@@ -69,7 +71,7 @@ def _lines(frontier: Frontier, points: Sequence[FrontierPoint]) -> list[Series]:
     ]
     return [
         *lines,
-        Series("vidfit, on validation", "var(--muted)", confirmed, "step", "1 2", markers=True, width=1.4),
+        Series(_ON_VALIDATION, "var(--muted)", confirmed, "step", "1 2", markers=True, width=1.4),
         Series("vidfit", "var(--accent)", measured, "step", markers=True, width=2.4),
     ]
 
@@ -82,18 +84,21 @@ def _plot(lines: list[Series]) -> Element:
     x = around("bytes of the file", (size for line in lines for size, _ in line.points), log=True, write=_short_size)
     y = around("GAP", gaps, write="{:.3g}".format)
     shown = [line.above(y.low) for line in lines]
-    caption = "GAP on the eval videos."
-    if any(line.name == "vidfit, on validation" for line in lines):
-        caption += (
-            " Points “on validation” were not measured on the eval videos. They show the GAP on the half of the "
-            "validation videos that did not choose them. Do not compare it with the rest."
+    names = {line.name for line in lines}
+    caption = []
+    if names != {_ON_VALIDATION}:
+        caption.append("GAP on the eval videos.")
+    if _ON_VALIDATION in names:
+        caption.append(
+            "Points “on validation” show the GAP on the half of the validation videos that did not choose them. Do not "
+            "compare it with a GAP on the eval videos."
         )
-    return figure(line_chart("GAP over bytes", x, y, shown), caption, lines[::-1])
+    return figure(line_chart("GAP over bytes", x, y, shown), " ".join(caption), lines[::-1])
 
 
 def _bits_and_weight(point: FrontierPoint, name: str) -> str:
     member = next((member for member in point.members if member.name == name), None)
-    return f"{member.bits:.3g} b · {member.weight:.0%}" if member else ""
+    return f"{member.bits:.3g} bits · {member.weight:.0%}" if member else ""
 
 
 def _gap(gap: float | None) -> str:

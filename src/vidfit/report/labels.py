@@ -8,8 +8,9 @@ from xml.etree.ElementTree import Element
 from vidfit.report.axis import Axis, around
 from vidfit.report.folder import Label, RunFolder
 from vidfit.report.html import Child, element, table
-from vidfit.report.plots import Series, bar, figure, line_chart
+from vidfit.report.plots import Series, figure, line_chart
 from vidfit.report.widgets import Colours, missing
+from vidfit.sizes import count_of
 
 SHOWN = 15
 """Labels shown at each end."""
@@ -21,8 +22,8 @@ class _Scored(NamedTuple):
 
 
 def labels(run: RunFolder, _: Colours) -> list[Child]:
-    """Nothing without eval videos."""
-    if run.labels is None and run.lacks_eval:
+    """Nothing without eval videos, and before the run is finished."""
+    if run.labels is None and (run.summary is None or run.lacks_eval):
         return []
     if run.labels is None:
         return missing("The packed file was not measured by label", run.command, "measures it")
@@ -35,8 +36,12 @@ def labels(run: RunFolder, _: Colours) -> list[Child]:
     average = mean(row.average_precision for row in ranked)
     caption = f"Each point is one of {len(ranked)} labels. Their mean is the mAP, {average:.4f}."
     if unseen := len(run.labels.labels) - len(ranked):
-        caption += f" {unseen} more labels have no eval video."
-    caption += " Precision and recall are those at the file's threshold of each label."
+        caption += f" {count_of(unseen, 'more label')} without eval videos {'is' if unseen == 1 else 'are'} not shown."
+    explained = (
+        "A label is given from its threshold on. Precision: of the videos that get it, the fraction that has it (“-”: "
+        "none gets it). Recall: of the videos that have it, the fraction that gets it. AP, average precision: 1 if "
+        "they all come before the others when videos are ordered by probability. labels.json has all labels."
+    )
     x = around(
         "videos with the label (eval)", (row.label.positives for row in ranked), log=True, write="{:,.0f}".format
     )
@@ -47,7 +52,7 @@ def labels(run: RunFolder, _: Colours) -> list[Child]:
         element("div", element("h3", f"{which} {len(rows)}"), _table(rows))
         for which, rows in (("Best", best), ("Worst", worst))
     ]
-    return [figure(chart, caption), element("div", *ends, class_="pair")]
+    return [figure(chart, caption), element("p", explained), element("div", *ends, class_="pair")]
 
 
 def _table(rows: Sequence[_Scored]) -> Element:
@@ -55,13 +60,11 @@ def _table(rows: Sequence[_Scored]) -> Element:
         (
             label.name,
             f"{label.positives:,}",
-            f"{precision:.3f}",
-            bar(precision, 1),
-            *(_figure(value) for value in (label.threshold, label.precision, label.recall)),
+            *(_figure(value) for value in (average, label.precision, label.recall, label.threshold)),
         )
-        for precision, label in rows
+        for average, label in rows
     )
-    head = ("label", "videos", "AP", "", "threshold", "precision", "recall")
+    head = ("label", "videos", "AP", "precision", "recall", "threshold")
     return table(head, cells, words=("label",))
 
 

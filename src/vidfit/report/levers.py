@@ -9,7 +9,8 @@ from xml.etree.ElementTree import Element
 from vidfit.report.folder import LogLine, RunFolder, Summary
 from vidfit.report.html import Child, element, table
 from vidfit.report.plots import signed_bar
-from vidfit.report.widgets import Colours, member_label, missing
+from vidfit.report.widgets import Colours, member_label
+from vidfit.sizes import format_gain
 
 
 class _Change(NamedTuple):
@@ -25,16 +26,16 @@ class _Change(NamedTuple):
 def levers(run: RunFolder, colours: Colours) -> list[Child]:
     """Nothing where no GAP was measured."""
     if run.summary is None:
-        return missing("It is known when the run is finished", run.command, "resumes it")
+        return []
     changes = {
         ("Distillation", "from one generation to the next; validation GAP"): list(_distillation(run.summary)),
         ("Averaging of weights", "over steps of one training; validation GAP"): list(_averaging(run.summary, run.logs)),
-        ("Weights in 8 bits", "instead of float32; eval GAP"): [
+        ("Weights in 8 bits", "instead of 32, for a smaller file; eval GAP"): [
             _Change(member.name, member.gap, member.gap_quantized)
             for member in run.summary.members
             if member.gap is not None and member.gap_quantized is not None
         ],
-        ("The ensemble", "its best member in 8 bits, and the packed file; eval GAP"): list(_ensemble(run.summary)),
+        ("Averaging members", "the best of them alone, and the packed file; eval GAP"): list(_ensemble(run.summary)),
     }
     if not any(changes.values()):
         return []
@@ -54,7 +55,7 @@ def _table(changes: list[_Change], largest: float, colours: Colours) -> Element:
             member_label(change.member, colours[change.member]),
             f"{change.before:.4f}",
             f"{change.after:.4f}",
-            f"{change.gain:+.4f}",
+            format_gain(change.before, change.after),
             signed_bar(change.gain, largest),
         )
         for change in changes

@@ -15,10 +15,12 @@ class PackedDetails:
     Attributes:
         extractor_bytes: of the models for `pictures` and `sounds`. Empty in a file without extractor.
         thresholds: from which probability on each label holds. Empty if they were not chosen.
+        of_videos: whether it is known how videos become the features that the file reads.
     """
 
     extractor_bytes: dict[str, int]
     thresholds: dict[str, float]
+    of_videos: bool = False
 
 
 def read_packed(path: Path) -> PackedDetails | None:
@@ -35,4 +37,4 @@ def read_packed(path: Path) -> PackedDetails | None:
     except ValueError as error:
         raise ModelFileError(f"{path}: {error}; pack it again") from error
     thresholds = {} if thresholds_C is None else dict(zip(info.vocabulary, thresholds_C.tolist(), strict=True))
-    return PackedDetails(extractor_bytes(path, info) if info.carried else {}, thresholds)
+    return PackedDetails(extractor_bytes(path, info) if info.carried else {}, thresholds, info.extractor is not None)

@@ -8,8 +8,8 @@ from vidfit.report.widgets import Colours, missing
 
 
 def reliability(run: RunFolder, _: Colours) -> list[Child]:
-    """Nothing without eval videos."""
-    if run.labels is None and run.lacks_eval:
+    """Nothing without eval videos, and before the run is finished."""
+    if run.labels is None and (run.summary is None or run.lacks_eval):
         return []
     if run.labels is None:
         return missing("The probabilities were not compared with the labels", run.command, "compares them")
@@ -17,8 +17,8 @@ def reliability(run: RunFolder, _: Colours) -> list[Child]:
     points = [(each.mean, each.hits / each.count) for each in bins]
     title, x, y = "Reliability of the probabilities", "probability", "fraction that is true"
     caption = (
-        "All (video, label) pairs by their probability. On the dotted line, three in ten pairs with probability 0.3 "
-        "are true. Below it the file is too confident, above it too careful."
+        "All pairs of a video and a label, by their probability. On the dotted line, probabilities "
+        "are true. Where points are below it, probabilities are too high; above it, too low."
     )
     figures = [figure(reliability_diagram(title, Axis(x, 0, 1), Axis(y, 0, 1), points), caption)]
     if drawable := [point for point in points if min(point) > 0]:
@@ -38,7 +38,7 @@ def reliability(run: RunFolder, _: Colours) -> list[Child]:
     head = ("probability", "mean", "true", "hits", "pairs")
     error = element(
         "p",
-        "This is called calibration. Expected calibration error: ",
+        "Of the labels with probability 0.3, three in ten should be true. Expected calibration error: ",
         element("strong", f"{run.labels.ece:.5f}"),
         ", the mean distance between probability and fraction over all pairs.",
     )

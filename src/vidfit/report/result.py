@@ -1,10 +1,10 @@
 """Section "The packed file": its size and scores, the data and time of the run, and what to do next."""
 
 from vidfit.progress import format_seconds
-from vidfit.report.folder import FitSummary, RunFolder, Summary
+from vidfit.report.folder import DataSummary, FitSummary, RunFolder, Summary
 from vidfit.report.html import Child, element
-from vidfit.report.widgets import Colours, missing
-from vidfit.sizes import format_size
+from vidfit.report.widgets import Colours
+from vidfit.sizes import count_of, format_size
 
 Figure = tuple[str, str, str]
 """A name, a number and a note."""
@@ -12,45 +12,62 @@ Figure = tuple[str, str, str]
 
 def result(run: RunFolder, _: Colours) -> list[Child]:
     if run.summary is None:
-        return missing("The run is not finished", run.command, "resumes it")
-    figures = [*_size(run.summary), *_scores(run, run.summary), *_data(run.summary), *_time(run.fit)]
+        again = " command again, and it resumes."
+        said = element("p", "The run is not finished. Give the same ", element("code", run.command), again)
+        return [said]
+    figures = [*_size(run, run.summary), *_scores(run, run.summary), *_data(run.summary), *_time(run.fit)]
     tiles = [
         element("div", element("dt", name), element("dd", value, element("small", note)), class_="tile")
         for name, value, note in figures
     ]
     path = element("code", run.summary.packed.path)
-    measured = [] if run.lacks_eval else [" Its scores are those on the eval videos."]
+    measured = [] if run.lacks_eval else [" Its scores are those on the eval videos, from which nothing was learned."]
     return [
         element("p", path, " is the model, in one file.", *measured),
         element("dl", *tiles, class_="tiles"),
         *_without_eval(run),
+        *_use(run, run.summary),
         *_next(run, run.summary),
     ]
 
 
-def _size(summary: Summary) -> list[Figure]:
+def _size(run: RunFolder, summary: Summary) -> list[Figure]:
     packed = summary.packed
-    return [
-        ("size", format_size(packed.bytes), f"of {format_size(packed.budget)}" if packed.budget else "no budget"),
-        ("members", str(len(packed.members)), f"of {len(summary.members)} trained"),
-    ]
+    size = ("size", format_size(packed.bytes), f"of {format_size(packed.budget)}" if packed.budget else "no budget")
+    if run.fit is None:
+        return [size, ("members", str(len(packed.members)), f"of {len(summary.members)} trained")]
+    chosen = run.fit.weights(packed.members)
+    often = len(packed.members) // len(chosen)
+    note = f"of {len(run.fit.tried)} tried"
+    return [size, ("members", str(len(chosen)), f"{note}, {often} trainings of each" if often > 1 else note)]
 
 
 def _scores(run: RunFolder, summary: Summary) -> list[Figure]:
     packed = summary.packed
+    precision, recall, where = packed.micro_precision, packed.micro_recall, ""
+    if packed.gap is None and run.fit:
+        precision, recall = run.fit.decisions.precision, run.fit.decisions.recall
+        where = ", on videos its models had not seen"
+    decisions = [
+        ("precision", precision, f"of the labels that it gives are right{where}"),
+        ("recall", recall, f"of the true labels are given{where}"),
+    ]
     scores = [
-        ("GAP@20", packed.gap, "global average precision, 1 is best"),
-        ("mAP", packed.map, "mean over labels"),
+        ("GAP", packed.gap, "ranking of all labels of all videos, 1 is best"),
+        ("mAP", packed.map, "ranking of videos for each label, mean"),
         ("Hit@1", packed.hit_at_1, "best label is true"),
-        ("PERR", packed.perr, "precision at equal recall"),
+        ("PERR", packed.perr, "true labels among as many best ones"),
         ("accuracy", packed.accuracy, "best label is the one"),
         ("top-5 accuracy", packed.top_5_accuracy, "it is among the best five"),
-        ("micro F1", packed.micro_f1, "decisions at the file's thresholds"),
+        ("micro F1", packed.micro_f1, "precision and recall in one"),
         ("macro F1", packed.macro_f1, "the same, mean over labels"),
     ]
     if packed.gap is None and run.fit:
-        scores.append(("GAP@20", run.fit.gap, "score from 0 to 1, on videos its models had not seen"))
-    return [(name, f"{score:.4f}", note) for name, score, note in scores if score is not None]
+        scores.append(("GAP", run.fit.gap, f"score from 0 to 1{where}"))
+    return [
+        *((name, f"{share:.0%}", note) for name, share, note in decisions if share is not None),
+        *((name, f"{score:.4f}", note) for name, score, note in scores if score is not None),
+    ]
 
 
 def _data(summary: Summary) -> list[Figure]:
@@ -67,13 +84,8 @@ def _data(summary: Summary) -> list[Figure]:
 def _time(fit: FitSummary | None) -> list[Figure]:
     if fit is None or not fit.seconds:
         return []
-    return [
-        (
-            "time used",
-            format_seconds(fit.seconds),
-            f"of {format_seconds(fit.limit)}" if fit.limit else "to try and pack",
-        )
-    ]
+    limit = f"of {format_seconds(fit.limit)}" if fit.limit else "to try and pack"
+    return [("time used", format_seconds(fit.seconds), limit)]
 
 
 def _without_eval(run: RunFolder) -> list[Child]:
@@ -82,19 +94,43 @@ def _without_eval(run: RunFolder) -> list[Child]:
         return []
     if run.fit is None:
         how: list[Child] = ["Name some under ", element("code", "data.eval"), " in the recipe. "]
+    elif run.packed and not run.packed.of_videos:
+        how = ["Name shards with ", element("code", "--eval"), ". "]
     else:
-        how = ["Mark some in the column ", element("code", "split"), " of your table (or use "]
-        how += [element("code", "--eval"), "). "]
+        how = ["Sort videos into ", element("code", "train/LABEL"), " and ", element("code", "eval/LABEL")]
+        how += [", or mark some in the column ", element("code", "split"), " of your table. Fit into a new folder. "]
     shows = "Then this page shows scores, of the file and of each label."
     return [element("p", "No eval videos were given. ", *how, shows)]
+
+
+def _use(run: RunFolder, summary: Summary) -> list[Child]:
+    """The command for new videos."""
+    if run.packed is None:
+        return []
+    file = run.path / summary.packed.path
+    if run.packed.of_videos:
+        command = f"vidfit label {file} new.mp4"
+    else:
+        command = f"vidfit predict {file} SHARDS -o predictions.jsonl"
+    return [element("p", element("strong", "To use it: "), element("code", command))]
 
 
 def _next(run: RunFolder, summary: Summary) -> list[Child]:
     """What would make the model of a fit better."""
     if run.fit is None:
         return []
-    some = [f"more time (--time; {len(run.fit.untried)} members were not tried)"] if run.fit.untried else ["more time"]
-    data = summary.data
-    few = f" of the {data.rare} labels with fewer than 10 videos" if data and data.rare else ""
-    some.append(f"more videos{few}")
-    return [element("p", element("strong", "To get a better model: "), f"{' and '.join(some)}.")]
+    untried = len(run.fit.untried)
+    left = f" ({count_of(untried, 'member')} {'was' if untried == 1 else 'were'} not tried)"
+    some = f"a longer --time{left if untried else ''}, or more videos{_of_labels(summary.data)}"
+    fewer = [" For fewer wrong labels, repeat the command with ", element("code", "--precision 0.9"), "."]
+    thresholds = fewer if run.packed and run.packed.thresholds else []
+    return [element("p", element("strong", "To get a better model: "), f"{some}.", *thresholds)]
+
+
+def _of_labels(data: DataSummary | None) -> str:
+    """Which labels need videos."""
+    if data is None or not data.rare:
+        return ""
+    which = f" of the {count_of(data.rare, 'label')} with fewer than 10"
+    some = ", ".join(data.rare_labels)
+    return f"{which} ({some}{', ...' if len(data.rare_labels) < data.rare else ''})" if some else which

@@ -17,6 +17,8 @@ def thresholds(run: RunFolder, _: Colours) -> list[Child]:
         said = f"Each label holds from its own threshold on, from {lowest:.3f} to {highest:.3f}."
     if run.fit:
         said += " This was chosen on videos that the models had not seen."
+    if run.fit and run.fit.decisions.precision is not None:
+        said += " thresholds.csv has each label's precision and recall on these."
     if lowest == highest:
         return [element("p", said)]
     rows = [(name, f"{threshold:.3f}") for name, threshold in of_labels.items()]

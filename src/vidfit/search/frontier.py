@@ -32,7 +32,7 @@ from vidfit.quantization.member import Member, load_member
 from vidfit.search.budget import Ensemble, best_within
 from vidfit.search.packer import Packer
 from vidfit.search.search import Search
-from vidfit.sizes import format_size, parse_size
+from vidfit.sizes import count_of, format_size, parse_size
 from vidfit.training.validation import predict
 
 _log = logging.getLogger("vidfit")
@@ -109,7 +109,7 @@ def _measure_point(packer: Packer, size: int) -> dict[str, Any]:
         point |= {"gap": scores["gap"]}
     finally:
         path.unlink(missing_ok=True)
-    _log.info("%s: GAP %.4f, %d members", format_size(point["bytes"]), point["gap"], len(point["members"]))
+    _log.info("%s: GAP %.4f, %s", format_size(point["bytes"]), point["gap"], count_of(len(point["members"]), "member"))
     return point
 
 

@@ -22,7 +22,7 @@ from vidfit.search.carried import Form, Forms
 from vidfit.search.run_members import RunMembers
 from vidfit.search.search import Search
 from vidfit.search.validation import Validation
-from vidfit.sizes import format_size, parse_size
+from vidfit.sizes import count_of, format_size, parse_size
 
 _log = logging.getLogger("vidfit")
 
@@ -149,8 +149,8 @@ class Packer:
                 path.with_suffix(".json").unlink(missing_ok=True)  # it describes the file that is replaced now
             write_text(path.with_suffix(".json"), json.dumps(packed, indent=2) + "\n")
             _log.info(
-                "%s: %d members in %s, validation GAP %.4f on the selecting half, %.4f on the confirming half",
-                *(path, len(packed["members"]), format_size(packed["bytes"])),
+                "%s: %s in %s, validation GAP %.4f on the selecting half, %.4f on the confirming half",
+                *(path, count_of(len(packed["members"]), "member"), format_size(packed["bytes"])),
                 *(packed["gap_selection"], packed["gap_confirmation"]),
             )
 

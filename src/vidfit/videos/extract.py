@@ -213,29 +213,31 @@ def _embed_all(jobs: Sequence[Job], settings: Settings, workers: int, *, on_prog
 
 
 def _fit(plan: Plan, sources: Sequence[Source], folder: Path, on_progress: OnProgress) -> dict[str, Transform]:
-    begin(on_progress, _FITTING, len(plan.settings.backbones), "models")
-    training = [source for source in sources if _split(source, plan) == "train"]
+    backbones = plan.settings.backbones
+    begin(on_progress, _FITTING, len(backbones), "models")
+    training = [folder / f"{_key(source)}.npz" for source in sources if _split(source, plan) == "train"]
     transforms = {}
-    for number, backbone in enumerate(plan.settings.backbones):
+    for done, backbone in enumerate(backbones, start=1):
         name = backbone.modality
-        on_progress(Progress(_FITTING, number, len(plan.settings.backbones), "models"))
         if backbone.whitened:
             transforms[name] = youtube8m_transform(backbone.embedding_size)
-            continue
-
-        def embeddings(name: str = name) -> Iterator[np.ndarray]:
-            for source in training:
-                embedded = load(folder / f"{_key(source)}.npz")
-                values, present = embedded.embeddings[name], embedded.present[name]
-                for first in range(0, len(values), BLOCK):
-                    block = slice(first, first + BLOCK)
-                    if present[block].any():
-                        yield values[block][present[block]]
-
-        if sum(map(len, embeddings())) < 2:
+        elif sum(map(len, _embeddings(training, name))) < 2:
             raise DataError(f"no training video has {name}; leave its model out (`none`) or give more videos")
-        transforms[name] = fit_transform(embeddings(), plan.sizes[name])
+        else:
+            transforms[name] = fit_transform(_embeddings(training, name), plan.sizes[name])
+        on_progress(Progress(_FITTING, done, len(backbones), "models"))
     return transforms
+
+
+def _embeddings(files: Sequence[Path], modality: str) -> Iterator[np.ndarray]:
+    """Blocks of the steps that are there, float32 or uint8 `[B, D]`."""
+    for file in files:
+        embedded = load(file)
+        values, present = embedded.embeddings[modality], embedded.present[modality]
+        for first in range(0, len(values), BLOCK):
+            block = slice(first, first + BLOCK)
+            if present[block].any():
+                yield values[block][present[block]]
 
 
 def _split(source: Source, plan: Plan) -> str:

@@ -68,17 +68,21 @@ class Source:
     split: str | None = None
 
 
-def find_sources(names: Sequence[str | Path]) -> list[Source]:
+def find_sources(names: Sequence[str | Path], labels_count: bool = True) -> list[Source]:
     """The videos that some files, folders, globs and tables name, sorted by id.
 
     A video that several tables name has the labels and intervals of all.
+
+    Arguments:
+        names: what the user gave.
+        labels_count: whether labels are wanted. Then a folder whose subfolders name none is told.
 
     Raises:
         DataError: a name matches nothing, a table is wrong, or two videos would have the same id.
     """
     found: dict[str, Source] = {}
     for name in names:
-        for source in _found(os.path.expanduser(name), str(name)):
+        for source in _found(os.path.expanduser(name), str(name), labels_count):
             known = found.setdefault(source.id, source)
             if known is source:
                 continue
@@ -148,31 +152,31 @@ def _names_labels(table: Path) -> bool:
     return "path" in names and not names.isdisjoint({"label", "labels"})
 
 
-def _found(place: str, name: str) -> Iterable[Source]:
+def _found(place: str, name: str, labels_count: bool) -> Iterable[Source]:
     """The videos at a path, or of a glob. `name` is what the user calls it."""
     path = Path(place)
     if not place:
         raise DataError("a video has an empty name; give videos, a folder of them, a quoted glob or a table")
     if path.is_dir():
-        found = list(_in_folder(path))
+        found = list(_in_folder(path, labels_count))
         what = "holds no video"
     elif path.is_file() or _leads_nowhere(path):
         found, what = list(_of_file(path)), "has no rows"
     elif path.exists():
         raise DataError(f"{name}: is a pipe or a device, which cannot be read twice; save the video as a file")
     else:
-        found = [source for match in matches(place) for source in _found(str(match), str(match))]
+        found = [source for match in matches(place) for source in _found(str(match), str(match), labels_count)]
         what = "matches no file" if glob.has_magic(place) else "does not exist"
     if not found:
         raise DataError(f"{name}: {what}; give videos, a folder of them, a quoted glob or a table")
     return found
 
 
-def _in_folder(folder: Path) -> Iterator[Source]:
+def _in_folder(folder: Path, labels_count: bool) -> Iterator[Source]:
     videos = [path for path in sorted(folder.rglob("*")) if _is_wanted(path, folder)]
     folders = {path: PurePosixPath(_id(path.relative_to(folder))).parts[:-1] for path in videos}
     outside = [path for path in videos if not folders[path]]
-    if outside and len(outside) < len(videos):
+    if labels_count and outside and len(outside) < len(videos):
         log.warning("%s lies beside folders, so their names are not taken for labels", outside[0])
     tops = {names[0].lower() for names in folders.values() if names}
     by_split = not outside and len(tops) > 1 and tops <= set(_SPLIT_FOLDERS)
