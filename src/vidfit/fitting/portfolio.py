@@ -22,7 +22,7 @@ from vidfit.fitting.task import Settings
 _LEAST_WIDTH = 16
 # Products that a linear model may take for one look at every video: with the second it takes seconds, and with the
 # first a minute and 400 MB.
-_MOST_TO_SOLVE, _FEW_TO_SOLVE = 5e9, 1e9
+_MOST_TO_SOLVE, _FEW_TO_SOLVE = 5e9, 1e8
 
 
 @dataclass(frozen=True)
@@ -128,19 +128,23 @@ def variations(name: str, member: Settings, number: int) -> dict[str, Settings]:
 
 
 def _linear_models(traits: Traits) -> Iterator[tuple[str, Callable[[int], Settings]]]:
-    pooled = {"mean": False} if traits.frames == 1 else {"mean": False, "mean-and-max": True}
+    """Scikit-learn's C, how weak the penalty is, is a part of their names."""
+    several = traits.frames > 1
     if traits.products > _MOST_TO_SOLVE:
-        for name, largest in pooled.items():
-            yield name, partial(_linear, traits, 0.3 if largest else 0.1, largest)
+        yield "mean", partial(_linear, traits, 0.1, False)
+        if several:
+            yield "mean-and-max", partial(_linear, traits, 0.3, True)
         return
-    for name, largest in pooled.items():
-        finely = traits.products <= _FEW_TO_SOLVE and not largest
-        for c in (10, 250, 2, 50, 1250) if finely else (10, 250):
-            yield f"{name}-c{c}", partial(_solved, traits, c, largest)
+    cheap = traits.products <= _FEW_TO_SOLVE
+    for c in (10, 250, 2, 50, 1250) if cheap else (10, 250):
+        yield f"mean-c{c}", partial(_solved, traits, c, False)
+    if several:
+        for c in (10, 250) if cheap else (10,):
+            yield f"mean-and-max-c{c}", partial(_solved, traits, c, True)
 
 
 def _solved(traits: Traits, c: float, largest: bool, _: int) -> Settings:
-    """`c` is scikit-learn's C: how weak the penalty is, the same prior for any number of videos."""
+    # So the penalty is the same prior for any number of videos.
     training = {"solver": "lbfgs", "steps": 60, "batch_size": traits.batch_size}
     head = {"type": "logistic", "l2": 1 / (c * traits.videos)}
     return {"family": {"type": "mean", "max": largest}, "head": head, "training": training}
