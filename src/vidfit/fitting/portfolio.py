@@ -20,8 +20,8 @@ from vidfit.fitting.task import Settings
 
 # No hidden layer is made narrower than this to save bytes.
 _LEAST_WIDTH = 16
-# Products that a linear model may take for one look at every video: with the second it takes seconds, and with the
-# first a minute and 400 MB.
+# Products of a linear model for one look at every video. With the first number, solving it takes a minute and 400 MB;
+# with the second, a second.
 _MOST_TO_SOLVE, _FEW_TO_SOLVE = 5e9, 1e8
 
 
