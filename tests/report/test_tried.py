@@ -157,3 +157,14 @@ def test_a_fit_that_cannot_be_read(folder: Path):
     (folder / "fit.json").write_text('{"tried": 3}')
     with pytest.raises(OutputError, match=r"fit\.json: cannot be read \(.+\); remove it"):
         write_report(folder)
+
+
+@pytest.mark.parametrize(("others", "batches"), [(True, True), (False, False)])
+def test_steps_of_a_linear_model_are_not_said_to_see_a_batch(folder: Path, others: bool, batches: bool):
+    linear = tried("mean", 60, 1, 0.5)
+    linear["member"]["training"]["solver"] = "lbfgs"
+    write_fit(folder, linear=linear, **({"dbof": tried("dbof", 312, 8, 0.5625)} if others else {}))
+    said = words(section(write_report(folder), TITLE))
+    assert ("64 videos in each" in said) == batches
+    assert "fewer where time was short" not in said
+    assert "see all videos in each" in said

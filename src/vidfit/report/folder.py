@@ -183,6 +183,7 @@ class TriedTraining(BaseModel):
 
     steps: int
     batch_size: int | None = None
+    solver: str = "adam"
 
 
 class TriedMember(BaseModel):

@@ -1,7 +1,9 @@
 """Section "What was tried": the members of a `vidfit fit`, in order, what each gave, and which are in the file."""
 
+from collections.abc import Iterator
+
 from vidfit.progress import format_seconds
-from vidfit.report.folder import FitSummary, RunFolder
+from vidfit.report.folder import FitSummary, RunFolder, TriedTraining
 from vidfit.report.html import Child, element, table
 from vidfit.report.widgets import Colours
 from vidfit.sizes import format_gain
@@ -38,14 +40,22 @@ def _explained(fit: FitSummary, weights: dict[str, float]) -> str:
         said.append("on validation videos that did not choose it. Other videos give another GAP.")
     if len(fit.tried) > 1:
         said.append("“Gain” is what the member added to it.")
-    sizes = {it.member.training.batch_size for it in fit.tried.values()}
-    batch = f"{sizes.pop()} videos" if len(sizes) == 1 and None not in sizes else "a batch of videos"
-    steps = {it.member.training.steps for it in fit.tried.values()}
-    fewer = ", fewer where time was short" if len(steps) > 1 else ""
-    said.append(f"A training learns from {batch} in each of its “steps”{fewer}.")
+    said += _steps([it.member.training for it in fit.tried.values()])
     if set(fit.rounds) & fit.tried.keys():
         said.append("A name with a number, such as dbof-2, is a variation of that member.")
     return " ".join(said)
+
+
+def _steps(trainings: list[TriedTraining]) -> Iterator[str]:
+    """What a step is."""
+    in_batches = [it for it in trainings if it.solver != "lbfgs"]
+    if in_batches:
+        sizes = {it.batch_size for it in in_batches}
+        batch = f"{sizes.pop()} videos" if len(sizes) == 1 and None not in sizes else "a batch of videos"
+        fewer = ", fewer where time was short" if len({it.steps for it in in_batches}) > 1 else ""
+        yield f"A training learns from {batch} in each of its “steps”{fewer}."
+    if len(in_batches) < len(trainings):
+        yield "Linear models, such as mean-c10, see all videos in each. The larger their c, the weaker their penalty."
 
 
 def _rows(fit: FitSummary, weights: dict[str, float]) -> list[tuple[str, ...]]:
