@@ -96,9 +96,9 @@ def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], Settings]]]:
         yield "experts", lambda _: _experts(traits)
         return
     attention, smooth = ((f"frames-{it}", partial(_frames, traits, it, 1)) for it in ("attention", "log-sum-exp"))
-    cheap_first, usual = [dbof, netvlad, attention, smooth], [attention, dbof, smooth, netvlad]
+    deep = "frames-deep", partial(_frames, traits, "attention", 2)
+    cheap_first, usual = [dbof, netvlad, attention, smooth, deep], [attention, dbof, smooth, deep, netvlad]
     yield from cheap_first if traits.decides_dearly else usual
-    yield "frames-deep", partial(_frames, traits, "attention", 2)
     yield "attention", partial(_attention, traits)
     yield "frames-max", partial(_frames, traits, "max", 1)
     yield "frames-mean", partial(_frames, traits, "mean", 1)
