@@ -56,7 +56,7 @@ def test_chosen_members_have_their_weight_over_all_seeds(folder: Path):
     cells = table_of(folder).split("gain ")[1]
     assert cells == "vlad 50% 8 1 0.5000 lstm 8 1 0.5625 +0.0625 dbof 50% 8 1 0.5625 +0.0000"
     said = words(section(write_report(folder), "The packed file"))
-    assert "members 2 of 3 tried, 2 trainings of each" in said
+    assert "members 2 of 3 tried, from 4 trainings" in said
 
 
 def test_what_was_given_up_shows_how_many_trainings_it_had(folder: Path):
@@ -67,6 +67,17 @@ def test_what_was_given_up_shows_how_many_trainings_it_had(folder: Path):
     said = words(section(write_report(folder), TITLE))
     assert "A member that adds nothing after two trainings is given up." in said
     assert "fewer where time was short" in said
+
+
+def test_linear_members_see_all_videos(folder: Path):
+    solved = tried("mean", 60, 1, 0.5)
+    solved["member"]["training"]["solver"] = "lbfgs"
+    write_fit(folder, **{"mean-c10": solved, "dbof": tried("dbof", 312, 80.2, 0.5625)})
+    said = words(section(write_report(folder), TITLE))
+    assert "A training learns from 64 videos in each of its “steps”." in said
+    assert "Linear models, such as mean-c10, see all videos in each." in said
+    write_fit(folder, **{"mean-c10": solved})
+    assert "A training learns" not in write_report(folder).read_text()
 
 
 def test_one_member_has_no_column_of_gains(folder: Path):

@@ -54,6 +54,8 @@ def curves(run: RunFolder, colours: Colours) -> list[Child]:
         gap = _figure("GAP on the validation videos", trainings, lambda line: line.gap, " ".join(caption), keys)
         figures.insert(0, gap)
     explained = "In each step, a member learns from a batch of videos. The loss says how far its predictions are off."
+    if any(len(training.log) == 1 for training in trainings):
+        explained += " A member with one point was measured once, at its end."
     if run.fit and run.fit.parts:
         explained += " These are the last trainings: of the chosen members, on all videos."
     return [element("p", explained), element("div", *figures, class_="pair")]

@@ -179,11 +179,11 @@ class TriedFamily(BaseModel):
 
 
 class TriedTraining(BaseModel):
-    """How long a member was trained."""
+    """How a member was trained."""
 
+    solver: str = "adam"
     steps: int
     batch_size: int | None = None
-    solver: str = "adam"
 
 
 class TriedMember(BaseModel):

@@ -36,10 +36,10 @@ def _size(run: RunFolder, summary: Summary) -> list[Figure]:
     size = ("size", format_size(packed.bytes), f"of {format_size(packed.budget)}" if packed.budget else "no budget")
     if run.fit is None:
         return [size, ("members", str(len(packed.members)), f"of {len(summary.members)} trained")]
-    chosen = run.fit.weights(packed.members)
-    often = len(packed.members) // len(chosen)
+    chosen, trainings = run.fit.weights(packed.members), len(packed.members)
     note = f"of {len(run.fit.tried)} tried"
-    return [size, ("members", str(len(chosen)), f"{note}, {often} trainings of each" if often > 1 else note)]
+    more = f", from {trainings} trainings" if trainings > len(chosen) else ""
+    return [size, ("members", str(len(chosen)), note + more)]
 
 
 def _scores(run: RunFolder, summary: Summary) -> list[Figure]:
