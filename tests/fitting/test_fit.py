@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import vidfit
-from tests.fitting.making import FRAMES, MEAN, TRAINING, two_members, write_names, write_videos
+from tests.fitting.making import FRAMES, MEAN, SOLVED, TRAINING, two_members, write_names, write_videos
 from tests.folders import times
 from vidfit.cli import main
 from vidfit.evaluation.thresholds import LEVELS
@@ -24,6 +24,7 @@ from vidfit.files import read_table
 from vidfit.fitting import cross_validated, folds
 from vidfit.fitting import fit as fitting
 from vidfit.progress import Progress, format_seconds
+from vidfit.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +219,7 @@ def test_a_member_that_adds_nothing_is_given_up(data: Path, tmp_path: Path, monk
     with caplog.at_level(logging.INFO, logger="vidfit"):
         vidfit.fit(data / "data", "100kB", tmp_path / "run", "1h", (), data / "names.csv")
     assert "hopeless: given up" in caplog.text
-    assert "training the chosen on all 60 videos, 2 times each" in caplog.text
+    assert "training the chosen on all 60 videos, each from up to 2 initial weights" in caplog.text
     tried = json.loads((tmp_path / "run" / "fit.json").read_text())["tried"]
     assert (tried["mean"]["trainings"], tried["hopeless"]["trainings"]) == (5, 2)
     assert tried["hopeless"]["gap_of_best"] == tried["frames"]["gap_of_best"]
@@ -236,6 +237,28 @@ def test_rounds_follow_with_variations(few: bool, data: Path, tmp_path: Path, mo
     before = times(tmp_path / "run")
     assert list(vidfit.fit(*given)["fit"]) == tried
     assert times(tmp_path / "run") == before
+
+
+def test_a_member_that_is_solved_is_trained_once_and_not_varied(data: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(fitting, "portfolio", lambda *_: [("a", SOLVED), two_members()[1]])
+    monkeypatch.setattr(fitting, "_MOST_MEMBERS", 3)
+
+    def alike(predictions: dict, *_: object) -> tuple[dict[str, float], float]:
+        return {name: 1 / len(predictions) for name in predictions}, 0.5
+
+    monkeypatch.setattr(cross_validated, "choose", alike)
+    given = (data / "data", "100kB", tmp_path / "run", "1h", (), data / "names.csv")
+    a, frames, varied = vidfit.fit(*given)["fit"]
+    assert (a, frames, varied.split("-")[0]) == ("a", "frames", "frames")
+    weights = load_recipe(tmp_path / "run" / "recipe.yaml").pack.members
+    each = {f"{name}{seed}": 1 / 6 for name in (frames, varied) for seed in ("", "-seed-2")}
+    assert weights == pytest.approx({"a": 1 / 3} | each)
+
+
+def test_a_fit_of_solved_members_alone_has_no_rounds(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fitting, "portfolio", lambda *_: [("a", SOLVED)])
+    given = (data / "data", "100kB", tmp_path / "run", "1h", (), data / "names.csv")
+    assert list(vidfit.fit(*given)["fit"]) == ["a"]
 
 
 def test_a_round_that_has_little_time_trains_fewer_steps(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -328,6 +351,17 @@ def test_ctrl_c_at_once_in_a_second_call_loses_nothing(copy: Path, data: Path, m
     monkeypatch.setattr(fitting.Fit, "_try_members", stops)
     vidfit.fit(data / "data", "100kB", copy, "1h", data / "eval", data / "names.csv")
     assert (copy / "model.onnx").read_bytes() == before
+
+
+def test_a_second_call_that_is_killed_leaves_the_figures(copy: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
+    def dies(*_: object) -> None:
+        raise RuntimeError
+
+    before = json.loads((copy / "fit.json").read_text())["decisions"]
+    monkeypatch.setattr(fitting.Fit, "_try_members", dies)
+    with pytest.raises(RuntimeError):
+        vidfit.fit(data / "data", "100kB", copy, "1h", data / "eval", data / "names.csv")
+    assert json.loads((copy / "fit.json").read_text())["decisions"] == before != {}
 
 
 def test_many_videos_are_validated_by_a_part(vidfit, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import vidfit
-from tests.fitting.making import TRAINING, two_members, write_names, write_videos
+from tests.fitting.making import SOLVED, TRAINING, two_members, write_names, write_videos
 from vidfit.fitting import clock, cross_validated, folds
 from vidfit.fitting import fit as fitting
 from vidfit.progress import Progress
@@ -106,6 +106,15 @@ def test_a_slow_start_takes_no_steps_from_others(fit, time):
     tried = fit("1100s", on_progress=took)["fit"]
     assert tried["mean"]["seconds"] == 30
     assert tried["frames"]["member"]["training"]["steps"] == STEPS
+
+
+@pytest.mark.usefixtures("all_add")
+def test_what_ends_early_does_not_hide_a_slow_start(fit, time, monkeypatch):
+    """`mean` takes a minute beside its steps, and so will the other. `a` took less than its steps could have."""
+    monkeypatch.setattr(fitting, "portfolio", lambda *_: [("a", SOLVED), *two_members()])
+    monkeypatch.setattr(fitting, "_MOST_MEMBERS", 3)
+    took = time.passing(lambda progress: 60 * last_step(progress) if progress.stage == "mean" else 0)
+    assert fit("1427s", on_progress=took)["fit"]["frames"]["member"]["training"]["steps"] == 7
 
 
 def test_what_had_no_time_is_tried_once_the_machine_is_faster(fit, time, monkeypatch):

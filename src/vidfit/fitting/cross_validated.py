@@ -122,7 +122,7 @@ class CrossValidated:
             name if seed == 1 else f"{name}-seed-{seed}": name for name in chosen for seed in range(1, seeds[name] + 1)
         }
         most = max(seeds.values())
-        often = f", up to {most} times each from other initial weights" if most > 1 else ""
+        often = f", each from up to {most} initial weights" if most > 1 else ""
         log.info("training the chosen on all %s videos%s", f"{self._task.videos:,}", often)
         return self._task.recipe(
             {name: self._state.members[of] for name, of in names.items()},

@@ -281,7 +281,7 @@ class Fit:
         seconds = self._state.seconds[name]
         tried.pop(name, None)  # the last is the newest
         tried[name] = {"member": settings, "trainings": trainings, "seconds": round(seconds, 1), "gap_of_best": gap}
-        if name in self._step_seconds:
+        if name in self._step_seconds and not is_solved(settings):  # which may need fewer steps
             steps = settings["training"]["steps"] * self._step_seconds[name]
             self._beside.append(max(0.0, seconds / trainings - steps))
         self._state.save()
@@ -292,14 +292,15 @@ class Fit:
         self._task.on_progress(Progress("fitting", len(tried), None, "members", f"GAP {gap:.4f}"))
 
     def _next_round(self) -> str | None:
-        """The best variation of a member that the best average has. None if time is up."""
+        """The best variation of a member that the best average has. None if time is up, or all are solved exactly."""
         number = len(self._state.rounds)
         weights = self._judge.choose(self._state.members)[0]
-        varied = [name for name in self._state.tried if not is_solved(self._state.members[name])]
-        chosen = sorted(set(weights) & set(varied), key=weights.__getitem__, reverse=True) or varied
-        if not chosen:
+        varied = [name for name, settings in self._state.members.items() if not is_solved(settings)]
+        # A second call must find the same, so ties keep the order of trying.
+        bases = sorted((name for name in varied if name in weights), key=weights.__getitem__, reverse=True) or varied
+        if not bases:
             return None
-        base = chosen[number % len(chosen)]
+        base = bases[number % len(bases)]
         rivals = self._rivals(base, number + 2)
         if not rivals:
             return None

@@ -51,6 +51,7 @@ class State:
             own, self.begun, self.tried = saved["settings"], saved["begun"], saved["tried"]
             self.rounds, self.untried, self.seeds = saved["rounds"], saved["untried"], saved["seeds"]
             self.seconds, self.spent = saved["seconds_of"], saved["seconds"]
+            self.decisions = saved.get("decisions", {})  # an older version measured none
         except FileNotFoundError:
             if (directory / "recipe.yaml").exists():
                 raise OutputError(f"{directory}: holds a run that is no fit; choose another -o") from None

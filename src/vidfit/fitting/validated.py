@@ -48,11 +48,7 @@ class Validated:
     def rate_rival(self, name: str, settings: Settings) -> float:
         """Validation GAP after a quarter of the steps."""
         training = settings["training"]
-        fewer = {
-            key: max(1, round(training[key] * _SHARE_OF_STEPS))
-            for key in ("steps", "validate_every")
-            if key in training
-        }
+        fewer = {key: max(1, round(training[key] * _SHARE_OF_STEPS)) for key in ("steps", "validate_every")}
         recipe = self._recipe({name: settings | {"training": training | fewer}})
         run = Run(recipe, self._task.directory / "rivals", overwrite=True, on_progress=self._task.on_progress)
         return run.train(name)["gap_validation"]
