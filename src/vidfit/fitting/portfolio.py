@@ -1,9 +1,9 @@
 """The members that `fit` tries, in order: what gave most for its time on many data sets comes first.
 
-Linear models lead, so that no result is below them. Where videos are not too many they are solved exactly, with several
-penalties: which one suits differs from data to data. Then families that err differently: their average is packed. Where
-labels are many, a frame classifier is dear, for it decides about each frame: families that pool first come before it.
-Then those of the best average again, varied. `benchmarks/portfolio.py` has the table behind the order.
+Linear models lead, so that no result is below them. If the data are small enough they are solved exactly, with several
+penalties: which one is best depends on the data. Then come families that err differently: their average is packed.
+Where labels are many, a frame classifier is dear, for it decides about each frame: families that pool first come before
+it. Then those of the best average come again, varied. `benchmarks/portfolio.py` has the table behind the order.
 Sizes and lengths follow from the data:
 
 - few videos bear small members, strong dropout and many passes; many videos the opposite;
@@ -57,7 +57,7 @@ class Traits:
 
     @property
     def products(self) -> int:
-        """What a linear model multiplies to see every video once; with few classes, its memory counts for more."""
+        """Multiplications of a linear model in a pass over all videos. With few classes, memory is the limit."""
         return self.videos * self.size * max(self.classes, 50)
 
     @property
@@ -105,7 +105,7 @@ def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], Settings]]]:
 
 
 def is_solved(member: Settings) -> bool:
-    """Whether it comes out the same from any initial weights."""
+    """Whether it is solved exactly: it comes out the same from any initial weights, and has no settings to vary."""
     return member["training"].get("solver") == "lbfgs"
 
 
