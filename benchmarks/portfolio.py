@@ -1,10 +1,11 @@
-"""What each member of `vidfit fit`'s portfolio gives on videos that it has not seen, and the average of the first ones.
+"""GAP of each member of `vidfit fit`'s portfolio on videos that it has not seen, and of the best average so far.
 
     python benchmarks/portfolio.py ../shared/data/audioset/train --videos 1000 --videos 5000 \\
         --vocabulary ../shared/data/audioset/class_labels_indices.csv --labels 20 --modality audio
 
-Each member is trained on so many videos, and measured on up to 2,000 others. `average` is the best average of the
-members up to this one, chosen as `fit` chooses. Give training shards only.
+Each member is trained on `--videos` of the videos, and measured on up to 2,000 others. `average` is the GAP of the best
+average of the members so far, and `of` is how many it has. The videos that measure it also choose it, as in `fit`; so
+it is a little high. Give training shards only.
 """
 
 import csv
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, action="append", help="to train on; may be repeated")
     parser.add_argument("--labels", type=int, help="only the most frequent ones, and the videos that have one")
     parser.add_argument("--modality", help="only this one")
-    parser.add_argument("--members", type=int, default=9, help="the first so many of the portfolio")
+    parser.add_argument("--members", type=int, help="only the first so many of the portfolio")
     arguments = parser.parse_args()
     names = Vocabulary.from_csv(arguments.vocabulary).names
     shards = expand_shards(arguments.shards)
@@ -53,6 +54,8 @@ def main() -> None:
         ]
     if arguments.labels:
         videos, names = with_labels(videos, names, arguments.labels)
+    if max(arguments.videos or [500]) >= len(videos):
+        parser.error(f"there are {len(videos):,} videos; give fewer as --videos, to measure on the others")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocabulary.csv"
@@ -78,7 +81,7 @@ def with_labels(videos: Iterable[Video], names: tuple[str, ...], count: int) -> 
 
 
 def measured(
-    videos: list[Video], others: list[Video], vocabulary: Path, members: int, folder: Path
+    videos: list[Video], others: list[Video], vocabulary: Path, members: int | None, folder: Path
 ) -> list[dict[str, object]]:
     """A row a member, trained on the videos and measured on the others."""
     folder.mkdir()

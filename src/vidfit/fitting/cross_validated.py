@@ -111,7 +111,10 @@ class CrossValidated:
         return sum(self._seconds.values())
 
     def final_recipe(self, clock: Clock) -> Recipe:
-        """The chosen members with their weights, on all videos, each from as many initial weights as there is time."""
+        """The chosen members with their weights, on all videos, each from several initial weights if there is time.
+
+        Members that are solved exactly are trained once.
+        """
         chosen, _ = self.choose(self._state.members)
         if not chosen:
             least = format_size(self._task.common_bytes + min(self._bytes.values()))

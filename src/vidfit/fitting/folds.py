@@ -112,8 +112,8 @@ def stratified(labels: Sequence[np.ndarray], sizes: Sequence[float]) -> np.ndarr
     owed = np.zeros(len(sizes))
     # The rarest first; the original counts anew after each label, which changes little and takes long.
     for label in sorted(having, key=lambda label: (len(having[label]), label)):
-        # Of few videos a small part wants less than one. What it misses the next label owes it: else it would have no
-        # rare label, and be too easy.
+        # A small part's share of a rare label is less than one video. What it misses is added to its share of the next
+        # rare label: with none of them, it would be too easy.
         rare = len(having[label]) * min(sizes) < 1
         if rare:
             wanted_of[label] += owed
