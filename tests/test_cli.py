@@ -84,7 +84,7 @@ def test_run_train_and_summary(vidfit, corpus: Path, tmp_path: Path):
     assert "packed" in out
     assert (tmp_path / "run" / "summary.json").exists()
     report = tmp_path / "run" / "report.html"
-    assert f"{report}: all of it on one page\n" in out
+    assert f"{report}: all of it on one page" in out
     report.unlink()
     assert vidfit("report", tmp_path / "run") == (0, f"{report}\n", "")
     assert report.exists()

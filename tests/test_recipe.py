@@ -64,7 +64,7 @@ def test_overrides(tmp_path: Path):
     ("overrides", "message"),
     [
         (["pack.budgets=1GB"], "unknown key pack.budgets"),
-        (["training.stepz=5"], r"yaml: unknown key training\.stepz; the keys here are steps, .*averaging$"),
+        (["training.stepz=5"], r"yaml: unknown key training\.stepz; the keys here are solver, steps, .*averaging$"),
         (["members.vlad.training.stepz=5"], r"unknown key members\.vlad\.training\.stepz; .*averaging$"),
         (["members.vlad.family.clusterz=5"], r"unknown key members\.vlad\.family\.clusterz; .* clusters, hidden"),
         (["members.mean.encoder={hiden: 5}"], r"unknown key members\.mean\.encoder\.hiden; .* hidden, dropout"),
