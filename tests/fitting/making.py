@@ -12,6 +12,7 @@ from vidfit.features.spec import Video
 NAMES = ("rain", "train", "dog, barking", "guitar")
 SIZES = {"rgb": 12, "audio": 4}
 MEAN = {"family": {"type": "mean"}, "head": {"type": "logistic"}}
+SOLVED = MEAN | {"training": {"solver": "lbfgs", "steps": 12, "batch_size": 16}}
 FRAMES = {"encoder": {"hidden": [8]}, "family": {"type": "frame-classifier", "pooling": "max"}}
 TRAINING = {"steps": 12, "batch_size": 16, "learning_rate": 0.05, "validate_every": 6, "shuffle_buffer": 64}
 

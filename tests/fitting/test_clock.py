@@ -1,9 +1,17 @@
 """Times as people write them, and what is left of one."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
+from tests.fitting.making import SOLVED, write_names, write_videos
 from vidfit.errors import VidfitError
-from vidfit.fitting.clock import Clock, parse_time
+from vidfit.fitting import clock as clocks
+from vidfit.fitting.clock import Clock, parse_time, seconds_per_step
+from vidfit.progress import silent
+from vidfit.recipe import DataConfig, MemberConfig
+from vidfit.run_data import read_data
 
 
 @pytest.mark.parametrize(
@@ -28,3 +36,12 @@ def test_earlier_calls_count():
     assert clock.left == pytest.approx(70, abs=5)
     clock.add(80.0)
     assert clock.left < 0
+
+
+def test_a_step_of_all_videos_is_timed_by_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """48 of 96 videos are pooled in 30 seconds, once in 12 steps; three losses of these take 6."""
+    shard, names = write_videos(tmp_path / "a.tfrecord", 96), write_names(tmp_path / "names.csv")
+    data = read_data(DataConfig(train=[str(shard)], vocabulary=str(names)), silent)
+    reads = iter([100.0, 130.0, 200.0, 206.0])
+    monkeypatch.setattr(clocks, "time", SimpleNamespace(perf_counter=lambda: next(reads)))
+    assert seconds_per_step(MemberConfig.model_validate(SOLVED), data) == 2 * (1.25 * 2 + 30 / 12)

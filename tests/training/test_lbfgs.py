@@ -1,6 +1,9 @@
 """A linear member from all videos at once, against Newton's method in float64."""
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,8 @@ from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.models.classifier import ClassifierConfig, VideoClassifier
 from vidfit.recipe import MemberConfig
-from vidfit.training.checkpoint import BEST
+from vidfit.training import lbfgs
+from vidfit.training.checkpoint import BEST, save_member
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import SoftTargets
 from vidfit.training.lbfgs import pooled
@@ -80,6 +84,18 @@ def test_it_learns_what_teachers_say(corpus: Path, tmp_path: Path):
     found = weights(tmp_path / "m", BEST)
     assert found["head.classifier.weights"].abs().max() < 0.1
     assert torch.sigmoid(found["head.classifier.biases"]).numpy() == pytest.approx(0.7, abs=0.05)
+
+
+def test_a_signal_while_it_is_saved_waits(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def save(*given: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save_member(*given)
+
+    monkeypatch.setattr(lbfgs, "save_member", save)
+    with pytest.raises(SystemExit):
+        go(corpus, tmp_path, CONFIG, classifier=CLASSIFIER)
+    assert (tmp_path / BEST).exists()
+    assert len(log_lines(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import pytest
 
 from tests.conftest import Call
 from tests.training.toy import CONFIG, StopError, alike, go, log_lines
+from vidfit.models.classifier import ClassifierConfig
+from vidfit.training.config import TrainingConfig
 
 pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -32,6 +34,14 @@ def test_tensorboard_draws_what_the_log_has(corpus: Path, tmp_path: Path, stop_a
         found_steps, found = zip(*curve(tmp_path, name), strict=True)
         assert found_steps == steps == (5, 10, 15, 20)
         assert found == pytest.approx(values, rel=1e-6)
+
+
+def test_a_solved_member_has_one_point(corpus: Path, tmp_path: Path):
+    classifier = ClassifierConfig.model_validate({"family": {"type": "mean"}, "head": {"type": "logistic", "l2": 0.1}})
+    config = TrainingConfig(solver="lbfgs", steps=50, batch_size=16, log="tensorboard")
+    info = go(corpus, tmp_path, config, classifier=classifier)
+    ((step, gap),) = curve(tmp_path, "gap")
+    assert (step, gap) == (info.step, pytest.approx(info.gap_validation))
 
 
 def test_tracking_does_not_change_the_training(corpus: Path, whole: Path, tmp_path: Path):

@@ -12,13 +12,13 @@ from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches
 from vidfit.recipe import MemberConfig
 from vidfit.run_data import RunData
-from vidfit.training.lbfgs import LinearProblem, pooled
+from vidfit.training.lbfgs import linear_problem
 from vidfit.training.train_step import TrainStep
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-# A training step is timed by so many at least: on a busy machine a single one tells little.
+# So many steps are timed at least: on a busy machine a single one tells little.
 _TIMED_STEPS, _TIMED_SECONDS = 3, 0.2
-# Of L-BFGS, whose line search needs more than one now and then.
+# L-BFGS computes the loss more than once where its line search goes too far.
 _LOSSES_PER_ITERATION = 1.25
 
 
@@ -84,21 +84,21 @@ def seconds_per_step(member: MemberConfig, data: RunData) -> float:
 
 
 def _seconds_per_iteration(member: MemberConfig, data: RunData) -> float:
-    """Of `solver: lbfgs`, by some of the videos: pooling them, and the loss of what is pooled."""
-    shards, training, classes = data.shards["train"], member.training, len(data.vocabulary)
+    """Of `solver: lbfgs`, from a few batches: the loss of pooled videos, and a share of reading and pooling them."""
+    shards, training = data.shards["train"], member.training
+    assert training.steps is not None
     model = data.member_info("timed", member).build()
     start = time.perf_counter()
-    batches = list(islice(data.batches(shards, batch_size=training.batch_size), _TIMED_STEPS))
-    inputs_NH = torch.cat([pooled(model, batch) for batch in batches])
+    batches = islice(data.batches(shards, batch_size=training.batch_size), _TIMED_STEPS)
+    problem, _ = linear_problem(model, batches, lambda batch: batch.multi_hot(len(data.vocabulary)))
+    problem.loss().item()  # warms up; a GPU is waited for
     pooling = time.perf_counter() - start
-    problem = LinearProblem(model, inputs_NH, torch.cat([batch.multi_hot(classes) for batch in batches]))
-    problem.loss()  # warms up
     start = time.perf_counter()
-    problem.loss()
-    seconds = _LOSSES_PER_ITERATION * (time.perf_counter() - start)
-    times_as_many = sum(data.surveys[shard].videos for shard in shards) / len(inputs_NH)
-    assert training.steps is not None
-    return times_as_many * (seconds + pooling / training.steps)
+    for _ in range(_TIMED_STEPS):
+        problem.loss().item()
+    loss = (time.perf_counter() - start) / _TIMED_STEPS
+    times_as_many = sum(data.surveys[shard].videos for shard in shards) / problem.videos
+    return times_as_many * (_LOSSES_PER_ITERATION * loss + pooling / training.steps)
 
 
 def _endless(batches: Batches) -> Iterator[Batch]:

@@ -36,8 +36,9 @@ class TrainingConfig(BaseModel):
 
     solver: Literal["adam", "lbfgs"] = Field(
         default="adam",
-        description="`lbfgs`: a linear member (`mean` with a logistic head) from all videos at once, until its loss is "
-        "least; `steps` are then iterations, and no learning rate is needed",
+        description="`lbfgs` finds the best weights of a linear member, `mean` with a logistic head. Each step learns "
+        "from all videos, whose averages are held in memory. It needs `steps`; of the other keys, only `balance` "
+        "changes the result",
     )
     steps: int | None = Field(default=None, gt=0, description="batches, at most")
     epochs: int | None = Field(default=None, gt=0, description="passes over the training videos, at most")

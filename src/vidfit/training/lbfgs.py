@@ -11,8 +11,9 @@ Source: Liu & Nocedal 1989, "On the limited memory BFGS method for large scale o
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,8 @@ from vidfit.training.signals import Stopping
 from vidfit.training.targets import targets_of
 from vidfit.training.validation import add_to_log, validate
 
-# Steps of the past that stand for the curvature, and the changes of loss and gradient that end the iterations.
+# L-BFGS estimates the curvature from so many past steps. It ends once weights and loss change by less than the second,
+# or the gradient is below the third.
 _HISTORY, _LEAST_CHANGE, _LEAST_GRADIENT = 10, 1e-9, 1e-7
 
 
@@ -91,16 +93,37 @@ class LinearProblem:
         self._head.biases.copy_(self._biases_C - self._mean_H @ self._weights_HC)
 
 
+def linear_problem(
+    model: VideoClassifier, batches: Iterable[Batch], targets: Callable[[Batch], Tensor]
+) -> tuple[LinearProblem, Skipped]:
+    """The problem of this rank's batches and what was skipped in them. Moves the model to a GPU if there is one.
+
+    Arguments:
+        model: `mean` with a logistic head.
+        batches: at least one.
+        targets: what to learn for the videos of a batch, float32 `[B, C]`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    inputs, wanted, skipped = [], [], Skipped()
+    for batch in batches:
+        skipped += batch.skipped
+        batch = batch.to(device)
+        inputs.append(pooled(model, batch))
+        wanted.append(targets(batch))
+    return LinearProblem(model, torch.cat(inputs), torch.cat(wanted)), skipped
+
+
 def minimise(
     parameters: list[Tensor], loss: Callable[[], Tensor], steps: int, on_step: Callable[[int, Tensor], None]
 ) -> int:
-    """Iterate until the loss is least, or so many steps are made. Returns how many were made.
+    """Change the parameters until the loss is least. Returns the number of steps.
 
     Arguments:
-        parameters: to change.
+        parameters: where to start.
         loss: of these parameters; fills their gradients.
         steps: at most.
-        on_step: called with the number of steps made and the loss, once or more in each.
+        on_step: called after each loss, with the number of the step and the loss. A step computes one or more.
     """
     optimizer = torch.optim.LBFGS(
         parameters,
@@ -130,22 +153,20 @@ def solve_member(
     on_progress: Callable[[Progress], None],
     soft_targets: SoftTargets | None,
     stopping: Stopping,
-) -> None:
+) -> dict[str, Any]:
     """As `train_member`, for `solver: lbfgs`. It leaves no `last.safetensors`: a stopped one begins again.
 
     Arguments:
         stopping: holds back signals while the ranks add up.
+
+    Returns:
+        The line of the log.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = info.build().to(device)
+    model, classes = info.build(), len(info.vocabulary)
     own = train_batches.of_rank(distributed.rank(), distributed.world_size())
-    inputs, targets, skipped = [], [], Skipped()
-    for batch in in_step(own, 0):
-        skipped += batch.skipped
-        batch = batch.to(device)
-        inputs.append(pooled(model, batch))
-        targets.append(targets_of(batch, train_batches, model.classes, soft_targets)[0])
-    problem = LinearProblem(model, torch.cat(inputs), torch.cat(targets))
+    problem, skipped = linear_problem(
+        model, in_step(own, 0), lambda batch: targets_of(batch, train_batches, classes, soft_targets)[0]
+    )
     start = time.monotonic()
 
     def loss() -> Tensor:
@@ -158,10 +179,12 @@ def solve_member(
 
     assert config.steps is not None
     steps = minimise(problem.parameters, loss, config.steps, on_step)
-    least = problem.loss().item()
+    least = loss().item()
     problem.store()
     result = validate(model, validation_batches) if validation_batches else {}
     info = info.model_copy(update={"step": steps, "gap_validation": result.get("gap", -1.0)})
-    distributed.on_rank_0(lambda: save_member(directory / BEST, info, model.state_dict()))
     line = {"step": steps, "loss": least, **result, "averaged": False}
-    distributed.on_rank_0(lambda: add_to_log(directory / "log.jsonl", line))
+    with stopping.held():
+        distributed.on_rank_0(lambda: save_member(directory / BEST, info, model.state_dict()))
+        distributed.on_rank_0(lambda: add_to_log(directory / "log.jsonl", line))
+    return line

@@ -45,7 +45,7 @@ def train_member(
     """Train a member and leave `best.safetensors`, `last.safetensors` and `log.jsonl` in `directory`.
 
     It resumes from the newest checkpoint if there is one. Ctrl-C, SIGTERM or SIGHUP stops it after the current step,
-    with a checkpoint of that step.
+    with a checkpoint of that step. With `solver: lbfgs` there is no `last.safetensors`, and a stopped one begins again.
 
     Arguments:
         info: what to train; its step and GAP are the start's.
@@ -70,10 +70,11 @@ def train_member(
     """
     directory.mkdir(parents=True, exist_ok=True)
     if config.solver == "lbfgs":
-        with Stopping() as stopping:
-            solve_member(
+        with Stopping() as stopping, tracking(config.log, directory, 0) as track:
+            line = solve_member(
                 info, config, train_batches, validation_batches, directory, on_progress, soft_targets, stopping
             )
+            track(line)
         return read_info(directory / BEST)
     trainer = Trainer(info, config, train_batches, validation_batches, directory, seed, soft_targets, log)
     with Stopping() as stopping, tracking(config.log, directory, trainer.step) as track:
