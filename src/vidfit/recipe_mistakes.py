@@ -6,6 +6,8 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from vidfit.sizes import count_of
+
 # Keys of the last release, by the mapping they are in.
 _RENAMED = {
     "training.decay": "lr_decay",
@@ -32,7 +34,7 @@ def describe(error: ValidationError, document: dict[str, Any], recipe: type[Base
     # Where a value may have several forms, the form that it came furthest in tells best what is wrong with it.
     place, problem = max((it for it in problems if it[0][: len(first)] == first), key=lambda it: len(it[0]))
     others = {place for place, _ in problems if place[: len(first)] != first}
-    where, more = ".".join(place), f" (and {len(others)} more mistakes)" if others else ""
+    where, more = ".".join(place), f" (and {count_of(len(others), 'more mistake')})" if others else ""
     if new_name := _RENAMED.get(".".join(place[-2:])):
         return f"{where} was renamed: write {new_name}{more}"
     if problem["type"] == "extra_forbidden":

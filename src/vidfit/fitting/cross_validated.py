@@ -111,16 +111,12 @@ class CrossValidated:
         return sum(self._seconds.values())
 
     def final_recipe(self, clock: Clock) -> Recipe:
-        """The chosen members with their weights, on all videos, each from several initial weights if there is time.
-
-        Members that are solved exactly are trained once.
-        """
+        """The chosen members with their weights, on all videos, each from several initial weights if there is time."""
         chosen, _ = self.choose(self._state.members)
         if not chosen:
             least = format_size(self._task.common_bytes + min(self._bytes.values()))
             raise BudgetError(f"--budget: no member fits; the smallest file takes {least}")
-        seeds = dict.fromkeys(chosen, self._seeds(list(chosen), clock))
-        seeds |= {name: 1 for name in chosen if is_solved(self._state.members[name])}
+        seeds = self._seeds(list(chosen), clock)
         names = {
             name if seed == 1 else f"{name}-seed-{seed}": name for name in chosen for seed in range(1, seeds[name] + 1)
         }
@@ -187,18 +183,26 @@ class CrossValidated:
     def _folder(self, part: int) -> Path:
         return self._task.directory / "folds" / str(part)
 
-    def _seeds(self, chosen: list[str], clock: Clock) -> int:
+    def _seeds(self, chosen: list[str], clock: Clock) -> dict[str, int]:
         """From how many initial weights each member is trained on all videos, as bytes and time allow.
 
-        Their average errs less than one of them; with few videos, initial weights matter much.
+        Their average errs less than one of them; with few videos, initial weights matter much. A member that is solved
+        exactly is trained once.
         """
+        again = {name: not is_solved(self._state.members[name]) for name in chosen}
         key, seeds = " ".join(chosen), self._state.seeds
         if key not in seeds:  # a second call has less time, and must find the same
-            takes = _WITH_PACKING * sum(self._seconds[name] for name in chosen)
-            room = self._task.room // sum(self._bytes[name] for name in chosen)
-            seeds[key] = max(1, min(_MOST_SEEDS, room, int(clock.left / max(takes, 1e-3))))
+            room, time_left, size, takes = self._task.room, clock.left, 0, 0.0
+            for name in chosen:
+                seconds = _WITH_PACKING * self._seconds[name]
+                if again[name]:
+                    size, takes = size + self._bytes[name], takes + seconds
+                else:
+                    room, time_left = room - self._bytes[name], time_left - seconds
+            possible = min(room // max(size, 1), int(time_left / max(takes, 1e-3)))
+            seeds[key] = max(1, min(_MOST_SEEDS, possible))
             self._state.save()
-        return seeds[key]
+        return {name: seeds[key] if again[name] else 1 for name in chosen}
 
     def _decisions(self, weights: dict[str, float]) -> dict[str, Any]:
         """Odds and thresholds of the file, chosen by what members say of videos that they have not seen."""
