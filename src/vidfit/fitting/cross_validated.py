@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from vidfit.errors import BudgetError
+from vidfit.evaluation.decisions import Decisions
 from vidfit.evaluation.metrics import multi_hot
-from vidfit.evaluation.thresholds import LEVELS, Counts, LevelCounts
+from vidfit.evaluation.thresholds import LEVELS, LevelCounts
 from vidfit.evaluation.thresholds import choose as choose_levels
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
@@ -30,6 +31,8 @@ from vidfit.training.checkpoint import BEST
 from vidfit.training.validation import predict
 
 THRESHOLDS = "thresholds.csv"
+# At the thresholds, on videos that members had not seen.
+_MEASURED = ("precision", "recall")
 # After so many parts, a member that adds nothing to the best average of these parts is given up.
 _PARTS_TO_PROVE = 2
 _MOST_SEEDS = 5
@@ -189,20 +192,17 @@ class CrossValidated:
         Their average errs less than one of them; with few videos, initial weights matter much. A member that is solved
         exactly is trained once.
         """
-        again = {name: not is_solved(self._state.members[name]) for name in chosen}
         key, seeds = " ".join(chosen), self._state.seeds
+        again = [name for name in chosen if not is_solved(self._state.members[name])]
         if key not in seeds:  # a second call has less time, and must find the same
-            room, time_left, size, takes = self._task.room, clock.left, 0, 0.0
-            for name in chosen:
-                seconds = _WITH_PACKING * self._seconds[name]
-                if again[name]:
-                    size, takes = size + self._bytes[name], takes + seconds
-                else:
-                    room, time_left = room - self._bytes[name], time_left - seconds
-            possible = min(room // max(size, 1), int(time_left / max(takes, 1e-3)))
-            seeds[key] = max(1, min(_MOST_SEEDS, possible))
+            once = [name for name in chosen if name not in again]
+            time_left = clock.left - _WITH_PACKING * sum(self._seconds[name] for name in once)
+            takes = _WITH_PACKING * sum(self._seconds[name] for name in again)
+            room = self._task.room - sum(self._bytes[name] for name in once)
+            copies = room // max(sum(self._bytes[name] for name in again), 1)
+            seeds[key] = max(1, min(_MOST_SEEDS, copies, int(time_left / max(takes, 1e-3))))
             self._state.save()
-        return {name: seeds[key] if again[name] else 1 for name in chosen}
+        return {name: seeds[key] if name in again else 1 for name in chosen}
 
     def _decisions(self, weights: dict[str, float]) -> dict[str, Any]:
         """Odds and thresholds of the file, chosen by what members say of videos that they have not seen."""
@@ -210,28 +210,21 @@ class CrossValidated:
         labels_VC = np.concatenate(self._labels[:parts])
         blend_VC = sum(weight * np.concatenate(self._kept[name][:parts]) for name, weight in weights.items())
         odds = odds_factor(np.asarray(blend_VC), labels_VC)
+        seen = scale_odds(np.asarray(blend_VC), odds), np.nonzero(labels_VC)[1], labels_VC.sum(axis=1)
         counts = LevelCounts(labels_VC.shape[1])
-        counts.update(scale_odds(np.asarray(blend_VC), odds), np.nonzero(labels_VC)[1], labels_VC.sum(axis=1))
+        counts.update(*seen)
+        decisions = Decisions(LEVELS[choose_levels(counts.result(), self._task.precision)])
+        decisions.update(*seen)
+        rows = [
+            (name, f"{it['threshold']:.6f}", *("" if it[key] is None else f"{it[key]:.4f}" for key in _MEASURED))
+            for name, it in zip(self._task.data.vocabulary.names, decisions.labels(), strict=True)
+        ]
         path = self._task.directory / THRESHOLDS
-        self._state.decisions = self._write_thresholds(path, counts.result())
+        write_table(path, ("label", "threshold", *_MEASURED), rows)
+        result = decisions.result()
+        self._state.decisions = {key: result[f"micro_{key}"] for key in _MEASURED}
         self._state.save()  # the report reads it
         return {"thresholds": str(path.resolve()), "odds": odds}
-
-    def _write_thresholds(self, path: Path, counts: Counts) -> dict[str, float]:
-        """Write each label's threshold, and what it gives on videos not seen. Returns that of all labels together."""
-        levels_C = choose_levels(counts, self._task.precision)
-        every = np.arange(len(levels_C))
-        right_C, wrong_C = counts.right_CL[every, levels_C], counts.wrong_CL[every, levels_C]
-        given_C, positives_C = right_C + wrong_C, counts.positives_C
-        with np.errstate(invalid="ignore"):  # of a label that is never given, or that no video has
-            columns = LEVELS[levels_C], right_C / given_C, right_C / positives_C
-        rows = [
-            (name, f"{threshold:.6f}", *("" if np.isnan(it) else f"{it:.4f}" for it in figures))
-            for name, threshold, *figures in zip(self._task.data.vocabulary.names, *columns, strict=True)
-        ]
-        write_table(path, ("label", "threshold", "precision", "recall"), rows)
-        right, given = float(right_C.sum()), float(given_C.sum())
-        return {"precision": right / max(given, 1), "recall": right / max(float(positives_C.sum()), 1)}
 
 
 def _labels(shards: Sequence[Path], classes: int) -> np.ndarray:
