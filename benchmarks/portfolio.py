@@ -8,7 +8,6 @@ average of the members so far, and `of` is how many it has. The videos that meas
 it is a little high. Give training shards only.
 """
 
-import csv
 import dataclasses
 import tempfile
 from collections import Counter
@@ -23,6 +22,7 @@ from table import options, publish
 from vidfit.features.example import write_shard
 from vidfit.features.shards import expand_shards, infer_spec, read_videos
 from vidfit.features.spec import Video, Vocabulary
+from vidfit.files import write_table
 from vidfit.fitting.choice import choose
 from vidfit.fitting.fit import most_frames
 from vidfit.fitting.portfolio import Traits, portfolio
@@ -59,10 +59,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocabulary.csv"
-        with vocabulary.open("w", newline="") as file:
-            csv.writer(file).writerows([("Index", "Name"), *enumerate(names)])
+        write_table(vocabulary, ("Index", "Name"), enumerate(names))
+        drawn = [videos[place] for place in np.random.default_rng(0).permutation(len(videos))]
         for count in arguments.videos or [500]:
-            drawn = [videos[place] for place in np.random.default_rng(0).permutation(len(videos))]
             train, held_out = drawn[:count], drawn[count : count + HELD_OUT]
             rows += measured(train, held_out, vocabulary, arguments.members, Path(folder) / str(count))
     publish("Members of the portfolio on videos not seen", rows, arguments.json)
