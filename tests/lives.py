@@ -65,6 +65,12 @@ def lives() -> Iterator[Lives]:
         process.kill()
 
 
+def children(process: int) -> list[int]:
+    """The processes that a process has started."""
+    tasks = Path(f"/proc/{process}/task")
+    return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+
+
 def _is_over(process: int) -> bool:
     """Whether it waits for its exit code to be asked for."""
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import vidfit as library
 from tests.conftest import Call
 from tests.export.members import arrays
+from tests.lives import children
 from tests.serving.conftest import TOKEN, Running, running
 from tests.videos.making import RED, by_second, frames_at, write
 from vidfit.inference.label_files import to_object
@@ -228,11 +229,6 @@ def test_a_long_video_is_refused(server: Running, tmp_path: Path):
 def test_an_unknown_model_or_path_is_one_line(server: Running, path: str, status: int):
     answer = server.client.post(path, content=b"x")
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
-
-
-def children(process: int) -> list[int]:
-    tasks = Path(f"/proc/{process}/task")
-    return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
 
 
 def labelling_process(server: Running) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.lives import children
 from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, small_model, tone, write
 from vidfit.errors import OutputError
 from vidfit.features.shards import read_videos
@@ -203,7 +204,9 @@ def test_a_killed_call_is_resumed_to_the_same_bytes(killed, torchrun, features, 
     process = subprocess.Popen([sys.executable, *killed, *map(str, command)], stdout=subprocess.PIPE)
     while not list((output / "embeddings").glob("*.npz")) and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    # Ranks outlive the torchrun that started them: left alone, they would finish.
+    for killed_process in [*children(process.pid), process.pid]:
+        os.kill(killed_process, signal.SIGKILL)
     process.communicate(timeout=60)  # ranks and workers write to the same pipe: it closes when they have ended
     again = subprocess.run([sys.executable, *torchrun, *map(str, command)], capture_output=True, text=True)
     # torchrun has an exit code of its own where a rank has one.
