@@ -53,7 +53,7 @@ def assert_equal_batches(found: Batches, expected: Batches) -> None:
 
 
 def test_a_file_is_arrow_that_others_read(files: list[Path]):
-    """The layout of docs/reference/file-formats.md, by pyarrow alone."""
+    """The columns of `columns_of`, by pyarrow alone."""
     with pa.memory_map(str(files[0])) as source:
         table = pa.ipc.open_file(source).read_all()
     assert [f"{field.name}: {field.type}" for field in table.schema] == [

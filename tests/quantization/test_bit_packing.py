@@ -1,4 +1,4 @@
-"""Packed levels: what goes in comes out, in the bytes and places of docs/reference/file-formats.md."""
+"""Packed levels: what goes in comes out, in the bytes and places that the docstring of `bit_packing.py` says."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,6 @@
-"""Pictures, sound and spectra are those of the reference vectors in docs/reference/file-formats.md."""
+"""Pictures, sound and spectra are those of the reference vectors in docs/reference/reference-vectors.json."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,7 @@ from vidfit.videos.sound import SoundWindows, log_mel
 
 av = pytest.importorskip("av")
 
-PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "file-formats.md").read_text(encoding="utf-8")
-VECTORS = json.loads(re.findall(r"```json\n(\{\n  \"picture\".*?)```", PAGE, re.DOTALL)[0])
+VECTORS = json.loads((Path(__file__).parents[2] / "docs/reference/reference-vectors.json").read_text(encoding="utf-8"))
 
 
 def test_a_frame_becomes_the_pixels_of_the_page():

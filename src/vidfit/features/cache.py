@@ -1,16 +1,15 @@
-"""A cache: the videos of shards in files that are mapped into memory and read in any order, without parsing.
+"""A cache: the videos of shards in files that are mapped into memory. They are read in any order, without parsing.
 
-A folder holds one Arrow IPC file a shard, uncompressed, and `cache.json`, which says what each was made from
-(docs/reference/file-formats.md). Frames lie in a file as in memory, so a video is a view of the page cache, which all
-ranks and workers of a machine share. A file is a cache's only with the bytes and records that `cache.json` tells. Every
-record has a CRC32C of its own, compared when it is first read from an open file. Afterwards the file's size and time of
-change are looked at instead, at each read: whoever writes to a file that is in use ends the reading. A damaged record
-can be passed over. Damage to a file's structure cannot, for it would hide how much is lost; but a cache can be made
-again.
+A folder holds one uncompressed Arrow IPC file per shard, with the columns of `columns_of`. `cache.json` says which
+shard each was made from. Frames lie in a file as in memory. So a video is a view of the page cache, which all ranks and
+workers of a machine share. A file must have the bytes and records that `cache.json` names.
 
-Traded away: as much room again as the shards have. What a disk loses later than a record's first reading, without a
-word, is not noticed before the next process. A mapped file that is cut short in the very moment of a read ends the
-process.
+Each record has its own CRC32C, compared when the record is first read from an open file. Later reads only compare the
+file's size and time of change: if someone writes to a file in use, reading ends with an error. A damaged record can be
+skipped. Damage to a file's structure cannot, because it would hide how much is lost. A cache can always be made again.
+
+Traded away: as much room again as the shards have. If a disk loses data after a record's first reading, this process
+does not notice. If a mapped file is cut short in the very moment of a read, the process ends.
 
 Source: the Arrow IPC file format, https://arrow.apache.org/docs/format/Columnar.html
 """
