@@ -1,8 +1,7 @@
-"""A checksum inside the file that it is of: CRC32C of all bytes but its own eight digits, which stand in the metadata.
+"""A file's own checksum: CRC32C of all bytes but its eight digits, which are in the metadata.
 
-It tells a file that was damaged or edited from the one that was written; it is no signature, as whoever edits a file
-can compute it anew. CRC32C because files of gigabytes are read at every load and written at every checkpoint: 1 GB
-takes 0.2 s, SHA-256 would take over 1 s.
+It finds files that were damaged or edited. It is no signature: an attacker can compute it anew. Why CRC32C: every load
+and every checkpoint computes it, and 1 GB takes 0.2 s. SHA-256 would take over 1 s.
 """
 
 import mmap

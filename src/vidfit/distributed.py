@@ -1,15 +1,16 @@
 """Several processes that work as one: what `torchrun` starts, each with a rank, on one machine or on many.
 
-Rank 0 leads. It alone runs the command: it reads the recipe, keeps the run folder, prints. The others follow: they wait
-for a *job*, a function that all ranks call together with the same arguments, and then for the next. Outside a job every
-process is alone, rank 0 of 1, as it is without torchrun; so only what jobs consist of (training, and what goes over
-many shards) has to know that there are ranks, and all else is written as if there were none.
+Rank 0 leads. It alone runs the command: it reads the recipe, keeps the run folder, prints. The others follow. They wait
+for a *job*, a function that all ranks call together with the same arguments, and then for the next.
 
-Ranks find each other by the variables that torchrun sets. They talk by gloo from CPU to CPU and by NCCL from GPU to
-GPU; the GPU of a rank is the one of its number on its machine. Jobs and their arguments travel as pickles between
-processes of one user. All ranks read the same paths, so several machines need a file system in common.
+Outside a job, every process is rank 0 of 1, as without torchrun. So only code inside jobs knows of ranks: training, and
+what reads many shards.
 
-PyTorch is imported only where ranks talk, for a single process should not wait for it.
+Ranks find each other by the variables that torchrun sets. They talk by gloo between CPUs and by NCCL between GPUs. Rank
+n of a machine has its GPU n. Jobs and their arguments travel as pickles between processes of one user. All ranks read
+the same paths, so several machines need a shared file system.
+
+PyTorch is imported only where ranks talk, because a single process should not wait for it.
 
 Traded away: while rank 0 does alone what cannot be divided (quantising, the search, packing), the others idle.
 """
@@ -43,8 +44,8 @@ def run(command: Callable[[], None]) -> None:
     Raises:
         VidfitError: there are more processes than GPUs on a machine.
         ConnectionError: a rank was killed.
-        whatever the command or a job raises: on the first rank that fails. The others leave without a word, as what
-            befalls them follows from it.
+        whatever the command or a job raises: on the first rank that fails. The others leave silently, because their
+            errors only follow from that one.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's, which may be killed
         end_with_parent()
@@ -178,7 +179,7 @@ def all_sum(number: int) -> int:
 
 
 def all_reduce_(tensors: "Iterable[torch.Tensor]") -> None:
-    """Replace each tensor by its sum over the ranks, the same to the bit on all of them."""
+    """Replace each tensor by its sum over the ranks. The sums are equal bit for bit on all ranks."""
     if world_size() > 1:
         import torch.distributed as dist
 
@@ -216,8 +217,8 @@ def _join(store: Any, rank: int, ranks: int) -> None:
 def _leave() -> None:
     """End the group and its threads, also after a failure.
 
-    A thread of gloo that is left can abort the process at exit. It needs the GIL to free the last tensor that it sent;
-    a Python that is exiting ends it instead, inside a C++ destructor, and C++ answers with `std::terminate`
+    A thread of gloo that is left can abort the process at exit. It needs the GIL to free the last tensor that it sent.
+    But a Python that is exiting ends the thread inside a C++ destructor, and C++ then calls `std::terminate`
     (https://github.com/pytorch/pytorch/issues/190489).
     """
     global _ranks

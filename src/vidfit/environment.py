@@ -10,8 +10,8 @@ DEFAULTS: Final = {
     # Huge pages for large tensors: page faults on a 1.1 GB gradient took a third of NetVLAD's training step.
     "THP_MEM_ALLOC_ENABLE": "1",
     # Threads of PyTorch's libgomp wait for each other in a loop, 300,000 times round by default. Two trainings on the
-    # same cores then wait for a thread that has no core: each falls to 21% of its speed, with 1,000 to 69%. One
-    # training alone loses nothing that can be measured (benchmarks/side_by_side.py).
+    # same cores then wait for a thread that has no core: each falls to 21% of its speed. With 1,000 rounds it is 69%.
+    # One training alone loses nothing that can be measured (benchmarks/side_by_side.py).
     "GOMP_SPINCOUNT": "1000",
 }
 

@@ -1,8 +1,8 @@
-"""What can go wrong through no fault of vidfit's own: every error a user can meet.
+"""Every error that a user can meet and mend.
 
     VidfitError
     ├── DataError           a shard, record, field or vocabulary is not what it should be
-    │   ├── CorruptRecordError (features/tfrecord.py)   a damaged record; --skip-corrupt passes over it
+    │   ├── CorruptRecordError (features/tfrecord.py)   a damaged record; --skip-corrupt skips it
     │   └── NoRecordsError (features/loader.py)   shards without a single sound record
     ├── RecipeError         a recipe has an unknown key, a wrong value or a missing file
     │   └── DivergedError (training/trainer.py)   the loss is no longer a number

@@ -22,8 +22,8 @@ from vidfit.recipe import Recipe
 from vidfit.run_data import RunData
 from vidfit.stages import digest
 
-# Keys of a member that are no part of its lineage: checkpointing, on_nan and log change nothing in a training that
-# goes well, and files count by their content.
+# Keys of a member that are no part of its lineage. Checkpointing, on_nan and log change nothing in a training that goes
+# well. Files count by their content.
 _NOT_IN_LINEAGE: Final[Any] = {
     "training": {"checkpoint_minutes": True, "on_nan": True, "log": True, "start": True, "segments": {"table": True}}
 }

@@ -107,7 +107,7 @@ def print_table(rows: Sequence[Sequence[str]], words: Set[str]) -> None:
     """Columns two spaces apart, numbers to the right. Columns without values are left out.
 
     Arguments:
-        rows: headings first. `-` stands for a missing value.
+        rows: headings first. `-` means a missing value.
         words: headings of the columns that stand to the left.
     """
     columns: list[list[str]] = []

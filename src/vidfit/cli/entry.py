@@ -51,7 +51,7 @@ def main() -> None:
         name = error.filename or (_STDOUT if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None)
         _stop(1, f"{name}: {error.strerror}" if name else reason(error))
     except (MemoryError, RuntimeError) as error:
-        # PyTorch and ONNX Runtime have exceptions of their own for it, and only their words in common.
+        # PyTorch and ONNX Runtime raise exceptions of their own types. Only the message tells that memory ran out.
         if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
             raise
         _stop(1, f"out of memory; take smaller batches or a smaller model ({reason(error)})")

@@ -104,7 +104,7 @@ def frontier(
     """Measure GAP over bytes on the eval shards, from the smallest file to the unconstrained ensemble.
 
     Every point is a file that is written, read again and measured. Writes RUN/frontier.json and RUN/frontier.csv, and
-    plots the curve in RUN/report.html beside those of simpler ways to save bytes.
+    plots the curve in RUN/report.html with those of simpler ways to save bytes.
     """
     from vidfit.report.page import write_report
     from vidfit.search.frontier import measure_frontier

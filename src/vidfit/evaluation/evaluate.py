@@ -1,7 +1,7 @@
 """Any predictor over labelled shards: the figures of a model, a member or an ensemble.
 
-Each shard is measured by itself and the measures are merged in the order of the shards. So ranks can take shards of
-their own, and come to the same figures, to the bit, as one process.
+Each shard is measured alone, and the measures are merged in the order of the shards. So several ranks, each with its
+own shards, get the same figures as one process, bit for bit.
 """
 
 import time

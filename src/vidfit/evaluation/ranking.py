@@ -1,7 +1,7 @@
 """The best K segments of each class, of a stream of any length.
 
-Memory is 8 bytes per kept segment and class, and 4 more for segments that were not sorted yet, a quarter of K at most:
-0.9 GB for K = 100,000 and 1,000 classes.
+Memory is 8 bytes per kept segment and class, and 4 more per segment that is not sorted yet (at most a quarter of K).
+For K = 100,000 and 1,000 classes that is 0.9 GB.
 
 Shapes: S segments, C classes.
 """

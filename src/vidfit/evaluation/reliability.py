@@ -1,7 +1,7 @@
 """Whether probabilities mean what they say: of all that a model gives 0.3, three in ten should be true.
 
-Every (video, class) pair counts, in bins by its probability; batches go in and the figures so far come out, in memory
-that does not grow. With hundreds of classes nearly all probabilities are tiny, so the bins are narrower near zero.
+Every (video, class) pair counts, in bins by its probability. You add batches, and can read the figures at any time.
+Memory does not grow. With hundreds of classes nearly all probabilities are tiny, so the bins are narrower near zero.
 """
 
 from typing import Final

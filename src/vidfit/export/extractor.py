@@ -122,7 +122,7 @@ def _of_pictures(carried: CarriedExtractor, images: Value, steps_1: Value) -> Va
     """uint8 `[S, K]`; absent throughout where there is no picture."""
     graph, size = images.graph, carried.backbone("rgb").size
     seen_1 = images.sizes(0, 1)
-    # Without pictures, a blank one stands for all: models do not take none.
+    # Without pictures, use a blank one: models do not take an empty batch.
     blanks_1 = (seen_1 < graph.integers(1)).cast(np.int64)
     shape_4 = graph.concat([blanks_1, graph.integers(size, size, 3)], axis=0)
     blanks = graph.add("Expand", np.zeros((1, 1, 1, 1), np.uint8), shape_4)

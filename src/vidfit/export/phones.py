@@ -26,9 +26,9 @@ OPERATORS: Final = "operators.config"
 def write_for_phones(source: Path, folder: Path) -> None:
     """Write `model.ort`, `operators.config`, and `vidfit.json` with labels and settings.
 
-    A file that carries its extractor becomes the parts `pictures`, `sounds` and `model` (see `parts.py`), for a phone
-    has no memory for all pictures at once. Each is there as `.onnx` too, which is smaller: `.ort` holds weights
-    expanded.
+    A file that carries its extractor becomes the parts `pictures`, `sounds` and `model` (see `parts.py`), because a
+    phone has no memory for all pictures at once. Each part is also written as `.onnx`. That is smaller: `.ort` holds
+    weights expanded.
 
     Arguments:
         source: the packed `.onnx` file.

@@ -62,8 +62,8 @@ class Slots:
     def sum(self, values_BTK: Value) -> Value:
         """Float32 `[B, K]`.
 
-        Two equal rows are multiplied and one is dropped. ONNX Runtime adds up a plain sum in an order that depends on
-        the number of videos, and a product with one row in an order that depends on the padding.
+        Two equal rows are multiplied and one is dropped. This fixes the order of the sum. In ONNX Runtime, the order of
+        a plain sum depends on the number of videos, and that of a product with one row on the padding.
         """
         return (self._two_rows_B2T @ values_BTK).pick(1, 0)
 

@@ -1,8 +1,8 @@
 """Memory that batches take turns in: fresh pages cost half of what it costs to fill them (benchmarks/LOG.md).
 
-What `Memory` lends is an array like any other, and nobody gives it back. When the last array, view or tensor on it is
-gone, which Python's counting of references tells at once, the memory is kept for the next that asks. So what somebody
-still holds is never written to.
+What `Memory` lends is an array like any other, and nobody gives it back. Python counts references. So when the last
+array, view or tensor on the memory is gone, the next caller can have it. Memory that somebody still holds is never
+written to.
 """
 
 from collections import defaultdict, deque

@@ -134,7 +134,7 @@ def open_cached(path: Path, spec: FeatureSpec | None = None, classes: int | None
     """A file of a cache.
 
     Arguments:
-        path: the file; the index lies beside it.
+        path: the file. The index is in the same folder.
         spec: modalities to take; None takes all.
         classes: labels must lie below; None does not check them.
 
@@ -269,7 +269,7 @@ class CacheFiles:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    """Size and time of change: whoever writes to a file changes one of them."""
+    """Size and time of change: writing to a file changes one of them."""
     state = os.stat(path)
     return state.st_size, state.st_mtime_ns
 

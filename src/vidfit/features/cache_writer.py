@@ -1,6 +1,6 @@
 """Making a cache: each shard is read once and written as a file of its own, which is read again before it counts.
 
-A call that was stopped leaves whole files and an index that says which are missing; the next call goes on from there.
+A call that was stopped leaves whole files, and an index that says which are missing. The next call resumes there.
 """
 
 import json
@@ -50,8 +50,8 @@ def write_cache(
 ) -> tuple[CacheIndex, int]:
     """Adds shards to a cache; those that are in it are compared with their files instead.
 
-    A file appears under its name once it is complete and each of its records has been read again. A call that was
-    stopped is gone on with by the next one.
+    A file appears under its name once it is complete and each of its records has been read again. The next call
+    resumes one that was stopped.
 
     Arguments:
         shards: TFRecord files, no two of the same name.

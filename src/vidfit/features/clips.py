@@ -1,7 +1,7 @@
 """A rated segment as a video of its own: its frames and some around them, and the labels that hold in it.
 
-So training, sampling and validation on rated segments need nothing of their own, but that labels which nobody rated
-weigh nothing (`Batch.ratings`).
+So training, sampling and validation work on rated segments as on videos. The one difference: labels that nobody rated
+have weight 0 (`Batch.ratings`).
 """
 
 import math

@@ -1,10 +1,12 @@
 """Frames of a SequenceExample straight from its bytes, where they lie as every common writer lays them.
 
-A frame-level record keeps one bytes value a frame, wrapped in three messages: `0A n 0A n 0A n` and the bytes, the
-lengths n as varints. Where all frames of a list are equally long these headers are equal, too, so the list is a matrix
-`[T, header + D]` whose first columns say in each row what they say in the first. One comparison checks that, and the
-other columns are the frames, without a copy. Nothing but this one layout is read here: whatever else protobuf allows
-(other fields, another order, longer varints, a list in two parts) is left to its own parser, as are all errors.
+A frame-level record keeps one bytes value per frame, wrapped in three messages: `0A n 0A n 0A n` and the bytes. The
+lengths n are varints. If all frames of a list are equally long, their headers are equal too. So the list is a matrix
+`[T, header + D]` with the same header in every row. One comparison checks that. The other columns are the frames,
+without a copy.
+
+Only this layout is read here. Protobuf allows more: other fields, another order, longer varints, a list in two parts.
+Its own parser reads these, and reports all errors.
 
 Source: https://protobuf.dev/programming-guides/encoding
 """
@@ -27,9 +29,9 @@ def regular_frames(data: bytes) -> tuple[bytes, dict[str, np.ndarray]] | None:
         data: a serialised SequenceExample.
 
     Returns:
-        The record without its feature lists, still to be parsed by protobuf; and name -> `[T, D]` uint8, read-only in
-        the record's own memory, T and D at least 1. None where the layout is another: protobuf has to parse the whole,
-        and may find a sound record.
+        The record without its feature lists, which protobuf still has to parse, and name -> `[T, D]` uint8. These
+        arrays are read-only views of the record; T and D are at least 1. None if the layout is another one: protobuf
+        then has to parse all of it, and may find a sound record.
     """
     try:
         _, context_end = _field(data, 0, _CONTEXT)

@@ -1,20 +1,21 @@
 """Shards to ragged batches: shuffled, seeded, split over ranks and workers without a record lost or repeated.
 
-Shuffling takes the shards in random order and draws from a buffer of videos; where neighbouring records of a shard
-resemble each other, the buffer has to be large. Of a cache it is a permutation of all videos, and needs none; so an
-epoch can be begun at any batch. Memory holds the buffer and a few batches, whatever the number of shards. Rare labels
-can be read more often and frequent ones less (`copies`).
+TFRecord files are shuffled in two ways: shards come in random order, and videos are drawn from a buffer. If
+neighbouring records of a shard are alike, the buffer must be large. A cache needs no buffer: its order is a permutation
+of all videos, so an epoch can start at any batch. Memory holds the buffer and a few batches, for any number of shards.
+Rare labels can be read more often, and frequent ones less (`copies`).
 
-Workers are threads, each with batches of its own, so an epoch may end in one smaller batch a worker. Reading, copying
-and NumPy let others compute meanwhile, and nothing travels between processes: through their shared memory a batch costs
-three times what it costs to read (benchmarks/LOG.md). What Python does for a record, and its checksum, is one
-thread's at a time, so all workers together read about 10,000 records of 300 frames a second at most.
+Workers are threads. Each makes its own batches, so an epoch may end in one smaller batch per worker. Reading, copying
+and NumPy let other threads compute. Processes would have to share memory, and a batch would cost three times as much
+(benchmarks/LOG.md). Checksums and Python code run in one thread at a time. So all workers together read at most about
+10,000 records of 300 frames per second.
 
-Several ranks read as so many times the workers would (`of_rank`): the ranks' n-th batches together are the n-th of the
-whole, and a rank may have fewer of them. Of a cache, whose records can be had in any order, the whole then is the same
-with any number of ranks: they take turns in it. Of TFRecord files each worker of each rank reads some from end to end,
-because a file read whole is read ahead of time by disk and network, and parts of many files are not. The price is that
-another number of ranks, as of workers, is another order of the videos; it is as random.
+Several ranks read like that many times the workers (`of_rank`). The n-th batches of all ranks together are the n-th
+batch of the whole; a rank may have fewer of them.
+
+- Records of a cache can be read in any order. Ranks take turns in it, so the whole is the same for any number of ranks.
+- TFRecord files are read from end to end, each by one worker of one rank, because disks and networks read ahead only
+  then. So another number of ranks or workers gives another order of the videos, which is just as random.
 
 Legend: C classes.
 """
@@ -85,10 +86,10 @@ class Batches:
             where there is CUDA.
         skip_corrupt: skip damaged records, counted in `Batch.skipped`, instead of raising.
         labelled_only: leave out videos without a label, counted there too.
-        copies: float32 `[C]`, how often an epoch has a video, by label (see `balanced_copies`); None is once for every
-            video. Of a video's labels the largest number r counts, 1 where it has none: it comes `floor(r)` times, and
-            once more with probability `r - floor(r)`, which is drawn anew each epoch and fixed as the order is.
-        clips: read the clips of rated segments in place of videos. Clips without a label that holds count too.
+        copies: float32 `[C]`, how often an epoch has a video, by label (see `balanced_copies`). None is once for every
+            video. With r the largest number of the video's labels (1 without labels), it comes `floor(r)` times. With
+            probability `r - floor(r)` it comes once more. This is drawn anew each epoch, and as fixed as the order.
+        clips: read the clips of rated segments instead of videos. Clips without a label that holds count too.
     """
 
     def __init__(
@@ -135,13 +136,14 @@ class Batches:
         """The batches of one epoch: every record exactly once, or as often as `copies` says.
 
         Arguments:
-            start: how many to leave out at the beginning. They are read past; of a shuffled cache without `copies` they
-                are not read at all, unless a record was skipped among them.
+            start: how many to leave out at the beginning. They are read and dropped. In a shuffled cache without
+                `copies`, they are not even read, unless a record was skipped among them.
             skipped: what was left out in these, on any rank.
 
         Raises:
-            DataError: a record is damaged (unless `skip_corrupt`) or does not fit `spec` or `classes`, there is no
-                sound record at all (NoRecordsError), or a shard is gone or has changed since these batches were made.
+            DataError: a record is damaged (unless `skip_corrupt`) or does not fit `spec` or `classes`. Or a shard is
+                gone or has changed since these batches were made.
+            NoRecordsError: there is no sound record at all.
         """
         first = start if self.direct and not skipped else 0
         return islice(self._batches(number, first), start - first, None)
@@ -167,9 +169,9 @@ class Batches:
         yield held
 
     def shard_by_shard(self, shards: Sequence[Path]) -> "Iterator[Batch | Skipped]":
-        """Of some of the shards in turn: the batches, and then what was left out in that shard.
+        """For each of some shards: its batches, and then what was left out in it.
 
-        In their own order and read in this thread, so that a shard's batches are the same whoever reads it.
+        They come in their own order and are read in this thread. So a shard's batches are the same on every rank.
         """
         for shard in shards:
             skipped = Skipped()
@@ -179,7 +181,7 @@ class Batches:
                 for batch in one:
                     yield batch
                     skipped += batch.skipped
-            except NoRecordsError as error:  # beside others such a shard is fine
+            except NoRecordsError as error:  # among others such a shard is fine
                 skipped = error.skipped
             yield skipped
 

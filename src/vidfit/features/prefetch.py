@@ -1,7 +1,7 @@
 """Reading while something else computes: threads draw what comes next.
 
-ONNX Runtime and PyTorch let other threads run while they compute, and so do reading and copying: one thread is enough
-to keep a CPU busy with predicting, and the workers of `Batches` are several.
+ONNX Runtime and PyTorch let other threads run while they compute. So do reading and copying. One thread is enough to
+keep a CPU busy with predicting. Training reads with the workers of `Batches`.
 """
 
 from collections import deque

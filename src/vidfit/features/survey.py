@@ -1,11 +1,12 @@
 """What each shard holds, in a few numbers that are read once and kept: its checksum, its videos, its labels.
 
 A run records which shards a stage was done from. Names and sizes do not tell: a label corrected in place changes
-neither. So a shard goes by the SHA-256 of its content. Reading all shards for that takes a while, so what was found is
-kept for the next call, in one JSON file per folder of shards, under `$XDG_CACHE_HOME/vidfit/shards` (by default
-`~/.cache/vidfit/shards`). It holds as long as the shard's size, inode and times of change do. Where that folder cannot
-be written, every call reads again. Processes may share it: each file is replaced whole, and what one process loses to
-another is read again.
+neither. So a shard counts by the SHA-256 of its content.
+
+Reading all shards takes a while, so the next call uses what this one found. It is kept in one JSON file per folder of
+shards, under `$XDG_CACHE_HOME/vidfit/shards` (by default `~/.cache/vidfit/shards`). It is valid while the shard's size,
+inode and times of change stay the same. If that folder cannot be written, every call reads again. Processes may share
+it: each file is replaced whole, and if one process overwrites what another found, that is read again.
 
 A file of a cache is not read whole. Its checksum is that of its records' checksums, which cover all their content.
 """
@@ -217,7 +218,7 @@ def _load(folder: Path) -> dict[str, _Kept]:
 
 
 def _save(folder: Path, new: Mapping[str, _Kept]) -> None:
-    """Keep them beside what is there of files that still exist."""
+    """Add them to what is known of files that still exist."""
     kept = {name: kept for name, kept in _load(folder).items() if (folder / name).exists()} | dict(new)
     with suppress(OutputError, OSError, RuntimeError):
         file = _file(folder)

@@ -3,8 +3,8 @@
 A record is `length (u64) | masked CRC32C of length | data | masked CRC32C of data`, little endian. A file is streamed
 record by record, so memory holds one record whatever the file's size. The length is trusted only after its CRC and the
 file's size agree with it, so a damaged header never allocates anything. A record with damaged data can be skipped. A
-damaged length hides where the next record begins: reading resumes at the next place where both checksums of a record
-hold, and the bytes up to there count as one corrupt record.
+damaged length hides where the next record begins. Reading then resumes at the next place where both checksums of a
+record hold. The bytes up to there count as one corrupt record.
 
 Records are counted from 0, in errors too. Compressed files are not read.
 

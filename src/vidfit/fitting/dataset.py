@@ -79,8 +79,8 @@ def read_dataset(dataset: Dataset, skip_corrupt: bool, on_progress: OnProgress) 
     """What the shards hold, checked before anything is written or trained.
 
     Raises:
-        DataError: there are too few videos or labels, a record is damaged or does not fit the vocabulary, or the
-            videos to measure on are among those to learn from or have other features.
+        DataError: there are too few videos or labels. Or a record is damaged or does not fit the vocabulary. Or the
+            videos to measure on are among the training videos, or have other features.
     """
     train, measured = [str(shard) for shard in dataset.shards], [str(shard) for shard in dataset.eval]
     config = DataConfig(train=train, eval=measured, vocabulary=str(dataset.vocabulary), skip_corrupt=skip_corrupt)

@@ -10,7 +10,7 @@
 First come the members of the portfolio. Then rounds: one that the best average has comes again, in three variations.
 The best of them after a short comparison is tried in full.
 
-A second call with the same output goes on. Ctrl-C ends the trying: what there is is packed.
+A second call with the same output resumes. Ctrl-C stops trying, and the best so far is packed.
 """
 
 import logging
@@ -134,7 +134,7 @@ class Fit:
             Validated(task, parts[0], parts[1], self._state) if two else CrossValidated(task, parts, self._state)
         )
         self._tried_now: str | None = None  # the member that time is spent on
-        # Of members that this call tries: seconds of a step, and seconds of a training beside its steps.
+        # By member that this call tries: seconds of a step, and seconds of a training besides its steps.
         self._step_seconds: dict[str, float] = {}
         self._beside: list[float] = []
         log.info(

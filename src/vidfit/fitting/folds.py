@@ -22,12 +22,12 @@ from vidfit.features.shards import infer_id_key, infer_spec, read_videos, size_o
 from vidfit.features.spec import Video
 from vidfit.files import make_folder, temporary
 
-# Up to so many labelled videos are cross-validated, unless there are this many times as many in all.
+# Up to 2,000 labelled videos are cross-validated, unless there are more than five times as many in all.
 FEW_VIDEOS, _MOST_WITH_FEW = 2_000, 5
 _FOLDS = 5
 # Of many videos, a part of these validates; the search looks at no more than it needs (`search/validation.py`).
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 2_048
-# Shards of so many videos or bytes are not written again, for they are held in memory: whole shards validate.
+# Above this many videos or bytes, whole shards validate: to write videos again, they must be held in memory.
 _WRITTEN_AGAIN, _MOST_BYTES = 50_000, 4 * 10**9
 
 

@@ -81,8 +81,8 @@ def _checked(path: Path) -> PackedInfo:
     ):
         if backbone.file:
             raise ModelFileError(
-                f"{path}: its features come from a model of your own, {backbone.name}, which only the machine that "
-                "made it has; train on features of a model that vidfit knows by name"
+                f"{path}: its features come from a model of your own, {backbone.name}, so only you can make them; "
+                "train on features of a model that vidfit knows by name"
             )
     return info
 

@@ -68,8 +68,8 @@ class Hidden(nn.Module):
         """Normal weights: std 1/sqrt(clusters) as in the original; before a batch norm He et al. 2015, eq. 10.
 
         The original divides by clusters, not by inputs, because the descriptor's norm does not grow with its length.
-        A batch norm cancels any scale of the weights, but Adam's steps have their own: on AudioSet the original's large
-        weights had moved too little after 760 steps.
+        A batch norm cancels any scale of the weights. But Adam's steps have a scale of their own: on AudioSet, the
+        original's large weights had moved too little after 760 steps.
         """
         std = clusters**-0.5 if self.norm is None else (2 / self.weights.shape[0]) ** 0.5
         nn.init.normal_(self.weights, std=std)

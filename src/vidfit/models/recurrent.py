@@ -85,8 +85,8 @@ class Layer(nn.Module):
     def reset_parameters(self) -> None:
         """Glorot uniform weights, as in the original; a GRU's gates and candidate count as two matrices.
 
-        Biases are 0, except 1 for an LSTM's forget gate (the original adds it at run time) and for both gates of a
-        GRU, so that a fresh cell keeps its state.
+        Biases are 0, except those of an LSTM's forget gate (the original adds 1 at run time) and of a GRU's two gates.
+        These are 1, so that a fresh cell keeps its state.
         """
         cells = self.cells
         for direction in self.directions:

@@ -1,11 +1,12 @@
 """Choose which frames of a video a training step sees, and mix videos.
 
-- `sample_frames` draws frames at random; `sample_distinct` makes the same draw, but keeps each drawn frame once;
-- `sample_sequence` takes neighbouring frames from a random start;
-- `fill_up` takes every frame and fills the remaining slots at random, as the original predicts;
+- `sample_frames` draws frames at random. `sample_distinct` makes the same draw, but keeps each drawn frame once.
+- `sample_sequence` takes neighbouring frames from a random start.
+- `fill_up` takes every frame and fills the remaining slots at random, as the original predicts.
 - `mix_frames` blends pairs of videos (mixup).
 
-Frame numbers are drawn on the CPU, where lengths are known, then sent to the frames' device: nothing waits for a GPU.
+Frame numbers are drawn on the CPU, where lengths are known, then sent to the frames' device. So nothing waits for
+a GPU.
 
 Shapes: B videos, S sampled frames, U distinct frames, D features, N frames of all videos together.
 """

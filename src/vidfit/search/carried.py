@@ -3,8 +3,8 @@
 For each form, the members get the bytes that the models leave. Every file is written, and measured on validation videos
 whose features that form gives. The best on the selecting half is chosen.
 
-Features of models as they are lie in the run's shards. Those of models in 8 bits are extracted once from the validation
-videos, which `videos.csv` beside the vocabulary names. They are kept:
+The run's shards hold the features of the models as they are. Those of the models in 8 bits are extracted once, from the
+validation videos that `videos.csv` names (in the vocabulary's folder). They are kept:
 
     RUN/packing/extractor/DIGEST.tfrecord
 """
@@ -164,8 +164,8 @@ class Forms:
         for video in self._videos:
             if not paths.get(video.id, Path()).is_file():
                 raise DataError(
-                    f"{table}: names no file of the validation video {video.id!r}, which must be seen by the models "
-                    "in 8 bits; extract the videos anew, or put them back where they were"
+                    f"{table}: names no file of the validation video {video.id!r}, which the models in 8 bits must "
+                    "see; extract the videos anew, or put them back"
                 )
         return paths
 
@@ -179,7 +179,7 @@ def known_extractor(extractor: str | None) -> Extractor:
     if extractor is None:
         raise ModelFileError(
             "the features do not say how they were made, so no file can carry their extractor; "
-            "train on features of `vidfit extract`, with its vocabulary.csv, or pack without extractor"
+            "train on features of `vidfit extract` with its vocabulary.csv, or pack without"
         )
     return parse_extractor(extractor, "the features")
 

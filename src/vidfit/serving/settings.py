@@ -16,7 +16,7 @@ class Settings:
         host, port: where it listens. Port 0 takes a free one.
         token: what clients must send as `Authorization: Bearer TOKEN`. Empty: nothing.
         workers: processes that label videos. 0 is one per core.
-        queue: videos that may be received or wait beside those that the workers label.
+        queue: videos that may be received or wait, besides those that the workers label.
         video_bytes: size of the largest video.
         video_seconds: duration of the longest video.
         timeout: seconds that an upload may take, and then its labelling.

@@ -85,7 +85,7 @@ def save_member(path: Path, info: MemberInfo, tensors: dict[str, torch.Tensor], 
 
 
 def member_file(path: Path | str) -> Path:
-    """A member's file. A member's folder in a run stands for its best checkpoint."""
+    """A member's file. A member's folder in a run means its best checkpoint."""
     path = Path(path)
     return path / BEST if path.is_dir() else path
 
@@ -124,7 +124,7 @@ def _opened(path: Path | str, checked: bool) -> Iterator[tuple[Any, MemberInfo, 
             if (found := document.pop("format", 1)) != _FORMAT:
                 raise _other_format(path, found)
             extra = _OBJECT.validate_python(document.pop("extra"))
-            # Who edits a file by hand leaves it out.
+            # If you edit a file by hand, leave it out.
             if document.pop("crc32c", None) is not None and checked and not is_intact(path, CHECKSUM):
                 raise ModelFileError(
                     f"{path}: was altered, damaged or cut short (its checksum does not match); "

@@ -58,8 +58,8 @@ class Stopping:
             leave(asked)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # Remembered in any case, for Python drops what a handler raises within a destructor; and obeyed once, for
-        # launchers repeat it while the last checkpoint is being written.
+        # Always remembered, because Python drops what a handler raises within a destructor. Obeyed only once, because
+        # launchers repeat the signal while the last checkpoint is being written.
         first, self._asked = not self._asked, number
         if first and not self._holding and distributed.world_size() == 1:
             leave(number)

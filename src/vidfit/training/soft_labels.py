@@ -1,10 +1,10 @@
-"""Soft labels: what teachers say of the training videos, kept beside the shards and learnt from with the labels.
+"""Soft labels: teachers' probabilities for the training videos. Students learn from them and from the true labels.
 
-A teacher's `top_k` probabilities of each video are written once, in half precision, to one Parquet file a shard, keyed
-by video id: never a copy of the features. Training joins them by id, so it only ever sees those of its own videos. What
-is outside the top k counts as zero (benchmarks/LOG.md has what the alternative was worth).
+Each shard has one Parquet file with the `top_k` probabilities of each video, in half precision. Features are not
+copied. Training joins the two by video id. Probabilities outside the top k count as zero
+(alternatives: benchmarks/LOG.md).
 
-The file's columns, one row a video:
+The file's columns, one row per video:
 
     id             string
     labels         list of uint16 (uint32 above 65,536 classes): class indices, best first
@@ -296,7 +296,7 @@ def _read(path: Path, vocabulary: Sequence[str]) -> tuple[np.ndarray, np.ndarray
         labels = _column(table["labels"], np.integer, width)
         probabilities = _column(table["probabilities"], np.floating, width)
         if not ((labels >= 0) & (labels < len(vocabulary)) & (probabilities >= 0) & (probabilities <= 1)).all():
-            raise ValueError("holds labels or probabilities that there cannot be")
+            raise ValueError("holds labels or probabilities that are out of range")
         ids = table["id"].cast(pa.binary())
         if ids.null_count:
             raise ValueError("has videos without an id")

@@ -64,7 +64,7 @@ class TrainStep:
         self.model = model.to(self.device)
         if config.precision == "bfloat16" and self.device.type == "cpu" and isinstance(model.family, Recurrent):
             raise RecipeError("training.precision: recurrent families have no bfloat16 on a CPU; use float32")
-        # On a CPU large gradients are never written out: a step of competition-size NetVLAD took 1.2 s and 4.1 GB
+        # On a CPU large gradients are never written out. A step of competition-size NetVLAD then takes 1.2 s and 4.1 GB
         # instead of 3.1 s and 5.6 GB (benchmarks/LOG.md). Ranks need whole gradients to add them up, and on a GPU it
         # gains nothing. Set this to None to train with plain gradients everywhere.
         factored = self.device.type == "cpu" and config.precision == "float32" and distributed.world_size() == 1

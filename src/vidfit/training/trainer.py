@@ -2,13 +2,13 @@
 
 There are two phases: training proper and, if the recipe asks for it, averaging from the best weights (`averaging.py`).
 
-All randomness of step `n` follows from the seed and `n` alone (`train_step.py`). So a training that was killed anywhere
-and resumed from its newest checkpoint (`checkpoint_manager.py`) ends with the same weights, bit for bit, as one that
-never stopped. The price: each step seeds the generator (microseconds), and resuming reads past the batches already
-seen, unless they come from a cache.
+All randomness of step `n` follows from the seed and `n` alone (`train_step.py`). So you can kill a training anywhere
+and resume it from its newest checkpoint (`checkpoint_manager.py`). It ends with the same weights, bit for bit. The
+price: each step seeds the generator (microseconds), and resuming reads past the batches already seen, unless they come
+from a cache.
 
-Several ranks train one member together. Each has the same weights, reads its part of the videos and takes part in every
-step, with an empty batch once its own are used up. Rank 0 writes.
+Several ranks train one member together. All have the same weights. Each reads its part of the videos. When they are
+used up, it still takes part in every step, with an empty batch. Rank 0 writes.
 """
 
 from collections.abc import Callable

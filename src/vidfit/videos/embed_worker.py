@@ -20,7 +20,7 @@ from vidfit.processes import end_with_parent
 from vidfit.videos.embed import Embedded, Embedder
 from vidfit.videos.extractor import Settings
 
-# A process is replaced after so many files: whatever a library leaks does not add up.
+# A process is replaced after this many files, so that leaks of libraries do not add up.
 _FILES_A_PROCESS = 500
 
 
@@ -62,7 +62,7 @@ def _in_pool(jobs: Sequence[Job], settings: Settings, workers: int):
         except BrokenProcessPool:
             pass
         except BaseException:
-            # Who stops does not wait for videos that are under way. Python 3.14 has `kill_workers` for it.
+            # Stopping does not wait for videos that are under way. Python 3.14 has `kill_workers` for it.
             for process in list(pool._processes.values()):
                 process.kill()
             raise

@@ -342,7 +342,7 @@ def _source(table: Path, line: int, name: Any) -> Source:
         inside = "/".join(parts[start:])
         if (table.parent / inside).is_file():
             return Source(inside, table.parent / inside)
-    raise _wrong(table, line, f"{name} lies in a bucket; copy the videos beside the table, in {table.parent}")
+    raise _wrong(table, line, f"{name} lies in a bucket; copy the videos to the table's folder, {table.parent}")
 
 
 def _interval(table: Path, line: int, label: str, start: Any, end: Any) -> Interval:
