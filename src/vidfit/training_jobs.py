@@ -90,10 +90,10 @@ class TrainingJobs:
             },
         )
         log_skipped(title, progress.skipped)
-        if not validation:
+        if best.gap_validation is None:
             log.info("%s: trained for %d steps", title, best.step)
-            return {"step": best.step, "gap_validation": None}
-        log.info("%s: best validation GAP %.4f at step %d", title, best.gap_validation, best.step)
+        else:
+            log.info("%s: best validation GAP %.4f at step %d", title, best.gap_validation, best.step)
         return {"step": best.step, "gap_validation": best.gap_validation}
 
     def _training_batches(

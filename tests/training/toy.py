@@ -48,7 +48,7 @@ def go(
 ) -> MemberInfo:
     shards = {name: expand_shards([corpus / name]) for name in ("train", "validation")}
     spec = infer_spec(shards["train"])
-    info = MemberInfo(name="m", classifier=classifier, spec=spec, vocabulary=LABELS, step=0, gap_validation=-1)
+    info = MemberInfo(name="m", classifier=classifier, spec=spec, vocabulary=LABELS, step=0, gap_validation=None)
 
     def on_progress(now: Progress) -> None:
         if stop_at and now.step >= stop_at:

@@ -182,7 +182,7 @@ def solve_member(
     least = loss().item()
     problem.store()
     result = validate(model, validation_batches) if validation_batches else {}
-    info = info.model_copy(update={"step": steps, "gap_validation": result.get("gap", -1.0)})
+    info = info.model_copy(update={"step": steps, "gap_validation": result.get("gap")})
     line = {"step": steps, "loss": least, **result, "averaged": False}
     with stopping.held():
         distributed.on_rank_0(lambda: save_member(directory / BEST, info, model.state_dict()))

@@ -178,10 +178,10 @@ class Trainer:
         result = validate(model, self._validation_batches) if self._validation_batches else {}
         self._gap = result.get("gap")
         with stopping.held():
-            info = self._info.model_copy(update={"step": state.step, "gap_validation": result.get("gap", -1.0)})
+            info = self._info.model_copy(update={"step": state.step, "gap_validation": self._gap})
             state.stale += 1
             if self._gap is None or self._gap > state.best_gap or keep:
-                state.best_gap, state.stale = info.gap_validation, 0
+                state.best_gap, state.stale = self._gap or 0.0, 0
                 distributed.on_rank_0(lambda: save_member(self._directory / BEST, info, model.state_dict()))
             patience = None if averaging else self._config.patience
             state.done = state.ends or (patience is not None and state.stale >= patience)
