@@ -86,6 +86,7 @@ class TrainingJobs:
             soft_targets=soft_targets,
             rank_0_only={
                 "on_progress": progress,
+                "on_pooled": counter(self._on_progress, f"pooling the frames for {title}", "videos"),
                 "log": lambda line: log.info("%s: %s", title, line),
             },
         )

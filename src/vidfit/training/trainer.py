@@ -39,6 +39,7 @@ def train_member(
     directory: Path,
     seed: int,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_pooled: Callable[[int, int], None] = lambda done, total: None,
     soft_targets: SoftTargets | None = None,
     log: Callable[[str], None] = lambda _: None,
 ) -> MemberInfo:
@@ -56,6 +57,7 @@ def train_member(
         directory: the member's folder; created if missing.
         seed: of initial weights, sampling and dropout.
         on_progress: called a few times per second.
+        on_pooled: with `solver: lbfgs`, called with the videos pooled so far and about how many there are.
         soft_targets: teachers' probabilities to learn from besides the labels.
         log: called with one line about a damaged checkpoint, a halved learning rate or a stop.
 
@@ -72,7 +74,15 @@ def train_member(
     if config.solver == "lbfgs":
         with Stopping() as stopping, tracking(config.log, directory, 0) as track:
             line = solve_member(
-                info, config, train_batches, validation_batches, directory, on_progress, soft_targets, stopping
+                info,
+                config,
+                train_batches,
+                validation_batches,
+                directory,
+                on_progress,
+                on_pooled,
+                soft_targets,
+                stopping,
             )
             track(line)
         return read_info(directory / BEST)
