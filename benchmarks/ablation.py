@@ -163,7 +163,7 @@ def work_on(job: Job, work: Path, steps: int) -> None:
             spec=spec,
             vocabulary=vocabulary.names,
             step=0,
-            gap_validation=-1,
+            gap_validation=None,
         )
         validation = Batches(shards["validation"], spec, classes, 256)
         train_member(info, training, batches, validation, folder, seed, soft_targets=soft_targets)

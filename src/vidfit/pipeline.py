@@ -80,7 +80,9 @@ def run(
     with locked(Path(directory)):
         whole = Run(recipe, Path(directory), overwrite, on_progress=on_progress)
         tell_of_labels(whole.data)
-        return whole.do_all()
+        summary = whole.do_all()
+        whole.report()
+        return summary
 
 
 class Run:
@@ -114,7 +116,7 @@ class Run:
         write_text(directory / "recipe.yaml", yaml.safe_dump(recipe.model_dump(by_alias=True), sort_keys=False))
 
     def do_all(self) -> dict[str, Any]:
-        """Every stage; returns the summary."""
+        """Every stage but the report; returns the summary."""
         members = [self._do_member(name) for name in self.recipe.members]
         teachers = [
             {"generation": job.generation, "name": job.name, "fold": job.fold} | (self._jobs.recorded(job) or {})
@@ -123,7 +125,6 @@ class Run:
         described = describe_data(self.data)
         summary = {"data": described, "members": members, "teachers": teachers, "packed": self.pack()}
         write_text(self.directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
-        self.report()
         return summary
 
     def _do_member(self, name: str) -> dict[str, Any]:

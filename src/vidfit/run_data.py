@@ -72,7 +72,7 @@ class RunData:
             spec=self.spec,
             vocabulary=self.vocabulary.names,
             step=0,
-            gap_validation=-1.0,
+            gap_validation=None,
             extractor=self.extractor,
         )
 

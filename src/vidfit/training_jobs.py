@@ -86,14 +86,15 @@ class TrainingJobs:
             soft_targets=soft_targets,
             rank_0_only={
                 "on_progress": progress,
+                "on_pooled": counter(self._on_progress, f"pooling the frames for {title}", "videos"),
                 "log": lambda line: log.info("%s: %s", title, line),
             },
         )
         log_skipped(title, progress.skipped)
-        if not validation:
+        if best.gap_validation is None:
             log.info("%s: trained for %d steps", title, best.step)
-            return {"step": best.step, "gap_validation": None}
-        log.info("%s: best validation GAP %.4f at step %d", title, best.gap_validation, best.step)
+        else:
+            log.info("%s: best validation GAP %.4f at step %d", title, best.gap_validation, best.step)
         return {"step": best.step, "gap_validation": best.gap_validation}
 
     def _training_batches(

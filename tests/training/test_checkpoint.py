@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from vidfit.errors import ModelFileError
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.models.classifier import ClassifierConfig
-from vidfit.training.checkpoint import MemberInfo, read_member, save_member
+from vidfit.training.checkpoint import MemberInfo, read_info, read_member, save_member
 
 INFO = MemberInfo(
     name="mean",
@@ -92,6 +92,12 @@ def test_metadata_without_a_key(key: str, tmp_path: Path):
     path = tmp_path / "edited.safetensors"
     save_file(INFO.build().state_dict(), path, {"vidfit": json.dumps(document)})
     assert_refused(path, f"not a readable member file .*{key}")
+
+
+def test_an_older_file_says_minus_one_where_nothing_validated(tmp_path: Path):
+    path = tmp_path / "older.safetensors"
+    save_member(path, INFO.model_copy(update={"gap_validation": -1.0}), INFO.build().state_dict())
+    assert read_info(path).gap_validation is None
 
 
 def test_a_file_of_another_program(tmp_path: Path):

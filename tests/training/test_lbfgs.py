@@ -52,7 +52,11 @@ def videos(corpus: Path) -> tuple[np.ndarray, np.ndarray]:
     return inputs_NH.double().numpy(), batch.multi_hot(len(LABELS)).double().numpy()
 
 
-def test_it_finds_the_weights_of_the_least_loss(corpus: Path, tmp_path: Path):
+@pytest.mark.parametrize("group", [8192, 20])
+def test_it_finds_the_weights_of_the_least_loss(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+):
+    monkeypatch.setattr(lbfgs, "_VIDEOS", group)
     info = go(corpus, tmp_path, CONFIG, classifier=CLASSIFIER)
     found = weights(tmp_path, BEST)
     wanted_HC, biases_C = newton(*videos(corpus), L2)
@@ -69,6 +73,15 @@ def test_a_stronger_penalty_makes_smaller_weights(corpus: Path, tmp_path: Path):
     go(corpus, tmp_path / "strong", CONFIG, classifier=strong)
     plain, strong = (weights(tmp_path / name, BEST)["head.classifier.weights"].norm() for name in ("plain", "strong"))
     assert strong < plain / 3
+
+
+def test_it_tells_how_many_videos_are_pooled(corpus: Path, tmp_path: Path):
+    told: list[tuple[int, int]] = []
+    go(corpus, tmp_path, CONFIG, classifier=CLASSIFIER, on_pooled=lambda done, total: told.append((done, total)))
+    (first, total), number = told[0], len(videos(corpus)[0])
+    assert first == CONFIG.batch_size
+    assert total == pytest.approx(number, rel=0.1)  # an estimate
+    assert told[-1] == (min(number, total), total)
 
 
 def test_any_seed_gives_the_same_weights(corpus: Path, tmp_path: Path):

@@ -120,7 +120,7 @@ def test_skipped_records_are_counted_once_an_epoch(corpus: Path, tmp_path: Path)
     data = bytearray(shards[0].read_bytes())
     data[60] ^= 1
     damaged.write_bytes(data)
-    info = MemberInfo(name="m", classifier=CLASSIFIER, spec=spec, vocabulary=LABELS, step=0, gap_validation=-1)
+    info = MemberInfo(name="m", classifier=CLASSIFIER, spec=spec, vocabulary=LABELS, step=0, gap_validation=None)
     seen: list[Progress] = []
     train_member(
         info,

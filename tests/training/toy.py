@@ -45,10 +45,11 @@ def go(
     classifier: ClassifierConfig = CLASSIFIER,
     soft_targets: SoftTargets | None = None,
     log: Callable[[str], None] = lambda _: None,
+    on_pooled: Callable[[int, int], None] = lambda done, total: None,
 ) -> MemberInfo:
     shards = {name: expand_shards([corpus / name]) for name in ("train", "validation")}
     spec = infer_spec(shards["train"])
-    info = MemberInfo(name="m", classifier=classifier, spec=spec, vocabulary=LABELS, step=0, gap_validation=-1)
+    info = MemberInfo(name="m", classifier=classifier, spec=spec, vocabulary=LABELS, step=0, gap_validation=None)
 
     def on_progress(now: Progress) -> None:
         if stop_at and now.step >= stop_at:
@@ -62,6 +63,7 @@ def go(
         folder,
         seed,
         on_progress,
+        on_pooled,
         soft_targets,
         log,
     )

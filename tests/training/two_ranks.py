@@ -79,7 +79,7 @@ def train_on_ranks(family: str, shards: Path, corpus: Path, folder: Path, compos
         spec=spec,
         vocabulary=LABELS,
         step=0,
-        gap_validation=-1,
+        gap_validation=None,
     )
     batches = Batches(training, spec, len(LABELS), 8, shuffle_buffer=10, seed=3)
     return distributed.on_all_ranks(

@@ -11,7 +11,7 @@ from typing import Final
 
 import onnxruntime
 
-from vidfit.export.packed_file import read_packed_file
+from vidfit.export.packed_file import read_packed_info
 from vidfit.files import replacing_folder
 
 CONFIG: Final = "config.pbtxt"
@@ -29,8 +29,8 @@ def write_triton_model(source: Path, folder: Path) -> None:
         ModelFileError: `source` is not a packed file.
         OutputError: `folder` holds something else, or cannot be written.
     """
-    model, _ = read_packed_file(source)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    read_packed_info(source)
+    session = onnxruntime.InferenceSession(source.read_bytes(), providers=["CPUExecutionProvider"])
     with replacing_folder(folder, CONFIG) as partial:
         (partial / "1").mkdir()
         shutil.copyfile(source, partial / "1" / "model.onnx")

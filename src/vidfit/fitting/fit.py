@@ -166,7 +166,7 @@ class Fit:
         summary = run.do_all()
         self._spend()
         self._state.save()
-        run.report()  # again, with the time until now
+        run.report()
         return summary | {"fit": self._state.tried, "decisions": self._state.decisions}
 
     def _try_members(self) -> None:

@@ -121,23 +121,27 @@ class VideoClassifier(nn.Module):
 
         Probabilities of slots that hold no frame are undefined; ignore them.
         """
-        pooled = self.pooled(frames, num_frames, frame_weights)
-        return pooled if self.head is None else (self.head(pooled), None)
+        family_inputs = self._prepared(frames, num_frames, frame_weights)
+        if self.head is None:
+            return self.family(*family_inputs)
+        return self.head(self.family(*family_inputs)), None
 
-    def pooled(
-        self, frames: Mapping[str, Tensor], num_frames: Tensor | None = None, frame_weights: Tensor | None = None
-    ) -> Any:
-        """What the family makes of the frames: the head's input, float32 `[B, H]`.
+    def pooled(self, frames: Mapping[str, Tensor], num_frames: Tensor) -> Tensor:
+        """The head's input, float32 `[B, H]`. A frame classifier has none."""
+        assert self.head is not None
+        return self.family(*self._prepared(frames, num_frames, None))
 
-        A frame classifier has no head: probabilities of the video and of its frames, as `with_frames`.
-        """
+    def _prepared(
+        self, frames: Mapping[str, Tensor], num_frames: Tensor | None, frame_weights: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The family's input: float32 `[B, T, D]`, and how often each frame counts."""
         max_frames = frames[self.spec.modalities[0].name].shape[1]
         mask_BT = None if num_frames is None else frame_mask(num_frames, max_frames)
         frames_BTD = prepare_frames(frames, self.spec, mask_BT)
         weights_BT = frame_weights if mask_BT is None else mask_BT.float()
         if self.encoder is not None:
             frames_BTD = self.encoder(frames_BTD, weights_BT)
-        return self.family(frames_BTD, weights_BT)
+        return frames_BTD, weights_BT
 
     @property
     def decides(self) -> Head | FrameClassifier:

@@ -121,7 +121,7 @@ def _spread(frontier: Sequence[Ensemble]) -> list[int]:
 def _baselines(packer: Packer) -> dict[str, list[dict[str, Any]]]:
     """Bytes and eval GAP of packing without a search."""
     run = packer.search.members
-    names = sorted(run.files, key=lambda name: -run.infos[name].gap_validation)
+    names = sorted(run.files, key=lambda name: -(run.infos[name].gap_validation or 0.0))
     members = [load_member(run.files[name]) for name in names]
     graph_bytes = {candidate.member: candidate.graph_bytes for candidate in packer.search.candidates}
     eight = [member.quantized() for member in members]

@@ -40,6 +40,7 @@ class MemberInfo(BaseModel):
     """What a member is, besides its weights.
 
     Attributes:
+        gap_validation: None without validation videos.
         extractor: JSON of how videos become its features (`videos/extractor.py`). None where that is unknown.
     """
 
@@ -51,7 +52,7 @@ class MemberInfo(BaseModel):
     spec: FeatureSpec
     vocabulary: tuple[str, ...]
     step: int
-    gap_validation: float
+    gap_validation: float | None
     extractor: str | None = None
 
     @property
@@ -130,7 +131,7 @@ def _opened(path: Path | str, checked: bool) -> Iterator[tuple[Any, MemberInfo, 
                     f"{path}: was altered, damaged or cut short (its checksum does not match); "
                     "copy it again, or retrain"
                 )
-            _rename_options(document)
+            _update(document)
             yield file, MemberInfo.model_validate(document), extra
     except (SafetensorError, OSError, KeyError, ValidationError) as error:
         what = f"its metadata lack {error}" if isinstance(error, KeyError) else reason(error)
@@ -143,8 +144,10 @@ def _other_format(path: Path, found: object) -> ModelFileError:
     return ModelFileError(f"{path}: a member of {age} vidfit (format {found!r}; this one reads {_FORMAT}); {advice}")
 
 
-def _rename_options(document: dict[str, Any]) -> None:
-    """Give the last release's options their new names."""
+def _update(document: dict[str, Any]) -> None:
+    """Make what an older version wrote today's."""
+    if document.get("gap_validation") == -1:
+        document["gap_validation"] = None
     match document:
         case {"classifier": {"family": {"type": str(kind), **options} as family}}:
             for old, new in _RENAMED.get(kind, {}).items():

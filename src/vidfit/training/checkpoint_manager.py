@@ -96,10 +96,9 @@ class Checkpoints:
             raise ModelFileError(f"{problem}; or remove {self._directory} to start over")
         return None
 
-    def go_back(self) -> Checkpoint | None:
-        """The checkpoint of the last validation, or None."""
+    def go_back(self) -> None:
+        """Make the checkpoint of the last validation the newest."""
         self._remove(BETWEEN)
-        return self.newest()
 
     def finish(self) -> None:
         """Keep only `last`."""

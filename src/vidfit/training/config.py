@@ -1,6 +1,5 @@
-"""How a member is trained: the keys of a recipe's `training`, and the learning rate that follows from them."""
+"""How a member is trained: the keys of a recipe's `training`."""
 
-import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -140,23 +139,3 @@ class TrainingConfig(BaseModel):
         if self.mixup and self.segments:
             raise ValueError("mixup mixes labels, and most labels of a rated segment are not known; remove mixup")
         return self
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """The learning rate of a step of the first phase, counted from 0.
-
-    A staircase is multiplied by `lr_decay` after each `lr_decay_examples` videos. One cycle rises from 1/25 of
-    `learning_rate` over 30% of the steps, and falls to 1/250,000 of it, both as a half cosine.
-
-    Source: Smith & Topin 2018 (arXiv 1708.07120), as `torch.optim.lr_scheduler.OneCycleLR`, with its defaults.
-    """
-    if config.schedule == "staircase":
-        return config.learning_rate * config.lr_decay ** (step * config.batch_size // config.lr_decay_examples)
-    assert config.steps is not None
-    lowest, last = config.learning_rate / 25, config.steps - 1
-    top = 0.3 * config.steps - 1
-    if step <= top:
-        start, end, done = lowest, config.learning_rate, step / top
-    else:
-        start, end, done = config.learning_rate, lowest / 1e4, min(1.0, (step - top) / max(last - top, 1e-9))
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * done))

@@ -1,17 +1,18 @@
 """Train a linear member exactly: L-BFGS over all videos at once, without a learning rate.
 
 Mean pooling has no weights, so a logistic head on it has one best set of weights. The frames are pooled once. An
-iteration is then two matrix products, and some fifty of them are enough. All pooled videos are held in memory.
+iteration is then two matrix products, and some fifty of them are enough. All pooled videos are held in memory, in
+groups: the logits of all at once would take more.
 
 Several ranks hold a part of the videos each, and add up loss and gradient.
 
-Shapes: N videos of this rank, H pooled values, C classes.
+Shapes: N videos of a group, H pooled values, C classes.
 
 Source: Liu & Nocedal 1989, "On the limited memory BFGS method for large scale optimization"; `torch.optim.LBFGS`.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from vidfit import distributed
 from vidfit.features.batch import Batch, sent
 from vidfit.features.loader import Batches
+from vidfit.features.shards import estimate_records
 from vidfit.features.skipped import Skipped
 from vidfit.models.classifier import VideoClassifier
 from vidfit.models.heads import Logistic
@@ -37,6 +39,8 @@ from vidfit.training.validation import add_to_log, validate
 # L-BFGS estimates the curvature from so many past steps. It ends once weights and loss change by less than the second,
 # or the gradient is below the third.
 _HISTORY, _LEAST_CHANGE, _LEAST_GRADIENT = 10, 1e-9, 1e-7
+# Of a group, at least. Larger ones are no faster.
+_VIDEOS = 8_192
 
 
 @torch.no_grad()
@@ -50,21 +54,21 @@ class LinearProblem:
 
     Arguments:
         model: `mean` with a logistic head.
-        inputs_NH: float32, pooled videos of this rank; changed in place.
-        targets_NC: float32, what to learn for each.
+        groups: of this rank, pooled videos `[N, H]` and what to learn for each, `[N, C]`, float32; changed in place.
     """
 
-    def __init__(self, model: VideoClassifier, inputs_NH: Tensor, targets_NC: Tensor) -> None:
+    def __init__(self, model: VideoClassifier, groups: Sequence[tuple[Tensor, Tensor]]) -> None:
         assert model.head is not None
         assert isinstance(model.head.classifier, Logistic)
         self._head = model.head.classifier
-        self._inputs_NH, self._targets_NC = inputs_NH, targets_NC
-        self.videos = distributed.all_sum(len(inputs_NH))
-        sums = inputs_NH.sum(dim=0), targets_NC.sum(dim=0)
+        self._groups = groups
+        self.videos = distributed.all_sum(sum(len(inputs_NH) for inputs_NH, _ in groups))
+        sums = [torch.stack([part.sum(dim=0) for part in parts]).sum(dim=0) for parts in zip(*groups, strict=True)]
         distributed.all_reduce_(sums)
         # About their mean the videos differ more than about 0, which takes fewer iterations. Biases make up for it.
         self._mean_H = sums[0] / self.videos
-        self._inputs_NH -= self._mean_H
+        for inputs_NH, _ in groups:
+            inputs_NH -= self._mean_H
         self._weights_HC = torch.zeros_like(self._head.weights, requires_grad=True)
         self._biases_C = torch.logit((sums[1] + 0.5) / (self.videos + 1)).requires_grad_()
 
@@ -77,11 +81,13 @@ class LinearProblem:
         """Mean loss of all videos with the penalty, a scalar in nats. Fills the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
-        logits_NC = self._inputs_NH @ self._weights_HC + self._biases_C
-        loss = binary_cross_entropy_with_logits(logits_NC, self._targets_NC, reduction="sum") / self.videos
-        loss.backward()
+        losses = []
+        for inputs_NH, targets_NC in self._groups:
+            logits_NC = inputs_NH @ self._weights_HC + self._biases_C
+            losses.append(binary_cross_entropy_with_logits(logits_NC, targets_NC, reduction="sum") / self.videos)
+            losses[-1].backward()
+        loss = torch.stack(losses).detach().sum()
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        loss = loss.detach()
         distributed.all_reduce_([loss, *gradients])
         gradients[0].add_(self._weights_HC.detach(), alpha=self._head.l2)
         return loss + self._head.l2 / 2 * self._weights_HC.detach().square().sum()
@@ -94,7 +100,10 @@ class LinearProblem:
 
 
 def linear_problem(
-    model: VideoClassifier, batches: Iterable[Batch], targets: Callable[[Batch], Tensor]
+    model: VideoClassifier,
+    batches: Iterable[Batch],
+    targets: Callable[[Batch], Tensor],
+    on_pooled: Callable[[int], None] = lambda _: None,
 ) -> tuple[LinearProblem, Skipped]:
     """The problem of this rank's batches and what was skipped in them. Moves the model to a GPU if there is one.
 
@@ -102,16 +111,28 @@ def linear_problem(
         model: `mean` with a logistic head.
         batches: at least one.
         targets: what to learn for the videos of a batch, float32 `[B, C]`.
+        on_pooled: called with the number of videos of this rank so far.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    inputs, wanted, skipped = [], [], Skipped()
+    groups, group, videos, skipped = [], [], 0, Skipped()
     for batch in batches:
         skipped += batch.skipped
         batch = batch.to(device)
-        inputs.append(pooled(model, batch))
-        wanted.append(targets(batch))
-    return LinearProblem(model, torch.cat(inputs), torch.cat(wanted)), skipped
+        group.append((pooled(model, batch), targets(batch)))
+        videos += len(batch)
+        on_pooled(videos)
+        if sum(len(inputs_BH) for inputs_BH, _ in group) >= _VIDEOS:
+            groups.append(_joined(group))
+            group = []
+    if group:
+        groups.append(_joined(group))
+    return LinearProblem(model, groups), skipped
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    inputs, targets = zip(*parts, strict=True)
+    return torch.cat(inputs), torch.cat(targets)
 
 
 def minimise(
@@ -151,6 +172,7 @@ def solve_member(
     validation_batches: Batches | None,
     directory: Path,
     on_progress: Callable[[Progress], None],
+    on_pooled: Callable[[int, int], None],
     soft_targets: SoftTargets | None,
     stopping: Stopping,
 ) -> dict[str, Any]:
@@ -163,9 +185,12 @@ def solve_member(
         The line of the log.
     """
     model, classes = info.build(), len(info.vocabulary)
-    own = train_batches.of_rank(distributed.rank(), distributed.world_size())
+    ranks, total = distributed.world_size(), estimate_records(train_batches.shards)
     problem, skipped = linear_problem(
-        model, in_step(own, 0), lambda batch: targets_of(batch, train_batches, classes, soft_targets)[0]
+        model,
+        in_step(train_batches.of_rank(distributed.rank(), ranks), 0),
+        lambda batch: targets_of(batch, train_batches, classes, soft_targets)[0],
+        lambda videos: on_pooled(min(videos * ranks, total), total),
     )
     start = time.monotonic()
 
@@ -182,7 +207,7 @@ def solve_member(
     least = loss().item()
     problem.store()
     result = validate(model, validation_batches) if validation_batches else {}
-    info = info.model_copy(update={"step": steps, "gap_validation": result.get("gap", -1.0)})
+    info = info.model_copy(update={"step": steps, "gap_validation": result.get("gap")})
     line = {"step": steps, "loss": least, **result, "averaged": False}
     with stopping.held():
         distributed.on_rank_0(lambda: save_member(directory / BEST, info, model.state_dict()))

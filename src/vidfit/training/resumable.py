@@ -19,7 +19,7 @@ from vidfit.training.checkpoint import (
     separate_parts,
     starting_weights,
 )
-from vidfit.training.checkpoint_manager import BETWEEN, Checkpoint, Checkpoints
+from vidfit.training.checkpoint_manager import BETWEEN, Checkpoints
 from vidfit.training.config import TrainingConfig
 from vidfit.training.divergence import FiniteCheck
 from vidfit.training.epochs import label_frequencies
@@ -59,9 +59,10 @@ class ResumableModel:
     ) -> None:
         self._info, self._config, self._batches, self._directory, self._seed = info, config, batches, directory, seed
         self._checkpoints = Checkpoints(directory, log)
-        self._start(self._checkpoints.newest())
+        self._start()
 
-    def _start(self, checkpoint: Checkpoint | None) -> None:
+    def _start(self) -> None:
+        checkpoint = self._checkpoints.newest()
         torch.manual_seed(self._seed)
         self.train_step = TrainStep(self._info.build(), self._config, self._seed)
         model, self.average = self.train_step.model, None
@@ -142,7 +143,8 @@ class ResumableModel:
     def go_back(self) -> None:
         """Return to the last validation, or to the start if there was none."""
         del self.train_step, self.average  # Free their memory before there are new ones.
-        self._start(self._checkpoints.go_back())
+        self._checkpoints.go_back()
+        self._start()
 
     def finish(self) -> None:
         """Remove the checkpoints that only an unfinished training needs."""

@@ -18,16 +18,17 @@ from vidfit import distributed
 from vidfit.features.loader import Batches
 from vidfit.models.classifier import VideoClassifier
 from vidfit.training.checkpoint import BEST, MemberInfo, read_info, save_member
-from vidfit.training.config import TrainingConfig, learning_rate
+from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import SoftTargets
 from vidfit.training.divergence import MOST_HALVINGS, DivergedError
 from vidfit.training.epochs import remaining
 from vidfit.training.lbfgs import solve_member
 from vidfit.training.progress_meter import Progress, ProgressMeter
 from vidfit.training.resumable import ResumableModel
+from vidfit.training.schedule import last_step, learning_rate
 from vidfit.training.signals import STOPS, Stopping
 from vidfit.training.targets import targets_of
-from vidfit.training.tracking import Track, tracking
+from vidfit.training.tracking import tracking
 from vidfit.training.validation import add_to_log, validate
 
 
@@ -39,6 +40,7 @@ def train_member(
     directory: Path,
     seed: int,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_pooled: Callable[[int, int], None] = lambda done, total: None,
     soft_targets: SoftTargets | None = None,
     log: Callable[[str], None] = lambda _: None,
 ) -> MemberInfo:
@@ -56,6 +58,7 @@ def train_member(
         directory: the member's folder; created if missing.
         seed: of initial weights, sampling and dropout.
         on_progress: called a few times per second.
+        on_pooled: with `solver: lbfgs`, called with the videos pooled so far and about how many there are.
         soft_targets: teachers' probabilities to learn from besides the labels.
         log: called with one line about a damaged checkpoint, a halved learning rate or a stop.
 
@@ -72,18 +75,21 @@ def train_member(
     if config.solver == "lbfgs":
         with Stopping() as stopping, tracking(config.log, directory, 0) as track:
             line = solve_member(
-                info, config, train_batches, validation_batches, directory, on_progress, soft_targets, stopping
+                info,
+                config,
+                train_batches,
+                validation_batches,
+                directory,
+                on_progress,
+                on_pooled,
+                soft_targets,
+                stopping,
             )
             track(line)
         return read_info(directory / BEST)
     trainer = Trainer(info, config, train_batches, validation_batches, directory, seed, soft_targets, log)
-    with Stopping() as stopping, tracking(config.log, directory, trainer.step) as track:
-        try:
-            trainer.run(stopping, ProgressMeter(on_progress), track)
-        except STOPS:
-            with stopping.held():
-                trainer.stop()
-            raise
+    with Stopping() as stopping:
+        trainer.run(stopping, ProgressMeter(on_progress))
     return read_info(directory / BEST)
 
 
@@ -108,24 +114,28 @@ class Trainer:
         self._resumable = ResumableModel(info, config, self._own_batches, directory, seed, log)
         self._gap: float | None = None
 
-    @property
-    def step(self) -> int:
-        """Steps made so far."""
-        return self._resumable.state.step
-
-    def run(self, stopping: Stopping, meter: ProgressMeter, track: Track) -> None:
-        """Train to the end. After a divergence, go back and try again if the recipe says so.
+    def run(self, stopping: Stopping, meter: ProgressMeter) -> None:
+        """Train to the end. A signal stops it with a checkpoint of all steps made.
 
         Arguments:
             stopping: holds back signals while a step or a checkpoint is made.
             meter: told of each step.
-            track: told of each validation.
 
         Raises:
-            DivergedError: it does not, or ten tries were not enough.
+            DivergedError: the recipe does not say to try again after a divergence, or ten tries were not enough.
         """
+        with tracking(self._config.log, self._directory, self._resumable.state.step) as self._track:
+            try:
+                self._phases(stopping, meter)
+            except STOPS:
+                with stopping.held():
+                    self._resumable.save_between()
+                    self._log(f"stopped after step {self._resumable.state.step}, which is kept")
+                raise
+
+    def _phases(self, stopping: Stopping, meter: ProgressMeter) -> None:
+        """Both phases. After a divergence, go back and try again if the recipe says so."""
         config, averaging = self._config, self._config.averaging
-        self._track = track
         while True:
             try:
                 if self._resumable.state.due:
@@ -153,7 +163,7 @@ class Trainer:
                 batch = batch.to(resumable.train_step.device)
                 classes = resumable.train_step.model.classes
                 targets_BC, weights_BC = targets_of(batch, self._train_batches, classes, self._soft_targets)
-                rate = self._learning_rate(state.step)
+                rate = learning_rate(self._config, state, state.step)
                 loss = resumable.train_step(batch, targets_BC, state.step, rate, weights_BC)
                 state.advance(position, self._config.validate_every)
                 resumable.after_step(loss)
@@ -161,7 +171,7 @@ class Trainer:
             if validated:
                 self._validate(stopping)
             videos = len(batch) * distributed.world_size()
-            meter.update(state, self._last_step(), loss, videos, self._gap, now=validated)
+            meter.update(state, last_step(self._config, state), loss, videos, self._gap, now=validated)
 
     def _validate(self, stopping: Stopping) -> None:
         """Measure the model, or in the second phase its average; keep the best; write a checkpoint.
@@ -178,15 +188,16 @@ class Trainer:
         result = validate(model, self._validation_batches) if self._validation_batches else {}
         self._gap = result.get("gap")
         with stopping.held():
-            info = self._info.model_copy(update={"step": state.step, "gap_validation": result.get("gap", -1.0)})
+            info = self._info.model_copy(update={"step": state.step, "gap_validation": self._gap})
             state.stale += 1
             if self._gap is None or self._gap > state.best_gap or keep:
-                state.best_gap, state.stale = info.gap_validation, 0
+                state.best_gap, state.stale = self._gap or 0.0, 0
                 distributed.on_rank_0(lambda: save_member(self._directory / BEST, info, model.state_dict()))
             patience = None if averaging else self._config.patience
             state.done = state.ends or (patience is not None and state.stale >= patience)
             state.due, state.validated = False, state.step
-            line = {"step": state.step, "loss": state.loss, "lr": self._learning_rate(state.step - 1), **result}
+            rate = learning_rate(self._config, state, state.step - 1)
+            line = {"step": state.step, "loss": state.loss, "lr": rate, **result}
             distributed.on_rank_0(
                 lambda: add_to_log(self._directory / "log.jsonl", line | {"averaged": state.averaging})
             )
@@ -207,23 +218,5 @@ class Trainer:
         self._resumable.go_back()
         state = self._resumable.state
         state.halvings = halvings
-        rate = self._learning_rate(state.step)
+        rate = learning_rate(self._config, state, state.step)
         self._log(f"{error}; back to step {state.step}, with half the learning rate: {rate:.3g}")
-
-    def stop(self) -> None:
-        """Leave a checkpoint of all steps made."""
-        self._resumable.save_between()
-        self._log(f"stopped after step {self._resumable.state.step}, which is kept")
-
-    def _learning_rate(self, step: int) -> float:
-        """Of a step of this phase."""
-        state, averaging = self._resumable.state, self._config.averaging
-        rate = averaging.learning_rate if state.averaging and averaging else learning_rate(self._config, step)
-        return rate / 2**state.halvings
-
-    def _last_step(self) -> int | None:
-        """The step that ends the training; None if epochs end it."""
-        averaging, steps = self._config.averaging, self._config.steps
-        if self._resumable.state.averaging and averaging:
-            return self._resumable.state.begun + averaging.steps
-        return steps and steps + (averaging.steps if averaging else 0)

@@ -142,7 +142,7 @@ def _finished(plan: Plan, output: Path) -> Extracted:
         good = readable(plan.sources, output)
         wanted = {source.id for source in good}
         if read_extractor(output / FILE).settings == plan.settings and wanted == {row["id"] for row in videos}:
-            seconds, failed = sum(float(row["duration"]) for row in videos), len(read_table(output / FAILED))
+            seconds, failed = sum(float(row["duration"]) for row in videos), len(plan.sources) - len(good)
             return Extracted(len(videos), len(read_vocabulary(output)), failed, seconds, len(videos))
     raise OutputError(
         f"{output}: is finished; for more videos give another folder and --like {output}; for other options remove it "
