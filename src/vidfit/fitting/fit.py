@@ -108,7 +108,7 @@ class Fit:
     """
 
     def __init__(self, task: Task, clock: Clock) -> None:
-        self._show = task.on_progress
+        self._on_progress = task.on_progress
         self._task = task = replace(task, on_progress=self._watch)
         data, shards = task.data, task.dataset.shards
         settings = {"budget": task.budget, "data": digests(shards, data.surveys), "vocabulary": data.vocabulary.names}
@@ -252,7 +252,7 @@ class Fit:
 
     def _watch(self, progress: Progress) -> None:
         """Pass progress on, count the time, and stop a member for which there is none left, unless it is the first."""
-        self._show(progress)
+        self._on_progress(progress)
         self._spend()
         # Half of the reserve may help a member to its end.
         if self._tried_now and self._state.tried and self._seconds_to_try() < -_RESERVE / 2 * self._clock.limit:
