@@ -259,7 +259,7 @@ class Run:
             self.data.shards["eval"],
             self.data.skip_corrupt,
             labelled_only=self.data.labelled_only,
-            rank_0_only={"on_progress": counter(self._on_progress, f"evaluating {what}", "videos")},
+            rank_0_only={"on_count": counter(self._on_progress, f"evaluating {what}", "videos")},
         )
 
 

@@ -80,8 +80,16 @@ def begin(on_progress: OnProgress, stage: str, total: int, unit: str) -> None:
     on_progress(Progress(stage, 0, total or None, unit))
 
 
-def counter(on_progress: OnProgress, stage: str, unit: str) -> Callable[[int, int], None]:
-    """What the parts of a stage call with (done, total)."""
+OnCount = Callable[[int, int], None]
+"""Called by the parts of a stage with (done, total); the total may be an estimate."""
+
+
+def uncounted(done: int, total: int) -> None:
+    """Ignores counts: the default everywhere."""
+
+
+def counter(on_progress: OnProgress, stage: str, unit: str) -> OnCount:
+    """What reports the counts of a stage as its progress."""
     return partial(_count, on_progress, stage, unit)
 
 

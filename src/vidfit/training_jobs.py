@@ -159,7 +159,7 @@ class TrainingJobs:
                 folder,
                 top_k,
                 self._data.skip_corrupt,
-                rank_0_only={"on_progress": counter(self._on_progress, stage, "shards")},
+                rank_0_only={"on_count": counter(self._on_progress, stage, "shards")},
             )
             skipped += more
         log_skipped(stage, skipped)

@@ -6,7 +6,7 @@ import pytest
 
 from vidfit.features.spec import FeatureSpec, Modality
 from vidfit.fitting.portfolio import Traits, is_solved, portfolio, variations
-from vidfit.fitting.task import Settings
+from vidfit.fitting.task import MemberSettings
 from vidfit.preflight import count_parameters
 from vidfit.recipe import MemberConfig
 
@@ -20,12 +20,12 @@ TRAITS = {
 }
 
 
-def members(traits: Traits, most: float = math.inf) -> dict[str, Settings]:
+def members(traits: Traits, most: float = math.inf) -> dict[str, MemberSettings]:
     """The portfolio, each member of at most so many weights if hidden layers of 16 allow it."""
     return dict(portfolio(traits, lambda settings: weights(traits, settings) <= most))
 
 
-def weights(traits: Traits, settings: Settings) -> int:
+def weights(traits: Traits, settings: MemberSettings) -> int:
     dtype = "float32" if traits.frames == 1 else "uint8"
     spec = FeatureSpec(modalities=(Modality(name="rgb", size=traits.size, dtype=dtype),))
     return count_parameters("member", MemberConfig.model_validate(settings), spec, traits.classes)

@@ -143,7 +143,7 @@ def test_skipped_records_finish_a_shard_only_where_skipped(
 ):
     model, output = finished / "model.onnx", tmp_path / "out.csv"
     with pytest.raises(RuntimeError, match="stop"):
-        predict(output, model, shards, skip_corrupt=True, on_progress=stop_after(11))
+        predict(output, model, shards, skip_corrupt=True, on_count=stop_after(11))
     with pytest.raises(DataError, match=r"1\.tfrecord, record 3 "):
         predict(output, model, shards)
     counted.clear()
@@ -210,7 +210,7 @@ def test_a_second_call_at_once_is_refused_and_the_first_is_whole(finished: Path,
             predict(output, model, shards, overwrite=True)
         refused.append(done)
 
-    assert predict(output, model, shards, on_progress=second).videos == 12
+    assert predict(output, model, shards, on_count=second).videos == 12
     assert len(refused) == 3
     assert ids_in(output) == [f"{shard}-{number}" for shard in range(3) for number in range((5, 4, 3)[shard])]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "shards"]
@@ -224,7 +224,7 @@ def test_a_folder_that_vanishes_is_no_full_disk(finished: Path, tmp_path: Path, 
             finished / "model.onnx",
             shards,
             skip_corrupt=True,
-            on_progress=lambda *numbers: shutil.rmtree(tmp_path / "out.csv.partial", ignore_errors=True),
+            on_count=lambda *numbers: shutil.rmtree(tmp_path / "out.csv.partial", ignore_errors=True),
         )
     assert "space" not in str(caught.value)
     assert not output.exists()
@@ -253,6 +253,6 @@ def test_progress_is_of_what_is_left(finished: Path, tmp_path: Path, shards: lis
     with pytest.raises(DataError):
         predict(tmp_path / "out.csv", finished / "model.onnx", shards)
     write_shard(shards[1], videos(4, seed=1))
-    predict(tmp_path / "out.csv", finished / "model.onnx", shards, on_progress=lambda *numbers: seen.append(numbers))
+    predict(tmp_path / "out.csv", finished / "model.onnx", shards, on_count=lambda *numbers: seen.append(numbers))
     assert [done for done, _ in seen] == [4, 7]
     assert all(4 <= total <= 10 for _, total in seen)

@@ -57,8 +57,8 @@ def cache(
     paths = expand_shards(shards, log.warning)
     spec = infer_spec(paths, skip_corrupt)
     with progress_bar() as on_progress:
-        show = counter(on_progress, "caching", "shards")
-        index, added = write_cache(paths, output, infer_id_key(paths), spec, skip_corrupt, overwrite, show)
+        on_count = counter(on_progress, "caching", "shards")
+        index, added = write_cache(paths, output, infer_id_key(paths), spec, skip_corrupt, overwrite, on_count)
     entries = index.shards.values()
     log_skipped("caching", sum((entry.left_out for entry in entries), NOTHING))
     videos, size = sum(entry.records for entry in entries), sum(entry.bytes for entry in entries)

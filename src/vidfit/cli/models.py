@@ -176,9 +176,9 @@ def soft_label(
     if len({file.resolve() for file in files}) < len(files):
         raise VidfitError("--teacher: names a teacher twice; leave one out")
     with progress_bar() as on_progress:
-        show = counter(on_progress, "labelling", "shards")
+        on_count = counter(on_progress, "labelling", "shards")
         labelled, skipped = distributed.on_all_ranks(
-            label, files, paths, output, top_k, skip_corrupt, overwrite, threads, rank_0_only={"on_progress": show}
+            label, files, paths, output, top_k, skip_corrupt, overwrite, threads, rank_0_only={"on_count": on_count}
         )
     log_skipped("labelling", skipped)
     size = sum(soft_labels_file(output, shard).stat().st_size for shard in paths)

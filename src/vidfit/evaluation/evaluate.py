@@ -23,21 +23,16 @@ from vidfit.features.loader import Batches, NoRecordsError
 from vidfit.features.prefetch import read_ahead
 from vidfit.features.shards import estimate_records
 from vidfit.features.skipped import NOTHING, Skipped
+from vidfit.progress import OnCount, uncounted
 
 Predict = Callable[[Batch], np.ndarray]
-Show = Callable[[int, int], None]
-"""Called with (videos so far, about how many in all); where there are several ranks, about so many so far."""
-
-
-def _silent(done: int, total: int) -> None:
-    pass
 
 
 def evaluate(
     predict: Predict,
     batches: Batches,
     classes: int,
-    show: Show = _silent,
+    on_count: OnCount = uncounted,
     thresholds_C: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Metrics of `predict` over all batches. All ranks call it together, and each has the result.
@@ -46,7 +41,7 @@ def evaluate(
         predict: probabilities `[B, C]` float32 of a batch.
         batches: labelled videos; those without a label count too.
         classes: size of the vocabulary, C.
-        show: the progress, on each rank.
+        on_count: called on each rank with (videos so far, about how many in all); of several ranks an estimate.
         thresholds_C: float32, from which probability on each label holds.
 
     Returns:
@@ -58,7 +53,7 @@ def evaluate(
         DataError: there is no video, none has a label, or a record is not what it should be.
     """
     decisions = None if thresholds_C is None else Decisions(thresholds_C)
-    measured, passed = _measure(predict, batches, _Measures(Metrics(classes), decisions), show)
+    measured, passed = _measure(predict, batches, _Measures(Metrics(classes), decisions), on_count)
     return measured.metrics.result() | (measured.decisions.result() if measured.decisions else {}) | passed
 
 
@@ -67,7 +62,7 @@ def evaluate_labels(
     batches: Batches,
     names: Sequence[str],
     thresholds_C: np.ndarray,
-    show: Show = _silent,
+    on_count: OnCount = uncounted,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """As `evaluate`, and how good each label and the probabilities themselves are.
 
@@ -76,7 +71,7 @@ def evaluate_labels(
         batches: labelled videos; those without a label count too.
         names: the vocabulary, C names.
         thresholds_C: float32, from which probability on each label holds.
-        show: the progress, on each rank.
+        on_count: called on each rank with (videos so far, about how many in all); of several ranks an estimate.
 
     Returns:
         What `evaluate` gives, and `labels` (of each `name`, `positives`, `average_precision`, which is None without
@@ -87,7 +82,7 @@ def evaluate_labels(
         DataError: there is no video, none has a label, or a record is not what it should be.
     """
     nothing = _Measures(Metrics(len(names)), Decisions(thresholds_C), Reliability())
-    measured, passed = _measure(predict, batches, nothing, show)
+    measured, passed = _measure(predict, batches, nothing, on_count)
     metrics, decisions, reliability = measured.metrics, measured.decisions, measured.reliability
     assert decisions is not None
     assert reliability is not None
@@ -105,12 +100,12 @@ def evaluate_labels(
     }
 
 
-def count_levels(predict: Predict, batches: Batches, classes: int, show: Show = _silent) -> Counts:
+def count_levels(predict: Predict, batches: Batches, classes: int, on_count: OnCount = uncounted) -> Counts:
     """What each label would get at each threshold (see `evaluation/thresholds.py`).
 
     Arguments and errors: as `evaluate`.
     """
-    measured, _ = _measure(predict, batches, _Measures(Metrics(classes), levels=LevelCounts(classes)), show)
+    measured, _ = _measure(predict, batches, _Measures(Metrics(classes), levels=LevelCounts(classes)), on_count)
     assert measured.levels is not None
     return measured.levels.result()
 
@@ -149,7 +144,9 @@ class _Measures:
         self.unlabelled += later.unlabelled
 
 
-def _measure(predict: Predict, batches: Batches, nothing: _Measures, show: Show) -> tuple[_Measures, dict[str, float]]:
+def _measure(
+    predict: Predict, batches: Batches, nothing: _Measures, on_count: OnCount
+) -> tuple[_Measures, dict[str, float]]:
     """The measures of all shards together; and what else `evaluate` tells. `nothing` has no videos yet."""
     start, total = time.perf_counter(), estimate_records(batches.shards)
 
@@ -160,7 +157,7 @@ def _measure(predict: Predict, batches: Batches, nothing: _Measures, show: Show)
             if isinstance(read, Batch):
                 measures.update(predict(read), read)
                 videos += len(read)
-                show(min(videos * distributed.world_size(), total), total)
+                on_count(min(videos * distributed.world_size(), total), total)
             else:
                 measures.skipped = read
                 yield measures

@@ -6,7 +6,7 @@ A call that was stopped leaves whole files, and an index that says which are mis
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
@@ -35,6 +35,7 @@ from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import make_folder, replacing, visible, write_text
 from vidfit.locks import locked
+from vidfit.progress import OnCount, uncounted
 
 _BATCH_BYTES: Final = 1 << 25  # of frames, held while a file is written
 
@@ -46,7 +47,7 @@ def write_cache(
     spec: FeatureSpec,
     skip_corrupt: bool = False,
     overwrite: bool = False,
-    show: Callable[[int, int], None] = lambda done, total: None,
+    on_count: OnCount = uncounted,
 ) -> tuple[CacheIndex, int]:
     """Adds shards to a cache; those that are in it are compared with their files instead.
 
@@ -60,7 +61,7 @@ def write_cache(
         spec: the modalities, which every record must have.
         skip_corrupt: leave damaged records out.
         overwrite: make the files again that are there.
-        show: called with (shards done, shards in all).
+        on_count: called with (shards done, shards in all).
 
     Returns:
         What is in the cache, and how many shards were added now.
@@ -72,7 +73,7 @@ def write_cache(
     """
     _check_names(shards)
     with locked(directory):
-        return _write_cache(shards, directory, id_key, spec, skip_corrupt, overwrite, show)
+        return _write_cache(shards, directory, id_key, spec, skip_corrupt, overwrite, on_count)
 
 
 def _write_cache(
@@ -82,7 +83,7 @@ def _write_cache(
     spec: FeatureSpec,
     skip_corrupt: bool,
     overwrite: bool,
-    show: Callable[[int, int], None],
+    on_count: OnCount,
 ) -> tuple[CacheIndex, int]:
     index = _begun(directory, CacheIndex.model_validate({"id_key": id_key, "spec": spec}), overwrite)
     done = dict(index.shards)
@@ -99,14 +100,14 @@ def _write_cache(
 
     now = save()
     for number, shard in enumerate(shards):
-        show(number, len(shards))
+        on_count(number, len(shards))
         if shard.name in missing:
             done[shard.name] = _write_file(shard, directory, index, skip_corrupt)
             missing.remove(shard.name)
             now = save()
         else:
             _compare(shard, file_of(directory, shard.name), index, done[shard.name], skip_corrupt)
-    show(len(shards), len(shards))
+    on_count(len(shards), len(shards))
     return now, len(added)
 
 

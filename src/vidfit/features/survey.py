@@ -18,7 +18,7 @@ import os
 import time
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +32,7 @@ from vidfit.features.cache import is_cached, open_cached, read_index
 from vidfit.features.example import parse_labels
 from vidfit.features.tfrecord import CorruptRecordError, scan_records
 from vidfit.files import PathText, file_digest, make_folder, replacing
+from vidfit.progress import OnCount, uncounted
 
 # To be raised when the same shard leads to other numbers.
 _VERSION: Final = 3
@@ -81,14 +82,12 @@ _KEPT: Final = TypeAdapter(dict[PathText, _Kept])
 """By the shard's name."""
 
 
-def survey_shards(
-    shards: Sequence[Path], show: Callable[[int, int], None] = lambda done, total: None
-) -> dict[Path, Survey]:
+def survey_shards(shards: Sequence[Path], on_count: OnCount = uncounted) -> dict[Path, Survey]:
     """What each shard holds; read where it is not known yet.
 
     Arguments:
         shards: TFRecord files or those of a cache.
-        show: called with (shards done, shards in all).
+        on_count: called with (shards done, shards in all).
 
     Raises:
         DataError: a shard cannot be read.
@@ -107,7 +106,7 @@ def survey_shards(
                     found[shard] = survey
                     if to_keep:
                         new[shard.name] = to_keep
-                    show(len(found), len(shards))
+                    on_count(len(found), len(shards))
             finally:
                 if new:
                     _save(folder, new)

@@ -17,7 +17,7 @@ Legend: B videos, N frames of a shard, P parts, W words of both modalities, D fe
 """
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from vidfit.features.example import to_sequence_example
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
 from vidfit.files import cannot_write, temporary
+from vidfit.progress import OnCount, uncounted
 
 _KINDS = ("seen", "heard", "both")
 
@@ -89,13 +90,13 @@ class CorpusConfig(BaseModel):
         return self
 
 
-def write_corpus(directory: Path, config: CorpusConfig, progress: Callable[[int, int], None] | None = None) -> None:
+def write_corpus(directory: Path, config: CorpusConfig, on_count: OnCount = uncounted) -> None:
     """Writes `train/`, `validation/` and `eval/` shards and `vocabulary.csv` (label_id,label_name).
 
     Arguments:
         directory: must not exist, or be empty; it is made, or filled, only once the corpus is complete.
         config: what to generate.
-        progress: called with (videos written, videos in all) after each shard.
+        on_count: called with (videos written, videos in all) after each shard.
 
     Raises:
         OutputError: `directory` holds something, or cannot be written.
@@ -116,8 +117,7 @@ def write_corpus(directory: Path, config: CorpusConfig, progress: Callable[[int,
                     records = map(to_sequence_example, _videos(world, random, split, first, count))
                     write_records(unfinished / split / f"{split}{shard:03}.tfrecord", records)
                     written += count
-                    if progress:
-                        progress(written, sum(splits.values()))
+                    on_count(written, sum(splits.values()))
             with (unfinished / "vocabulary.csv").open("w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
                 writer.writerow(("label_id", "label_name"))

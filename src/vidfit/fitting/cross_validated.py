@@ -20,7 +20,7 @@ from vidfit.fitting.choice import choose, odds_factor, scale_odds
 from vidfit.fitting.clock import Clock, TimeUp
 from vidfit.fitting.portfolio import is_solved
 from vidfit.fitting.state import State
-from vidfit.fitting.task import GRAPH_BYTES, Settings, Task
+from vidfit.fitting.task import GRAPH_BYTES, MemberSettings, Task
 from vidfit.pipeline import Run
 from vidfit.quantization.member import load_member
 from vidfit.recipe import Recipe
@@ -68,7 +68,7 @@ class CrossValidated:
         for name, tried in self._state.tried.items():
             self._keep(name, [self._predicted(name, tried["member"], part) for part in range(tried["trainings"])])
 
-    def try_member(self, name: str, settings: Settings, has_time: Callable[[], bool]) -> int:
+    def try_member(self, name: str, settings: MemberSettings, has_time: Callable[[], bool]) -> int:
         """Train a member without each part. Returns the number of trainings.
 
         It ends early where the member adds nothing to the best average so far, or where time is up.
@@ -97,14 +97,14 @@ class CrossValidated:
         """Members that there was no time to train without each part."""
         return frozenset(name for name, parts in self._kept.items() if len(parts) < len(self._parts))
 
-    def rate_rival(self, name: str, settings: Settings) -> float:
+    def rate_rival(self, name: str, settings: MemberSettings) -> float:
         """GAP on the first part of the best average so far with this member, which has half of the weight."""
         members = {of: weight / 2 for of, weight in self.choose(self._state.members)[0].items()}
         rival_VC = self._predicted(name, settings, 0)
         blend_VC = rival_VC / 2 + sum(weight * self._kept[of][0] for of, weight in members.items())
         return self._gap(np.asarray(blend_VC), 0)
 
-    def choose(self, members: Mapping[str, Settings]) -> tuple[dict[str, float], float]:
+    def choose(self, members: Mapping[str, MemberSettings]) -> tuple[dict[str, float], float]:
         """Which of these are in the best average within the budget, with weights, and its GAP."""
         kept = {name: parts for name, parts in self._kept.items() if name in members}
         return self._chosen(kept) if kept else ({}, 0.0)
@@ -134,7 +134,7 @@ class CrossValidated:
             {"members": {name: chosen[of] / seeds[of] for name, of in names.items()}} | self._decisions(chosen),
         )
 
-    def _predicted(self, name: str, settings: Settings, number: int) -> np.ndarray:
+    def _predicted(self, name: str, settings: MemberSettings, number: int) -> np.ndarray:
         """What a member says of a part that it has not seen, float32 `[V, C]`."""
         folder = self._folder(number)
         others = [shard for place, part in enumerate(self._parts) if place != number for shard in part]

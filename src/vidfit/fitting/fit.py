@@ -33,7 +33,7 @@ from vidfit.fitting.dataset import find_dataset, read_dataset
 from vidfit.fitting.folds import divide
 from vidfit.fitting.portfolio import Traits, is_solved, portfolio, variations
 from vidfit.fitting.state import State
-from vidfit.fitting.task import Settings, Task
+from vidfit.fitting.task import MemberSettings, Task
 from vidfit.fitting.validated import Validated
 from vidfit.locks import locked
 from vidfit.pipeline import Run
@@ -108,13 +108,13 @@ class Fit:
     """
 
     def __init__(self, task: Task, clock: Clock) -> None:
-        self._show = task.on_progress
+        self._on_progress = task.on_progress
         self._task = task = replace(task, on_progress=self._watch)
         data, shards = task.data, task.dataset.shards
-        settings = {"budget": task.budget, "data": digests(shards, data.surveys), "vocabulary": data.vocabulary.names}
+        origin = {"budget": task.budget, "data": digests(shards, data.surveys), "vocabulary": data.vocabulary.names}
         if task.with_extractor:
-            settings["with_extractor"] = True
-        self._state = State(task.directory, settings)
+            origin["with_extractor"] = True
+        self._state = State(task.directory, origin)
         self._clock, self._state.limit = clock, clock.limit
         clock.add(self._state.spent)
         traits = Traits(
@@ -197,11 +197,11 @@ class Fit:
         tried = self._state.tried
         return [name for name, it in self._portfolio.items() if name not in tried and self._is_small(it)]
 
-    def _leaves_half(self, settings: Settings) -> bool:
+    def _leaves_half(self, settings: MemberSettings) -> bool:
         """Whether a member takes at most half of the bytes, so that there is an average."""
         return self._task.least_bytes(settings) <= self._task.room / 2
 
-    def _is_small(self, settings: Settings) -> bool:
+    def _is_small(self, settings: MemberSettings) -> bool:
         """Whether a member leaves half of the bytes to others, or is no larger than one that did not."""
         if self._leaves_half(settings):
             return True
@@ -214,7 +214,7 @@ class Fit:
             size = format_size(self._task.common_bytes + least)
             raise BudgetError(f"--budget: no member fits; the smallest file takes about {size}")
 
-    def _within_time(self, name: str, settings: Settings, trainings: float = 0.0) -> Settings | None:
+    def _within_time(self, name: str, settings: MemberSettings, trainings: float = 0.0) -> MemberSettings | None:
         """The settings, with fewer steps if there is too little time; None if far too little.
 
         Arguments:
@@ -252,7 +252,7 @@ class Fit:
 
     def _watch(self, progress: Progress) -> None:
         """Pass progress on, count the time, and stop a member for which there is none left, unless it is the first."""
-        self._show(progress)
+        self._on_progress(progress)
         self._spend()
         # Half of the reserve may help a member to its end.
         if self._tried_now and self._state.tried and self._seconds_to_try() < -_RESERVE / 2 * self._clock.limit:
@@ -315,7 +315,7 @@ class Fit:
         self._state.save()
         return best
 
-    def _rivals(self, base: str, number: int) -> dict[str, Settings]:
+    def _rivals(self, base: str, number: int) -> dict[str, MemberSettings]:
         """The variations of a member that bytes and time allow, with the steps that time allows."""
         member = self._state.members[base]
         # Those of the portfolio, though the member may have had fewer.

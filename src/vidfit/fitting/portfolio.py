@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from vidfit.fitting.task import Settings
+from vidfit.fitting.task import MemberSettings
 
 # No hidden layer is made narrower than this to save bytes.
 _LEAST_WIDTH = 16
@@ -71,7 +71,7 @@ class Traits:
         return max(240, round(self.passes * self.videos / self.batch_size))
 
 
-def portfolio(traits: Traits, fits: Callable[[Settings], bool]) -> Iterator[tuple[str, Settings]]:
+def portfolio(traits: Traits, fits: Callable[[MemberSettings], bool]) -> Iterator[tuple[str, MemberSettings]]:
     """Names and settings of members, as a recipe has them.
 
     Arguments:
@@ -85,7 +85,7 @@ def portfolio(traits: Traits, fits: Callable[[Settings], bool]) -> Iterator[tupl
         yield name, build(hidden)
 
 
-def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], Settings]]]:
+def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], MemberSettings]]]:
     """Names, and what makes a member with hidden layers of a size."""
     yield from _linear_models(traits)
     dbof, netvlad = ("dbof", partial(_dbof, traits)), ("netvlad", partial(_netvlad, traits))
@@ -104,12 +104,12 @@ def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], Settings]]]:
     yield "frames-mean", partial(_frames, traits, "mean", 1)
 
 
-def is_solved(member: Settings) -> bool:
+def is_solved(member: MemberSettings) -> bool:
     """Whether it is solved exactly: it comes out the same from any initial weights, and has no settings to vary."""
     return member["training"].get("solver") == "lbfgs"
 
 
-def variations(name: str, member: Settings, number: int) -> dict[str, Settings]:
+def variations(name: str, member: MemberSettings, number: int) -> dict[str, MemberSettings]:
     """The rivals of a round, by name: a member as it is, and with half and with twice of one setting.
 
     Rounds take turns: width, learning rate, dropout. All start from other initial weights.
@@ -127,7 +127,7 @@ def variations(name: str, member: Settings, number: int) -> dict[str, Settings]:
     return rivals
 
 
-def _linear_models(traits: Traits) -> Iterator[tuple[str, Callable[[int], Settings]]]:
+def _linear_models(traits: Traits) -> Iterator[tuple[str, Callable[[int], MemberSettings]]]:
     """Scikit-learn's C, how weak the penalty is, is a part of their names."""
     several = traits.frames > 1
     if traits.products > _MOST_TO_SOLVE:
@@ -143,38 +143,38 @@ def _linear_models(traits: Traits) -> Iterator[tuple[str, Callable[[int], Settin
             yield f"mean-and-max-c{c}", partial(_solved, traits, c, True)
 
 
-def _solved(traits: Traits, c: float, largest: bool, _: int) -> Settings:
+def _solved(traits: Traits, c: float, largest: bool, _: int) -> MemberSettings:
     # So the penalty is the same prior for any number of videos.
     training = {"solver": "lbfgs", "steps": 60, "batch_size": traits.batch_size}
     head = {"type": "logistic", "l2": 1 / (c * traits.videos)}
     return {"family": {"type": "mean", "max": largest}, "head": head, "training": training}
 
 
-def _linear(traits: Traits, learning_rate: float, largest: bool, _: int) -> Settings:
+def _linear(traits: Traits, learning_rate: float, largest: bool, _: int) -> MemberSettings:
     # scikit-learn's C of 50.
     head = {"type": "logistic", "l2": 0.02 / traits.videos, "dropout": 0.3}
     return {"family": {"type": "mean", "max": largest}, "head": head, "training": _training(traits, learning_rate)}
 
 
-def _experts(traits: Traits) -> Settings:
+def _experts(traits: Traits) -> MemberSettings:
     head = {"type": "moe", "experts": 2, "dropout": 0.2}
     return {"family": {"type": "mean"}, "head": head, "training": _training(traits, 0.02)}
 
 
-def _frames(traits: Traits, pooling: str, layers: int, hidden: int) -> Settings:
+def _frames(traits: Traits, pooling: str, layers: int, hidden: int) -> MemberSettings:
     family = {"type": "frame-classifier", "pooling": pooling, "dropout": 0.5}
     encoder = {"hidden": [hidden] * layers, "dropout": 0.5 if traits.videos > 1_000 else 0.3}
     return {"encoder": encoder, "family": family, "training": _training(traits, 0.003)}
 
 
-def _attention(traits: Traits, hidden: int) -> Settings:
+def _attention(traits: Traits, hidden: int) -> MemberSettings:
     family = {"type": "attention", "heads": 8, "values": hidden, "hidden": hidden, "dropout": 0.5}
     encoder = {"hidden": [hidden], "dropout": 0.5}
     head = {"type": "logistic", "dropout": 0.5}
     return {"encoder": encoder, "family": family, "head": head, "training": _training(traits, 0.002)}
 
 
-def _netvlad(traits: Traits, hidden: int) -> Settings:
+def _netvlad(traits: Traits, hidden: int) -> MemberSettings:
     family = {"type": "netvlad", "clusters": 8, "hidden": hidden, "relu": True, "gating": False, "dropout": 0.5}
     # Without the encoder a cluster has as many sums as a frame has bytes.
     encoder = {"hidden": hidden // 2, "dropout": 0.3}
@@ -182,7 +182,7 @@ def _netvlad(traits: Traits, hidden: int) -> Settings:
     return {"encoder": encoder, "family": family, "head": head, "training": _training(traits, 0.004)}
 
 
-def _dbof(traits: Traits, hidden: int) -> Settings:
+def _dbof(traits: Traits, hidden: int) -> MemberSettings:
     family = {
         "type": "dbof",
         "pooling": "max",
@@ -195,7 +195,7 @@ def _dbof(traits: Traits, hidden: int) -> Settings:
     return {"family": family, "head": {"type": "logistic", "dropout": 0.5}, "training": _training(traits, 0.004)}
 
 
-def _training(traits: Traits, learning_rate: float) -> Settings:
+def _training(traits: Traits, learning_rate: float) -> MemberSettings:
     long = traits.frames > 60
     return {
         "steps": traits.steps,
@@ -210,7 +210,7 @@ def _training(traits: Traits, learning_rate: float) -> Settings:
     }
 
 
-def _wider(member: Settings, factor: float) -> Settings:
+def _wider(member: MemberSettings, factor: float) -> MemberSettings:
     """Its hidden layers so many times as wide."""
 
     def scaled(value: Any) -> Any:
@@ -224,15 +224,15 @@ def _wider(member: Settings, factor: float) -> Settings:
     )
 
 
-def _faster(member: Settings, factor: float) -> Settings:
+def _faster(member: MemberSettings, factor: float) -> MemberSettings:
     training = member["training"]
     return member | {"training": training | {"learning_rate": training["learning_rate"] * factor}}
 
 
-def _dropping(member: Settings, factor: float) -> Settings:
+def _dropping(member: MemberSettings, factor: float) -> MemberSettings:
     """Half of its dropout, or halfway to all."""
 
-    def changed(part: Settings) -> Settings:
+    def changed(part: MemberSettings) -> MemberSettings:
         dropout = part.get("dropout", 0.0)
         return part | {"dropout": round(dropout / 2 if factor < 1 else (1 + dropout) / 2, 4)} if dropout else part
 

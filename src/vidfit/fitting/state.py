@@ -7,7 +7,7 @@ from typing import Any
 
 from vidfit.errors import OutputError, reason
 from vidfit.files import write_text
-from vidfit.fitting.task import Settings
+from vidfit.fitting.task import MemberSettings
 
 FIT = "fit.json"
 # A kill loses the count of no more seconds.
@@ -19,7 +19,7 @@ class State:
 
     Arguments:
         directory: the run folder.
-        settings: budget, shards and labels.
+        origin: budget, shards and labels.
 
     Attributes:
         begun: settings of members that are or were tried, by name.
@@ -36,9 +36,9 @@ class State:
         OutputError: the file is damaged, or the folder holds something else.
     """
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
-        self._path, self._settings = directory / FIT, json.loads(json.dumps(settings))
-        self.begun: dict[str, Settings] = {}
+    def __init__(self, directory: Path, origin: Mapping[str, Any]) -> None:
+        self._path, self._origin = directory / FIT, json.loads(json.dumps(origin))
+        self.begun: dict[str, MemberSettings] = {}
         self.tried: dict[str, dict[str, Any]] = {}
         self.rounds: list[str] = []
         self.untried: list[str] = []
@@ -48,7 +48,7 @@ class State:
         self.spent = self._saved = self.limit = 0.0
         try:
             saved = json.loads(self._path.read_bytes())
-            own, self.begun, self.tried = saved["settings"], saved["begun"], saved["tried"]
+            found, self.begun, self.tried = saved["settings"], saved["begun"], saved["tried"]
             self.rounds, self.untried, self.seeds = saved["rounds"], saved["untried"], saved["seeds"]
             self.seconds, self.spent = saved["seconds_of"], saved["seconds"]
             self.decisions = saved.get("decisions", {})  # an older version measured none
@@ -60,11 +60,11 @@ class State:
             raise OutputError(f"{self._path}: is of another version of vidfit; choose another run folder") from None
         except (OSError, ValueError, TypeError) as error:
             raise OutputError(f"{self._path}: cannot be read ({reason(error)}); choose another run folder") from error
-        if own != self._settings:
+        if found != self._origin:
             raise OutputError(f"{directory}: holds the fit of other videos or another budget; choose another -o")
 
     @property
-    def members(self) -> dict[str, Settings]:
+    def members(self) -> dict[str, MemberSettings]:
         """Those tried, as a recipe has them."""
         return {name: tried["member"] for name, tried in self.tried.items()}
 
@@ -80,7 +80,7 @@ class State:
         """Write it."""
         self._saved = self.spent
         document = {
-            "settings": self._settings,
+            "settings": self._origin,
             "limit": self.limit,
             "seconds": round(self.spent, 1),
             "begun": self.begun,

@@ -20,7 +20,7 @@ from vidfit.search.carried import carried_bytes, extractor_in_8_bits, known_extr
 GRAPH_BYTES = 15_000
 """Bytes of a graph that are no weights, for each member; generous."""
 
-Settings = dict[str, Any]
+MemberSettings = dict[str, Any]
 """A member as a recipe has it."""
 
 
@@ -69,7 +69,7 @@ class Task:
         """Bytes for members."""
         return self.budget - self.common_bytes
 
-    def least_bytes(self, settings: Settings) -> int:
+    def least_bytes(self, settings: MemberSettings) -> int:
         """About what a member takes in a file, in 8 bits."""
         info = self.data.member_info("tried", MemberConfig.model_validate(settings))
         tensors = architecture(info).values()
@@ -78,7 +78,7 @@ class Task:
 
     def recipe(
         self,
-        members: Mapping[str, Settings],
+        members: Mapping[str, MemberSettings],
         train: Sequence[Path],
         validation: Sequence[Path],
         eval: Sequence[Path] = (),

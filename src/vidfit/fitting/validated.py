@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vidfit.fitting.clock import Clock
 from vidfit.fitting.state import State
-from vidfit.fitting.task import Settings, Task
+from vidfit.fitting.task import MemberSettings, Task
 from vidfit.pipeline import Run
 from vidfit.recipe import Recipe
 from vidfit.search.run_members import RunMembers
@@ -39,13 +39,13 @@ class Validated:
     def restore(self) -> None:
         """What an earlier call trained is found by the search."""
 
-    def try_member(self, name: str, settings: Settings, _: Callable[[], bool]) -> int:
+    def try_member(self, name: str, settings: MemberSettings, _: Callable[[], bool]) -> int:
         """Train a member. Returns 1, the trainings it took."""
         recipe = self._recipe(self._state.members | {name: settings})
         Run(recipe, self._task.directory, members=[name], on_progress=self._task.on_progress).train(name)
         return 1
 
-    def rate_rival(self, name: str, settings: Settings) -> float:
+    def rate_rival(self, name: str, settings: MemberSettings) -> float:
         """Validation GAP after a quarter of the steps."""
         training = settings["training"]
         fewer = {key: max(1, round(training[key] * _SHARE_OF_STEPS)) for key in ("steps", "validate_every")}
@@ -53,13 +53,13 @@ class Validated:
         run = Run(recipe, self._task.directory / "rivals", overwrite=True, on_progress=self._task.on_progress)
         return run.train(name)["gap_validation"]
 
-    def choose(self, members: Mapping[str, Settings]) -> tuple[dict[str, float], float]:
+    def choose(self, members: Mapping[str, MemberSettings]) -> tuple[dict[str, float], float]:
         """Members of the best ensemble within the budget with weights, and its GAP on the half that confirms."""
         if self._chosen is None or self._chosen[0] != list(members):
             self._chosen = list(members), self._search(members)
         return self._chosen[1]
 
-    def _search(self, members: Mapping[str, Settings]) -> tuple[dict[str, float], float]:
+    def _search(self, members: Mapping[str, MemberSettings]) -> tuple[dict[str, float], float]:
         search = Search(RunMembers.read(self._task.directory, self._recipe(members)), self._task.on_progress)
         _ = search.candidates  # made here and kept, so they do not count as time of the search
         start = time.monotonic()
@@ -78,5 +78,5 @@ class Validated:
         """All members; packing chooses."""
         return self._recipe(self._state.members, self._task.dataset.eval)
 
-    def _recipe(self, members: Mapping[str, Settings], eval: list[Path] | None = None) -> Recipe:
+    def _recipe(self, members: Mapping[str, MemberSettings], eval: list[Path] | None = None) -> Recipe:
         return self._task.recipe(members, self._train, self._validation, eval or ())

@@ -4,7 +4,7 @@ Run these with `distributed.on_all_ranks`. Without torchrun they are plain funct
 fewer shards than ranks some ranks have nothing to do. The result is bit for bit the same with any number of ranks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,9 @@ from vidfit.features.skipped import Skipped
 from vidfit.files import file_digest, make_folder
 from vidfit.inference.predictor import BATCH_SIZE, load
 from vidfit.inference.resume import Written, predict_to_file
+from vidfit.progress import OnCount, uncounted
 from vidfit.training.checkpoint import member_file
 from vidfit.training.soft_labels import label_shards
-
-OnProgress = Callable[[int, int], None]
-"""Called with (items done, about how many in all)."""
-
-
-def _silent(done: int, total: int) -> None:
-    pass
 
 
 def measure(
@@ -37,13 +31,13 @@ def measure(
     batch_size: int = BATCH_SIZE,
     labelled_only: bool = False,
     *,
-    on_progress: OnProgress = _silent,
+    on_count: OnCount = uncounted,
 ) -> dict[str, float]:
     """The metrics of a model on labelled shards (see `evaluate`, `Batches` and, for the options, `load`)."""
     predictor = load(model, threads, fill_up, batch_size, parallel_batches=0)
     classes = len(predictor.vocabulary)
     batches = predictor.batches(shards, classes, skip_corrupt, labelled_only)
-    return evaluate(predictor.predict_batch, batches, classes, on_progress, predictor.thresholds)
+    return evaluate(predictor.predict_batch, batches, classes, on_count, predictor.thresholds)
 
 
 def measure_labels(
@@ -52,7 +46,7 @@ def measure_labels(
     skip_corrupt: bool = False,
     labelled_only: bool = False,
     *,
-    on_progress: OnProgress = _silent,
+    on_count: OnCount = uncounted,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Like `measure`, and also the results per label and the calibration (see `evaluate_labels`).
 
@@ -63,7 +57,7 @@ def measure_labels(
     thresholds_C = predictor.thresholds
     if thresholds_C is None:
         thresholds_C = np.full(len(predictor.vocabulary), DEFAULT, np.float32)
-    return evaluate_labels(predictor.predict_batch, batches, predictor.vocabulary, thresholds_C, on_progress)
+    return evaluate_labels(predictor.predict_batch, batches, predictor.vocabulary, thresholds_C, on_count)
 
 
 def choose_thresholds(
@@ -73,13 +67,13 @@ def choose_thresholds(
     skip_corrupt: bool = False,
     labelled_only: bool = False,
     *,
-    on_progress: OnProgress = _silent,
+    on_count: OnCount = uncounted,
 ) -> np.ndarray:
     """The best threshold of each label on labelled shards, as a level uint8 `[C]` (see `evaluation/thresholds.py`)."""
     predictor = load(model, parallel_batches=0)
     classes = len(predictor.vocabulary)
     batches = predictor.batches(shards, classes, skip_corrupt, labelled_only)
-    return choose(count_levels(predictor.predict_batch, batches, classes, on_progress), precision)
+    return choose(count_levels(predictor.predict_batch, batches, classes, on_count), precision)
 
 
 def predict(
@@ -93,7 +87,7 @@ def predict(
     fill_up: int,
     batch_size: int,
     *,
-    on_progress: OnProgress = _silent,
+    on_count: OnCount = uncounted,
 ) -> Written:
     """Write a model's best labels of every video to a file (see `predict_to_file`)."""
     predictor = load(model, threads, fill_up, batch_size, parallel_batches=0)
@@ -106,7 +100,7 @@ def predict(
         top_k,
         skip_corrupt=skip_corrupt,
         overwrite=overwrite,
-        on_progress=on_progress,
+        on_count=on_count,
     )
 
 
@@ -119,7 +113,7 @@ def soft_label(
     overwrite: bool = False,
     threads: int = 0,
     *,
-    on_progress: OnProgress = _silent,
+    on_count: OnCount = uncounted,
 ) -> tuple[int, Skipped]:
     """Write the teachers' probabilities of every video to a folder (see `label_shards`).
 
@@ -145,5 +139,5 @@ def soft_label(
         top_k,
         lambda shard: first.batches([shard], skip_corrupt=skip_corrupt),
         overwrite,
-        on_progress,
+        on_count,
     )

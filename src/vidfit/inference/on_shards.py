@@ -55,7 +55,7 @@ def evaluate(
         fill_up,
         batch_size,
         labelled_only=labelled_only,
-        rank_0_only={"on_progress": counter(on_progress, "evaluating", "videos")},
+        rank_0_only={"on_count": counter(on_progress, "evaluating", "videos")},
     )
 
 
@@ -98,7 +98,7 @@ def predict(
         threads,
         fill_up,
         batch_size,
-        rank_0_only={"on_progress": counter(on_progress, "predicting", "videos")},
+        rank_0_only={"on_count": counter(on_progress, "predicting", "videos")},
     )
 
 

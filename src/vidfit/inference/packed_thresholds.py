@@ -86,7 +86,7 @@ def set_thresholds(
         precision,
         skip_corrupt,
         labelled_only,
-        rank_0_only={"on_progress": counter(on_progress, "choosing thresholds", "videos")},
+        rank_0_only={"on_count": counter(on_progress, "choosing thresholds", "videos")},
     )
     write_thresholds(path, levels_C)
     highest = int((levels_C == len(LEVELS) - 1).sum())

@@ -14,7 +14,7 @@ Each rank writes parts. Rank 0 writes OUTPUT, and locks the folder against other
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +32,10 @@ from vidfit.files import cannot_write, visible
 from vidfit.inference.prediction_files import check_output, merge_predictions, write_predictions
 from vidfit.inference.predictor import Predictor
 from vidfit.locks import LOCK, locked
+from vidfit.progress import OnCount, uncounted
 
 Rows = list[tuple[str, np.ndarray]]
 """Ids and probabilities `[C]` float32."""
-OnProgress = Callable[[int, int], None]
 
 
 @dataclass
@@ -58,7 +58,7 @@ def predict_to_file(
     *,
     skip_corrupt: bool = False,
     overwrite: bool = False,
-    on_progress: OnProgress = lambda done, total: None,
+    on_count: OnCount = uncounted,
 ) -> Written:
     """Write the best classes of every video in some shards. Resumes where a killed or failed call stopped.
 
@@ -72,7 +72,7 @@ def predict_to_file(
         top_k: classes written per video, at least 1.
         skip_corrupt: skip damaged records.
         overwrite: replace an existing file.
-        on_progress: called with (videos predicted by this call, about how many it has to predict), on each rank.
+        on_count: called with (videos predicted by this call, about how many it has to predict), on each rank.
 
     Raises:
         OutputError: the suffix is unknown, the file exists and `overwrite` is False, it cannot be written, or another
@@ -91,7 +91,7 @@ def predict_to_file(
             return keys, _finished(folder, skip_corrupt)
 
         # On rank 0 alone: another rank might look later, and find parts of this call.
-        parts = _Parts(folder, predictor, top_k, skip_corrupt, on_progress, *distributed.on_rank_0(begin))
+        parts = _Parts(folder, predictor, top_k, skip_corrupt, on_count, *distributed.on_rank_0(begin))
         made = Written(videos=0, skipped=Skipped(), resumed=sum(key in parts.finished for key in parts.keys))
         if distributed.rank():
             deque(parts.of(shards, made), maxlen=0)
@@ -109,7 +109,7 @@ class _Parts:
     predictor: Predictor
     top_k: int
     skip_corrupt: bool
-    on_progress: OnProgress
+    on_count: OnCount
     keys: list[str]
     """The shards', in their order."""
     finished: dict[str, Path]
@@ -140,7 +140,7 @@ class _Parts:
             if isinstance(read, Batch):
                 yield list(zip(read.ids, self.predictor.predict_batch(read), strict=True))
                 videos += len(read)
-                self.on_progress(videos, total)
+                self.on_count(videos, total)
             else:
                 yield read
 

@@ -67,7 +67,7 @@ class ShardTimelines:
         self.skipped = Skipped()
         """What was left out so far."""
         self._batches = self.predictor.batches(paths, len(self.predictor.vocabulary), skip_corrupt)
-        self._show, self._total = counter(on_progress, stage, "videos"), estimate_records(paths)
+        self._on_count, self._total = counter(on_progress, stage, "videos"), estimate_records(paths)
 
     def __iter__(self) -> Iterator[TimedVideo]:
         for batch in read_ahead(self._batches):
@@ -81,4 +81,4 @@ class ShardTimelines:
                 frames = {name: part[place].numpy() for name, part in parts.items()}
                 _, probabilities_TC = self.timeline.probabilities(frames)
                 yield TimedVideo(id, bool(batch.label_counts[place]), batch.segments[place], probabilities_TC)
-                self._show(len(self.seen), max(self._total, len(self.seen)))
+                self._on_count(len(self.seen), max(self._total, len(self.seen)))

@@ -9,7 +9,7 @@ the sum of these divergences and the measured divergence.
 Shapes: V videos, C classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vidfit.evaluation.metrics import Metrics
 from vidfit.features.batch import Batch
+from vidfit.progress import OnCount, uncounted
 from vidfit.quantization.gptq import LayerInputs
 from vidfit.quantization.member import Member
 from vidfit.quantization.state import is_big
@@ -46,7 +47,7 @@ def sensitivity(
     batches: Sequence[Batch],
     schemes: Sequence[QuantScheme],
     inputs: Mapping[str, LayerInputs],
-    on_progress: Callable[[int, int], None] = lambda *_: None,
+    on_count: OnCount = uncounted,
 ) -> Iterator[tuple[Cost, QuantizedTensor]]:
     """Quantise each big tensor of a float member with each scheme; yield its cost and the quantised tensor.
 
@@ -58,7 +59,7 @@ def sensitivity(
         schemes: the schemes to try.
         inputs: samples of the tensors' inputs, by name (`calibration.collect`). Up to `GPTQ_BITS` bits, GPTQ rounds the
             tensors that have them. All others are rounded to nearest.
-        on_progress: called with (done, total).
+        on_count: called with (done, total).
     """
     classifier = member.classifier()
     parameters = {**dict(classifier.named_parameters()), **dict(classifier.named_buffers())}
@@ -84,7 +85,7 @@ def sensitivity(
         away = divergence(reference_VC, predicted_VC)
         yield Cost(name, scheme, quantized.nbytes, away, gap - reference_gap), quantized
         parameters[name].data = value
-        on_progress(done + 1, len(big) * len(schemes))
+        on_count(done + 1, len(big) * len(schemes))
 
 
 def divergence(reference_VC: np.ndarray, probabilities_VC: np.ndarray) -> float:

@@ -146,13 +146,13 @@ class Forms:
         carried = CarriedExtractor(self._extractor, self._as_they_are | self._in_8_bits)
         parts = extractor_parts(carried, self._members.info.spec)
         embedder = Embedder(self._extractor.settings, carried_models(parts))
-        paths, show, found = self._paths, counter(self._on_progress, "extracting validation", "videos"), {}
+        paths, on_count, found = self._paths, counter(self._on_progress, "extracting validation", "videos"), {}
         for number, video in enumerate(self._videos, start=1):
             frames = carried_frames(embedder.embed(paths[video.id]), self._members.info.spec)
             if {it.shape for it in frames.values()} != {it.shape for it in video.frames.values()}:
                 raise DataError(f"{paths[video.id]}: has changed since its features were made; extract the videos anew")
             found[video.id] = frames
-            show(number, len(self._videos))
+            on_count(number, len(self._videos))
         return found
 
     @cached_property

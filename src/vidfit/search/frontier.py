@@ -104,7 +104,7 @@ def _measure_point(packer: Packer, size: int) -> dict[str, Any]:
             batches.shards,
             batches.skip_corrupt,
             labelled_only=batches.labelled_only,
-            rank_0_only={"on_progress": counter(packer.on_progress, what, "videos")},
+            rank_0_only={"on_count": counter(packer.on_progress, what, "videos")},
         )
         point |= {"gap": scores["gap"]}
     finally:
@@ -164,12 +164,12 @@ def _eval_batches(packer: Packer, what: str) -> Iterator[Batch]:
     """Batches of the eval shards, with progress and a warning about skipped records."""
     batches = packer.search.members.batches("eval")
     total, videos, skipped = estimate_records(batches.shards), 0, Skipped()
-    show = counter(packer.on_progress, what, "videos")
+    on_count = counter(packer.on_progress, what, "videos")
     for batch in read_ahead(batches):
         yield batch
         videos += len(batch)
         skipped += batch.skipped
-        show(videos, total)
+        on_count(videos, total)
     log_skipped(what, skipped)
 
 

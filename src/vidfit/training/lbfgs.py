@@ -27,6 +27,7 @@ from vidfit.features.shards import estimate_records
 from vidfit.features.skipped import Skipped
 from vidfit.models.classifier import VideoClassifier
 from vidfit.models.heads import Logistic
+from vidfit.progress import OnCount
 from vidfit.training.checkpoint import BEST, MemberInfo, save_member
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import SoftTargets
@@ -172,7 +173,7 @@ def solve_member(
     validation_batches: Batches | None,
     directory: Path,
     on_progress: Callable[[Progress], None],
-    on_pooled: Callable[[int, int], None],
+    on_pooled: OnCount,
     soft_targets: SoftTargets | None,
     stopping: Stopping,
 ) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from vidfit.features.loader import NoRecordsError
 from vidfit.features.skipped import NOTHING, Skipped
 from vidfit.features.survey import survey_shards
 from vidfit.files import PathText, file_digest, replacing, visible
+from vidfit.progress import OnCount, uncounted
 
 _METADATA = b"vidfit"
 
@@ -100,7 +101,7 @@ def label_shards(
     top_k: int,
     batches: Callable[[Path], Iterable[Batch]],
     overwrite: bool = False,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_count: OnCount = uncounted,
 ) -> tuple[int, Skipped]:
     """Write the soft labels of each shard that has none yet. All ranks call it together, and each writes some.
 
@@ -112,7 +113,7 @@ def label_shards(
         top_k: probabilities kept of a video; all where C is smaller.
         batches: the videos of a shard, in any order.
         overwrite: replace files that other teachers or another `top_k` left.
-        on_progress: called with (shards done, shards in all); each rank counts its own.
+        on_count: called with (shards done, shards in all); each rank counts its own.
 
     Returns:
         How many shards were labelled (the others had been before), and what was left out in them.
@@ -128,9 +129,9 @@ def label_shards(
 
     def label() -> Iterator[Skipped]:
         for done, (shard, info) in enumerate(own):
-            on_progress(done, len(own))
+            on_count(done, len(own))
             yield _write(soft_labels_file(directory, shard), info, batches(shard), list(teachers.values()))
-        on_progress(len(own), len(own))
+        on_count(len(own), len(own))
 
     return len(missing), sum(distributed.gather_in_order(label(), len(missing)), NOTHING)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from vidfit import distributed
 from vidfit.features.loader import Batches
 from vidfit.models.classifier import VideoClassifier
+from vidfit.progress import OnCount, uncounted
 from vidfit.training.checkpoint import BEST, MemberInfo, read_info, save_member
 from vidfit.training.config import TrainingConfig
 from vidfit.training.distillation import SoftTargets
@@ -40,7 +41,7 @@ def train_member(
     directory: Path,
     seed: int,
     on_progress: Callable[[Progress], None] = lambda _: None,
-    on_pooled: Callable[[int, int], None] = lambda done, total: None,
+    on_pooled: OnCount = uncounted,
     soft_targets: SoftTargets | None = None,
     log: Callable[[str], None] = lambda _: None,
 ) -> MemberInfo:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 # Values of FFmpeg's AVColorSpace and AVColorTransferCharacteristic (ITU-T H.273, tables 3 and 4).
-_UNSPECIFIED = 2
 _BT709, _BT601, _BT2020 = 1, 5, 9
 _MATRICES = {1: _BT709, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: _BT2020, 10: _BT2020}
 _PQ, _HLG = 16, 18
