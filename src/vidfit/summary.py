@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from vidfit.report.folder import Summary
 from vidfit.report.page import REPORT
 from vidfit.sizes import format_gain, format_size
 
@@ -33,14 +34,11 @@ def print_summary(summary: dict[str, Any], directory: Path) -> None:
     rows.append(("packed", "", "", "", _score(packed["gap"]), _score(packed["map"]), "", size, "", "1.00"))
     print_table(rows, words={"member", "family"})
     print()
-    for member in members:
-        gaps: dict[int, list[float]] = {}
-        for teacher in summary["teachers"]:
-            if teacher["name"] == member["name"] and teacher["gap_validation"] is not None:
-                gaps.setdefault(teacher["generation"], []).append(teacher["gap_validation"])
-        if gaps:
-            earlier = " -> ".join(f"{sum(folds) / len(folds):.4f}" for folds in gaps.values())
-            print(f"validation GAP of {member['name']} by generation: {earlier} -> {member['gap_validation']:.4f}")
+    parsed = Summary.model_validate(summary)
+    for member in parsed.members:
+        if member.gap_validation is not None and (earlier := parsed.gaps_of_teachers(member.name)):
+            gaps = " -> ".join(f"{gap:.4f}" for gap in [*earlier, member.gap_validation])
+            print(f"validation GAP of {member.name} by generation: {gaps}")
     if packed["gap"] is not None:
         _print_gains(members, packed, weighted)
     elif "fit" in summary:

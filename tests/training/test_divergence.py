@@ -64,7 +64,7 @@ def test_a_checkpoint_between_validations_is_none_of_ruined_weights(
 
 def test_it_goes_back_to_the_last_validation_and_halves(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
-        patch.setattr("vidfit.training.trainer.learning_rate", lambda _, step: 0.02 if step < 5 else 0.005)
+        patch.setattr("vidfit.training.trainer.learning_rate", lambda _, __, step: 0.02 if step < 5 else 0.005)
         go(corpus, tmp_path / "expected")
     diverge(monkeypatch, 8, above=0.009)
     told = []

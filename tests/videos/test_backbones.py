@@ -8,7 +8,8 @@ import pytest
 from tests.conftest import Call
 from tests.videos.making import small_model, write_labelled_clips
 from vidfit.errors import DataError
-from vidfit.videos.backbones import Backbone, find_backbone, model_file
+from vidfit.videos.backbone import Backbone
+from vidfit.videos.backbones import find_backbone, model_file
 from vidfit.videos.extractor import FILE, read_extractor
 
 

@@ -142,7 +142,8 @@ def _settings(names: dict[str, str], rate: float) -> Any:
     from pydantic import ValidationError
 
     from vidfit.errors import reason
-    from vidfit.videos.backbones import YOUTUBE8M, find_backbone
+    from vidfit.videos.backbone import YOUTUBE8M
+    from vidfit.videos.backbones import find_backbone
     from vidfit.videos.extractor import Settings
 
     backbones = [find_backbone(name, modality) for modality, name in names.items() if name != "none"]  # type: ignore[arg-type]

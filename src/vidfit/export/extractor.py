@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from vidfit.export.graph_writer import GraphWriter, Value
 from vidfit.export.log_mel import log_mel
 from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.videos.backbones import Backbone
+from vidfit.videos.backbone import Backbone
 from vidfit.videos.extractor import Extractor
 from vidfit.videos.sound import SAMPLE_RATE
 from vidfit.videos.transform import ABSENT, Transform

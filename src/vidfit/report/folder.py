@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import TypeVar
 
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
@@ -104,6 +105,14 @@ class Summary(BaseModel):
     members: list[MemberSummary]
     teachers: list[TeacherSummary] = []
     packed: PackedSummary
+
+    def gaps_of_teachers(self, member: str) -> list[float]:
+        """Validation GAP of each earlier generation of a member. Folds are averaged."""
+        gaps: dict[int, list[float]] = {}
+        for teacher in self.teachers:
+            if teacher.name == member and teacher.gap_validation is not None:
+                gaps.setdefault(teacher.generation, []).append(teacher.gap_validation)
+        return [mean(gaps[generation]) for generation in sorted(gaps)]
 
 
 class FrontierPoint(BaseModel):

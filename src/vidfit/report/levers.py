@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from statistics import mean
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
@@ -64,15 +63,10 @@ def _table(changes: list[_Change], largest: float, colours: Colours) -> Element:
 
 
 def _distillation(summary: Summary) -> Iterator[_Change]:
-    """Each generation of a member and the one before it. Folds are averaged."""
+    """Each generation of a member and the one before it."""
     for member in summary.members:
-        gaps: dict[int, list[float]] = {}
-        for teacher in summary.teachers:
-            if teacher.name == member.name and teacher.gap_validation is not None:
-                gaps.setdefault(teacher.generation, []).append(teacher.gap_validation)
-        generations = [mean(gaps[generation]) for generation in sorted(gaps)]
         if member.gap_validation is not None:
-            for before, after in pairwise([*generations, member.gap_validation]):
+            for before, after in pairwise([*summary.gaps_of_teachers(member.name), member.gap_validation]):
                 yield _Change(member.name, before, after)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import onnxruntime
 
 from vidfit.errors import DataError, reason
-from vidfit.videos.backbones import Backbone, model_file
+from vidfit.videos.backbone import Backbone
+from vidfit.videos.backbones import model_file
 from vidfit.videos.decode import Picture, Reading, Sampling, read_steps
 from vidfit.videos.extractor import Settings
 from vidfit.videos.sound import log_mel

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidfit.errors import DataError, ModelFileError, reason
 from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.videos.backbones import Backbone
+from vidfit.videos.backbone import Backbone
 from vidfit.videos.transform import Transform
 
 FILE: Final = "extractor.json"

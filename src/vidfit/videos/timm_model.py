@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from vidfit.errors import DataError, VidfitError, reason
-from vidfit.videos.backbones import TIMM, Backbone
+from vidfit.videos.backbone import TIMM, Backbone
 from vidfit.videos.conversion import gives
 
 

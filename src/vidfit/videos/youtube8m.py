@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from vidfit.errors import DataError, VidfitError, reason
-from vidfit.videos.backbones import YOUTUBE8M, Backbone
+from vidfit.videos.backbone import YOUTUBE8M, Backbone
 from vidfit.videos.conversion import gives
 
 _OPSET: Final = 17
