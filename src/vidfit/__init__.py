@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vidfit.pipeline import run
     from vidfit.progress import Progress
     from vidfit.recipe import Recipe, load_recipe
-    from vidfit.search.packer import pack
+    from vidfit.search.runs import pack
 
     __version__: str
 
@@ -79,7 +79,7 @@ _HOMES = {
     "label": "vidfit.inference.label",
     "load": "vidfit.inference.predictor",
     "load_recipe": "vidfit.recipe",
-    "pack": "vidfit.search.packer",
+    "pack": "vidfit.search.runs",
     "predict": "vidfit.inference.on_shards",
     "predict_segments": "vidfit.inference.segment_predictions",
     "quantize_frames": "vidfit.features.video_check",

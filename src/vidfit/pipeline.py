@@ -44,6 +44,7 @@ from vidfit.run_data import describe_data, read_data, tell_of_labels
 from vidfit.search.carried import extractor_in_8_bits, known_extractor
 from vidfit.search.frontier import FRONTIER, known_frontier
 from vidfit.search.packer import Packer
+from vidfit.search.runs import Runs
 from vidfit.sizes import count_of, format_size, parse_size
 from vidfit.stages import Stages
 from vidfit.training.checkpoint import BEST
@@ -203,10 +204,11 @@ class Run:
             except BudgetError:  # the bytes of the graph itself are known once it is written
                 if not self.data.shards["validation"]:
                     raise
-        packer = Packer(self.directory, self.recipe, names, self._on_progress)
-        packed = packer.pack(path, budget, self.recipe.pack.max_ms)
-        write_text(self.directory / FRONTIER, json.dumps(known_frontier(packer.search), indent=2) + "\n")
-        return packed, packer.threshold_shards
+        runs = Runs([Packer(self.directory, self.recipe, names, self._on_progress)])
+        packed = runs.pack(path, budget, self.recipe.pack.max_ms)
+        write_text(self.directory / FRONTIER, json.dumps(known_frontier(runs.search), indent=2) + "\n")
+        packer, form = runs.chosen
+        return packed, packer.validation_shards(form)
 
     def _pack_named(self, path: Path, weights: dict[str, float], budget: int) -> dict[str, Any]:
         log.info("packing %s under %s", count_of(len(weights), "member"), format_size(budget))

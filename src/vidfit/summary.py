@@ -90,15 +90,16 @@ def _score(value: float | None) -> str:
 def print_frontier(document: dict[str, Any]) -> None:
     """Each point with the best of every baseline that takes no more bytes."""
     baselines: dict[str, list[dict[str, float]]] = document["baselines"]
-    rows = [("bytes", "vidfit", *baselines, "members")]
+    rows = [("bytes", "vidfit", *baselines, "models", "members")]
     for point in document["points"]:
         others = [
             max((f"{own['gap']:.4f}" for own in points if own["bytes"] <= point["budget"]), default="-")
             for points in baselines.values()
         ]
         members = ", ".join(f"{member['name']} {member['bits']:.1f} bits" for member in point["members"])
-        rows.append((format_size(point["bytes"]), f"{point['gap']:.4f}", *others, members))
-    print_table(rows, words={"members"})
+        models = f"{Path(point['run']).name}: {point['models']}" if "run" in point else "-"
+        rows.append((format_size(point["bytes"]), f"{point['gap']:.4f}", *others, models, members))
+    print_table(rows, words={"models", "members"})
 
 
 def print_table(rows: Sequence[Sequence[str]], words: Set[str]) -> None:

@@ -17,6 +17,7 @@ from vidfit import load_recipe
 from vidfit.progress import silent
 from vidfit.search.carried import Forms
 from vidfit.search.run_members import RunMembers
+from vidfit.training.checkpoint import read_member, save_member
 
 Command = Callable[..., tuple[int, str]]
 RECIPE = """
@@ -73,11 +74,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append(f"{path},{name},{'validation' if clip < 12 else 'train' if clip < 19 else 'eval'}")
     (folder / "labels.csv").write_text("\n".join(rows))
     (folder / "recipe.yaml").write_text(RECIPE)
-    models = ["--image-model", picture_model(folder), "--sound-model", small_model(folder, "bands", "audio")]
-    sizes = ["--image-bytes", "3", "--sound-bytes", "2", "--workers", "1"]
-    assert call("extract", folder / "labels.csv", "-o", folder / "features", *models, *sizes) == 0
+    extract(folder, "features", picture_model(folder))
     vidfit.run(vidfit.load_recipe(folder / "recipe.yaml"), folder / "run")
     return folder
+
+
+def extract(folder: Path, output: str, picture_model: str) -> None:
+    models = ["--image-model", picture_model, "--sound-model", small_model(folder, "bands", "audio")]
+    sizes = ["--image-bytes", "3", "--sound-bytes", "2", "--workers", "1"]
+    assert call("extract", folder / "labels.csv", "-o", folder / output, *models, *sizes) == 0
+
+
+@pytest.fixture(scope="module")
+def other(place: Path) -> Path:
+    """A run on features of a much smaller model for pictures, which is hardly trained."""
+    extract(place, "colours", small_model(place, "colour", "rgb"))
+    (place / "other.yaml").write_text(RECIPE.replace("features/", "colours/").replace("0.05", "0.002"))
+    vidfit.run(vidfit.load_recipe(place / "other.yaml"), place / "other")
+    return place / "other"
 
 
 def described(place: Path, budget: str) -> dict:
@@ -169,7 +183,7 @@ def test_features_that_were_made_anew_by_other_models(place: Path, command: Comm
 def test_too_small_a_budget_says_what_is_possible(place: Path, command: Command):
     code, printed = command("pack", place / "run", "--with-extractor", "--budget", "2kB")
     assert code == 2
-    assert "the smallest possible, with sounds in 32 bits, takes" in printed
+    assert "the smallest possible, with bands in 32 bits, 1 a second, takes" in printed
     assert not (place / "run" / "packed" / "2kB.onnx").exists()
 
 
@@ -184,3 +198,52 @@ def test_videos_that_are_gone_are_named(place: Path, command: Command):
     assert code == 2
     assert "names no file of the validation video" in printed
     assert not list((place / "run" / "packed").glob("302kB*"))
+
+
+def test_each_budget_takes_the_run_that_is_best_for_it(place: Path, other: Path, command: Command, tmp_path: Path):
+    budgets = ("--budget", "304kB", "--budget", "20kB")
+    code, printed = command("pack", place / "run", other, "--with-extractor", *budgets)
+    assert code == 0
+    large, small = described(place, "304kB"), described(place, "20kB")
+    for chosen in (large, small):
+        assert chosen["gap_selection"] == max(it["gap_selection"] for it in chosen["tried"])
+        assert {Path(it["run"]).name for it in chosen["tried"]} == {"run", "other"}
+    assert large["run"] == str(place / "run")
+    assert large["models"].startswith("pixels in 32 bits")
+    assert small["run"] == str(other)
+    assert small["models"].startswith("colour in 32 bits")
+    assert "of " + small["run"] + " with colour in 32 bits" in printed
+    path = place / "run" / "packed" / "20kB.onnx"
+    assert command("label", path, place / "videos" / "green19.mp4", "-o", tmp_path / "it.csv")[0] == 0
+
+
+def test_a_frontier_of_two_runs(place: Path, other: Path, command: Command):
+    budgets = ("--budget", "20kB", "--budget", "300kB")
+    code, printed = command("frontier", place / "run", other, "--with-extractor", *budgets)
+    assert code == 0
+    points = json.loads((place / "run" / "frontier.json").read_text())["points"]
+    assert [Path(point["run"]).name for point in points] == ["other", "run"]
+    for said in (printed, (place / "run" / "report.html").read_text()):
+        assert all(point["models"] in said for point in points)
+
+
+def test_several_runs_need_their_extractors(place: Path, other: Path, command: Command):
+    code, printed = command("pack", place / "run", other, "--budget", "305kB")
+    assert code == 2
+    assert "add --with-extractor" in printed
+
+
+def test_runs_of_other_labels_or_videos_are_refused(place: Path, other: Path, command: Command, tmp_path: Path):
+    third = Path(shutil.copytree(other, tmp_path / "third"))
+    recipe = (third / "recipe.yaml").read_text()
+    (third / "recipe.yaml").write_text(recipe.replace("validation*", "eval*"))
+    code, printed = command("pack", place / "run", third, "--with-extractor", "--budget", "305kB")
+    assert code == 2
+    assert "its validation video 0 is 'videos/" in printed
+    (third / "recipe.yaml").write_text(recipe)
+    info, tensors, _ = read_member(third / "members" / "mean")
+    renamed = info.model_copy(update={"vocabulary": ("azure", *info.vocabulary[1:])})
+    save_member(third / "members" / "mean" / "best.safetensors", renamed, tensors)
+    code, printed = command("pack", place / "run", third, "--with-extractor", "--budget", "305kB")
+    assert code == 2
+    assert f"{third}: its label 0 is 'azure', that of {place / 'run'} is 'blue'" in printed

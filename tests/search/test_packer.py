@@ -22,6 +22,7 @@ from vidfit.search import candidates
 from vidfit.search.budget import best_within
 from vidfit.search.frontier import measure_frontier
 from vidfit.search.packer import Packer, open_run
+from vidfit.search.runs import open_runs
 from vidfit.training.checkpoint import read_member, save_member
 from vidfit.training.validation import predict
 
@@ -240,9 +241,9 @@ def test_weights_that_are_no_numbers_are_named(run: Path, tensor: str):
 
 
 def test_the_frontier_is_measured_on_the_eval_shards(run: Path):
-    packer = open_run(run)
-    known = packer.search.frontier()
-    document = measure_frontier(packer, (f"{known[0].bytes}", "1GB"))
+    runs = open_runs([run])
+    known = runs.search.frontier()
+    document = measure_frontier(runs, (f"{known[0].bytes}", "1GB"))
     assert json.loads((run / "frontier.json").read_text()) == document
     points = document["points"]
     assert [point["bytes"] for point in points] == sorted(point["bytes"] for point in points)
@@ -256,4 +257,4 @@ def test_the_frontier_is_measured_on_the_eval_shards(run: Path):
     }
     lines = (run / "frontier.csv").read_text().splitlines()
     assert len(lines) == 1 + len(points) + 6
-    assert lines[0] == "curve,bytes,gap,gap_selection,gap_confirmation,members"
+    assert lines[0] == "curve,bytes,gap,gap_selection,gap_confirmation,members,run,models"

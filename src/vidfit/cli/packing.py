@@ -23,7 +23,12 @@ WithExtractor = Annotated[
 
 @app.command()
 def pack(
-    run: Annotated[Path, typer.Argument(help="A run folder: what `vidfit run` wrote to.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A run folder: what `vidfit run` wrote to. With extractor, several to choose among.", metavar="RUN..."
+        ),
+    ],
     budget: Annotated[
         list[str], typer.Option(help="Bytes the file may take: 1GB (10^9), 1GiB (2^30), 20MB, ... May be repeated.")
     ],
@@ -40,21 +45,24 @@ def pack(
 ) -> None:
     """Pack the best ensemble of a run that fits a budget: RUN/packed/BUDGET.onnx for each budget.
 
+    Of several runs, on features of different models, each file comes from the best. It goes to the first one's folder.
+
     vidfit chooses the members, the bit width of each of their tensors (2, 4, 6 or 8) and their weights in the average,
     for the best GAP on the validation shards. The first call takes minutes; later ones take seconds.
     A run of `vidfit fit` with few videos has no validation shards: call `vidfit fit` with the new budget and
     another folder.
     """
-    from vidfit.search.packer import open_run
+    from vidfit.search.runs import open_runs
 
-    if run.suffix in (".onnx", ".safetensors") or (run.parent.name == "members" and not (run / "recipe.yaml").exists()):
-        raise VidfitError(f"{run}: is not a run folder; to pack members you name, use `vidfit pack-members`")
+    for run in runs:
+        of_member = run.parent.name == "members" and not (run / "recipe.yaml").exists()
+        if run.suffix in (".onnx", ".safetensors") or of_member:
+            raise VidfitError(f"{run}: is not a run folder; to pack members you name, use `vidfit pack-members`")
     if member and max_ms is not None:
         raise VidfitError("--max-ms limits the choice of members; leave --member out, or --max-ms")
     with progress_bar() as on_progress:
         options = {"portable": portable, "members": member, "with_extractor": with_extractor}
-        packer = open_run(run, **options, on_progress=on_progress)
-        paths = packer.pack_named(budget, max_ms, overwrite)
+        paths = open_runs(runs, **options, on_progress=on_progress).pack_named(budget, max_ms, overwrite)
     for path in paths:
         print(path)
 
@@ -94,7 +102,10 @@ def pack_members(
 
 @app.command()
 def frontier(
-    directory: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="A run folder. With extractor, several to choose among.", metavar="RUN..."),
+    ],
     budget: Annotated[
         list[str] | None,
         typer.Option(help="A point of the curve, such as 10MB. May be repeated; by default twelve from end to end."),
@@ -104,19 +115,18 @@ def frontier(
     """Measure GAP over bytes on the eval shards, from the smallest file to the unconstrained ensemble.
 
     Every point is a file that is written, read again and measured. Writes RUN/frontier.json and RUN/frontier.csv, and
-    plots the curve in RUN/report.html with those of simpler ways to save bytes.
+    plots the curve in RUN/report.html with those of simpler ways to save bytes. RUN is the first of several.
     """
     from vidfit.report.page import write_report
     from vidfit.search.frontier import measure_frontier
-    from vidfit.search.packer import open_run
+    from vidfit.search.runs import open_runs
     from vidfit.summary import print_frontier
 
     with progress_bar() as on_progress:
-        document = measure_frontier(
-            open_run(directory, with_extractor=with_extractor, on_progress=on_progress), budget or ()
-        )
+        opened = open_runs(runs, with_extractor=with_extractor, on_progress=on_progress)
+        document = measure_frontier(opened, budget or ())
     print_frontier(document)
-    print(write_report(directory))
+    print(write_report(runs[0]))
 
 
 @app.command()

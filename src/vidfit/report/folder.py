@@ -125,6 +125,9 @@ class FrontierPoint(BaseModel):
     gap_confirmation: float | None = None
     """On the half of the validation videos that did not select it."""
     members: list[PackedMemberSummary]
+    run: str = ""
+    models: str = ""
+    """For pictures and sounds, if the file carries them; `run` is that of its members."""
 
 
 class BaselinePoint(BaseModel):

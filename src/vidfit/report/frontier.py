@@ -1,6 +1,7 @@
 """Section "Score by size": the best GAP for every size, next to simpler choices, and what each point consists of."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from vidfit.report.axis import around
@@ -39,6 +40,8 @@ def frontier(run: RunFolder, colours: Colours) -> list[Child]:
             format_size(point.bytes),
             _gap(point.gap),
             _gap(point.gap_confirmation),
+            Path(point.run).name,
+            point.models,
             *(_bits_and_weight(point, name) for name in names),
         )
         for point in points
@@ -52,7 +55,7 @@ def frontier(run: RunFolder, colours: Colours) -> list[Child]:
         element("p", title),
         element("div", *figures, class_="pair"),
         element("p", explained),
-        table(("bytes", "GAP", "confirmed", *names), rows),
+        table(("bytes", "GAP", "confirmed", "run", "models", *names), rows, words=("run", "models")),
     ]
 
 

@@ -70,8 +70,10 @@ class Form:
 
     @property
     def title(self) -> str:
-        names = {"rgb": "pictures", "audio": "sounds"}
-        return " and ".join(f"{names[name]} in {bits} bits" for name, bits in self.bits.items())
+        """Its models in words."""
+        settings, bits = self.carried.extractor.settings, self.bits
+        models = [f"{it.name} in {bits[it.modality]} bits" for it in settings.backbones if it.modality in bits]
+        return f"{' and '.join(models)}, {settings.rate:g} a second"
 
 
 class Forms:

@@ -26,11 +26,11 @@ from vidfit.features.shards import estimate_records
 from vidfit.features.skipped import Skipped
 from vidfit.files import replacing, write_text
 from vidfit.inference.distributed_jobs import measure
-from vidfit.locks import locked
 from vidfit.progress import counter, log_skipped
 from vidfit.quantization.member import Member, load_member
 from vidfit.search.budget import Ensemble, best_within
 from vidfit.search.packer import Packer
+from vidfit.search.runs import Runs
 from vidfit.search.search import Search
 from vidfit.sizes import count_of, format_size, parse_size
 from vidfit.training.validation import predict
@@ -42,11 +42,11 @@ POINTS = 12
 SINGLE, EQUAL, HALF = "best single 8-bit member", "equal-weight 8-bit ensemble", "equal-weight fp16 ensemble"
 
 
-def measure_frontier(packer: Packer, budgets: Sequence[str] = ()) -> dict[str, Any]:
+def measure_frontier(runs: Runs, budgets: Sequence[str] = ()) -> dict[str, Any]:
     """Write and measure a file for each budget, and the baselines. Leaves `frontier.json` and `frontier.csv`.
 
     Arguments:
-        packer: the packer of the run.
+        runs: one run, or several to choose among.
         budgets: sizes such as `1GB`. Without any, twelve from the smallest file to the unconstrained ensemble.
 
     Returns:
@@ -55,34 +55,36 @@ def measure_frontier(packer: Packer, budgets: Sequence[str] = ()) -> dict[str, A
     Raises:
         BudgetError: nothing fits the smallest budget.
         OutputError: another process uses the run folder.
+        ModelFileError: runs have other eval videos.
     """
-    with locked(packer.directory):
-        return _measure_frontier(packer, sorted(map(parse_size, budgets)))
+    with runs.locked():
+        runs.check_same_videos("eval")
+        return _measure_frontier(runs, sorted(map(parse_size, budgets)))
 
 
-def _measure_frontier(packer: Packer, asked: Sequence[int]) -> dict[str, Any]:
-    document = _with_extractor(packer, asked) if packer.with_extractor else _without_extractor(packer, asked)
-    write_text(packer.directory / FRONTIER, json.dumps(document, indent=2) + "\n")
-    _write_csv(packer.directory / "frontier.csv", document)
+def _measure_frontier(runs: Runs, asked: Sequence[int]) -> dict[str, Any]:
+    document = _with_extractor(runs, asked) if runs.with_extractor else _without_extractor(runs, asked)
+    write_text(runs.directory / FRONTIER, json.dumps(document, indent=2) + "\n")
+    _write_csv(runs.directory / "frontier.csv", document)
     return document
 
 
-def _without_extractor(packer: Packer, asked: Sequence[int]) -> dict[str, Any]:
-    frontier = packer.search.frontier()
+def _without_extractor(runs: Runs, asked: Sequence[int]) -> dict[str, Any]:
+    frontier = runs.search.frontier()
     sizes = asked or _spread(frontier)
     measured: dict[Ensemble, dict[str, Any]] = {}
     for size in sizes:
         best = best_within(frontier, size)
         if best not in measured:
-            measured[best] = _measure_point(packer, size)
+            measured[best] = _measure_point(runs, size)
     points = [measured[best_within(frontier, size)] | {"budget": size} for size in sizes]
-    return {"points": points, "baselines": _baselines(packer)}
+    return {"points": points, "baselines": _baselines(runs.packers[0])}
 
 
-def _with_extractor(packer: Packer, asked: Sequence[int]) -> dict[str, Any]:
+def _with_extractor(runs: Runs, asked: Sequence[int]) -> dict[str, Any]:
     """The eval shards hold features of the models as they are, also for files that carry them in 8 bits."""
-    sizes = asked or np.geomspace(*packer.limits, POINTS).astype(int).tolist()
-    return {"points": [_measure_point(packer, size) for size in sizes], "baselines": {}}
+    sizes = asked or np.geomspace(*runs.limits, POINTS).astype(int).tolist()
+    return {"points": [_measure_point(runs, size) for size in sizes], "baselines": {}}
 
 
 def known_frontier(search: Search) -> dict[str, Any]:
@@ -92,10 +94,11 @@ def known_frontier(search: Search) -> dict[str, Any]:
     return {"points": [search.describe(ensemble) for ensemble in ensembles], "baselines": {}}
 
 
-def _measure_point(packer: Packer, size: int) -> dict[str, Any]:
-    path = packer.directory / "packing" / "point.onnx"
+def _measure_point(runs: Runs, size: int) -> dict[str, Any]:
+    path = runs.directory / "packing" / "point.onnx"
     try:
-        point = packer.pack(path, size)
+        point = runs.pack(path, size)
+        packer, _ = runs.chosen
         what = f"evaluating {format_size(point['bytes'])}"
         batches = packer.search.members.batches("eval")
         scores = distributed.on_all_ranks(
@@ -185,7 +188,7 @@ def _in_half_precision(member: Member) -> Member:
 def _write_csv(path: Path, document: dict[str, Any]) -> None:
     rows = [{"curve": "vidfit", **point, "members": _composition(point["members"])} for point in document["points"]]
     rows += [{"curve": title, **point} for title, points in document["baselines"].items() for point in points]
-    columns = ["curve", "bytes", "gap", "gap_selection", "gap_confirmation", "members"]
+    columns = ["curve", "bytes", "gap", "gap_selection", "gap_confirmation", "members", "run", "models"]
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()

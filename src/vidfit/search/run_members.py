@@ -1,7 +1,8 @@
 """The trained members of a run folder, checked to fit into one file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from vidfit.errors import DataError, ModelFileError
@@ -84,6 +85,43 @@ class RunMembers:
             skip_corrupt=self.data.skip_corrupt,
             labelled_only=self.data.unlabelled == "skip",
         )
+
+
+def check_same_labels(one: RunMembers, other: RunMembers) -> None:
+    """Raises ModelFileError where two runs have other labels."""
+    for number, (first, second) in enumerate(zip_longest(one.info.vocabulary, other.info.vocabulary)):
+        if first != second:
+            raise ModelFileError(
+                f"{other.directory}: its label {number} is {_quoted(second)}, that of {one.directory} is "
+                f"{_quoted(first)}; train both runs with the same vocabulary"
+            )
+
+
+def check_same_videos(one: RunMembers, other: RunMembers, which: str) -> None:
+    """Raises ModelFileError where two runs have other `validation` or `eval` videos, or in another order."""
+    pairs = zip_longest(_videos(one, which), _videos(other, which), fillvalue=(None, ()))
+    for number, ((id, labels), (other_id, other_labels)) in enumerate(pairs):
+        if id != other_id:
+            raise ModelFileError(
+                f"{other.directory}: its {which} video {number} is {_quoted(other_id)}, that of {one.directory} is "
+                f"{_quoted(id)}; extract the same videos, with the same splits, for both runs"
+            )
+        if labels != other_labels:
+            raise ModelFileError(
+                f"{other.directory}: its {which} video {id!r} has other labels than that of {one.directory}; extract "
+                "the same videos, with the same labels, for both runs"
+            )
+
+
+def _videos(run: RunMembers, which: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Id and labels of each video."""
+    for batch in run.batches(which):
+        labels = batch.labels.split(batch.label_counts.tolist())
+        yield from zip(batch.ids, (tuple(its.tolist()) for its in labels), strict=True)
+
+
+def _quoted(name: str | None) -> str:
+    return "missing" if name is None else repr(name)
 
 
 def _check_that_they_fit_together(files: Mapping[str, Path], infos: Mapping[str, MemberInfo]) -> None:
