@@ -21,7 +21,7 @@ from vidfit.features.spec import Video
 from vidfit.features.tfrecord import write_records
 from vidfit.files import write_table
 from vidfit.pipeline import Run
-from vidfit.search.packer import pack
+from vidfit.search.runs import pack
 from vidfit.training.checkpoint import read_member
 
 

@@ -64,6 +64,7 @@ def test_it_finds_the_weights_of_the_least_loss(
     assert found["head.classifier.biases"].numpy() == pytest.approx(biases_C, abs=5e-3 * np.abs(biases_C).max())
     (line,) = log_lines(tmp_path)
     assert line["step"] == info.step < 500
+    assert info.gap_validation
     assert line["gap"] == info.gap_validation > 0
 
 
