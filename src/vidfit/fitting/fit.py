@@ -44,8 +44,6 @@ from vidfit.training.signals import STOPS
 
 # A training that must be cut below this part of its steps is left out, but for the first.
 _LEAST_STEPS = 0.25
-# Part of the time that packing may take.
-_RESERVE = 0.1
 # How much longer the steps of a training take than those that are timed before it: some time to spare.
 _MARGIN = 1.2
 _FRAMES_OF = 200
@@ -236,7 +234,10 @@ class Fit:
 
     def _seconds_to_try(self) -> float:
         """What is left of the time for trying; below 0 once it is over."""
-        return self._clock.left - _RESERVE * self._clock.limit - self._judge.seconds_to_finish()
+        return self._clock.left - self._seconds_to_pack() - self._judge.seconds_to_finish()
+
+    def _seconds_to_pack(self) -> float:
+        return self._judge.packing * self._clock.limit
 
     def _has_time(self) -> bool:
         self._spend()
@@ -255,7 +256,7 @@ class Fit:
         self._on_progress(progress)
         self._spend()
         # Half of the reserve may help a member to its end.
-        if self._tried_now and self._state.tried and self._seconds_to_try() < -_RESERVE / 2 * self._clock.limit:
+        if self._tried_now and self._state.tried and self._seconds_to_try() < -self._seconds_to_pack() / 2:
             raise TimeUp(self._tried_now)
 
     @contextmanager

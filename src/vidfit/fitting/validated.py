@@ -26,6 +26,8 @@ class Validated:
     """
 
     trainings, trainings_of_rival = 1.0, _SHARE_OF_STEPS
+    packing = 0.1
+    """Part of the time that packing may take."""
     described = "some are set apart, and measure members that learn from the others"
     measured = "on half of those set apart"
     unfinished: frozenset[str] = frozenset()
