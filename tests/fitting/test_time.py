@@ -66,7 +66,7 @@ def last_step(progress: Progress) -> bool:
 def test_a_training_ends_with_the_time_and_is_resumed(few: bool, fit, time, tmp_path, monkeypatch):
     if not few:
         validate_with_a_part(monkeypatch)
-    stopped = fit("1h", on_progress=time.passing(lambda progress: 3500 if progress.stage == "frames" else 0))
+    stopped = fit("1h", on_progress=time.passing(lambda progress: 3600 if progress.stage == "frames" else 0))
     assert list(stopped["fit"]) == ["mean"]
     assert (tmp_path / "run" / "model.onnx").exists()
     steps = []
@@ -114,7 +114,7 @@ def test_what_ends_early_does_not_hide_a_slow_start(fit, time, monkeypatch):
     monkeypatch.setattr(fitting, "portfolio", lambda *_: [("a", SOLVED), *two_members()])
     monkeypatch.setattr(fitting, "_MOST_MEMBERS", 3)
     took = time.passing(lambda progress: 60 * last_step(progress) if progress.stage == "mean" else 0)
-    assert fit("1427s", on_progress=took)["fit"]["frames"]["member"]["training"]["steps"] == 7
+    assert fit("1310.5s", on_progress=took)["fit"]["frames"]["member"]["training"]["steps"] == 7
 
 
 def test_what_had_no_time_is_tried_once_the_machine_is_faster(fit, time, monkeypatch):
