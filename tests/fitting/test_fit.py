@@ -307,7 +307,7 @@ def test_the_only_member_of_a_small_budget_is_varied(data: Path, tmp_path: Path,
 
 
 def test_without_time_the_first_member_is_packed(vidfit, data: Path, tmp_path: Path):
-    given = ("--budget", "100kB", "--time", "1s", "--vocabulary", data / "names.csv")
+    given = ("--budget", "100kB", "--time", "0.01s", "--vocabulary", data / "names.csv")
     code, out, err = vidfit("fit", data / "data", *given, "-o", tmp_path / "run")
     assert code == 0, err
     assert "GAP on videos that the members were not trained on: 0." in out
