@@ -205,9 +205,8 @@ class Run:
                 if not self.data.shards["validation"]:
                     raise
         runs = Runs([Packer(self.directory, self.recipe, names, self._on_progress)])
-        packed = runs.pack(path, budget, self.recipe.pack.max_ms)
+        packed, packer, form = runs.pack(path, budget, self.recipe.pack.max_ms)
         write_text(self.directory / FRONTIER, json.dumps(known_frontier(runs.search), indent=2) + "\n")
-        packer, form = runs.chosen
         return packed, packer.validation_shards(form)
 
     def _pack_named(self, path: Path, weights: dict[str, float], budget: int) -> dict[str, Any]:

@@ -97,8 +97,7 @@ def known_frontier(search: Search) -> dict[str, Any]:
 def _measure_point(runs: Runs, size: int) -> dict[str, Any]:
     path = runs.directory / "packing" / "point.onnx"
     try:
-        point = runs.pack(path, size)
-        packer, _ = runs.chosen
+        point, packer, _ = runs.pack(path, size)
         what = f"evaluating {format_size(point['bytes'])}"
         batches = packer.search.members.batches("eval")
         scores = distributed.on_all_ranks(

@@ -93,7 +93,6 @@ class Runs:
 
     Attributes:
         packers: of each run.
-        chosen: the run of the last file that was packed, and the form of the extractor that it carries.
 
     Raises:
         ModelFileError: runs have other labels or other validation videos.
@@ -102,7 +101,6 @@ class Runs:
     def __init__(self, packers: Sequence[Packer]) -> None:
         first, *others = self.packers = packers
         self.directory, self.search, self.on_progress = first.directory, first.search, first.on_progress
-        self.chosen: tuple[Packer, Form | None] = first, None
         for other in others:
             check_same_labels(first.search.members, other.search.members)
         self.check_same_videos("validation")
@@ -137,8 +135,7 @@ class Runs:
 
     def _pack_named(self, path: Path, size: int, max_ms: float | None) -> None:
         with replacing(path) as partial:
-            packed = self.pack(partial, size, max_ms)
-            packer, form = self.chosen
+            packed, packer, form = self.pack(partial, size, max_ms)
             packer.set_thresholds(partial, form)
             path.with_suffix(".json").unlink(missing_ok=True)  # it describes the file that is replaced now
         write_text(path.with_suffix(".json"), json.dumps(packed, indent=2) + "\n")
@@ -149,15 +146,16 @@ class Runs:
             *(packed["gap_selection"], packed["gap_confirmation"]),
         )
 
-    def pack(self, path: Path, budget: int, max_ms: float | None = None) -> dict[str, Any]:
+    def pack(self, path: Path, budget: int, max_ms: float | None = None) -> tuple[dict[str, Any], Packer, Form | None]:
         """Write the best file that fits, and measure it on both halves of the validation videos.
 
         Returns:
-            As `Packer.pack`. With extractor, also `run`, its `models` in words, `extractor` (bits by modality) and
-            `tried`: the same, with bytes and both GAPs, of each run and form of its extractor.
+            What `Packer.pack` gives, the run that was chosen, and the form of its extractor that the file carries. With
+            extractor, the first also has `run`, its `models` in words, `extractor` (bits by modality) and `tried`: the
+            same, with bytes and both GAPs, of each run and form of its extractor.
         """
         self._check(budget, max_ms)
-        found: dict[str, Any] = {}
+        chosen: tuple[dict[str, Any], Packer, Form | None] | None = None
         tried, problem = [], None
         with temporary(path.parent) as this, temporary(path.parent) as best:
             for packer, form in self._choices():
@@ -171,13 +169,15 @@ class Runs:
                     tried.append(of | {key: result[key] for key in _SCORES})
                     result |= of
                     _log.info("%s: validation GAP %.4f on the selecting half", form.title, result["gap_selection"])
-                if not found or result["gap_selection"] > found["gap_selection"]:
-                    found, self.chosen = result, (packer, form)
+                if chosen is None or result["gap_selection"] > chosen[0]["gap_selection"]:
+                    chosen = result, packer, form
                     this.replace(best)
-            if problem and not found:
+            if chosen is None:
+                assert problem
                 raise problem
             best.replace(path)
-        return found | {"tried": tried} if tried else found
+        found, packer, form = chosen
+        return found | {"tried": tried} if tried else found, packer, form
 
     @property
     def with_extractor(self) -> bool:
