@@ -12,6 +12,7 @@ from tests.corpus import LABELS
 from vidfit.features.loader import Batches
 from vidfit.features.shards import expand_shards, infer_spec
 from vidfit.models.classifier import ClassifierConfig
+from vidfit.progress import OnCount, uncounted
 from vidfit.training.checkpoint import BEST, MemberInfo, read_member
 from vidfit.training.checkpoint_manager import LAST, Checkpoints
 from vidfit.training.config import TrainingConfig
@@ -45,7 +46,7 @@ def go(
     classifier: ClassifierConfig = CLASSIFIER,
     soft_targets: SoftTargets | None = None,
     log: Callable[[str], None] = lambda _: None,
-    on_pooled: Callable[[int, int], None] = lambda done, total: None,
+    on_pooled: OnCount = uncounted,
 ) -> MemberInfo:
     shards = {name: expand_shards([corpus / name]) for name in ("train", "validation")}
     spec = infer_spec(shards["train"])

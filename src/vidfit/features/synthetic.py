@@ -1,11 +1,10 @@
 """A generated corpus in YouTube-8M's frame-level format, for the demo and the tests: learnable, but not by averaging.
 
 A frame shows *words*, directions in the feature space of `rgb` or of `audio`, over noise. A label shows as a
-conjunction: the two words of one of its looks in the same frames, in one or more parts of the video. In the
-remaining frames words occur alone, the labels' own words among them. So the mean of a video's frames tells which words
-occur, but not which occur together. Some labels can only be seen (two rgb words), some only be
-heard (two audio words), and some need both. Label frequencies follow a Zipf law, and some labels that show are not
-annotated.
+conjunction: the two words of one of its looks in the same frames, in one or more parts of the video. In the remaining
+frames words occur alone, the labels' own words among them. So the mean of a video's frames tells which words occur, but
+not which occur together. Some labels can only be seen (two rgb words), some only be heard (two audio words), and some
+need both. Label frequencies follow a Zipf law, and some labels that show are not annotated.
 
 Not realistic: words do not move, parts of one video are independent, and every label is equally hard.
 The corpus is fixed by the configuration: a shard depends on the numbers, the seed and its own place alone.

@@ -1,10 +1,10 @@
 """The members that `fit` tries, in order: what gave most for its time on many data sets comes first.
 
 Linear models lead, so that no result is below them. If the data are small enough they are solved exactly, with several
-penalties: which one is best depends on the data. Then come families that make other mistakes, because
-their average is packed. With many labels, a frame classifier takes long: it decides about each frame. Families that
-pool first then come before it. At the end, the members of the best average come again, varied.
-`benchmarks/portfolio.py` has the table behind the order.
+penalties: which one is best depends on the data. Then come families that make other mistakes, because their average is
+packed. With many labels, a frame classifier takes long: it decides about each frame. Families that pool first then come
+before it. At the end, the members of the best average come again, varied. `benchmarks/portfolio.py` has the table
+behind the order.
 
 Sizes and steps follow from the data. With few videos, members are small, with strong dropout and many passes. With many
 videos it is the opposite. A member that would take too many bytes becomes narrower.

@@ -5,8 +5,8 @@
 - `fill_up` takes every frame and fills the remaining slots at random, as the original predicts.
 - `mix_frames` blends pairs of videos (mixup).
 
-Frame numbers are drawn on the CPU, where lengths are known, then sent to the frames' device. So nothing waits for
-a GPU.
+Frame numbers are drawn on the CPU, where lengths are known, then sent to the frames' device. So nothing waits
+for a GPU.
 
 Shapes: B videos, S sampled frames, U distinct frames, D features, N frames of all videos together.
 """
