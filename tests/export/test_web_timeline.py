@@ -16,13 +16,13 @@ from vidfit.inference.label_files import write_labels
 pytestmark = needs_node
 
 
-@pytest.mark.parametrize("steps", [1, 2, 40])
-def test_steps_from_frames_are_those_of_python(node: Node, steps: int, random: np.random.Generator):
+@pytest.mark.parametrize(("steps", "rate"), [(1, 1), (2, 0.01), (40, 1), (40, 2.5)])
+def test_steps_from_frames_are_those_of_python(node: Node, steps: int, rate: float, random: np.random.Generator):
     frames = random.choice([0.0, 0.2, 0.7, 1.0], size=(steps, 3)).astype(np.float32)
     video = random.uniform(size=3).astype(np.float32)
-    call = "page.fromFrames(Float32Array.from(it.frames), Float32Array.from(it.video))"
-    found = node("timeline.js", call, frames=frames.ravel().tolist(), video=video.tolist())
-    np.testing.assert_allclose(np.reshape(found, (steps, 3)), timeline.from_frames(frames, video), atol=1e-6)
+    call = "page.fromFrames(Float32Array.from(it.frames), Float32Array.from(it.video), it.rate)"
+    found = node("timeline.js", call, frames=frames.ravel().tolist(), video=video.tolist(), rate=rate)
+    np.testing.assert_allclose(np.reshape(found, (steps, 3)), timeline.from_frames(frames, video, rate), atol=1e-6)
 
 
 @pytest.mark.parametrize(("steps", "length", "hop"), [(3, 5, 1), (5, 5, 1), (12, 5, 1), (23, 10, 4), (24, 10, 7)])

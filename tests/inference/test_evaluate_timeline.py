@@ -101,7 +101,7 @@ def test_frame_probabilities_are_measured(place: Path, vidfit: Call, tmp_path: P
 
     def over_time(frames: dict[str, np.ndarray]) -> np.ndarray:
         video = {"rgb": frames["rgb"][None]}
-        return from_frames(model.predict_frames(video)[0], model.predict(video)[0])
+        return from_frames(model.predict_frames(video)[0], model.predict(video)[0], 1)
 
     told = expected(place, over_time, 0.4).result()
     assert (result["timeline"], result["threshold"], result["videos"]) == ("frame probabilities", 0.4, 30)

@@ -49,7 +49,7 @@ def segment_probabilities(model: library.Predictor, form: str) -> dict[str, floa
             over_time_TC = over_steps(each_WC, parts, len(frames_TD))
         else:
             whole = {"rgb": frames_TD[None]}
-            over_time_TC = from_frames(model.predict_frames(whole)[0], model.predict(whole)[0])
+            over_time_TC = from_frames(model.predict_frames(whole)[0], model.predict(whole)[0], 1)
         for start in range(0, len(frames_TD), 5):
             found[f"{video.id}:{start}"] = over_time_TC[start : start + 5].mean(axis=0)
     return found

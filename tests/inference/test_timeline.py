@@ -1,10 +1,10 @@
 """Windows over steps, and intervals of probabilities."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from scipy import special
 
 from vidfit.errors import VidfitError
 from vidfit.features.spec import FeatureSpec, Modality
@@ -55,30 +55,55 @@ def timeline(by_frames: bool, rate: float = 1, **options: float) -> Timeline:
     return Timeline(predictor, rate, TimelineOptions(**options))
 
 
-def together(frames_TC: np.ndarray, video_C: np.ndarray) -> np.ndarray:
-    """`from_frames` the slow way."""
-    logits_TC, found = special.logit(frames_TC), []
-    for step in range(len(logits_TC)):
-        near = [
-            (4 if other == step else 1, logits_TC[other]) for other in range(len(logits_TC)) if abs(other - step) < 2
-        ]
-        mean_C = sum(weight * logits_C for weight, logits_C in near) / sum(weight for weight, _ in near)
-        found.append(np.sqrt(special.expit(mean_C) * video_C))
-    return np.stack(found)
+def by_all_paths(frames_TC: np.ndarray, video_C: np.ndarray, rate: float) -> np.ndarray:
+    """`from_frames` the slow way: the share of the paths of the chain in which the label holds in a step."""
+    moment_TC, anew = np.empty_like(frames_TC), min(1, 1 / (5 * rate))
+    paths = np.array(list(itertools.product([0, 1], repeat=len(frames_TC))))
+    for label, column_T in enumerate(frames_TC.T):
+        mean = column_T.mean()
+        ratios_T = column_T / (1 - column_T) * (1 - mean) / mean
+        states = np.array([1 - mean, mean])
+        moves = anew * states + (1 - anew) * np.eye(2)
+        weights = states[paths[:, 0]] * moves[paths[:, :-1], paths[:, 1:]].prod(axis=1)
+        weights *= (ratios_T ** (paths / max(1, rate))).prod(axis=1)
+        moment_TC[:, label] = weights @ paths / weights.sum()
+    return np.sqrt(video_C * moment_TC)
 
 
-def test_frames_and_the_video_decide_together():
-    found_C, found_TC = timeline(True).probabilities(FRAMES)
+@pytest.mark.parametrize("rate", [0.2, 1, 4])
+def test_frames_and_the_video_decide_together(rate: float):
+    found_C, found_TC = timeline(True, rate).probabilities(FRAMES)
     share_TC = FRAMES["rgb"] / 255
     np.testing.assert_allclose(found_C, share_TC.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(found_TC, together(share_TC, share_TC.mean(axis=0)), rtol=1e-5)
+    np.testing.assert_allclose(found_TC, by_all_paths(share_TC, share_TC.mean(axis=0), rate), rtol=1e-5)
     assert timeline(True).method == "frame probabilities"
 
 
+def test_what_lasts_is_believed_and_a_single_frame_counts_for_less():
+    long_T, short_T = np.full(9, 0.01), np.full(9, 0.01)
+    long_T[3:6], short_T[4] = 0.7, 0.7
+    long_T, short_T = from_frames(np.stack([long_T, short_T], axis=1), np.array([1, 1]), 1).T
+    assert long_T[4] > 0.7**0.5 > short_T[4]
+    assert long_T[4] == long_T.max()
+    np.testing.assert_allclose(long_T, long_T[::-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("likely", [0.01, 0.5, 0.99])
+def test_frames_that_all_say_the_same_are_taken_at_their_word(likely: float):
+    found_TC = from_frames(np.full((30, 1), likely), np.array([likely]), 1)
+    np.testing.assert_allclose(found_TC, likely, rtol=1e-6)
+
+
+def test_frames_that_repeat_are_no_news():
+    frames_TC = np.array([[0.02], [0.3], [0.6], [0.1], [0.01]])
+    once_TC, twice_TC = (from_frames(frames_TC.repeat(each, axis=0), np.array([0.7]), each) for each in (1, 2))
+    np.testing.assert_allclose(twice_TC.reshape(5, 2).mean(axis=1), once_TC[:, 0], atol=0.06)
+
+
 def test_certain_frames_give_finite_probabilities():
-    found_TC = from_frames(np.array([[1, 0], [1, 0], [0, 1]], np.float32), np.array([1, 0], np.float32))
+    found_TC = from_frames(np.array([[1, 0], [1, 0], [0, 1]], np.float32), np.array([1, 0], np.float32), 1)
     assert (np.abs(found_TC - [[1, 0], [1, 0], [0, 0]]) < 0.02).all()
-    np.testing.assert_allclose(from_frames(np.array([[0.25]]), np.array([1.0])), [[0.5]], rtol=1e-6)
+    np.testing.assert_allclose(from_frames(np.array([[0.25]]), np.array([1.0]), 1), [[0.5]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("by_frames", "options"), [(False, {}), (True, {"window": 5}), (True, {"hop": 1})])

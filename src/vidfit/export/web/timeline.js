@@ -7,25 +7,37 @@
 const SURE = 1e-6;
 // An interval goes on while its probability is above this share of the threshold that began it.
 const HYSTERESIS = 0.6;
+// How long nothing changes, on average.
+const SECONDS = 5;
 
-/** Probabilities `[T, C]` of steps, of those of frames `[T, C]` and of the video `[C]`: sqrt(video * sigmoid(z)), where
- *  z is the weighted mean of the logits of a step's frame (weight 4) and its neighbours (1 each). */
-export function fromFrames(frames, video) {
+/** Probabilities `[T, C]` of steps, of those of frames `[T, C]` and of the video `[C]`, for `rate` steps per second:
+ *  sqrt(video * moment), where moment is what all frames say about the step together, by a Markov chain. */
+export function fromFrames(frames, video, rate) {
   const labels = video.length;
   const steps = frames.length / labels;
-  const logits = Float64Array.from(frames, (value) => {
-    const likely = Math.min(Math.max(value, SURE), 1 - SURE);
-    return Math.log(likely / (1 - likely));
-  });
+  const anew = Math.min(1, 1 / (SECONDS * rate));
   const found = new Float32Array(frames.length);
-  for (let step = 0; step < steps; step++) {
-    const neighbours = [step - 1, step + 1].filter((other) => other >= 0 && other < steps);
-    for (let label = 0; label < labels; label++) {
-      let sum = 4 * logits[step * labels + label];
-      for (const other of neighbours) sum += logits[other * labels + label];
-      const likely = 1 / (1 + Math.exp(-sum / (4 + neighbours.length)));
-      found[step * labels + label] = Math.sqrt(video[label] * likely);
+  const before = new Float64Array(steps);
+  const moment = new Float64Array(steps);
+  for (let label = 0; label < labels; label++) {
+    const likely = Float64Array.from(moment, (_, step) => {
+      return Math.min(Math.max(frames[step * labels + label], SURE), 1 - SURE);
+    });
+    const mean = likely.reduce((sum, value) => sum + value, 0) / steps;
+    let expected = mean;
+    for (let step = 0; step < steps; step++) {
+      const ratio = ((likely[step] / (1 - likely[step])) * (1 - mean)) / mean;
+      const evidence = ratio ** (1 / Math.max(1, rate));
+      before[step] = expected;
+      moment[step] = (expected * evidence) / (expected * evidence + 1 - expected);
+      expected = (1 - anew) * moment[step] + anew * mean;
     }
+    for (let step = steps - 2; step >= 0; step--) {
+      const holds = moment[step + 1] / before[step + 1];
+      const not = (1 - moment[step + 1]) / (1 - before[step + 1]);
+      moment[step] *= (1 - anew) * holds + anew * (mean * holds + (1 - mean) * not);
+    }
+    for (let step = 0; step < steps; step++) found[step * labels + label] = Math.sqrt(video[label] * moment[step]);
   }
   return found;
 }

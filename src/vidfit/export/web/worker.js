@@ -58,7 +58,7 @@ const tasks = {
     const [name, size] = Object.entries(model.modalities)[0];
     const steps = features[name].length / size;
     const [video, frames] = await classify([0], steps);
-    if (frames) return { video, steps: fromFrames(frames, video) };
+    if (frames) return { video, steps: fromFrames(frames, video, model.rate) };
     const starts = windowStarts(steps, model.window, model.hop);
     const length = Math.min(model.window, steps);
     const [windows] = await classify(starts, length);
