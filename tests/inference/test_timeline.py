@@ -1,6 +1,7 @@
 """Windows over steps, and intervals of probabilities."""
 
 import itertools
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -57,7 +58,7 @@ def timeline(by_frames: bool, rate: float = 1, **options: float) -> Timeline:
 
 def by_all_paths(frames_TC: np.ndarray, video_C: np.ndarray, rate: float) -> np.ndarray:
     """`from_frames` the slow way: the share of the paths of the chain in which the label holds in a step."""
-    moment_TC, anew = np.empty_like(frames_TC), min(1, 1 / (5 * rate))
+    moment_TC, anew = np.empty_like(frames_TC), 1 - math.exp(-1 / (3 * rate))
     paths = np.array(list(itertools.product([0, 1], repeat=len(frames_TC))))
     for label, column_T in enumerate(frames_TC.T):
         mean = column_T.mean()

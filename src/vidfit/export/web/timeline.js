@@ -8,14 +8,14 @@ const SURE = 1e-6;
 // An interval goes on while its probability is above this share of the threshold that began it.
 const HYSTERESIS = 0.6;
 // How long nothing changes, on average.
-const SECONDS = 5;
+const SECONDS = 3;
 
 /** Probabilities `[T, C]` of steps, of those of frames `[T, C]` and of the video `[C]`, for `rate` steps per second:
  *  sqrt(video * moment), where moment is what all frames say about the step together, by a Markov chain. */
 export function fromFrames(frames, video, rate) {
   const labels = video.length;
   const steps = frames.length / labels;
-  const anew = Math.min(1, 1 / (SECONDS * rate));
+  const anew = -Math.expm1(-1 / (SECONDS * rate));
   const found = new Float32Array(frames.length);
   const before = new Float64Array(steps);
   const moment = new Float64Array(steps);
