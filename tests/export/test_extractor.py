@@ -14,9 +14,9 @@ from vidfit.export.graph import PackedMember, write_graph
 from vidfit.export.metadata import parse_metadata, read_header
 from vidfit.export.parts import extractor_bytes, split
 from vidfit.features.spec import FeatureSpec, Modality
-from vidfit.inference.carried import carried_models
 from vidfit.inference.predictor import load
 from vidfit.videos.backbones import find_backbone
+from vidfit.videos.carried import CarriedModels
 from vidfit.videos.embed import _Model
 from vidfit.videos.extractor import Extractor, Settings
 from vidfit.videos.transform import fit_transform
@@ -108,7 +108,7 @@ def test_the_graph_makes_the_extractors_frames(extractor, tmp_path, images, audi
 def test_parts_give_what_the_whole_gives(extractor, tmp_path):
     path = packed(tmp_path, extractor, "rgb", "audio")
     whole = frames_of(path, images=IMAGES, audio=AUDIO)
-    models = carried_models(split(path).parts)
+    models = CarriedModels(split(path).parts, SPEC).by_modality
     windows = [np.resize(AUDIO[round(step * 8000) :], 15600) for step in range(2)]
     np.testing.assert_array_equal(models["rgb"].run(list(IMAGES)), whole["rgb"][0])
     np.testing.assert_array_equal(models["audio"].run(windows), whole["audio"][0, :2])

@@ -14,6 +14,7 @@ import vidfit
 from tests.conftest import call
 from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, small_model, tone, write
 from vidfit import load_recipe
+from vidfit.features.shards import read_videos
 from vidfit.progress import silent
 from vidfit.search.carried import Forms
 from vidfit.search.run_members import RunMembers
@@ -127,6 +128,31 @@ def _close(found: object, expected: object) -> bool:
     if isinstance(expected, float) and isinstance(found, float):
         return abs(found - expected) <= 0.02
     return found == expected
+
+
+@pytest.mark.parametrize(("budget", "carries"), [("91kB", {"rgb": 8, "audio": 32}), ("30kB", {"audio": 32})])
+def test_like_a_file_makes_the_features_of_its_own_models(place, command, tmp_path, budget, carries):
+    assert command("pack", place / "run", "--with-extractor", "--budget", budget)[0] == 0
+    path = place / "run" / "packed" / f"{budget}.onnx"
+    assert described(place, budget)["extractor"] == carries
+    hidden = [it.rename(it.with_suffix(".hidden")) for it in place.glob("*.onnx")]
+    try:
+        code, printed = command("extract", place / "labels.csv", "-o", tmp_path / "features", "--like", path)
+        assert code == 0, printed
+        clips = [place / "videos" / f"{name}19.mp4" for name in ("red", "green", "blue")]
+        labelled = list(vidfit.label(path, clips, threshold=1e-9))
+    finally:
+        for it in hidden:
+            it.rename(it.with_suffix(".onnx"))
+    shards = tmp_path / "features" / "shards"
+    assert command("evaluate", path, shards)[0] == 0
+    predictor = vidfit.load(path)
+    by_id = {Path(it.id).stem: it for shard in shards.iterdir() for it in read_videos(shard, predictor.spec)}
+    assert len(labelled) == 3
+    for one in labelled:
+        frames = {modality: array[None] for modality, array in by_id[Path(one.path).stem].frames.items()}
+        found = dict(zip(predictor.vocabulary, predictor.predict(frames)[0], strict=True))
+        assert found == pytest.approx({it.label: it.probability for it in one.labels}, abs=1e-6)
 
 
 def test_every_form_that_fits_is_measured(place: Path, command: Command):

@@ -91,7 +91,9 @@ def features(corpus) -> Path:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of something else than processes: one takes a second to start."""
 
-    def embed_files(jobs: Sequence[Job], settings: Settings, workers: int) -> Generator[tuple[Job, float], None, None]:
+    def embed_files(
+        jobs: Sequence[Job], settings: Settings, workers: int, models: None
+    ) -> Generator[tuple[Job, float], None, None]:
         monkeypatch.setattr(embed_worker, "_embedder", Embedder(settings))
         return ((job, embed_worker._embed(job)) for job in jobs)
 

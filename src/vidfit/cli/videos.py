@@ -65,15 +65,16 @@ def extract(
 
     av()
     names = {"rgb": image_model, "audio": sound_model}
-    settings, extractor, vocabulary = _settings(names, rate), None, None
+    settings, extractor, carried, vocabulary = _settings(names, rate), None, None, None
     if like:
-        extractor, vocabulary = _like(like)
+        extractor, carried, vocabulary = _like(like)
         settings = extractor.settings
     found = find_sources(sources)
     if not like:
         check_labelled(found, sources, ", or --like")
     splits = {"eval": 1.0} if like and split == _SPLIT else _splits(split)
-    plan = Plan(found, settings, splits, extractor, vocabulary, {"rgb": image_bytes, "audio": sound_bytes})
+    sizes = {"rgb": image_bytes, "audio": sound_bytes}
+    plan = Plan(found, settings, splits, like=extractor, carried=carried, vocabulary=vocabulary, sizes=sizes)
     with progress_bar() as on_progress:
         made = extract_videos(plan, output, workers, on_progress)
     before = f", {made.resumed:,} of them before" if made.resumed else ""
@@ -157,18 +158,20 @@ def _settings(names: dict[str, str], rate: float) -> Any:
         raise VidfitError(f"--rate: {reason(error)}") from error
 
 
-def _like(path: Path) -> tuple[Any, tuple[str, ...]]:
-    """Extractor and vocabulary of a folder of features or of a packed model."""
+def _like(path: Path) -> tuple[Any, Any, tuple[str, ...]]:
+    """Extractor, carried models if any, and vocabulary of a folder of features or of a packed model."""
     from vidfit.inference.predictor import load
+    from vidfit.videos.carried import CarriedModels
     from vidfit.videos.extract import read_vocabulary
     from vidfit.videos.extractor import FILE, parse_extractor, read_extractor
 
     if path.is_dir():
-        return read_extractor(path / FILE), read_vocabulary(path)
+        return read_extractor(path / FILE), None, read_vocabulary(path)
     predictor = load(path)
     if predictor.extractor is None:
         raise VidfitError(f"--like {path}: does not say how its features were made; give a folder of features")
-    return parse_extractor(predictor.extractor, path), predictor.vocabulary
+    carried = CarriedModels(predictor.carried, predictor.spec) if predictor.carried else None
+    return parse_extractor(predictor.extractor, path), carried, predictor.vocabulary
 
 
 def _splits(text: str) -> dict[str, float]:

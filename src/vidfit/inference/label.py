@@ -10,11 +10,11 @@ import numpy as np
 
 from vidfit.errors import DataError, ModelFileError
 from vidfit.hub.repository import local_file
-from vidfit.inference.carried import carried_frames, carried_models
 from vidfit.inference.predictor import Predictor, load
 from vidfit.inference.timeline import Span, Timeline, TimelineOptions
+from vidfit.videos.carried import CarriedModels
 from vidfit.videos.decode import av
-from vidfit.videos.embed import Embedded, Embedder
+from vidfit.videos.embed import Embedder
 from vidfit.videos.extract import to_frames
 from vidfit.videos.extractor import parse_extractor
 from vidfit.videos.sources import Source, find_sources
@@ -81,7 +81,9 @@ class Labeller:
         self.timeline = Timeline(self.predictor, self.extractor.settings.rate, options or TimelineOptions())
         if self.timeline.options.threshold is None and self.predictor.thresholds is None:
             log.warning("%s: has no thresholds, so every label holds from 0.5 on; give --threshold", model)
-        self._embedder = Embedder(self.extractor.settings, carried_models(self.predictor.carried), longest)
+        carried = self.predictor.carried
+        self._carried = CarriedModels(carried, self.predictor.spec) if carried else None
+        self._embedder = Embedder(self.extractor.settings, self._carried and self._carried.by_modality, longest)
 
     def label(self, source: Source) -> LabelledVideo:
         """The labels of one video; one that cannot be read has an `error`."""
@@ -89,7 +91,7 @@ class Labeller:
             embedded = self._embedder.embed(source.path)
         except DataError as error:
             return LabelledVideo(str(source.path), error=str(error))
-        frames = self._frames(embedded)
+        frames = self._carried.frames(embedded) if self._carried else to_frames(embedded, self.extractor)
         probabilities_C, probabilities_TC = self.timeline.probabilities(frames)
         spans = self.timeline.spans(probabilities_TC, embedded.duration)
         holds_C = probabilities_C >= self.timeline.thresholds_C
@@ -100,11 +102,6 @@ class Labeller:
         ]
         rate = self.timeline.rate
         return LabelledVideo(str(source.path), embedded.duration, labels, probabilities_TC, rate, notes=embedded.notes)
-
-    def _frames(self, embedded: Embedded) -> dict[str, np.ndarray]:
-        if not self.predictor.carried:
-            return to_frames(embedded, self.extractor)
-        return carried_frames(embedded, self.predictor.spec)
 
 
 def label(

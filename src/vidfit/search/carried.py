@@ -34,12 +34,12 @@ from vidfit.features.spec import FeatureSpec, Video
 from vidfit.features.survey import digests, survey_shards
 from vidfit.features.tfrecord import CorruptRecordError
 from vidfit.files import make_folder, path_in_table, read_table
-from vidfit.inference.carried import carried_frames, carried_models
 from vidfit.progress import OnProgress, counter
 from vidfit.quantization.backbone import with_8_bit_weights
 from vidfit.search.run_members import RunMembers
 from vidfit.stages import digest
 from vidfit.videos.backbones import model_file
+from vidfit.videos.carried import CarriedModels
 from vidfit.videos.embed import Embedder
 from vidfit.videos.extract import VIDEOS
 from vidfit.videos.extractor import Extractor, parse_extractor
@@ -146,11 +146,12 @@ class Forms:
     def _extracted(self) -> dict[str, dict[str, np.ndarray]]:
         """Frames of the validation videos by the models in 8 bits (as they are, where 8 bits save nothing)."""
         carried = CarriedExtractor(self._extractor, self._as_they_are | self._in_8_bits)
-        parts = extractor_parts(carried, self._members.info.spec)
-        embedder = Embedder(self._extractor.settings, carried_models(parts))
+        spec = self._members.info.spec
+        models = CarriedModels(extractor_parts(carried, spec), spec)
+        embedder = Embedder(self._extractor.settings, models.by_modality)
         paths, on_count, found = self._paths, counter(self._on_progress, "extracting validation", "videos"), {}
         for number, video in enumerate(self._videos, start=1):
-            frames = carried_frames(embedder.embed(paths[video.id]), self._members.info.spec)
+            frames = models.frames(embedder.embed(paths[video.id]))
             if {it.shape for it in frames.values()} != {it.shape for it in video.frames.values()}:
                 raise DataError(f"{paths[video.id]}: has changed since its features were made; extract the videos anew")
             found[video.id] = frames

@@ -5,7 +5,7 @@ rest goes on together.
 """
 
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -17,7 +17,7 @@ import numpy as np
 from vidfit.errors import DataError
 from vidfit.files import replacing
 from vidfit.processes import end_with_parent
-from vidfit.videos.embed import Embedded, Embedder
+from vidfit.videos.embed import Embedded, Embedder, Model
 from vidfit.videos.extractor import Settings
 
 # A process is replaced after this many files, so that leaks of libraries do not add up.
@@ -31,27 +31,34 @@ class Job(NamedTuple):
     target: Path
 
 
-def embed_files(jobs: Sequence[Job], settings: Settings, workers: int) -> Generator[tuple[Job, float], None, None]:
-    """Embed files; yields each with its duration in seconds as it is finished, 0 for one that failed."""
+def embed_files(
+    jobs: Sequence[Job], settings: Settings, workers: int, models: Mapping[str, Model] | None = None
+) -> Generator[tuple[Job, float], None, None]:
+    """Embed files; yields each with its duration in seconds as it is finished, 0 for one that failed.
+
+    Arguments:
+        models: by modality, in place of the backbones' files; each process gets a pickle of them.
+    """
     waiting = list(jobs)
     while waiting:
         # Not max_tasks_per_child: an executor hangs when all of its processes have done their last task.
         # https://github.com/python/cpython/issues/115634
         group, later = waiting[: workers * _FILES_A_PROCESS], waiting[workers * _FILES_A_PROCESS :]
-        left = yield from _in_pool(group, settings, workers)
+        left = yield from _in_pool(group, settings, workers, models)
         # The file that ended a process is one of those handed out: one per process, and the queue of the next ones.
         suspects = left[: 2 * workers + 1]
         for job in suspects:
-            if (yield from _in_pool([job], settings, 1)):
+            if (yield from _in_pool([job], settings, 1, models)):
                 _fail(job, "crashes the decoder")
                 yield job, 0.0
         waiting = left[len(suspects) :] + later
 
 
-def _in_pool(jobs: Sequence[Job], settings: Settings, workers: int):
+def _in_pool(jobs: Sequence[Job], settings: Settings, workers: int, models: Mapping[str, Model] | None):
     """Returns the jobs that were under way when a process died, and those after them."""
     done: set[Job] = set()
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (settings.model_dump_json(),)) as pool:
+    started_with = settings.model_dump_json(), models
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start, started_with) as pool:
         futures: dict[Future[float], Job] = {pool.submit(_embed, job): job for job in jobs}
         try:
             for future in as_completed(futures):
@@ -74,12 +81,12 @@ def _in_pool(jobs: Sequence[Job], settings: Settings, workers: int):
 _embedder: Embedder | None = None
 
 
-def _start(settings: str) -> None:
+def _start(settings: str, models: Mapping[str, Model] | None) -> None:
     global _embedder
     # A Ctrl-C goes to all processes; the one that started this one ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-    _embedder = Embedder(Settings.model_validate_json(settings))
+    _embedder = Embedder(Settings.model_validate_json(settings), models)
 
 
 def _embed(job: Job) -> float:

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from vidfit.features.spec import Video, Vocabulary
 from vidfit.files import make_folder, path_in_table, read_table, write_table, write_text
 from vidfit.locks import locked
 from vidfit.progress import OnProgress, Pace, Progress, begin, silent
+from vidfit.videos.carried import CarriedModels, CarriedPart
 from vidfit.videos.embed import Embedded, Embedder
 from vidfit.videos.embed_worker import Job, embed_files, load
 from vidfit.videos.extractor import FILE, Extractor, Settings, read_extractor
@@ -59,6 +60,7 @@ class Plan:
         settings: how they are read.
         splits: split -> share of the videos, summing to 1.
         like: the extractor to use; None fits transforms.
+        carried: models of a packed file, in place of those that `like` names.
         vocabulary: label names; None takes those of the sources.
         sizes: modality -> bytes of a step, where transforms are fitted.
     """
@@ -67,8 +69,18 @@ class Plan:
     settings: Settings
     splits: dict[str, float]
     like: Extractor | None = None
+    carried: CarriedModels | None = None
     vocabulary: tuple[str, ...] | None = None
     sizes: dict[str, int] = field(default_factory=lambda: dict(SIZES))
+
+    @property
+    def models(self) -> dict[str, CarriedPart] | None:
+        """Those that embed, by modality; None means the backbones of the settings."""
+        return self.carried and self.carried.by_modality
+
+    def digest(self) -> str:
+        """The same where embeddings are the same."""
+        return self.settings.digest() + (self.carried.digest if self.carried else "")
 
 
 @dataclass
@@ -105,12 +117,13 @@ def _extract(plan: Plan, output: Path, vocabulary: Sequence[str], workers: int, 
     folder = output / EMBEDDINGS
     begin(on_progress, "loading the models for pictures and sounds", 0, "models")
     # A model that is missing or does not run is one error here, before anything is written.
-    distributed.on_all_ranks(Embedder, plan.settings)
-    _begin(folder, plan.settings)
+    distributed.on_all_ranks(Embedder, plan.settings, plan.models)
+    _begin(folder, plan.digest())
     jobs = [Job(source.path.absolute(), folder / _key(source)) for source in plan.sources]
     begin(on_progress, "extracting", len(jobs), "videos")
     resumed = sum(job.target.with_suffix(".npz").exists() for job in jobs)
-    distributed.on_all_ranks(_embed_all, jobs, plan.settings, workers, rank_0_only={"on_progress": on_progress})
+    work = jobs, plan.settings, workers, plan.models
+    distributed.on_all_ranks(_embed_all, *work, rank_0_only={"on_progress": on_progress})
     failed = {job.path: job.target for job in jobs if not job.target.with_suffix(".npz").exists()}
     good = [source for source in plan.sources if source.path.absolute() not in failed]
     write_table(
@@ -182,26 +195,33 @@ def _key(source: Source) -> str:
     return hashlib.sha256(json.dumps([source.id, str(source.path.absolute()), *content]).encode()).hexdigest()[:32]
 
 
-def _begin(folder: Path, settings: Settings) -> None:
+def _begin(folder: Path, digest: str) -> None:
     mark = folder / "settings"
     if not mark.exists() and (folder.parent / SHARDS).exists():
         raise OutputError(f"{folder.parent}: holds shards already; choose another folder")
     make_folder(folder)
-    if mark.exists() and mark.read_text() != settings.digest():
+    if mark.exists() and mark.read_text() != digest:
         raise OutputError(f"{folder.parent}: was begun with other settings; remove it or choose another folder")
-    write_text(mark, settings.digest())
+    write_text(mark, digest)
     for path in folder.glob("*.failed"):
         path.unlink()
 
 
-def _embed_all(jobs: Sequence[Job], settings: Settings, workers: int, *, on_progress: OnProgress = silent) -> None:
+def _embed_all(
+    jobs: Sequence[Job],
+    settings: Settings,
+    workers: int,
+    models: Mapping[str, CarriedPart] | None,
+    *,
+    on_progress: OnProgress = silent,
+) -> None:
     """On every rank: its share of the files."""
     # Asked of one rank, for another that looked later might find what this call has made.
     missing = distributed.on_rank_0(lambda: [job for job in jobs if not job.target.with_suffix(".npz").exists()])
     own = distributed.share_of_rank(missing)
     workers = workers or distributed.cores_per_rank() or os.cpu_count() or 1
     pace, told = Pace(), time.monotonic()
-    with closing(embed_files(own, settings, workers)) as embedded:
+    with closing(embed_files(own, settings, workers, models)) as embedded:
         for number, _ in enumerate(embedded, start=1):
             speed, now = pace.speed(number, "videos"), time.monotonic()
             on_progress(Progress("extracting", number, len(own), "videos", speed))
@@ -280,7 +300,8 @@ def _write(
                 end = embedded.duration if math.isinf(end) else end
                 intervals.append([source.id, label, f"{start:.3f}", f"{end:.3f}"])
             seconds += embedded.duration
-            yield to_video(source, embedded, extractor, index)
+            frames = plan.carried.frames(embedded) if plan.carried else to_frames(embedded, extractor)
+            yield Video(source.id, frames, np.array(sorted(index[label] for label in source.labels), np.int64))
             on_progress(Progress(_WRITING, len(rows), len(sources), "videos"))
 
     for split, members in by_split.items():
@@ -315,13 +336,6 @@ def _tell_of_copies(groups: list[list[str]]) -> None:
             first,
             sum(map(len, groups)) - len(groups),
         )
-
-
-def to_video(source: Source, embedded: Embedded, extractor: Extractor, index: dict[str, int]) -> Video:
-    """The record of a video."""
-    frames = to_frames(embedded, extractor)
-    labels = np.array(sorted(index[label] for label in source.labels), np.int64)
-    return Video(source.id, frames, labels)
 
 
 def to_frames(embedded: Embedded, extractor: Extractor) -> dict[str, np.ndarray]:
