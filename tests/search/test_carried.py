@@ -14,10 +14,13 @@ import vidfit
 from tests.conftest import call
 from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, small_model, tone, write
 from vidfit import load_recipe
+from vidfit.errors import BudgetError
 from vidfit.features.shards import read_videos
 from vidfit.progress import silent
+from vidfit.search.budget import Ensemble
 from vidfit.search.carried import Forms
 from vidfit.search.run_members import RunMembers
+from vidfit.search.runs import open_runs
 from vidfit.training.checkpoint import read_member, save_member
 
 Command = Callable[..., tuple[int, str]]
@@ -241,6 +244,23 @@ def test_each_budget_takes_the_run_that_is_best_for_it(place: Path, other: Path,
     assert "of " + small["run"] + " with colour in 32 bits" in printed
     path = place / "run" / "packed" / "20kB.onnx"
     assert command("label", path, place / "videos" / "green19.mp4", "-o", tmp_path / "it.csv")[0] == 0
+
+
+def test_a_run_that_is_too_slow_is_left_out(place: Path, other: Path, caplog, monkeypatch: pytest.MonkeyPatch):
+    runs = open_runs([place / "run", other], with_extractor=True)
+    slow, fast = runs.packers
+    monkeypatch.setattr(slow.search, "frontier", slow_frontier)
+    with caplog.at_level("INFO", "vidfit"):
+        runs.pack_named(["307kB"], max_ms=1e6)
+    assert described(place, "307kB")["run"] == str(fast.directory)
+    assert f"{slow.directory}, bands in 32 bits, 1 a second: left out, no member takes at most" in caplog.text
+    monkeypatch.setattr(fast.search, "frontier", slow_frontier)
+    with pytest.raises(BudgetError, match=f"{slow.directory}: no member takes .*; {fast.directory}: no member takes"):
+        runs.pack_named(["308kB"], max_ms=1e6)
+
+
+def slow_frontier(max_ms: float) -> list[Ensemble]:
+    raise BudgetError(f"no member takes at most {max_ms} ms per video")
 
 
 def test_a_frontier_of_two_runs(place: Path, other: Path, command: Command):

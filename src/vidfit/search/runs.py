@@ -163,6 +163,8 @@ class Runs:
                     result = packer.pack(this, budget, max_ms, form)
                 except BudgetError as error:
                     problem = error
+                    if form:
+                        _log.info("%s, %s: left out, %s", packer.directory, form.title, error)
                     continue
                 if form:
                     of = {"run": str(packer.directory), "models": form.title, "extractor": form.bits}
@@ -200,11 +202,17 @@ class Runs:
         if not self.with_extractor:
             best_within(self.search.frontier(max_ms), budget)
             return
-        smallest, title = min(
-            (packer.bytes_of(packer.search.frontier(max_ms)[0], form), form.title)
-            for packer, form in self._choices()
-            if form
-        )
+        fits_in_time, too_slow = [], []
+        for packer in self.packers:
+            try:
+                smallest = packer.search.frontier(max_ms)[0]
+            except BudgetError as error:
+                too_slow.append(f"{packer.directory}: {error}")
+                continue
+            fits_in_time += [(packer.bytes_of(smallest, form), form.title) for form in packer.forms if form]
+        if not fits_in_time:
+            raise BudgetError("; ".join(too_slow))
+        smallest, title = min(fits_in_time)
         if smallest > budget:
             raise BudgetError(
                 f"no file with extractor fits {budget:,} bytes ({format_size(budget)}): the smallest possible, with "
