@@ -67,6 +67,10 @@ CLASSIFIERS |= {
         "head": LOGISTIC,
     },
     **{name: DECIDING[name] for name in ("frames max", "frames attention")},
+    "recurrent frames": {
+        "encoder": {"hidden": 120, "cells": 80},
+        "family": {"type": "frame-classifier", "pooling": "max"},
+    },
 }
 FAMILY_NAMES = list(CLASSIFIERS)
 CLASSIFIERS |= {

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Array = np.ndarray
+Cell = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 def sigmoid(x: Array) -> Array:
@@ -171,15 +172,18 @@ class Formulas:
 
         return self._pooled(videos, slices, relu6 if largest else softmax, pool)
 
-    def recurrent(self, videos: list[Array], layer: Callable[[Array, Array, Array], tuple[Array, Array]]) -> Array:
-        def run(name: str, inputs: Array) -> tuple[Array, Array]:
-            return layer(inputs, self.state[f"family.{name}.weights"], self.state[f"family.{name}.biases"])
+    def run(self, name: str, inputs: Array, cell: Cell) -> tuple[Array, Array]:
+        """Outputs `[T, H]` and final state `[H]` of one direction of a layer."""
+        return cell(inputs, self.state[f"{name}.weights"], self.state[f"{name}.biases"])
 
-        states = []
-        for video in videos:
-            ahead, back = run("bottom.ahead", video)[0], run("bottom.back", video[::-1])[0][::-1]
-            states.append(run("top.ahead", np.concatenate([ahead, back], axis=1))[1])
-        state = np.stack(states)
+    def both_ways(self, name: str, video: Array, cell: Cell) -> Array:
+        """Outputs of a bidirectional layer, `[T, 2 H]`."""
+        back = self.run(f"{name}.back", video[::-1], cell)[0][::-1]
+        return np.concatenate([self.run(f"{name}.ahead", video, cell)[0], back], axis=1)
+
+    def recurrent(self, videos: list[Array], cell: Cell) -> Array:
+        bottom = [self.both_ways("family.bottom", video, cell) for video in videos]
+        state = np.stack([self.run("family.top.ahead", outputs, cell)[1] for outputs in bottom])
         return self.gating(state, "family.gating") if "family.gating.weights" in self.state else state
 
     def frame_probabilities(self, video: Array) -> Array:

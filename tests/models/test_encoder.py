@@ -43,18 +43,25 @@ def encoded(formulas: Formulas, videos: list[np.ndarray]) -> list[np.ndarray]:
     while f"{layer}.weights" in formulas.state:
         hidden = np.maximum(formulas.batch_norm(hidden @ formulas.state[f"{layer}.weights"], f"{layer}.norm"), 0)
         layer += ".deeper"
-    return np.split(hidden, ends)
+    encoded = np.split(hidden, ends)
+    if f"{layer}.layer.ahead.weights" not in formulas.state:
+        return encoded
+    return [formulas.both_ways(f"{layer}.layer", video, gru) for video in encoded]
 
 
-@pytest.mark.parametrize("sizes", [HIDDEN, [7, HIDDEN], [5, 7, HIDDEN]], ids=["one", "two", "three"])
+@pytest.mark.parametrize(
+    "encoder",
+    [{"hidden": HIDDEN}, {"hidden": [7, HIDDEN]}, {"hidden": [5, 7, HIDDEN]}, {"hidden": [7, 5], "cells": HIDDEN // 2}],
+    ids=["one", "two", "three", "recurrent"],
+)
 @pytest.mark.parametrize("lengths", [LENGTHS, (4, 4, 4)], ids=["unequal", "equal"])
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("family", ENCODED_FORMULAS)
 def test_encoder_and_family_are_their_formulas(
-    family: str, training: bool, lengths: tuple[int, ...], sizes: int | list[int]
+    family: str, training: bool, lengths: tuple[int, ...], encoder: dict[str, Any]
 ) -> None:
     config, formula = ENCODED_FORMULAS[family]
-    module = build(config, {"type": "logistic"}, 1, {"hidden": sizes}).train(training)
+    module = build(config, {"type": "logistic"}, 1, encoder).train(training)
     videos, frames = bytes_of(lengths, seed=2)
     formulas = Formulas(float64(module), training)
     expected = encoded(formulas, model_input(videos))
@@ -68,6 +75,22 @@ def test_encoder_and_family_are_their_formulas(
             np.testing.assert_allclose(found[: len(video)], video, rtol=1e-5, atol=1e-5)
         found = pooled(module, hidden_BTH, counts).detach()
         np.testing.assert_allclose(found, formula(formulas, expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ENCODED_FORMULAS)
+def test_a_part_is_decided_by_its_own_frames_which_know_the_whole_video(family: str) -> None:
+    config, formula = ENCODED_FORMULAS[family]
+    module = build(config, {"type": "logistic"}, 1, {"hidden": 5, "cells": HIDDEN // 2}).eval()
+    videos, frames = bytes_of(LENGTHS, seed=2)
+    longest = int(np.argmax(LENGTHS))
+    parts = [(longest, 1, 3), (0, 0, 1), (longest, 0, LENGTHS[longest])]
+    found = module(frames, torch.tensor(LENGTHS), parts_N3=torch.tensor(parts)).detach()
+    formulas = Formulas(float64(module))
+    known = encoded(formulas, model_input(videos))
+    expected = formula(formulas, [known[place][first:stop] for place, first, stop in parts])
+    if module.head is not None:
+        expected = formulas.logistic(expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_acts_in_training_only() -> None:

@@ -15,6 +15,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     **{name: (config, None) for name, (config, _) in FORMULAS.items()},
     **{f"encoder, {name}": (config, {"hidden": HIDDEN}) for name, (config, _) in ENCODED_FORMULAS.items()},
     "deep encoder": ({"type": "mean"}, {"hidden": [4, 5, HIDDEN]}),
+    "recurrent encoder": ({"type": "frame-classifier"}, {"hidden": HIDDEN, "cells": 4}),
 }
 
 

@@ -11,11 +11,12 @@ from vidfit.models.dbof import ClusterGate
 from vidfit.models.encoder import FrameEncoder
 from vidfit.models.heads import ContextGating, Logistic, MixtureOfExperts, MixtureOfExpertsConfig
 from vidfit.models.layers import Assignment, Hidden
-from vidfit.models.recurrent import Direction, Layer, Recurrent
+from vidfit.models.recurrent import Direction, Layer
 from vidfit.quantization.calibration import INPUTS, collect
 from vidfit.quantization.state import is_big
 
-every_classifier = pytest.mark.parametrize("name", [name for name in CLASSIFIERS if not name.endswith("mean")])
+MEANS = [name for name in CLASSIFIERS if name.endswith("mean")]
+every_classifier = pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name not in MEANS])
 
 
 def batches() -> list[Batch]:
@@ -82,7 +83,7 @@ def affine(gating: ContextGating, gates: torch.Tensor) -> torch.Tensor:
     return gates + gating.biases
 
 
-@every_classifier
+@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name not in (*MEANS, "recurrent frames")])
 @torch.inference_mode()
 def test_inputs_give_the_outputs_of_their_layer(name: str):
     seen = set()
@@ -105,7 +106,7 @@ def test_inputs_give_the_outputs_of_their_layer(name: str):
 
 
 @pytest.mark.parametrize("equally_long", [False, True])
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("name", ["lstm", "gru", "recurrent frames"])
 @torch.inference_mode()
 def test_a_recurrent_matrix_sees_each_frame_and_the_state_before_it(name: str, equally_long: bool):
     def check(layer: Layer, arguments, output):
@@ -121,8 +122,9 @@ def test_a_recurrent_matrix_sees_each_frame_and_the_state_before_it(name: str, e
             torch.testing.assert_close(found[f"{direction}.weights"], expected, rtol=1e-4, atol=1e-5)
 
     classifier = float_member(name).classifier()
-    assert isinstance(classifier.family, Recurrent)
-    for layer in (classifier.family.bottom, classifier.family.top):
+    layers = [module for module in classifier.modules() if isinstance(module, Layer)]
+    assert len(layers) == (1 if name == "recurrent frames" else 2)
+    for layer in layers:
         layer.register_forward_hook(check)
     batch = collate(list(videos(30, 0)))
     frames = batch.padded()

@@ -14,13 +14,13 @@ from vidfit.export.layers import head
 from vidfit.export.netfv import netfv
 from vidfit.export.netvlad import netvlad
 from vidfit.export.nextvlad import nextvlad
-from vidfit.export.recurrent import recurrent
+from vidfit.export.recurrent import recurrent, recurrent_layer
 from vidfit.export.slots import Slots
 from vidfit.export.tensors import Tensors
 from vidfit.models.attention import AttentionPooling
 from vidfit.models.classifier import VideoClassifier
 from vidfit.models.dbof import DBoF
-from vidfit.models.encoder import FrameEncoder
+from vidfit.models.encoder import FrameEncoder, FrameGRU
 from vidfit.models.mean import MeanPooling
 from vidfit.models.netfv import NetFV
 from vidfit.models.netvlad import NetVLAD
@@ -88,7 +88,11 @@ def _frames(member: Member, module: VideoClassifier, stored: Mapping[str, Value]
 
 
 def _encoded(encoder: FrameEncoder, tensors: Tensors, frames: FloatFrames) -> FloatFrames:
-    """`ReLU(BN(x W))` of each frame, layer by layer."""
+    """`ReLU(BN(x W))` of each frame, layer by layer; then the GRU, if there is one."""
     hidden_BTH = frames.times(tensors.weight("weights"), None, *tensors.batch_norm("norm")).relu()
     frames = FloatFrames(hidden_BTH, encoder.weights.shape[1], frames.slots)
+    if isinstance(encoder.deeper, FrameGRU):
+        layer, inputs_TBD = encoder.deeper.layer, frames.values().permute(1, 0, 2)
+        outputs_TBH, _ = recurrent_layer(layer, tensors.within("deeper.layer"), inputs_TBD, frames.slots)
+        return FloatFrames(outputs_TBH.permute(1, 0, 2), 2 * layer.cells, frames.slots)
     return frames if encoder.deeper is None else _encoded(encoder.deeper, tensors.within("deeper"), frames)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from vidfit.kernels.gru import gru
 
@@ -29,7 +29,7 @@ class DirectionWeights(NamedTuple):
 
 
 class RecurrentLayer(Protocol):
-    """What `final_state` needs of a layer."""
+    """What `final_state` and `outputs` need of a layer."""
 
     def __call__(self, inputs: Tensor, batch_sizes: Tensor | None) -> tuple[Tensor, Tensor]: ...
 
@@ -44,15 +44,31 @@ def final_state(layers: Sequence[RecurrentLayer], frames_BTD: Tensor, weights_BT
         frames_BTD: float32; a video's frames are the first of its slots.
         weights_BT: 0 in slots after a video's end. None means every slot holds a frame.
     """
-    outputs, batch_sizes, order_B, state_RBH = frames_BTD, None, None, None
-    if weights_BT is not None and not bool((weights_BT > 0).all()):
-        lengths_B = weights_BT.sum(1).long().cpu()
-        packed = pack_padded_sequence(frames_BTD, lengths_B, batch_first=True, enforce_sorted=False)
+    packed, state_RBH = _packed(frames_BTD, weights_BT), None
+    outputs, batch_sizes, order_B = frames_BTD, None, None
+    if packed is not None:
         outputs, batch_sizes, order_B = packed.data, packed.batch_sizes, packed.unsorted_indices
     for layer in layers:
         outputs, state_RBH = layer(outputs, batch_sizes)
     assert state_RBH is not None
     return state_RBH[0] if order_B is None else state_RBH[0, order_B]
+
+
+def outputs(layer: RecurrentLayer, frames_BTD: Tensor, weights_BT: Tensor | None) -> Tensor:
+    """A layer's outputs, `[B, T, R * H]`, zero in slots after a video's end; arguments as in `final_state`."""
+    packed = _packed(frames_BTD, weights_BT)
+    if packed is None:
+        return layer(frames_BTD, None)[0]
+    data, _ = layer(packed.data, packed.batch_sizes)
+    return pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=frames_BTD.shape[1])[0]
+
+
+def _packed(frames_BTD: Tensor, weights_BT: Tensor | None) -> PackedSequence | None:
+    """Videos of unequal length without their padding; None if every slot holds a frame."""
+    if weights_BT is None or bool((weights_BT > 0).all()):
+        return None
+    lengths_B = weights_BT.sum(1).long().cpu()
+    return pack_padded_sequence(frames_BTD, lengths_B, batch_first=True, enforce_sorted=False)
 
 
 def run_layer(

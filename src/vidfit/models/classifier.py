@@ -21,8 +21,8 @@ from vidfit.models.mean import MeanConfig, MeanPooling
 from vidfit.models.netfv import NetFV, NetFVConfig
 from vidfit.models.netvlad import NetVLAD, NetVLADConfig
 from vidfit.models.nextvlad import NeXtVLAD, NeXtVLADConfig
-from vidfit.models.preprocessing import frame_mask, prepare_frames
-from vidfit.models.recurrent import Recurrent, RecurrentConfig
+from vidfit.models.preprocessing import cut_frames, frame_mask, prepare_frames
+from vidfit.models.recurrent import Layer, Recurrent, RecurrentConfig
 
 FamilyConfig = Annotated[
     MeanConfig
@@ -89,7 +89,7 @@ class VideoClassifier(nn.Module):
         self.spec = spec
         self.classes = classes
         encoder = config.encoder
-        self.encoder = FrameEncoder(encoder.sizes, encoder.dropout, spec) if encoder else None
+        self.encoder = FrameEncoder(encoder.sizes, encoder.dropout, spec, encoder.cells) if encoder else None
         seen = self.encoder.spec if self.encoder else spec
         if isinstance(config.family, FrameClassifierConfig):
             self.family, self.head = FrameClassifier(config.family, seen, classes), None
@@ -99,7 +99,11 @@ class VideoClassifier(nn.Module):
             self.head = Head(config.head, self.family.output_size, classes)
 
     def forward(
-        self, frames: Mapping[str, Tensor], num_frames: Tensor | None = None, frame_weights: Tensor | None = None
+        self,
+        frames: Mapping[str, Tensor],
+        num_frames: Tensor | None = None,
+        frame_weights: Tensor | None = None,
+        parts_N3: Tensor | None = None,
     ) -> Tensor:
         """Probabilities of every class.
 
@@ -108,11 +112,16 @@ class VideoClassifier(nn.Module):
             num_frames: int64 `[B]`, at least 1 each; slots from there on are ignored. None means all slots hold frames.
             frame_weights: float32 `[B, T]`, how many times each frame counts; None means once each. Give this or
                 `num_frames`, not both.
+            parts_N3: int64, parts of videos to decide about instead: place in the batch, first frame and the one after
+                the last. The encoder still sees whole videos.
 
         Returns:
-            float32 `[B, C]`.
+            float32 `[B, C]`, or `[N, C]` of parts.
         """
-        return self.with_frames(frames, num_frames, frame_weights)[0]
+        family_inputs = self._prepared(frames, num_frames, frame_weights)
+        if parts_N3 is not None:
+            family_inputs = cut_frames(family_inputs[0], parts_N3)
+        return self._decided(*family_inputs)[0]
 
     def with_frames(
         self, frames: Mapping[str, Tensor], num_frames: Tensor | None = None, frame_weights: Tensor | None = None
@@ -121,10 +130,12 @@ class VideoClassifier(nn.Module):
 
         Probabilities of slots that hold no frame are undefined; ignore them.
         """
-        family_inputs = self._prepared(frames, num_frames, frame_weights)
+        return self._decided(*self._prepared(frames, num_frames, frame_weights))
+
+    def _decided(self, frames_BTD: Tensor, weights_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.head is None:
-            return self.family(*family_inputs)
-        return self.head(self.family(*family_inputs)), None
+            return self.family(frames_BTD, weights_BT)
+        return self.head(self.family(frames_BTD, weights_BT)), None
 
     def pooled(self, frames: Mapping[str, Tensor], num_frames: Tensor) -> Tensor:
         """The head's input, float32 `[B, H]`. A frame classifier has none."""
@@ -142,6 +153,11 @@ class VideoClassifier(nn.Module):
         if self.encoder is not None:
             frames_BTD = self.encoder(frames_BTD, weights_BT)
         return frames_BTD, weights_BT
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the order of frames matters."""
+        return any(isinstance(module, Layer) for module in self.modules())
 
     @property
     def decides(self) -> Head | FrameClassifier:

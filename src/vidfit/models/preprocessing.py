@@ -59,3 +59,16 @@ def inverse_norms(norms_BT1: Tensor, mask_BT: Tensor | None) -> Tensor:
     """The factors that give frames of these L2 norms norm 1: float32 `[B, T, 1]`, 0 where masked."""
     factor_BT1 = 1 / norms_BT1.clamp_min(SMALLEST_NORM)
     return factor_BT1 if mask_BT is None else factor_BT1 * mask_BT[:, :, None]
+
+
+def cut_frames(frames_BTD: Tensor, parts_N3: Tensor) -> tuple[Tensor, Tensor]:
+    """Parts of videos as videos of their own: frames `[N, L, D]`, and 1.0 or 0.0 for padding, `[N, L]`.
+
+    Arguments:
+        parts_N3: int64, each part's place in the batch, its first frame and the one after its last. No part is empty.
+    """
+    video_N, first_N, stop_N = parts_N3.unbind(1)
+    longest = int((stop_N - first_N).max()) if len(parts_N3) else 1
+    places_NL = first_N[:, None] + torch.arange(longest, device=parts_N3.device)
+    mask_NL = places_NL < stop_N[:, None]
+    return frames_BTD[video_N[:, None], places_NL.where(mask_NL, first_N[:, None])], mask_NL.float()
