@@ -86,7 +86,8 @@ def check_segments(name: str, training: TrainingConfig, data: RunData) -> Clips:
         raise RecipeError(f"members.{name}.training.segments: these shards have one frame per video; remove segments")
     rate = steps_per_second(data.extractor, [*data.shards["train"], *data.shards["validation"]])
     intervals = read_intervals(Path(config.table), names) if config.table else None
-    clips = Clips(config.context, rate, len(names), intervals, config.seconds, config.table or "")
+    context = None if config.context == "video" else config.context
+    clips = Clips(context, rate, len(names), intervals, config.seconds, config.table or "")
     for which in ("train", "validation"):
         # Raises where there is none.
         next(iter(data.batches(data.shards[which], 1, clips=clips)))

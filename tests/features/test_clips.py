@@ -49,6 +49,22 @@ def test_frames_follow_from_seconds_by_the_rate():
     assert numbers(clip) == [4, 5]
 
 
+def test_without_cutting_a_video_keeps_all_frames_and_ratings():
+    rows = [(10, 15, 1, 1.0), (0, 5, 1, 0.0), (10, 15, 3, 0.0), (15, 20, 0, 1.0)]
+    whole = Clips(context=None, rate=0.9, classes=CLASSES)
+    assert list(whole.of(video([]))) == []
+    videos = [*whole.of(video(rows, frames=17)), *whole.of(video(rows[:1], frames=17))]
+    assert [numbers(one) for one in videos] == [list(range(17))] * 2
+    assert [one.labels.tolist() for one in videos] == [[2]] * 2
+    batch = collate(videos)
+    assert whole.parts_of(batch).tolist() == [[0, 0, 5], [0, 9, 14], [0, 13, 17], [1, 9, 14]]
+    targets, weights = batch.ratings(CLASSES)
+    assert targets.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]]
+    assert weights.tolist() == [[0, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]
+    with pytest.raises(CorruptRecordError, match="starts at 20 s"):
+        list(whole.of(video([(20, 25, 1, 1.0)], frames=17)))
+
+
 def test_a_video_without_ratings_has_no_clips():
     assert list(CLIPS.of(video([]))) == []
 

@@ -81,6 +81,19 @@ def test_it_goes_on_from_whole_videos_and_learns_parts(place: Path, vidfit: Call
     assert log[-1]["gap"] > 0.9
 
 
+def test_whole_videos_teach_their_parts(place: Path, vidfit: Call):
+    (place / "recipe.yaml").write_text(RECIPE.replace("mean: {", "mean: {encoder: {hidden: 12, cells: 4}, "))
+    whole = ("--set", "training.segments.context=video", "--set", "training.batch_norm_momentum=0.1")
+    code, _, err = vidfit("train", place / "recipe.yaml", "-o", place / "parts", *whole)
+    assert code == 0, err
+    assert map_at_k(place, "parts") > 0.95
+    log = [json.loads(line) for line in (place / "parts/members/mean/log.jsonl").read_text().splitlines()]
+    assert log[-1]["videos"] == 24
+    code, _, err = vidfit("train", place / "recipe.yaml", "-o", place / "no", *whole, "--set", "training.accumulate=2")
+    assert code == 2
+    assert "segments.context: video needs sampling: none and accumulate: 1" in err
+
+
 def test_labels_that_nobody_rated_keep_their_weights(place: Path, vidfit: Call):
     assert vidfit("train", place / "recipe.yaml", "-o", place / "parts", *SEGMENTS)[0] == 0
     (_, before, _), (_, after, _) = (read_member(place / run / "members" / "mean") for run in ("whole", "parts"))

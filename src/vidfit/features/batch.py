@@ -78,17 +78,15 @@ class Batch:
         return targets_BC
 
     def ratings(self, classes: int) -> tuple[Tensor, Tensor]:
-        """What people said of each video's segments, two of float32 `[B, C]` on the device of the labels.
+        """What people said of the N segments, video by video, two of float32 `[N, C]` on the device of the labels.
 
-        The first is 1 where a label holds. The second is the labels' weights: 1 where one was rated, 0 elsewhere. For
-        batches of clips, which have one segment each.
+        The first is 1 where a label holds. The second is the labels' weights: 1 where one was rated, 0 elsewhere. In
+        batches of clips, each has one segment, so N is B.
         """
-        holds_BC = np.empty((len(self), classes), np.float32)
-        for place, segments in enumerate(self.segments):
-            holds_BC[place] = segments.holds(classes)
-        targets_BC, weights_BC = np.nan_to_num(holds_BC), (~np.isnan(holds_BC)).astype(np.float32)
+        holds_NC = np.concatenate([np.empty((0, classes), np.float32), *(it.holds(classes) for it in self.segments)])
+        targets_NC, weights_NC = np.nan_to_num(holds_NC), (~np.isnan(holds_NC)).astype(np.float32)
         device = self.labels.device
-        return sent(torch.from_numpy(targets_BC), device), sent(torch.from_numpy(weights_BC), device)
+        return sent(torch.from_numpy(targets_NC), device), sent(torch.from_numpy(weights_NC), device)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its frames and labels on `device`; pinned frames are on their way when it returns."""

@@ -2,14 +2,19 @@
 
 So training, sampling and validation work on rated segments as on videos. The one difference: labels that nobody rated
 have weight 0 (`Batch.ratings`).
+
+An encoder that knows the whole video takes it whole (`context` is None), and its frames are cut behind it (`parts_of`).
 """
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from vidfit.features.batch import Batch
 from vidfit.features.segments import SEGMENT_SECONDS, Intervals, RatedSegments, check_row, rated_by_intervals
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import CorruptRecordError
@@ -20,7 +25,8 @@ class Clips:
     """Cuts videos into their rated segments.
 
     Attributes:
-        context: seconds of a video before and after a segment that its clip has too.
+        context: seconds of a video before and after a segment that its clip has too. None leaves videos whole, each
+            with the ratings of all its segments.
         rate: frames per second.
         classes: size of the vocabulary.
         intervals: video id -> class -> when it holds. Then all labels are rated in all segments. None takes the
@@ -29,7 +35,7 @@ class Clips:
         table: where the intervals are from, for messages.
     """
 
-    context: float
+    context: float | None
     rate: float
     classes: int
     intervals: Mapping[str, Mapping[int, Intervals]] | None = None
@@ -44,19 +50,32 @@ class Clips:
             DataError: a video with labels has no row in the table.
         """
         rated = self._rated(video)
-        ends = dict(zip(rated.starts.tolist(), rated.ends.tolist(), strict=True))
-        for start, end in sorted(ends.items()):
+        for start, end in zip(*(column.tolist() for column in rated.spans()), strict=True):
             if start * self.rate >= video.num_frames:
                 raise CorruptRecordError(
                     f"video {video.id!r}: a rated segment starts at {start} s, and its {video.num_frames} frames end "
                     f"at {video.num_frames / self.rate:g} s; correct the segment or use --skip-corrupt"
                 )
+            if self.context is None:
+                continue
             own = rated.starts == start
             segments = RatedSegments(rated.starts[own], rated.ends[own], rated.labels[own], rated.scores[own])
             first = max(0, math.floor((start - self.context) * self.rate))
             part = slice(first, math.ceil((end + self.context) * self.rate))
             frames = {name: frames_TD[part] for name, frames_TD in video.frames.items()}
-            yield Video(video.id, frames, np.flatnonzero(segments.holds(self.classes) == 1), segments)
+            yield Video(video.id, frames, np.flatnonzero(segments.holds(self.classes)[0] == 1), segments)
+        if self.context is None and len(rated):
+            yield replace(video, segments=rated)
+
+    def parts_of(self, batch: Batch) -> Tensor:
+        """The segments of whole videos for `VideoClassifier`, int64 `[N, 3]`, in the order of `Batch.ratings`."""
+        parts = [np.empty((0, 3), np.int64)]
+        for place, (segments, length) in enumerate(zip(batch.segments, batch.num_frames.tolist(), strict=True)):
+            starts_N, ends_N = segments.spans()
+            first_N = np.floor(starts_N * self.rate).astype(np.int64)
+            stop_N = np.ceil(ends_N * self.rate).astype(np.int64).clip(max=length)
+            parts.append(np.stack([np.full_like(first_N, place), first_N, stop_N], axis=1))
+        return torch.from_numpy(np.concatenate(parts))
 
     def _rated(self, video: Video) -> RatedSegments:
         if self.intervals is None:

@@ -47,14 +47,20 @@ class RatedSegments:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def holds(self, classes: int) -> np.ndarray:
-        """Whether each label holds, float32 `[C]`: 1 or 0 where it was rated, NaN elsewhere.
+    def spans(self) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end of each segment, `[N]` int64, in order. Of several with one start the last counts."""
+        starts_N, last_N = np.unique(self.starts[::-1], return_index=True)
+        return starts_N, self.ends[::-1][last_N]
 
-        Of several ratings of a label the last counts. For ratings of one segment.
+    def holds(self, classes: int) -> np.ndarray:
+        """Whether each label holds in each segment, float32 `[N, C]`: 1 or 0 where it was rated, NaN elsewhere.
+
+        Of several ratings of a label the last counts.
         """
-        holds_C = np.full(classes, np.nan, np.float32)
-        holds_C[self.labels] = self.scores > 0
-        return holds_C
+        starts_N, place_S = np.unique(self.starts, return_inverse=True)
+        holds_NC = np.full((len(starts_N), classes), np.nan, np.float32)
+        holds_NC[place_S, self.labels] = self.scores > 0
+        return holds_NC
 
 
 _NONE: Final = np.empty(0, np.int64)

@@ -1,6 +1,6 @@
 """How a member is trained: the keys of a recipe's `training`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,8 +16,10 @@ class SegmentsConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    context: float = Field(
-        default=3, ge=0, allow_inf_nan=False, description="seconds before and after a segment that the model sees too"
+    context: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["video"] = Field(
+        default=3,
+        description="seconds before and after a segment that the model sees too; `video`: the encoder sees the whole "
+        "video, and what follows the segment alone",
     )
     table: PathText | None = Field(
         default=None,
@@ -139,3 +141,14 @@ class TrainingConfig(BaseModel):
         if self.mixup and self.segments:
             raise ValueError("mixup mixes labels, and most labels of a rated segment are not known; remove mixup")
         return self
+
+    @model_validator(mode="after")
+    def _whole_videos_come_whole(self) -> "TrainingConfig":
+        if self.learns_parts and (self.sampling != "none" or self.accumulate > 1):
+            raise ValueError("segments.context: video needs sampling: none and accumulate: 1")
+        return self
+
+    @property
+    def learns_parts(self) -> bool:
+        """Whether a batch has whole videos and a loss for each of their rated segments."""
+        return self.segments is not None and self.segments.context == "video"

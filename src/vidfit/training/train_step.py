@@ -24,7 +24,6 @@ from vidfit.errors import RecipeError
 from vidfit.features.batch import Batch, sent
 from vidfit.kernels.factored_gradients import FactoredGradients
 from vidfit.models.classifier import VideoClassifier
-from vidfit.models.recurrent import Recurrent
 from vidfit.models.sampling import mix_frames, sample_distinct, sample_frames, sample_sequence
 from vidfit.training.config import TrainingConfig
 from vidfit.training.losses import cross_entropy
@@ -37,9 +36,13 @@ class _Inputs(NamedTuple):
     frames: Mapping[str, Tensor]
     num_frames: Tensor | None = None
     frame_weights: Tensor | None = None
+    parts_N3: Tensor | None = None
 
     def part(self, rows: slice) -> "_Inputs":
-        num_frames, frame_weights = (None if values is None else values[rows] for values in self[1:])
+        """Some rows. Where they are parts of videos, they are all of them, so nothing is cut."""
+        if self.parts_N3 is not None:
+            return self
+        num_frames, frame_weights = (None if values is None else values[rows] for values in self[1:3])
         return _Inputs({name: values[rows] for name, values in self.frames.items()}, num_frames, frame_weights)
 
 
@@ -62,8 +65,8 @@ class TrainStep:
                 module.momentum = config.batch_norm_momentum
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device)
-        if config.precision == "bfloat16" and self.device.type == "cpu" and isinstance(model.family, Recurrent):
-            raise RecipeError("training.precision: recurrent families have no bfloat16 on a CPU; use float32")
+        if config.precision == "bfloat16" and self.device.type == "cpu" and model.recurrent:
+            raise RecipeError("training.precision: recurrent layers have no bfloat16 on a CPU; use float32")
         # On a CPU large gradients are never written out. A step of competition-size NetVLAD then takes 1.2 s and 4.1 GB
         # instead of 3.1 s and 5.6 GB (benchmarks/LOG.md). Ranks need whole gradients to add them up, and on a GPU it
         # gains nothing. Set this to None to train with plain gradients everywhere.
@@ -77,7 +80,13 @@ class TrainStep:
         self._adam = Adam(self.model.named_parameters(), self.model.penalised(), config.per_tensor_clip_norm)
 
     def __call__(
-        self, batch: Batch, targets_BC: Tensor, number: int, learning_rate: float, weights_BC: Tensor | None = None
+        self,
+        batch: Batch,
+        targets_BC: Tensor,
+        number: int,
+        learning_rate: float,
+        weights_BC: Tensor | None = None,
+        parts_N3: Tensor | None = None,
     ) -> Tensor:
         """One step of Adam.
 
@@ -87,6 +96,8 @@ class TrainStep:
             number: of the step. With the seed it fixes all randomness.
             learning_rate: of this step.
             weights_BC: float32, how much each of them counts; on the device. None means 1. Not with mixup.
+            parts_N3: int64, which parts of the videos the targets are for, as `VideoClassifier` takes them; on the
+                device. Then N is B above. Only where all frames are seen, without `accumulate`.
 
         Returns:
             The loss of the whole batch without the head's penalty, a scalar in nats.
@@ -95,6 +106,9 @@ class TrainStep:
         _seed((self._seed * 1_000_003 + number) % 2**63)
         sizes = [size for (size,) in distributed.all_gather(len(batch))]
         inputs, targets_BC = self._inputs(batch, targets_BC, sizes)
+        if parts_N3 is not None:
+            inputs = inputs._replace(parts_N3=parts_N3)
+            sizes = [size for (size,) in distributed.all_gather(len(parts_N3))]
         size = -(-max(sizes) // self._config.accumulate)
         losses = []
         for start in range(0, max(sizes), size):
@@ -134,7 +148,7 @@ class TrainStep:
             frames = sample_sequence(batch.frames, batch.num_frames, uniforms_B, config.sample_frames)
         else:
             uniforms_BS = torch.rand(videos, config.sample_frames)[own]
-            if not (config.mixup or isinstance(self.model.family, Recurrent)):
+            if not (config.mixup or self.model.recurrent):
                 self._seed_by_rank()
                 frames, weights_BU = sample_distinct(batch.frames, batch.num_frames, uniforms_BS)
                 return _Inputs(frames, frame_weights=weights_BU), targets_BC

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vidfit import distributed
+from vidfit.features.batch import sent
 from vidfit.features.loader import Batches
 from vidfit.models.classifier import VideoClassifier
 from vidfit.progress import OnCount, uncounted
@@ -165,7 +166,10 @@ class Trainer:
                 classes = resumable.train_step.model.classes
                 targets_BC, weights_BC = targets_of(batch, self._train_batches, classes, self._soft_targets)
                 rate = learning_rate(self._config, state, state.step)
-                loss = resumable.train_step(batch, targets_BC, state.step, rate, weights_BC)
+                clips, parts_N3 = self._train_batches.clips, None
+                if clips and self._config.learns_parts:
+                    parts_N3 = sent(clips.parts_of(batch), resumable.train_step.device)
+                loss = resumable.train_step(batch, targets_BC, state.step, rate, weights_BC, parts_N3)
                 state.advance(position, self._config.validate_every)
                 resumable.after_step(loss)
             validated = state.due

@@ -17,14 +17,15 @@ from vidfit.models.classifier import VideoClassifier
 def validate(model: VideoClassifier, batches: Batches) -> dict[str, float]:
     """Metrics of the model over every frame of the batches. The model is left in training mode.
 
-    Of clips only rated labels count: the others have probability 0.
+    Of clips only rated labels count: the others have probability 0. Whole videos count by their labels.
     """
 
     def of_rated(batch: Batch) -> np.ndarray:
         return predict(model, batch) * batch.ratings(model.classes)[1].numpy()
 
     model.eval()
-    result = evaluate(of_rated if batches.clips else lambda batch: predict(model, batch), batches, model.classes)
+    clips = batches.clips and batches.clips.context is not None
+    result = evaluate(of_rated if clips else lambda batch: predict(model, batch), batches, model.classes)
     model.train()
     return result
 
