@@ -66,7 +66,7 @@ class TrainStep:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device)
         if config.precision == "bfloat16" and self.device.type == "cpu" and model.recurrent:
-            raise RecipeError("training.precision: recurrent layers have no bfloat16 on a CPU; use float32")
+            raise RecipeError("training.precision: recurrent families have no bfloat16 on a CPU; use float32")
         # On a CPU large gradients are never written out. A step of competition-size NetVLAD then takes 1.2 s and 4.1 GB
         # instead of 3.1 s and 5.6 GB (benchmarks/LOG.md). Ranks need whole gradients to add them up, and on a GPU it
         # gains nothing. Set this to None to train with plain gradients everywhere.
