@@ -24,12 +24,13 @@ def test_every_recipe_is_valid(path: Path):
     assert load_recipe(path).members
 
 
-def test_there_are_seven():
+def test_there_are_eight():
     assert {path.stem for path in FOLDER.glob("*.yaml")} == {
         "demo",
         "demo-videos",
         "audioset",
         "clips",
+        "clips-segments",
         "yt8m-video-level",
         "yt8m-1gb",
         "yt8m-best",
