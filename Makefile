@@ -55,6 +55,13 @@ build/onnxruntime-headers: Makefile
 	rm -rf $@ build/onnxruntime-npm/*.tgz
 	mv build/onnxruntime-npm $@
 
+# Kotlin's compiler; the test of examples/android is skipped without it and Java. Needs npm.
+build/kotlinc: Makefile
+	mkdir -p build/kotlinc-npm
+	cd build/kotlinc-npm && npm pack --silent kotlin-compiler@2.4.20 >/dev/null && tar xzf *.tgz --strip-components=1
+	rm -rf $@ build/kotlinc-npm/*.tgz
+	mv build/kotlinc-npm $@
+
 # TensorFlow is larger than all else together, so it has an environment of its own and `make test` passes over it.
 test-tensorflow: .venv-tensorflow/.ready
 	.venv-tensorflow/bin/python -m pytest tests/export/test_tensorflow.py tests/videos/test_youtube8m.py

@@ -1,7 +1,7 @@
 // The labels of a video on Android: com.microsoft.onnxruntime:onnxruntime-android, minSdk 24.
 //
 // `vidfit export model.onnx phone --to ort` writes the files of `folder`: vidfit.json, pictures.onnx, sounds.onnx and
-// model.onnx. This example was not compiled here. It is for models that look and listen. Call it from a worker thread.
+// model.onnx. It is for models that look and listen. Call it from a worker thread.
 import ai.onnxruntime.*
 import android.graphics.Bitmap
 import android.media.*
@@ -17,7 +17,7 @@ class Labeller(folder: File) : AutoCloseable {
     private val rate = settings.getDouble("rate") // steps per second
     private val pictureTime = settings.getDouble("picture_time") // of a step
     private val size = settings.getInt("picture_size")
-    private val window = settings.getInt("sound_window") // samples
+    private val length = settings.getInt("sound_window") // samples
     private val environment = OrtEnvironment.getEnvironment()
     private val pictures = environment.createSession(File(folder, "pictures.onnx").path)
     private val sounds = environment.createSession(File(folder, "sounds.onnx").path)
@@ -56,28 +56,21 @@ class Labeller(folder: File) : AutoCloseable {
         return found
     }
 
-    /** RGB bytes of a frame, stretched to a square. Halved first: Android's filter looks at four pixels only. */
     private fun picture(frame: Bitmap): ByteArray {
-        var small = frame
-        while (small.width >= 2 * size && small.height >= 2 * size)
-            small = Bitmap.createScaledBitmap(small, small.width / 2, small.height / 2, true)
-        val pixels = IntArray(size * size)
-        Bitmap.createScaledBitmap(small, size, size, true).getPixels(pixels, 0, size, 0, 0, size, size)
-        return ByteArray(3 * pixels.size) { (pixels[it / 3] shr (16 - 8 * (it % 3))).toByte() }
+        val pixels = IntArray(frame.width * frame.height)
+        frame.getPixels(pixels, 0, frame.width, 0, 0, frame.width, frame.height)
+        return squared(pixels, frame.width, frame.height, size)
     }
 
-    /** Features of the sound, uint8 [steps, K]. A step with less than half of its window has none: bytes of 127. */
+    /** Features of the sound, uint8 [steps, K]. Bytes of 127 stand for a step without sound. */
     private fun heard(sound: FloatArray, steps: Int): ByteArray {
         val features = settings.getJSONObject("modalities").getInt("audio")
         val found = ByteArray(steps * features) { 127 }
-        val samples = ByteBuffer.allocateDirect(4 * window).order(ByteOrder.nativeOrder())
-        for (step in 0 until steps) {
-            val start = Math.rint(step * 16000 / rate).toInt()
-            if (2 * (sound.size - start) < window) continue
+        val samples = ByteBuffer.allocateDirect(4 * length).order(ByteOrder.nativeOrder()).asFloatBuffer()
+        for (step in 0 until steps) window(sound, step, rate, length)?.let {
             samples.clear()
-            for (place in start until start + window) samples.putFloat(sound.getOrElse(place) { 0f })
-            samples.rewind()
-            run(sounds, "windows", samples.asFloatBuffer(), longArrayOf(1, window.toLong()), found, step * features)
+            samples.put(it).rewind()
+            run(sounds, "windows", samples, longArrayOf(1, length.toLong()), found, step * features)
         }
         return found
     }
@@ -148,7 +141,7 @@ fun sound(video: String): FloatArray {
             if (count == mono.size) mono = mono.copyOf(2 * count)
             var sum = 0
             repeat(channels) { sum += samples.get() }
-            mono[count++] = (sum / channels).toShort()
+            mono[count++] = (sum.toFloat() / channels).roundToInt().toShort()
         }
         decoder.releaseOutputBuffer(output, false)
     }
@@ -156,27 +149,4 @@ fun sound(video: String): FloatArray {
     decoder.release()
     extractor.release()
     return resampled(mono, count, rate)
-}
-
-/** `count` samples of `rate` at 16 kHz, by a windowed sinc. */
-fun resampled(samples: ShortArray, count: Int, rate: Int): FloatArray {
-    val cutoff = 0.95 * min(1.0, 16000.0 / rate)
-    val half = ceil(16 / cutoff).toInt()
-    // Every so many samples, the new ones lie between the old ones as before.
-    val period = 16000 / generateSequence(16000 to rate) { (a, b) -> b to a % b }.first { it.second == 0 }.first
-    val weights = Array(period) { phase ->
-        val fraction = (phase.toLong() * rate % 16000) / 16000.0
-        FloatArray(2 * half) { tap ->
-            val x = PI * (fraction + half - 1 - tap)
-            val sinc = if (x == 0.0) 1.0 else sin(cutoff * x) / (cutoff * x)
-            (cutoff * sinc * (0.5 + 0.5 * cos(x / half)) / 32768).toFloat()
-        }
-    }
-    return FloatArray((count * 16000L / rate).toInt()) { index ->
-        val first = (index.toLong() * rate / 16000).toInt() - half + 1
-        val weight = weights[index % period]
-        var sum = 0f
-        for (tap in max(0, -first) until min(2 * half, count - first)) sum += samples[first + tap] * weight[tap]
-        sum
-    }
 }

@@ -1,7 +1,8 @@
 // The labels of a video on iOS 15: the pod onnxruntime-objc. (The Swift package's module is OnnxRuntimeBindings.)
 //
 // `vidfit export model.onnx phone --to ort` writes the files of `folder`: vidfit.json, pictures.onnx, sounds.onnx and
-// model.onnx. This example was not compiled here. It is for models that look and listen. Call it from a worker thread.
+// model.onnx. This example was read, not compiled: no Swift compiler was at hand. `examples/android` is the same, and runs
+// in a test. It is for models that look and listen. Call it from a worker thread.
 import AVFoundation
 import onnxruntime_objc
 
@@ -68,32 +69,27 @@ final class Labeller {
         return found
     }
 
-    /// RGB bytes of a frame, stretched to a square. In the frame's own colours: another space would convert them.
+    /// In the frame's own colours: another space would convert them.
     private func picture(_ frame: CGImage) -> Data {
-        let size = settings.picture_size
-        let context = CGContext(data: nil, width: size, height: size, bitsPerComponent: 8, bytesPerRow: 4 * size,
-            space: frame.colorSpace ?? CGColorSpaceCreateDeviceRGB(),
+        let context = CGContext(data: nil, width: frame.width, height: frame.height, bitsPerComponent: 8,
+            bytesPerRow: 4 * frame.width, space: frame.colorSpace ?? CGColorSpaceCreateDeviceRGB(),
             bitmapInfo: CGImageAlphaInfo.noneSkipLast.rawValue)!
-        context.interpolationQuality = .high
-        context.draw(frame, in: CGRect(x: 0, y: 0, width: size, height: size))
-        let rgba = context.data!.assumingMemoryBound(to: UInt8.self)
-        return Data((0..<size * size * 3).map { rgba[4 * ($0 / 3) + $0 % 3] })
+        context.draw(frame, in: CGRect(x: 0, y: 0, width: frame.width, height: frame.height))
+        let pixels = context.data!.assumingMemoryBound(to: UInt8.self)
+        return squared(pixels, frame.width, frame.height, settings.picture_size)
     }
 
-    /// Features of the sound, uint8 [steps, K]. A step with less than half of its window has none: bytes of 127.
+    /// Features of the sound, uint8 [steps, K]. Bytes of 127 stand for a step without sound.
     private func heard(_ sound: [Float], _ steps: Int) throws -> Data {
-        let window = settings.sound_window
+        let length = settings.sound_window
         var found = Data()
         for step in 0..<steps {
-            let start = Int((Double(step) * 16000 / settings.rate).rounded(.toNearestOrEven))
-            guard 2 * (sound.count - start) >= window else {
+            if let samples = window(sound, step, settings.rate, length) {
+                let data = samples.withUnsafeBytes { Data($0) }
+                found += try run(sounds, ["windows": value(data, .float, [1, length])], "audio")
+            } else {
                 found += Data(repeating: 127, count: settings.modalities["audio"]!)
-                continue
             }
-            var samples = Array(sound[start..<min(start + window, sound.count)])
-            samples += [Float](repeating: 0, count: window - samples.count)
-            let data = samples.withUnsafeBytes { Data($0) }
-            found += try run(sounds, ["windows": value(data, .float, [1, window])], "audio")
         }
         return found
     }
@@ -107,22 +103,29 @@ final class Labeller {
     }
 }
 
-/// The sound of a video: 16 kHz mono, from -1 to 1. Empty if there is none.
+/// The sound of a video: 16 kHz, the mean of its channels, from -1 to 1. Empty if there is none.
 func sound(_ video: AVAsset) throws -> [Float] {
-    let tracks = video.tracks(withMediaType: .audio)
-    if tracks.isEmpty { return [] }
+    guard let track = video.tracks(withMediaType: .audio).first else { return [] }
     let reader = try AVAssetReader(asset: video)
-    let output = AVAssetReaderAudioMixOutput(audioTracks: tracks, audioSettings: [
-        AVFormatIDKey: kAudioFormatLinearPCM, AVSampleRateKey: 16000, AVNumberOfChannelsKey: 1,
-        AVLinearPCMBitDepthKey: 32, AVLinearPCMIsFloatKey: true, AVLinearPCMIsBigEndianKey: false,
-        AVLinearPCMIsNonInterleaved: false])
+    let output = AVAssetReaderTrackOutput(track: track, outputSettings: [
+        AVFormatIDKey: kAudioFormatLinearPCM, AVLinearPCMBitDepthKey: 32, AVLinearPCMIsFloatKey: true,
+        AVLinearPCMIsBigEndianKey: false, AVLinearPCMIsNonInterleaved: false])
     reader.add(output)
     reader.startReading()
-    var bytes = Data()
+    var mono: [Float] = []
+    var rate = 16000
     while let buffer = output.copyNextSampleBuffer() {
-        guard let block = CMSampleBufferGetDataBuffer(buffer) else { continue }
-        bytes += try block.dataBytes()
+        guard let block = CMSampleBufferGetDataBuffer(buffer), let format = CMSampleBufferGetFormatDescription(buffer),
+            let description = CMAudioFormatDescriptionGetStreamBasicDescription(format)?.pointee else { continue }
+        rate = Int(description.mSampleRate)
+        let channels = Int(description.mChannelsPerFrame)
+        try block.dataBytes().withUnsafeBytes { bytes in
+            let samples = bytes.bindMemory(to: Float.self)
+            for first in stride(from: 0, to: samples.count, by: channels) {
+                mono.append(samples[first..<first + channels].reduce(0, +) / Float(channels))
+            }
+        }
     }
     if let error = reader.error { throw error }
-    return bytes.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
+    return resampled(mono, rate)
 }
