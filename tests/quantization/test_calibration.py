@@ -65,7 +65,7 @@ FORMULAS = {
 
 def encoded(layer: FrameEncoder, values: torch.Tensor) -> torch.Tensor:
     values = torch.relu(layer.norm(values @ layer.weights))
-    return values if layer.deeper is None else encoded(layer.deeper, values)
+    return encoded(layer.deeper, values) if isinstance(layer.deeper, FrameEncoder) else values
 
 
 def hidden(layer: Hidden, values: torch.Tensor) -> torch.Tensor:

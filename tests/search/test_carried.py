@@ -16,6 +16,7 @@ from tests.videos.making import BLUE, GREEN, RED, frames_at, plain, small_model,
 from vidfit import load_recipe
 from vidfit.errors import BudgetError
 from vidfit.features.shards import read_videos
+from vidfit.features.spec import Video
 from vidfit.progress import silent
 from vidfit.search.budget import Ensemble
 from vidfit.search.carried import Forms
@@ -150,7 +151,8 @@ def test_like_a_file_makes_the_features_of_its_own_models(place, command, tmp_pa
     shards = tmp_path / "features" / "shards"
     assert command("evaluate", path, shards)[0] == 0
     predictor = vidfit.load(path)
-    by_id = {Path(it.id).stem: it for shard in shards.iterdir() for it in read_videos(shard, predictor.spec)}
+    videos = [it for shard in shards.iterdir() for it in read_videos(shard, predictor.spec)]
+    by_id = {Path(it.id).stem: it for it in videos if isinstance(it, Video)}
     assert len(labelled) == 3
     for one in labelled:
         frames = {modality: array[None] for modality, array in by_id[Path(one.path).stem].frames.items()}
