@@ -42,6 +42,11 @@ class Clips:
     seconds: int = SEGMENT_SECONDS
     table: str = ""
 
+    @property
+    def whole(self) -> bool:
+        """Whether videos stay whole."""
+        return self.context is None
+
     def of(self, video: Video) -> Iterator[Video]:
         """The clips of a video, in the order of their segments; none without ratings. Frames are views.
 
@@ -64,7 +69,7 @@ class Clips:
             part = slice(first, math.ceil((end + self.context) * self.rate))
             frames = {name: frames_TD[part] for name, frames_TD in video.frames.items()}
             yield Video(video.id, frames, np.flatnonzero(segments.holds(self.classes)[0] == 1), segments)
-        if self.context is None and len(rated):
+        if self.whole and len(rated):
             yield replace(video, segments=rated)
 
     def parts_of(self, batch: Batch) -> Tensor:

@@ -91,7 +91,7 @@ class Labeller:
             embedded = self._embedder.embed(source.path)
         except DataError as error:
             return LabelledVideo(str(source.path), error=str(error))
-        frames = self._carried.frames(embedded) if self._carried else to_frames(embedded, self.extractor)
+        frames = to_frames(embedded, self.extractor, self._carried)
         probabilities_C, probabilities_TC = self.timeline.probabilities(frames)
         spans = self.timeline.spans(probabilities_TC, embedded.duration)
         holds_C = probabilities_C >= self.timeline.thresholds_C

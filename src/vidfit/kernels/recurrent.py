@@ -45,11 +45,11 @@ def final_state(layers: Sequence[RecurrentLayer], frames_BTD: Tensor, weights_BT
         weights_BT: 0 in slots after a video's end. None means every slot holds a frame.
     """
     packed, state_RBH = _packed(frames_BTD, weights_BT), None
-    outputs, batch_sizes, order_B = frames_BTD, None, None
+    values, batch_sizes, order_B = frames_BTD, None, None
     if packed is not None:
-        outputs, batch_sizes, order_B = packed.data, packed.batch_sizes, packed.unsorted_indices
+        values, batch_sizes, order_B = packed.data, packed.batch_sizes, packed.unsorted_indices
     for layer in layers:
-        outputs, state_RBH = layer(outputs, batch_sizes)
+        values, state_RBH = layer(values, batch_sizes)
     assert state_RBH is not None
     return state_RBH[0] if order_B is None else state_RBH[0, order_B]
 

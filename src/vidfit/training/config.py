@@ -19,7 +19,7 @@ class SegmentsConfig(BaseModel):
     context: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["video"] = Field(
         default=3,
         description="seconds before and after a segment that the model sees too; `video`: the encoder sees the whole "
-        "video, and what follows the segment alone",
+        "video, the family only the segment",
     )
     table: PathText | None = Field(
         default=None,
@@ -144,11 +144,7 @@ class TrainingConfig(BaseModel):
 
     @model_validator(mode="after")
     def _whole_videos_come_whole(self) -> "TrainingConfig":
-        if self.learns_parts and (self.sampling != "none" or self.accumulate > 1):
+        whole = self.segments is not None and self.segments.context == "video"
+        if whole and (self.sampling != "none" or self.accumulate > 1):
             raise ValueError("segments.context: video needs sampling: none and accumulate: 1")
         return self
-
-    @property
-    def learns_parts(self) -> bool:
-        """Whether a batch has whole videos and a loss for each of their rated segments."""
-        return self.segments is not None and self.segments.context == "video"

@@ -167,7 +167,7 @@ class Trainer:
                 targets_BC, weights_BC = targets_of(batch, self._train_batches, classes, self._soft_targets)
                 rate = learning_rate(self._config, state, state.step)
                 clips, parts_N3 = self._train_batches.clips, None
-                if clips and self._config.learns_parts:
+                if clips and clips.whole:
                     parts_N3 = sent(clips.parts_of(batch), resumable.train_step.device)
                 loss = resumable.train_step(batch, targets_BC, state.step, rate, weights_BC, parts_N3)
                 state.advance(position, self._config.validate_every)

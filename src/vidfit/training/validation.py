@@ -24,8 +24,8 @@ def validate(model: VideoClassifier, batches: Batches) -> dict[str, float]:
         return predict(model, batch) * batch.ratings(model.classes)[1].numpy()
 
     model.eval()
-    clips = batches.clips and batches.clips.context is not None
-    result = evaluate(of_rated if clips else lambda batch: predict(model, batch), batches, model.classes)
+    rated = batches.clips and not batches.clips.whole
+    result = evaluate(of_rated if rated else lambda batch: predict(model, batch), batches, model.classes)
     model.train()
     return result
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 
 from vidfit.features.spec import FeatureSpec
-from vidfit.videos.embed import Embedded
+from vidfit.videos.embed import Embedded, one_thread
 from vidfit.videos.transform import ABSENT
 
 _MODALITIES = {"pictures": "rgb", "sounds": "audio"}
@@ -22,10 +22,7 @@ class CarriedPart:
 
     def __init__(self, content: bytes) -> None:
         self.content = content
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(content, one_thread(), providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self.size = int(self._session.get_outputs()[0].shape[1])
 

@@ -101,16 +101,21 @@ class Embedder:
         )
 
 
+def one_thread() -> onnxruntime.SessionOptions:
+    """How ONNX Runtime opens a model here: in one thread, and silent but for errors."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
 class _Model:
     def __init__(self, backbone: Backbone) -> None:
         self.backbone, self.size = backbone, backbone.embedding_size
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
         providers = ["CUDAExecutionProvider"] * _ON_GPU + ["CPUExecutionProvider"]
         path = model_file(backbone)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(str(path), one_thread(), providers=providers)
             self._input = self._session.get_inputs()[0].name
             self._try()
         except Exception as error:  # those of ONNX Runtime share no other base class

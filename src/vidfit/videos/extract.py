@@ -27,8 +27,8 @@ from vidfit.features.spec import Video, Vocabulary
 from vidfit.files import make_folder, path_in_table, read_table, write_table, write_text
 from vidfit.locks import locked
 from vidfit.progress import OnProgress, Pace, Progress, begin, silent
-from vidfit.videos.carried import CarriedModels, CarriedPart
-from vidfit.videos.embed import Embedded, Embedder
+from vidfit.videos.carried import CarriedModels
+from vidfit.videos.embed import Embedded, Embedder, Model
 from vidfit.videos.embed_worker import Job, embed_files, load
 from vidfit.videos.extractor import FILE, Extractor, Settings, read_extractor
 from vidfit.videos.sources import Source, check_labelled
@@ -74,7 +74,7 @@ class Plan:
     sizes: dict[str, int] = field(default_factory=lambda: dict(SIZES))
 
     @property
-    def models(self) -> dict[str, CarriedPart] | None:
+    def models(self) -> Mapping[str, Model] | None:
         """Those that embed, by modality; None means the backbones of the settings."""
         return self.carried and self.carried.by_modality
 
@@ -211,7 +211,7 @@ def _embed_all(
     jobs: Sequence[Job],
     settings: Settings,
     workers: int,
-    models: Mapping[str, CarriedPart] | None,
+    models: Mapping[str, Model] | None,
     *,
     on_progress: OnProgress = silent,
 ) -> None:
@@ -300,7 +300,7 @@ def _write(
                 end = embedded.duration if math.isinf(end) else end
                 intervals.append([source.id, label, f"{start:.3f}", f"{end:.3f}"])
             seconds += embedded.duration
-            frames = plan.carried.frames(embedded) if plan.carried else to_frames(embedded, extractor)
+            frames = to_frames(embedded, extractor, plan.carried)
             yield Video(source.id, frames, np.array(sorted(index[label] for label in source.labels), np.int64))
             on_progress(Progress(_WRITING, len(rows), len(sources), "videos"))
 
@@ -338,8 +338,10 @@ def _tell_of_copies(groups: list[list[str]]) -> None:
         )
 
 
-def to_frames(embedded: Embedded, extractor: Extractor) -> dict[str, np.ndarray]:
-    """uint8 `[T, K]` by modality."""
+def to_frames(embedded: Embedded, extractor: Extractor, carried: CarriedModels | None) -> dict[str, np.ndarray]:
+    """uint8 `[T, K]` by modality, of what the extractor's models gave, or those that a packed file carries."""
+    if carried:
+        return carried.frames(embedded)
     return {
         name: transform.apply(embedded.embeddings[name], embedded.present[name])
         for name, transform in extractor.transforms.items()
