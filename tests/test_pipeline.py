@@ -191,6 +191,16 @@ def test_options_the_shards_refuse_are_told_before_training(recipe_file: Path, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can")
+@pytest.mark.parametrize("recurrent", ["family={type: lstm, cells: 8}", "encoder={hidden: 8, cells: 8}"])
+def test_bfloat16_is_not_for_recurrent_members_on_a_cpu(recipe_file: Path, tmp_path: Path, recurrent: str):
+    overrides = (f"members.mean.{recurrent}", "members.mean.training.precision=bfloat16")
+    message = r"^members\.mean\.training\.precision: lstm, gru and encoder\.cells have no bfloat16 on a CPU"
+    with pytest.raises(RecipeError, match=message):
+        run(load_recipe(recipe_file, overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("which", ["validation", "eval"])
 def test_unlabelled_shards_are_told_before_any_training(corpus: Path, recipe_file: Path, tmp_path: Path, which: str):
     videos = [video for video in read_videos(corpus / which / f"{which}0.tfrecord") if isinstance(video, Video)]

@@ -144,12 +144,16 @@ def check_ids_of_shards(shards: Sequence[Path]) -> None:
 
 
 def count_parameters(name: str, config: MemberConfig, spec: FeatureSpec, classes: int) -> int:
-    """Weights of a member, built without memory; what its options cannot do with these shards shows here."""
+    """Weights of a member, built without memory; what its options cannot do here shows here."""
     try:
         with torch.device("meta"):
             classifier = VideoClassifier(config, spec, classes)
     except RecipeError as error:
         raise RecipeError(f"members.{name}.family.{error}") from error
+    if config.training.precision == "bfloat16" and classifier.recurrent and not torch.cuda.is_available():
+        raise RecipeError(
+            f"members.{name}.training.precision: lstm, gru and encoder.cells have no bfloat16 on a CPU; use float32"
+        )
     return sum(parameter.numel() for parameter in classifier.parameters())
 
 

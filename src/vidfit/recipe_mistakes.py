@@ -41,12 +41,13 @@ def describe(error: ValidationError, document: dict[str, Any], recipe: type[Base
         return f"unknown key {where}; the keys here are {', '.join(_known_keys(recipe, problem['loc'][:-1]))}{more}"
     if problem["type"] == "missing":
         return f"missing key {where}{more}"
-    message = _plain(problem)
+    message = _plain([it for where, it in problems if where == place and it["type"] in _WANTED] or [problem])
     return f"{where}: {message}{more}" if where else f"{message}{more}"
 
 
-def _plain(problem: Any) -> str:
-    """What is wrong with a value, in the words of a recipe."""
+def _plain(problems: list[Any]) -> str:
+    """What is wrong with a value, in the words of a recipe. Several problems are those of the forms it may have."""
+    problem = problems[0]
     value, kind, context = problem["input"], problem["type"], problem.get("ctx", {})
     shown = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
@@ -57,8 +58,15 @@ def _plain(problem: Any) -> str:
     if kind == "union_tag_not_found":
         return "missing key type"
     if kind in _WANTED:
-        return f"give {_WANTED[kind].format(**context)}, not {shown}"
+        wanted = dict.fromkeys(_WANTED[it["type"]].format(**_limits(it)) for it in problems)
+        return f"give {' or '.join(wanted)}, not {shown}"
     return problem["msg"].removeprefix("Value error, ")
+
+
+def _limits(problem: Any) -> dict[str, Any]:
+    """0.0 is written 0."""
+    given = problem.get("ctx", {})
+    return {key: f"{value:g}" if isinstance(value, float) else value for key, value in given.items()}
 
 
 # What pydantic asked for, by the type of its complaint.

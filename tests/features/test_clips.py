@@ -1,11 +1,15 @@
 """Rated segments as videos of their own, and batches of them."""
 
+import math
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import vidfit
 from tests.features.test_segments import Rows, rated
@@ -47,6 +51,16 @@ def test_frames_follow_from_seconds_by_the_rate():
     assert numbers(clip) == list(range(8, 20))
     (clip,) = Clips(context=0, rate=0.4, classes=CLASSES).of(video([(10, 15, 1, 1.0)]))
     assert numbers(clip) == [4, 5]
+
+
+@given(st.integers(1, 400), st.integers(1, 60), st.integers(1, 10))
+def test_rounding_makes_no_frame(hundredths: int, frames: int, seconds: int):
+    """At 0.35 frames a second, say, 60 segments of 20 s are 420 frames, which floats may miss."""
+    rate = Fraction(hundredths, 100)
+    made = list(Clips(0, float(rate), CLASSES, {"a": {}}, seconds).of(video([], frames=frames)))
+    spans = [(k * seconds * rate, (k + 1) * seconds * rate) for k in range(math.ceil(frames / (seconds * rate)))]
+    wanted = [list(range(math.floor(start), min(math.ceil(end), frames))) for start, end in spans]
+    assert [numbers(clip) for clip in made] == wanted
 
 
 def test_without_cutting_a_video_keeps_all_frames_and_ratings():

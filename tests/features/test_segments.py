@@ -72,9 +72,9 @@ def test_a_record_without_segments_or_with_empty_ones_has_none():
     assert parse_example(record(integers(), integers(), integers(), floats())).segments is NO_SEGMENTS
 
 
-rows = st.lists(
-    st.tuples(st.integers(0, 300), st.integers(1, 60), st.integers(0, 9), st.floats(0, 1, width=32)), max_size=5
-).map(lambda found: [(start, start + length, label, score) for start, length, label, score in found])
+rows = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 9), st.floats(0, 1, width=32)), max_size=5).map(
+    lambda found: [(start, start + 1 + start % 60, label, score) for start, label, score in found]
+)
 
 
 @given(given_rows=rows)
@@ -95,6 +95,10 @@ def test_segments_round_trip(given_rows: Rows):
         (
             (integers(0, 10), *SOUND[1:]),
             "at 10 s ('segment_start_times') and ends at 10 s ('segment_end_times')",
+        ),
+        (
+            (integers(5, 5), integers(10, 12), *SOUND[2:]),
+            "two segments start at 5 s, and one ends at 10 s, the other at 12 s ('segment_end_times')",
         ),
         ((*SOUND[:3], integers(1, 0)), "'segment_scores' is no list of floats"),
         ((floats(0, 5), *SOUND[1:]), "'segment_start_times' is no list of int64"),

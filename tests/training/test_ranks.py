@@ -97,7 +97,7 @@ def test_two_ranks_solve_what_one_process_does(uneven: Path, by_two: Path, tmp_p
         assert torch.allclose(two[name], tensor, atol=5e-3 * float(tensor.abs().max())), name
 
 
-@pytest.mark.parametrize("family", ["netvlad", "lstm"])
+@pytest.mark.parametrize("family", ["netvlad", "lstm", "segments"])
 def test_two_ranks_train_as_one_process_does(family: str, uneven: Path, by_two: Path, tmp_path: Path):
     train_on_ranks(family, uneven / TRAINING[family], uneven, tmp_path, compose=TRAINING[family] == "train")
     one, two = (log(folder / family) for folder in (tmp_path, by_two))

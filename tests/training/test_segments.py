@@ -135,7 +135,7 @@ def test_a_second_call_does_not_train_again_unless_the_start_changed(place: Path
             ["members.mean.training.start=whole/members/mean", "members.mean.head.type=moe"],
             "other weights than mean",
         ),
-        (["training.segments.context=-1"], "training.segments.context: give a number of at least 0"),
+        (["training.segments.context=-1"], "training.segments.context: give a number of at least 0 or 'video', not -1"),
         (["training.segments.table=gone.csv"], "gone.csv: does not exist"),
         (["training.segments={}", "training.mixup=0.2", "training.sampling=sequence"], "remove mixup"),
         (["training.segments={}", "distill.generations=1"], "training.segments learns from parts; remove one"),

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from vidfit.errors import RecipeError
 from vidfit.features.batch import Batch
 from vidfit.features.segments import NO_SEGMENTS
 from vidfit.features.spec import FeatureSpec, Modality
@@ -90,7 +89,26 @@ def test_bfloat16_learns_about_the_same():
     assert all(moment.dtype == torch.float32 for moment in half.moments().values())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can")
-def test_bfloat16_is_not_for_recurrent_families_on_a_cpu():
-    with pytest.raises(RecipeError, match=r"training\.precision: recurrent families have no bfloat16 on a CPU"):
-        build_step("lstm", precision="bfloat16")
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+@pytest.mark.parametrize("cells", ["family", "encoder"])
+def test_frames_for_a_recurrent_model_are_drawn_in_order(cells: str, mixup: float, monkeypatch: pytest.MonkeyPatch):
+    member = {"family": FAMILY_CONFIGS["lstm"] if cells == "family" else FAMILY_CONFIGS["mean"], "head": HEAD}
+    encoder = {"encoder": {"hidden": 4, "cells": 4}} if cells == "encoder" else {}
+    model = VideoClassifier(ClassifierConfig.model_validate(member | encoder), SPEC, CLASSES)
+    config = TrainingConfig.model_validate({"steps": 1, "batch_size": 2, "sample_frames": 40, "mixup": mixup})
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        model,
+        "forward",
+        lambda frames, *_: seen.append(frames["rgb"]) or torch.full((2, CLASSES), 0.5, requires_grad=True),
+    )
+    # Each frame holds its number, and both videos have nine.
+    numbers_ND = torch.arange(9).repeat(2)[:, None].to(torch.uint8)
+    frames = {modality.name: numbers_ND.expand(-1, modality.size) for modality in SPEC.modalities}
+    ones = torch.ones(2, dtype=torch.long)
+    batch = Batch(["a", "b"], frames, torch.tensor([9, 9]), torch.arange(2), ones, [NO_SEGMENTS] * 2)
+    step = TrainStep(model, config, 1)
+    step(batch.to(step.device), batch.multi_hot(CLASSES).to(step.device), 0, 0.01)
+    drawn_BS = seen[0][:, :, 0].float()
+    assert (drawn_BS.diff(dim=1) >= 0).all()
+    assert len(drawn_BS.unique()) > 8

@@ -13,9 +13,11 @@ from tests.corpus import LABELS
 from vidfit import distributed
 from vidfit.errors import VidfitError
 from vidfit.features.batch import Batch, joined
+from vidfit.features.clips import Clips
 from vidfit.features.loader import Batches
-from vidfit.features.shards import expand_shards, infer_spec
+from vidfit.features.shards import expand_shards, infer_spec, read_videos
 from vidfit.features.skipped import NOTHING, Skipped
+from vidfit.features.spec import Video
 from vidfit.inference.distributed_jobs import measure, measure_labels, predict, soft_label
 from vidfit.models.classifier import ClassifierConfig
 from vidfit.training.checkpoint import BEST, MemberInfo
@@ -30,6 +32,7 @@ CLASSIFIERS = {
         "head": {"type": "moe", "experts": 2},
     },
     "lstm": {"encoder": {"hidden": 12}, "family": {"type": "lstm", "cells": 8}, "head": {"type": "logistic"}},
+    "segments": {"encoder": {"hidden": 12, "cells": 6}, "family": {"type": "frame-classifier", "pooling": "attention"}},
     "linear": {"family": {"type": "mean"}, "head": {"type": "logistic", "l2": 0.01}},
 }
 STEPS = {
@@ -45,9 +48,10 @@ STEPS = {
 CONFIGS = {
     "netvlad": STEPS | {"sampling": "none"},
     "lstm": STEPS | {"sampling": "replacement"},
+    "segments": STEPS | {"sampling": "none", "segments": {"context": "video"}},
     "linear": {"solver": "lbfgs", "steps": 200},
 }
-TRAINING = {"netvlad": "train", "lstm": "cache", "linear": "train"}
+TRAINING = {"netvlad": "train", "lstm": "cache", "segments": "train", "linear": "train"}
 """From shards, one process has to compose its batches of what the ranks read; from a cache they are the same anyway."""
 
 
@@ -81,16 +85,25 @@ def train_on_ranks(family: str, shards: Path, corpus: Path, folder: Path, compos
         step=0,
         gap_validation=None,
     )
-    batches = Batches(training, spec, len(LABELS), 8, shuffle_buffer=10, seed=3)
+    clips = _halves([*training, *validation]) if config.segments else None
+    batches = Batches(training, spec, len(LABELS), 8, shuffle_buffer=10, seed=3, clips=clips)
     return distributed.on_all_ranks(
         train_member,
         info,
         config,
         Composed(batches) if compose else batches,
-        Batches(validation, spec, len(LABELS), 16),
+        Batches(validation, spec, len(LABELS), 16, clips=clips),
         folder / family,
         3,
     )
+
+
+def _halves(shards: list[Path]) -> Clips:
+    """Segments of three seconds. The labels of every second video hold in the first one alone."""
+    read = (video for shard in shards for video in read_videos(shard) if isinstance(video, Video))
+    until = ((video, 3.0 if number % 2 else 9.0) for number, video in enumerate(read))
+    intervals = {video.id: {label: [(0.0, end)] for label in video.labels.tolist()} for video, end in until}
+    return Clips(None, 1, len(LABELS), intervals, seconds=3)
 
 
 def over_shards(member: Path, corpus: Path, folder: Path) -> dict[str, Any]:

@@ -152,17 +152,17 @@ def test_intervals_are_kept_in_a_table_of_their_own(corpus, tmp_path, caplog):
 
 
 @pytest.mark.usefixtures("in_process")
-def test_copies_of_a_video_are_told(features, corpus, tmp_path, caplog):
+def test_videos_with_the_same_features_are_told(features, corpus, tmp_path, caplog):
     clips = tmp_path / "clips"
     for name, copy in (("green", "2"), ("red", "1")):
         (clips / name).mkdir(parents=True)
         shutil.copy(corpus / "clips" / name / f"{copy}.mp4", clips / name)
     again = plan(corpus, like=read_extractor(features / "extractor.json"), vocabulary=read_vocabulary(features))
     extract(replace(again, sources=find_sources([clips])), tmp_path / "different", workers=1)
-    assert "copies" not in caplog.text
+    assert "same features" not in caplog.text
     shutil.copy(corpus / "clips" / "red" / "1.mp4", clips / "green" / "red.mp4")
     extract(replace(again, sources=find_sources([clips])), tmp_path / "alike", workers=1)
-    assert "red/1.mp4 is a copy of green/red.mp4 (copies in all: 1)" in caplog.text
+    assert "red/1.mp4 has the same features as green/red.mp4 (such videos in all: 1)" in caplog.text
 
 
 def test_two_workers_leave_the_same_bytes(features, corpus, tmp_path):
@@ -306,7 +306,7 @@ def test_a_finished_folder_is_not_added_to(features, corpus):
 def test_other_settings_do_not_resume_a_folder(corpus, tmp_path):
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings" / "settings").write_text("others")
-    with pytest.raises(OutputError, match="was begun with other settings"):
+    with pytest.raises(OutputError, match="was begun with other settings or models"):
         extract(plan(corpus), tmp_path, workers=1)
 
 

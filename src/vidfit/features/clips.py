@@ -6,9 +6,9 @@ have weight 0 (`Batch.ratings`).
 An encoder that knows the whole video takes it whole (`context` is None), and its frames are cut behind it (`parts_of`).
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from vidfit.features.batch import Batch
 from vidfit.features.segments import SEGMENT_SECONDS, Intervals, RatedSegments, check_row, rated_by_intervals
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import CorruptRecordError
+
+# Of a frame: 20 s at 0.35 frames a second are 7 frames, but 20 * 0.35 is below 7 or above it.
+_ROUNDING: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Clips:
         """
         rated = self._rated(video)
         for start, end in zip(*(column.tolist() for column in rated.spans()), strict=True):
-            if start * self.rate >= video.num_frames:
+            if self._first_frame(start) >= video.num_frames:
                 raise CorruptRecordError(
                     f"video {video.id!r}: a rated segment starts at {start} s, and its {video.num_frames} frames end "
                     f"at {video.num_frames / self.rate:g} s; correct the segment or use --skip-corrupt"
@@ -65,8 +68,7 @@ class Clips:
                 continue
             own = rated.starts == start
             segments = RatedSegments(rated.starts[own], rated.ends[own], rated.labels[own], rated.scores[own])
-            first = max(0, math.floor((start - self.context) * self.rate))
-            part = slice(first, math.ceil((end + self.context) * self.rate))
+            part = slice(max(0, self._first_frame(start - self.context)), self._stop_frame(end + self.context))
             frames = {name: frames_TD[part] for name, frames_TD in video.frames.items()}
             yield Video(video.id, frames, np.flatnonzero(segments.holds(self.classes)[0] == 1), segments)
         if self.whole and len(rated):
@@ -77,8 +79,7 @@ class Clips:
         parts = [np.empty((0, 3), np.int64)]
         for place, (segments, length) in enumerate(zip(batch.segments, batch.num_frames.tolist(), strict=True)):
             starts_N, ends_N = segments.spans()
-            first_N = np.floor(starts_N * self.rate).astype(np.int64)
-            stop_N = np.ceil(ends_N * self.rate).astype(np.int64).clip(max=length)
+            first_N, stop_N = self._first_frame(starts_N), self._stop_frame(ends_N).clip(max=length)
             parts.append(np.stack([np.full_like(first_N, place), first_N, stop_N], axis=1))
         return torch.from_numpy(np.concatenate(parts))
 
@@ -86,5 +87,12 @@ class Clips:
         if self.intervals is None:
             return video.segments
         check_row(video.id, len(video.labels) > 0, self.intervals, self.table)
-        segments = math.ceil(video.num_frames / (self.seconds * self.rate))
+        starts = np.arange(int(video.num_frames / (self.seconds * self.rate)) + 2) * self.seconds
+        segments = np.count_nonzero(self._first_frame(starts) < video.num_frames)
         return rated_by_intervals(self.intervals.get(video.id, {}), segments, self.classes, self.seconds)
+
+    def _first_frame(self, seconds: float | np.ndarray) -> np.ndarray:
+        return np.floor(np.asarray(seconds) * self.rate + _ROUNDING).astype(np.int64)
+
+    def _stop_frame(self, seconds: float | np.ndarray) -> np.ndarray:
+        return np.ceil(np.asarray(seconds) * self.rate - _ROUNDING).astype(np.int64)

@@ -6,7 +6,8 @@ A record's context keeps them in four lists, one value per rating:
     segment_labels                           int64, classes
     segment_scores                           float32: 1 if the label holds, 0 if not
 
-A label that is not rated in a segment may hold there or not: nobody has looked.
+A label that is not rated in a segment may hold there or not: nobody has looked. Segments that start together are one,
+so they end together.
 
 Source: YouTube-8M 2019, https://research.google.com/youtube8m/download.html
 """
@@ -48,9 +49,9 @@ class RatedSegments:
         return len(self.labels)
 
     def spans(self) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end of each segment, `[N]` int64, in order. Of several with one start the last counts."""
-        starts_N, last_N = np.unique(self.starts[::-1], return_index=True)
-        return starts_N, self.ends[::-1][last_N]
+        """Start and end of each segment, `[N]` int64, in order."""
+        starts_N, first_N = np.unique(self.starts, return_index=True)
+        return starts_N, self.ends[first_N]
 
     def holds(self, classes: int) -> np.ndarray:
         """Whether each label holds in each segment, float32 `[N, C]`: 1 or 0 where it was rated, NaN elsewhere.
@@ -108,9 +109,12 @@ def misfit(segments: RatedSegments) -> str:
     }  # fmt: skip
     if len(set(lengths.values())) > 1:
         return "its lists of segments differ in length (" + ", ".join(f"{k!r}: {n}" for k, n in lengths.items()) + ")"
+    ends: dict[int, int] = {}
     for start, end in zip(segments.starts.tolist(), segments.ends.tolist(), strict=True):
         if not 0 <= start < end:
             return f"a segment starts at {start} s ({_STARTS!r}) and ends at {end} s ({_ENDS!r})"
+        if (other := ends.setdefault(start, end)) != end:
+            return f"two segments start at {start} s, and one ends at {other} s, the other at {end} s ({_ENDS!r})"
     if len(segments) and segments.labels.min() < 0:
         return f"{_LABELS!r} has {segments.labels.min()}, and classes are numbered from 0"
     if not ((segments.scores >= 0) & (segments.scores <= 1)).all():

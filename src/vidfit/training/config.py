@@ -50,7 +50,7 @@ class TrainingConfig(BaseModel):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="of matrix products. `bfloat16` is faster on a GPU; on a CPU only with AMX and small members, and "
-        "not for recurrent families",
+        "not for `lstm`, `gru` and `encoder.cells`",
     )
     sampling: Literal["replacement", "sequence", "none"] = Field(
         default="replacement",

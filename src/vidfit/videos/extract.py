@@ -103,8 +103,8 @@ def extract(plan: Plan, output: Path, workers: int, on_progress: OnProgress = si
     Raises:
         DataError: no video can be read, none of them is for training although a transform has to be fitted, or a
             backbone's model is missing or does not run.
-        OutputError: `output` cannot be written, is in use or finished, was begun with other settings, or holds other
-            shards.
+        OutputError: `output` cannot be written, is in use or finished, was begun with other settings or models, or
+            holds other shards.
     """
     vocabulary = _vocabulary(plan)
     with locked(output):
@@ -201,7 +201,9 @@ def _begin(folder: Path, digest: str) -> None:
         raise OutputError(f"{folder.parent}: holds shards already; choose another folder")
     make_folder(folder)
     if mark.exists() and mark.read_text() != digest:
-        raise OutputError(f"{folder.parent}: was begun with other settings; remove it or choose another folder")
+        raise OutputError(
+            f"{folder.parent}: was begun with other settings or models; remove it or choose another folder"
+        )
     write_text(mark, digest)
     for path in folder.glob("*.failed"):
         path.unlink()
@@ -308,7 +310,7 @@ def _write(
         for number, first in enumerate(range(0, len(members), _VIDEOS_A_SHARD)):
             path = shards / f"{split}-{number:04d}.tfrecord"
             write_shard(path, videos(split, members[first : first + _VIDEOS_A_SHARD]))
-    _tell_of_copies([sorted(ids) for ids in alike.values() if len(ids) > 1])
+    _tell_of_same_features([sorted(ids) for ids in alike.values() if len(ids) > 1])
     write_table(output / VIDEOS, ["id", "split", "duration", "notes", "path"], sorted(rows))
     (output / SEGMENTS).unlink(missing_ok=True)
     if intervals:
@@ -327,11 +329,12 @@ def _digest(embedded: Embedded) -> bytes:
     return hashlib.sha256(b"".join(values.tobytes() for values in embedded.embeddings.values())).digest()
 
 
-def _tell_of_copies(groups: list[list[str]]) -> None:
+def _tell_of_same_features(groups: list[list[str]]) -> None:
     if groups:
         first, second, *_ = min(groups)
         log.warning(
-            "extracting: %s is a copy of %s (copies in all: %d); keep one of each, and name several labels in a table",
+            "extracting: %s has the same features as %s (such videos in all: %d); if they are copies, keep one of "
+            "each, and name several labels in a table",
             second,
             first,
             sum(map(len, groups)) - len(groups),
