@@ -81,9 +81,21 @@ def test_it_goes_on_from_whole_videos_and_learns_parts(place: Path, vidfit: Call
     assert log[-1]["gap"] > 0.9
 
 
-def test_whole_videos_teach_their_parts(place: Path, vidfit: Call):
-    (place / "recipe.yaml").write_text(RECIPE.replace("mean: {", "mean: {encoder: {hidden: 12, cells: 4}, "))
-    whole = ("--set", "training.segments.context=video", "--set", "training.batch_norm_momentum=0.1")
+@pytest.mark.parametrize(
+    ("family", "rate"),
+    [
+        ("{type: mean}", 0.05),
+        ("{type: gru, cells: 6}", 0.01),
+        ("{type: netvlad, clusters: 4, hidden: 8, relu: true}", 0.05),
+    ],
+)
+def test_whole_videos_teach_their_parts(place: Path, vidfit: Call, family: str, rate: float):
+    encoded = RECIPE.replace("mean: {", "mean: {encoder: {hidden: 12, cells: 4}, ").replace("{type: mean}", family)
+    (place / "recipe.yaml").write_text(encoded)
+    whole = [
+        *("--set", "training.segments.context=video", "--set", "training.batch_norm_momentum=0.1"),
+        *("--set", f"training.learning_rate={rate}"),
+    ]
     code, _, err = vidfit("train", place / "recipe.yaml", "-o", place / "parts", *whole)
     assert code == 0, err
     assert map_at_k(place, "parts") > 0.95
