@@ -294,7 +294,7 @@ def test_validation_and_eval_may_be_absent(tmp_path: Path):
     ("replaced", "message"),
     [
         ({"pack": {"budget": "1MB"}}, "a search for members needs data.validation; give it, or name pack.members"),
-        ({"training": {"steps": 9, "batch_size": 8, "patience": 2}}, "patience and segments need data.validation"),
+        ({"training": {"steps": 9, "batch_size": 8, "patience": 2}}, "patience needs data.validation"),
     ],
 )
 def test_what_needs_validation_says_so(tmp_path: Path, replaced: dict, message: str):

@@ -89,8 +89,9 @@ def check_segments(name: str, training: TrainingConfig, data: RunData) -> Clips:
     context = None if config.context == "video" else config.context
     clips = Clips(context, rate, len(names), intervals, config.seconds, config.table or "")
     for which in ("train", "validation"):
-        # Raises where there is none.
-        next(iter(data.batches(data.shards[which], 1, clips=clips)))
+        if data.shards[which]:
+            # Raises where there is none.
+            next(iter(data.batches(data.shards[which], 1, clips=clips)))
     return clips
 
 

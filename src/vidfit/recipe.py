@@ -209,8 +209,8 @@ class Recipe(Strict):
         if not self.pack.members:
             raise ValueError("a search for members needs data.validation; give it, or name pack.members")
         for name, member in self.members.items():
-            if member.training.patience or member.training.segments:
-                raise ValueError(f"members.{name}.training: patience and segments need data.validation; give it")
+            if member.training.patience:
+                raise ValueError(f"members.{name}.training: patience needs data.validation; give it")
         return self
 
     @model_validator(mode="after")

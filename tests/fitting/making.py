@@ -8,6 +8,10 @@ import numpy as np
 
 from vidfit.features.example import write_shard
 from vidfit.features.spec import Video
+from vidfit.files import write_table
+from vidfit.videos.backbones import find_backbone
+from vidfit.videos.extractor import Extractor, Settings
+from vidfit.videos.transform import fit_transform
 
 NAMES = ("rain", "train", "dog, barking", "guitar")
 SIZES = {"rgb": 12, "audio": 4}
@@ -43,6 +47,21 @@ def write_names(path: Path, names: Sequence[str] = NAMES) -> Path:
     """A vocabulary."""
     path.write_text("\n".join(["label_id,label_name", *(f'{i},"{name}"' for i, name in enumerate(names))]) + "\n")
     return path
+
+
+def write_features(folder: Path, count: int) -> Path:
+    """A folder as `vidfit extract` leaves it, with intervals: each label holds in the first two seconds."""
+    write_videos(folder / "shards" / "train-0.tfrecord", count)
+    write_names(folder / "vocabulary.csv")
+    settings = Settings(backbones=(find_backbone("efficientnet-lite0", "rgb"), find_backbone("yamnet", "audio")))
+    transforms = {
+        it.modality: fit_transform([np.random.default_rng(0).normal(size=(40, it.embedding_size))], SIZES[it.modality])
+        for it in settings.backbones
+    }
+    (folder / "extractor.json").write_text(Extractor(settings=settings, transforms=transforms).model_dump_json())
+    rows = [(f"0-{number}", NAMES[label], 0, 2) for number in range(count) for label in one_or_two(number)]
+    write_table(folder / "segments.csv", ("path", "label", "start", "end"), rows)
+    return folder
 
 
 def two_members(*_: Any) -> list[tuple[str, dict[str, Any]]]:

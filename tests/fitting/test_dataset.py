@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fitting.making import write_names, write_videos
+from tests.fitting.making import write_features, write_names, write_videos
 from vidfit.errors import DataError, OutputError
 from vidfit.features.example import write_shard
 from vidfit.features.spec import Video
-from vidfit.files import write_table
-from vidfit.fitting.dataset import find_dataset, read_dataset
+from vidfit.files import read_table, write_table
+from vidfit.fitting.dataset import complete_intervals, find_dataset, read_dataset
 from vidfit.progress import silent
 
 
@@ -40,6 +40,21 @@ def test_a_folder_of_features_has_its_own_names_and_eval_shards(tmp_path: Path):
         shard.unlink()
     with pytest.raises(DataError, match="has no shards but those for eval"):
         find_dataset([str(tmp_path)], [], None, tmp_path / "run", silent)
+
+
+def test_a_table_with_an_interval_for_each_label_is_learned_from(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    features = write_features(tmp_path / "features", 60)
+    dataset = find_dataset([str(features)], [], None, tmp_path / "run", silent)
+    data = read_dataset(dataset, False, silent)
+    assert complete_intervals(dataset, data) == features / "segments.csv"
+    rows = (features / "segments.csv").read_text().splitlines()
+    lost = rows.pop().split(",")[0]
+    (features / "segments.csv").write_text("\n".join(rows) + "\n")
+    with caplog.at_level("INFO"):
+        assert complete_intervals(dataset, data) is None
+    assert f"1 video ({lost}, ...) have labels without an interval" in caplog.text
+    (features / "segments.csv").unlink()
+    assert find_dataset([str(features)], [], None, tmp_path / "run", silent).intervals is None
 
 
 def read(tmp_path: Path, count: int, names: Path | None = None, evaluated: Path | None = None, **options):
@@ -127,8 +142,31 @@ def test_extracted_videos_are_used_again_and_others_refused(tmp_path: Path):
     dataset = find_dataset([str(table)], [], None, tmp_path / "run", silent)
     assert dataset.shards == [features / "shards" / "train-0000.tfrecord"]
     table.write_text(table.read_text().replace("00.mp4,cat", "00.mp4,dog"))
-    with pytest.raises(OutputError, match="holds features of other videos, or other labels of them; choose another"):
+    refused = "holds features of other videos, or other labels or intervals of them; choose another"
+    with pytest.raises(OutputError, match=refused):
         find_dataset([str(table)], [], None, tmp_path / "run", silent)
+
+
+def test_extracted_videos_with_other_intervals_are_refused(tmp_path: Path):
+    pytest.importorskip("av")
+    features = write_features(tmp_path / "run" / "features", 60)
+    header, table = ["path", "label", "start", "end"], tmp_path / "intervals.csv"
+    rows = [list(row.values())[:2] for row in read_table(features / "segments.csv")]
+    write_table(features / "failed.csv", ["path", "reason"], [])
+    write_table(
+        features / "videos.csv", ["id", "split", "duration"], ([f"0-{it}", "train", "2.000"] for it in range(60))
+    )
+    write_table(features / "segments.csv", header, ([*row, "0.000", "2.000"] for row in rows))
+
+    def find() -> Path | None:
+        return find_dataset([str(table)], [], None, tmp_path / "run", silent).intervals
+
+    for end in (2, "inf"):
+        write_table(table, header, ([*row, 0, end] for row in rows))
+        assert find() == features / "segments.csv"
+    write_table(table, header, ([*row, 0, 1] for row in rows))
+    with pytest.raises(OutputError, match="other labels or intervals of them"):
+        find()
 
 
 def test_too_few_videos_are_refused_before_they_are_read(tmp_path: Path):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import vidfit
-from tests.fitting.making import FRAMES, MEAN, SOLVED, TRAINING, two_members, write_names, write_videos
+from tests.fitting.making import FRAMES, MEAN, SOLVED, TRAINING, two_members, write_features, write_names, write_videos
 from tests.folders import times
 from vidfit.cli import main
 from vidfit.evaluation.thresholds import LEVELS
@@ -23,6 +23,7 @@ from vidfit.features.spec import Video
 from vidfit.files import read_table
 from vidfit.fitting import cross_validated, folds
 from vidfit.fitting import fit as fitting
+from vidfit.fitting.portfolio import Traits
 from vidfit.progress import Progress, format_seconds
 from vidfit.recipe import load_recipe
 
@@ -168,6 +169,29 @@ def test_another_budget_or_other_videos_are_refused(vidfit, data: Path, copy: Pa
         assert code == 2
         assert err == f"vidfit: {copy}: holds the fit of other videos or another budget; choose another -o\n"
     assert times(copy) == before
+
+
+def test_intervals_of_a_folder_of_features_are_learned_from(vidfit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def seconds(traits: Traits, _: object) -> list[tuple[str, dict]]:
+        segments = {"table": traits.intervals, "seconds": 1, "context": "video"}
+        encoder = {"hidden": [8], "cells": 4}
+        training = TRAINING | {"sampling": "none", "segments": segments}
+        return [("seconds", FRAMES | {"encoder": encoder, "training": training})]
+
+    monkeypatch.setattr(fitting, "portfolio", seconds)
+    features = write_features(tmp_path / "features", 60)
+    call = ("fit", features, "--budget", "100kB", "-o", tmp_path / "run")
+    code, _, err = vidfit(*call)
+    assert code == 0, err
+    assert "segments.csv: members learn from it what holds in each second" in err
+    recipe = load_recipe(tmp_path / "run" / "recipe.yaml")
+    assert all(member.training.segments for member in recipe.members.values())
+    assert vidfit(*call)[0] == 0
+    table = features / "segments.csv"
+    table.write_text(table.read_text().replace(",2\n", ",1\n"))
+    code, _, err = vidfit(*call)
+    assert code == 2
+    assert "holds the fit of other videos or another budget" in err
 
 
 def test_a_run_that_is_no_fit_is_left_alone(vidfit, data: Path, tmp_path: Path):

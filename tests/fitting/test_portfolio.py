@@ -14,6 +14,7 @@ TRAITS = {
     "few": Traits(videos=50, classes=2, size=16, frames=3),
     "one frame": Traits(videos=60, classes=2, size=16, frames=1),
     "clips": Traits(videos=500, classes=20, size=1408, frames=60),
+    "intervals": Traits(videos=500, classes=20, size=1408, frames=60, intervals="segments.csv"),
     "medium": Traits(videos=20_000, classes=527, size=128, frames=10),
     "many labels": Traits(videos=12_000, classes=3862, size=1152, frames=1),
     "huge": Traits(videos=3_000_000, classes=3862, size=1152, frames=300),
@@ -103,3 +104,11 @@ def test_with_many_labels_families_that_pool_first_come_first():
 
     assert order("huge")[:3] == ["dbof", "netvlad", "frames-attention"]
     assert order("clips")[:2] == ["frames-attention", "dbof"]
+
+
+def test_with_intervals_members_that_learn_seconds_come_first():
+    found = members(TRAITS["intervals"])
+    pooling = [name for name, it in found.items() if it["family"]["type"] != "mean"]
+    assert pooling[:3] == ["seconds-attention", "seconds-log-sum-exp", "seconds-max"]
+    assert "segments" in found["seconds-max"]["training"]
+    assert not any(name.startswith("seconds") for name in members(TRAITS["clips"]))

@@ -10,9 +10,11 @@ import torch
 from vidfit.errors import VidfitError
 from vidfit.features.batch import Batch
 from vidfit.features.loader import Batches
+from vidfit.preflight import check_segments
 from vidfit.recipe import MemberConfig
 from vidfit.run_data import RunData
 from vidfit.training.lbfgs import linear_problem
+from vidfit.training.targets import targets_of
 from vidfit.training.train_step import TrainStep
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -68,13 +70,16 @@ def seconds_per_step(member: MemberConfig, data: RunData) -> float:
     training = member.training
     if training.solver == "lbfgs":
         return _seconds_per_iteration(member, data)
-    batches = data.batches(data.shards["train"], batch_size=training.batch_size, shuffle_buffer=training.batch_size)
+    clips = check_segments("timed", training, data) if training.segments else None
+    size, classes = training.batch_size, len(data.vocabulary)
+    batches = data.batches(data.shards["train"], batch_size=size, shuffle_buffer=size, clips=clips)
     step = TrainStep(data.member_info("timed", member).build(), training, 0)
     seconds, number, read = 0.0, 0, _endless(batches)
     while number <= _TIMED_STEPS or seconds < _TIMED_SECONDS:
         start = time.perf_counter()
         batch = next(read).to(step.device)
-        step(batch, batch.multi_hot(len(data.vocabulary)), number, training.learning_rate)
+        targets_BC, *others = targets_of(batch, batches, classes, None)
+        step(batch, targets_BC, number, training.learning_rate, *others)
         if step.device.type == "cuda":
             torch.cuda.synchronize()
         if number:

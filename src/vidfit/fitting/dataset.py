@@ -1,6 +1,7 @@
 """What `fit` is given: shards, a folder of features, or labelled videos, which are extracted first; and its check."""
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from vidfit.sizes import count_of
 from vidfit.videos.backbones import find_backbone
 from vidfit.videos.extractor import FILE as EXTRACTOR
 from vidfit.videos.extractor import Settings
-from vidfit.videos.sources import Source
+from vidfit.videos.sources import Source, read_intervals
 
 _FEWEST_VIDEOS = 50
 
@@ -35,11 +36,13 @@ class Dataset:
         shards: the videos to learn from; which of them validate is decided later.
         eval: videos that are measured once, at the end. May be empty.
         vocabulary: a CSV of label names.
+        intervals: a table of when labels hold; None if there is none.
     """
 
     shards: list[Path]
     eval: list[Path]
     vocabulary: Path
+    intervals: Path | None = None
 
 
 def find_dataset(
@@ -72,7 +75,26 @@ def find_dataset(
     learnt = [shard for shard in visible(shards, "*.tfrecord") if shard not in own]
     if not learnt:
         raise DataError(f"{shards}: has no shards but those for eval; extract some videos for training")
-    return Dataset(expand_shards(learnt), measured or own, Path(vocabulary or folder / "vocabulary.csv"))
+    intervals = folder / "segments.csv"
+    names = Path(vocabulary or folder / "vocabulary.csv")
+    return Dataset(expand_shards(learnt), measured or own, names, intervals if intervals.is_file() else None)
+
+
+def complete_intervals(dataset: Dataset, data: RunData) -> Path | None:
+    """The table of intervals, if it has each label of each video to learn from: what it lacks would count as wrong."""
+    if dataset.intervals is None:
+        return None
+    table = read_intervals(dataset.intervals, data.vocabulary.names)
+    videos = [video for shard in dataset.shards for video in read_videos(shard) if isinstance(video, Video)]
+    lacking = [video.id for video in videos if not set(video.labels.tolist()) <= table.get(video.id, {}).keys()]
+    if lacking:
+        log.info(
+            "%s: %s (%s, ...) have labels without an interval, so intervals are not learned from",
+            *(dataset.intervals, count_of(len(lacking), "video"), lacking[0]),
+        )
+        return None
+    log.info("%s: members learn from it what holds in each second", dataset.intervals)
+    return dataset.intervals
 
 
 def read_dataset(dataset: Dataset, skip_corrupt: bool, on_progress: OnProgress) -> RunData:
@@ -153,7 +175,9 @@ def _extract(sources: Sequence[str], folder: Path, on_progress: OnProgress) -> N
     check_labelled(found, sources)
     if (folder / EXTRACTOR).is_file() and not (folder / EMBEDDINGS).exists():
         if not _holds(folder, found):
-            raise OutputError(f"{folder}: holds features of other videos, or other labels of them; choose another -o")
+            raise OutputError(
+                f"{folder}: holds features of other videos, or other labels or intervals of them; choose another -o"
+            )
         return
     learnt = [source for source in found if source.labels and source.split != "eval"]
     # Here too, for extraction takes long.
@@ -165,13 +189,21 @@ def _extract(sources: Sequence[str], folder: Path, on_progress: OnProgress) -> N
 
 
 def _holds(folder: Path, sources: Sequence[Source]) -> bool:
-    """Whether finished features are those of some videos, with the same labels and splits."""
-    from vidfit.videos.extract import VIDEOS, read_vocabulary, readable
+    """Whether finished features are those of some videos, with the same labels, intervals and splits."""
+    from vidfit.videos.extract import SEGMENTS, VIDEOS, read_vocabulary, readable
 
     good = readable(sources, folder)
     names, shards = read_vocabulary(folder), visible(folder / "shards", "*.tfrecord")
     videos = [video for shard in shards for video in read_videos(shard) if isinstance(video, Video)]
     labels = {video.id: {names[label] for label in video.labels} for video in videos}
-    splits = {row["id"]: row["split"] for row in read_table(folder / VIDEOS)}
+    rows = {row["id"]: row for row in read_table(folder / VIDEOS)}
     wanted = {source.id: source.labels for source in good}, {source.id: source.split or "train" for source in good}
-    return (labels, splits) == wanted
+    if (labels, {id: row["split"] for id, row in rows.items()}) != wanted:
+        return False
+    kept = read_table(folder / SEGMENTS) if (folder / SEGMENTS).exists() else []
+    known = sorted((row["path"], row["label"], row["start"], row["end"]) for row in kept)
+    given = [(source.id, interval) for source in good for interval in source.intervals]
+    return known == sorted(
+        (id, it.label, f"{it.start:.3f}", rows[id]["duration"] if math.isinf(it.end) else f"{it.end:.3f}")
+        for id, it in given
+    )

@@ -26,10 +26,11 @@ from vidfit.errors import BudgetError, VidfitError
 from vidfit.features.shards import read_videos
 from vidfit.features.spec import Video
 from vidfit.features.survey import digests
+from vidfit.files import file_digest
 from vidfit.fitting.budget import check_budget
 from vidfit.fitting.clock import Clock, TimeUp, parse_time, seconds_per_step
 from vidfit.fitting.cross_validated import CrossValidated
-from vidfit.fitting.dataset import find_dataset, read_dataset
+from vidfit.fitting.dataset import complete_intervals, find_dataset, read_dataset
 from vidfit.fitting.folds import divide
 from vidfit.fitting.portfolio import Traits, is_solved, portfolio, variations
 from vidfit.fitting.state import State
@@ -112,6 +113,9 @@ class Fit:
         origin = {"budget": task.budget, "data": digests(shards, data.surveys), "vocabulary": data.vocabulary.names}
         if task.with_extractor:
             origin["with_extractor"] = True
+        intervals = complete_intervals(task.dataset, data)
+        if intervals:
+            origin["intervals"] = file_digest(intervals)
         self._state = State(task.directory, origin)
         self._clock, self._state.limit = clock, clock.limit
         clock.add(self._state.spent)
@@ -120,6 +124,7 @@ class Fit:
             classes=len(data.vocabulary),
             size=data.spec.total_size,
             frames=most_frames(shards),
+            intervals=str(intervals.resolve()) if intervals else None,
         )
         self._portfolio = dict(portfolio(traits, self._leaves_half))
         self._check_budget()

@@ -1,7 +1,8 @@
 """The members that `fit` tries, in order: what gave most for its time on many data sets comes first.
 
 Linear models lead, so that no result is below them. If the data are small enough they are solved exactly, with several
-penalties: which one is best depends on the data. Then come families that make other mistakes, because their average is
+penalties: which one is best depends on the data. If a table says when each label holds, frame classifiers that learn it
+second by second come next: nothing gives more. Then come families that make other mistakes, because their average is
 packed. With many labels, a frame classifier takes long: it decides about each frame. Families that pool first then come
 before it. At the end, the members of the best average come again, varied. `benchmarks/portfolio.py` has the table
 behind the order.
@@ -34,12 +35,14 @@ class Traits:
         classes: C.
         size: D, bytes or floats of a frame.
         frames: of the longest videos.
+        intervals: a table of when each label of each video holds, if there is one.
     """
 
     videos: int
     classes: int
     size: int
     frames: int
+    intervals: str | None = None
 
     @property
     def batch_size(self) -> int:
@@ -95,6 +98,9 @@ def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], MemberSettin
         yield "deeper", partial(_frames, traits, "mean", 2)
         yield "experts", lambda _: _experts(traits)
         return
+    if traits.intervals:
+        for pooling in ("attention", "log-sum-exp", "max"):
+            yield f"seconds-{pooling}", partial(_seconds, traits, pooling)
     attention, smooth = ((f"frames-{it}", partial(_frames, traits, it, 1)) for it in ("attention", "log-sum-exp"))
     deep = "frames-deep", partial(_frames, traits, "attention", 2)
     cheap_first, usual = [dbof, netvlad, attention, smooth, deep], [attention, dbof, smooth, deep, netvlad]
@@ -167,6 +173,16 @@ def _frames(traits: Traits, pooling: str, layers: int, hidden: int) -> MemberSet
     return {"encoder": encoder, "family": family, "training": _training(traits, 0.003)}
 
 
+def _seconds(traits: Traits, pooling: str, hidden: int) -> MemberSettings:
+    """A frame classifier that learns what holds in each second, and knows the whole video."""
+    member = _frames(traits, pooling, 1, hidden)
+    segments = {"table": traits.intervals, "seconds": 1, "context": "video"}
+    return member | {
+        "encoder": member["encoder"] | {"cells": hidden // 2},
+        "training": member["training"] | {"sampling": "none", "segments": segments},
+    }
+
+
 def _attention(traits: Traits, hidden: int) -> MemberSettings:
     family = {"type": "attention", "heads": 8, "values": hidden, "hidden": hidden, "dropout": 0.5}
     encoder = {"hidden": [hidden], "dropout": 0.5}
@@ -216,12 +232,13 @@ def _wider(member: MemberSettings, factor: float) -> MemberSettings:
     def scaled(value: Any) -> Any:
         return [scaled(size) for size in value] if isinstance(value, list) else max(8, round(value * factor))
 
-    encoder, family = member.get("encoder"), member["family"]
-    if family["type"] == "dbof":
-        family = family | {key: scaled(family[key]) for key in ("hidden", "clusters")}
-    return (
-        member | {"family": family} | ({"encoder": encoder | {"hidden": scaled(encoder["hidden"])}} if encoder else {})
-    )
+    def wider(part: MemberSettings, *sizes: str) -> MemberSettings:
+        return part | {key: scaled(part[key]) for key in sizes if key in part}
+
+    changed = {"encoder": wider(member["encoder"], "hidden", "cells")} if "encoder" in member else {}
+    if member["family"]["type"] == "dbof":
+        changed["family"] = wider(member["family"], "hidden", "clusters")
+    return member | changed
 
 
 def _faster(member: MemberSettings, factor: float) -> MemberSettings:

@@ -11,7 +11,7 @@ from vidfit.training.averaging import AveragingConfig
 class SegmentsConfig(BaseModel):
     """Learn from rated segments instead of whole videos. `{}` takes the defaults.
 
-    Labels that were not rated in a segment weigh 0. Not with `mixup` or `distill`; needs validation shards.
+    Labels that were not rated in a segment weigh 0. Not with `mixup` or `distill`.
     """
 
     model_config = ConfigDict(extra="forbid")

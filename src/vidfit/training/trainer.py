@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vidfit import distributed
-from vidfit.features.batch import sent
 from vidfit.features.loader import Batches
 from vidfit.models.classifier import VideoClassifier
 from vidfit.progress import OnCount, uncounted
@@ -164,12 +163,9 @@ class Trainer:
             with stopping.held():
                 batch = batch.to(resumable.train_step.device)
                 classes = resumable.train_step.model.classes
-                targets_BC, weights_BC = targets_of(batch, self._train_batches, classes, self._soft_targets)
+                targets_BC, *others = targets_of(batch, self._train_batches, classes, self._soft_targets)
                 rate = learning_rate(self._config, state, state.step)
-                clips, parts_N3 = self._train_batches.clips, None
-                if clips and clips.whole:
-                    parts_N3 = sent(clips.parts_of(batch), resumable.train_step.device)
-                loss = resumable.train_step(batch, targets_BC, state.step, rate, weights_BC, parts_N3)
+                loss = resumable.train_step(batch, targets_BC, state.step, rate, *others)
                 state.advance(position, self._config.validate_every)
                 resumable.after_step(loss)
             validated = state.due
