@@ -88,7 +88,7 @@ class Clips:
             return video.segments
         check_row(video.id, len(video.labels) > 0, self.intervals, self.table)
         starts = np.arange(int(video.num_frames / (self.seconds * self.rate)) + 2) * self.seconds
-        segments = np.count_nonzero(self._first_frame(starts) < video.num_frames)
+        segments = int(np.count_nonzero(self._first_frame(starts) < video.num_frames))
         return rated_by_intervals(self.intervals.get(video.id, {}), segments, self.classes, self.seconds)
 
     def _first_frame(self, seconds: float | np.ndarray) -> np.ndarray:
