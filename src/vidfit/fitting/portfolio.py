@@ -69,6 +69,11 @@ class Traits:
         return 2 * self.classes > self.size
 
     @property
+    def are_long(self) -> bool:
+        """Whether a training draws some frames of each video."""
+        return self.frames > 60
+
+    @property
     def steps(self) -> int:
         """Batches of these passes, and no fewer than weights need to get anywhere."""
         return max(240, round(self.passes * self.videos / self.batch_size))
@@ -105,6 +110,8 @@ def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], MemberSettin
     deep = "frames-deep", partial(_frames, traits, "attention", 2)
     cheap_first, usual = [dbof, netvlad, attention, smooth, deep], [attention, dbof, smooth, deep, netvlad]
     yield from cheap_first if traits.decides_dearly else usual
+    if not traits.are_long:
+        yield "frames-noisy-or", partial(_frames, traits, "noisy-or", 1)
     yield "attention", partial(_attention, traits)
     yield "frames-max", partial(_frames, traits, "max", 1)
     yield "frames-mean", partial(_frames, traits, "mean", 1)
@@ -212,11 +219,10 @@ def _dbof(traits: Traits, hidden: int) -> MemberSettings:
 
 
 def _training(traits: Traits, learning_rate: float) -> MemberSettings:
-    long = traits.frames > 60
     return {
         "steps": traits.steps,
         "batch_size": traits.batch_size,
-        **({"sampling": "replacement", "sample_frames": 60} if long else {"sampling": "none"}),
+        **({"sampling": "replacement", "sample_frames": 60} if traits.are_long else {"sampling": "none"}),
         "learning_rate": learning_rate,
         "schedule": "one-cycle",
         "batch_norm_momentum": 0.1,
