@@ -32,7 +32,7 @@ from vidfit.fitting.clock import Clock, TimeUp, parse_time, seconds_per_step
 from vidfit.fitting.cross_validated import CrossValidated
 from vidfit.fitting.dataset import complete_intervals, find_dataset, read_dataset
 from vidfit.fitting.folds import divide
-from vidfit.fitting.portfolio import Traits, is_solved, portfolio, variations
+from vidfit.fitting.portfolio import Traits, is_solved, original, portfolio, variations
 from vidfit.fitting.state import State
 from vidfit.fitting.task import MemberSettings, Task
 from vidfit.fitting.validated import Validated
@@ -128,7 +128,6 @@ class Fit:
         )
         self._portfolio = dict(portfolio(traits, self._leaves_half))
         self._check_budget()
-        self._steps = max(settings["training"]["steps"] for settings in self._portfolio.values())
         # Before the parts: those of other videos must not be taken for these.
         self._state.save()
         parts = divide(shards, task.videos, task.directory / "videos", data.skip_corrupt, task.unlabelled)
@@ -325,7 +324,7 @@ class Fit:
         """The variations of a member that bytes and time allow, with the steps that time allows."""
         member = self._state.members[base]
         # Those of the portfolio, though the member may have had fewer.
-        training = member["training"] | {"steps": self._steps}
+        training = member["training"] | {"steps": self._portfolio[original(base)]["training"]["steps"]}
         varied = variations(base, member | {"training": training}, number)
         small = {name: it for name, it in varied.items() if self._is_small(it)}
         begun = {name: self._state.begun[name] for name in small if name in self._state.begun}

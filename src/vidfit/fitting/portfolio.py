@@ -104,7 +104,7 @@ def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], MemberSettin
         yield "experts", lambda _: _experts(traits)
         return
     if traits.intervals:
-        for pooling in ("attention", "log-sum-exp", "max"):
+        for pooling in ("log-sum-exp", "attention", "max"):
             yield f"seconds-{pooling}", partial(_seconds, traits, pooling)
     attention, smooth = ((f"frames-{it}", partial(_frames, traits, it, 1)) for it in ("attention", "log-sum-exp"))
     deep = "frames-deep", partial(_frames, traits, "attention", 2)
@@ -122,6 +122,11 @@ def is_solved(member: MemberSettings) -> bool:
     return member["training"].get("solver") == "lbfgs"
 
 
+def original(name: str) -> str:
+    """The member of the portfolio that a variation comes from: `dbof` of `dbof-3-half-rate`."""
+    return re.sub(r"-[0-9].*", "", name)
+
+
 def variations(name: str, member: MemberSettings, number: int) -> dict[str, MemberSettings]:
     """The rivals of a round, by name: a member as it is, and with half and with twice of one setting.
 
@@ -132,7 +137,7 @@ def variations(name: str, member: MemberSettings, number: int) -> dict[str, Memb
         number: of the round, from 2 on; names have it.
     """
     what, varied = ((("width", _wider), ("rate", _faster), ("dropout", _dropping)))[number % 3]
-    name = f"{re.sub(r'-[0-9].*', '', name)}-{number}"
+    name = f"{original(name)}-{number}"
     rivals = {name: member}
     for word, factor in (("half", 0.5), ("double", 2.0)):
         if (rival := varied(member, factor)) != member:
@@ -183,10 +188,13 @@ def _frames(traits: Traits, pooling: str, layers: int, hidden: int) -> MemberSet
 def _seconds(traits: Traits, pooling: str, hidden: int) -> MemberSettings:
     """A frame classifier that learns what holds in each second, and knows the whole video."""
     member = _frames(traits, pooling, 1, hidden)
+    training = member["training"]
+    # A video has several seconds to learn, so half of the passes are enough.
+    fewer = {key: max(1, training[key] // 2) for key in ("steps", "validate_every")}
     segments = {"table": traits.intervals, "seconds": 1, "context": "video"}
     return member | {
         "encoder": member["encoder"] | {"cells": hidden // 2},
-        "training": member["training"] | {"sampling": "none", "segments": segments},
+        "training": training | fewer | {"sampling": "none", "segments": segments},
     }
 
 
