@@ -109,6 +109,6 @@ def test_with_many_labels_families_that_pool_first_come_first():
 def test_with_intervals_members_that_learn_seconds_come_first():
     found = members(TRAITS["intervals"])
     pooling = [name for name, it in found.items() if it["family"]["type"] != "mean"]
-    assert pooling[:3] == ["seconds-log-sum-exp", "seconds-attention", "seconds-max"]
+    assert pooling[:3] == ["seconds-log-sum-exp", "seconds-max", "seconds-attention"]
     assert "segments" in found["seconds-max"]["training"]
     assert not any(name.startswith("seconds") for name in members(TRAITS["clips"]))

@@ -104,7 +104,7 @@ def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], MemberSettin
         yield "experts", lambda _: _experts(traits)
         return
     if traits.intervals:
-        for pooling in ("log-sum-exp", "attention", "max"):
+        for pooling in ("log-sum-exp", "max", "attention"):
             yield f"seconds-{pooling}", partial(_seconds, traits, pooling)
     attention, smooth = ((f"frames-{it}", partial(_frames, traits, it, 1)) for it in ("attention", "log-sum-exp"))
     deep = "frames-deep", partial(_frames, traits, "attention", 2)
