@@ -106,12 +106,15 @@ def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], MemberSettin
     if traits.intervals:
         for pooling in ("log-sum-exp", "max", "attention"):
             yield f"seconds-{pooling}", partial(_seconds, traits, pooling)
-    attention, smooth = ((f"frames-{it}", partial(_frames, traits, it, 1)) for it in ("attention", "log-sum-exp"))
+    attention, noisy_or, smooth = (
+        (f"frames-{it}", partial(_frames, traits, it, 1)) for it in ("attention", "noisy-or", "log-sum-exp")
+    )
+    # A training with noisy-or has to see all frames.
+    noisy = [] if traits.are_long else [noisy_or]
     deep = "frames-deep", partial(_frames, traits, "attention", 2)
-    cheap_first, usual = [dbof, netvlad, attention, smooth, deep], [attention, dbof, smooth, deep, netvlad]
+    cheap_first = [dbof, netvlad, attention, *noisy, smooth, deep]
+    usual = [attention, *noisy, dbof, smooth, deep, netvlad]
     yield from cheap_first if traits.decides_dearly else usual
-    if not traits.are_long:
-        yield "frames-noisy-or", partial(_frames, traits, "noisy-or", 1)
     yield "attention", partial(_attention, traits)
     yield "frames-max", partial(_frames, traits, "max", 1)
     yield "frames-mean", partial(_frames, traits, "mean", 1)
