@@ -46,14 +46,20 @@ def test_a_table_with_an_interval_for_each_label_is_learned_from(tmp_path: Path,
     features = write_features(tmp_path / "features", 60)
     dataset = find_dataset([str(features)], [], None, tmp_path / "run", silent)
     data = read_dataset(dataset, False, silent)
-    assert complete_intervals(dataset, data) == features / "segments.csv"
-    rows = (features / "segments.csv").read_text().splitlines()
-    lost = rows.pop().split(",")[0]
-    (features / "segments.csv").write_text("\n".join(rows) + "\n")
-    with caplog.at_level("INFO"):
-        assert complete_intervals(dataset, data) is None
-    assert f"1 video ({lost}, ...) have labels without an interval" in caplog.text
-    (features / "segments.csv").unlink()
+    table = features / "segments.csv"
+    assert complete_intervals(dataset, data, 1, 1) == table
+    assert complete_intervals(dataset, data, 0.5, 2) == table
+    rows = table.read_text().splitlines()
+    id, *_ = rows[-1].split(",")
+    *_, last = rows
+    # Lost; in no second's middle; after the end of a video of one to three frames.
+    for changed in ([], [last.replace(",0,2", ",0.6,1.4")], [last.replace(",0,2", ",3,9")]):
+        table.write_text("\n".join([*rows[:-1], *changed]) + "\n")
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            assert complete_intervals(dataset, data, 1, 1) is None
+        assert f"1 video without an interval for a label, or with too short a one ({id}, ...)" in caplog.text
+    table.unlink()
     assert find_dataset([str(features)], [], None, tmp_path / "run", silent).intervals is None
 
 

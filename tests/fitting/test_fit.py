@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
@@ -23,7 +24,8 @@ from vidfit.features.spec import Video
 from vidfit.files import read_table
 from vidfit.fitting import cross_validated, folds
 from vidfit.fitting import fit as fitting
-from vidfit.fitting.portfolio import Traits
+from vidfit.fitting.portfolio import Traits, portfolio
+from vidfit.fitting.task import MemberSettings
 from vidfit.progress import Progress, format_seconds
 from vidfit.recipe import load_recipe
 
@@ -167,18 +169,20 @@ def test_another_budget_or_other_videos_are_refused(vidfit, data: Path, copy: Pa
             call[1] = write_videos(tmp_path / "c.tfrecord", 60, seed=9)
         code, _, err = vidfit(*call)
         assert code == 2
-        assert err == f"vidfit: {copy}: holds the fit of other videos or another budget; choose another -o\n"
+        assert (
+            err
+            == f"vidfit: {copy}: holds the fit of other videos or intervals, or of another budget; choose another -o\n"
+        )
     assert times(copy) == before
 
 
 def test_intervals_of_a_folder_of_features_are_learned_from(vidfit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def seconds(traits: Traits, _: object) -> list[tuple[str, dict]]:
-        segments = {"table": traits.intervals, "seconds": 1, "context": "video"}
-        encoder = {"hidden": [8], "cells": 4}
-        training = TRAINING | {"sampling": "none", "segments": segments}
-        return [("seconds", FRAMES | {"encoder": encoder, "training": training})]
+    def seconds_alone(traits: Traits, fits: Callable[[MemberSettings], bool]) -> list[tuple[str, MemberSettings]]:
+        found = {name: settings for name, settings in portfolio(traits, fits) if name.startswith("seconds")}
+        settings = found["seconds-max"]
+        return [("seconds-max", settings | {"training": settings["training"] | {"steps": 10}})]
 
-    monkeypatch.setattr(fitting, "portfolio", seconds)
+    monkeypatch.setattr(fitting, "portfolio", seconds_alone)
     features = write_features(tmp_path / "features", 60)
     call = ("fit", features, "--budget", "100kB", "-o", tmp_path / "run")
     code, _, err = vidfit(*call)
@@ -191,7 +195,7 @@ def test_intervals_of_a_folder_of_features_are_learned_from(vidfit, tmp_path: Pa
     table.write_text(table.read_text().replace(",2\n", ",1\n"))
     code, _, err = vidfit(*call)
     assert code == 2
-    assert "holds the fit of other videos or another budget" in err
+    assert "holds the fit of other videos or intervals, or of another budget" in err
 
 
 def test_a_run_that_is_no_fit_is_left_alone(vidfit, data: Path, tmp_path: Path):

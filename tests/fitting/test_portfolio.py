@@ -114,3 +114,17 @@ def test_with_intervals_members_that_learn_seconds_come_first():
     assert pooling[:3] == ["seconds-log-sum-exp", "seconds-max", "seconds-attention"]
     assert "segments" in found["seconds-max"]["training"]
     assert not any(name.startswith("seconds") for name in members(TRAITS["clips"]))
+
+
+@pytest.mark.parametrize(
+    ("frames", "classes", "batch"), [(60, 20, 64), (300, 500, 64), (1000, 20, 20), (3600, 20, None)]
+)
+def test_members_that_learn_seconds_hold_few_frames_in_memory(frames: int, classes: int, batch: int | None):
+    traits = Traits(videos=500, classes=classes, size=1408, frames=frames, intervals="segments.csv")
+    found = members(traits)
+    assert ("seconds-max" in found) == (batch is not None)
+    if batch:
+        training = found["seconds-max"]["training"]
+        assert training["batch_size"] == batch
+        # Each video is seen as often as with larger batches.
+        assert training["steps"] * batch == pytest.approx(traits.steps / 2 * traits.batch_size, rel=0.02)

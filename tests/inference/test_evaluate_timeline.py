@@ -159,7 +159,7 @@ def test_a_table_may_have_videos_of_other_shards(place: Path, vidfit: Call, tmp_
     [
         (ROWS[1:], "segments.csv: has no row for video 'eval/0.mp4', which has labels in the shards; add its rows"),
         ([("x.mp4", "bell", 0, 1)], "add its rows (its paths, such as 'x.mp4', must be ids of videos)"),
-        ([*ROWS, ("eval/0.mp4", "bel", 0, 1)], "eval/0.mp4 has label 'bel', which the model does not know"),
+        ([*ROWS, ("eval/0.mp4", "bel", 0, 1)], "eval/0.mp4 has label 'bel', which is not in the vocabulary"),
         ([*ROWS, ("eval/0.mp4", "bell", 3, 2)], "segments.csv, line 32: start 3 and end 2 are no interval"),
         ([*ROWS, ("eval/0.mp4", "bell", "a", 2)], "segments.csv, line 32: start 'a' and end '2' are no seconds"),
         ([*ROWS, ("eval/0.mp4", "bell", "", "")], "eval/0.mp4 has 'bell' without an interval; give its start and end"),

@@ -19,7 +19,7 @@ from vidfit.features.segments import SEGMENT_SECONDS, Intervals, RatedSegments, 
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import CorruptRecordError
 
-# Of a frame: 20 s at 0.35 frames a second are 7 frames, but 20 * 0.35 is below 7 or above it.
+# In frames. 20 s at 0.35 frames a second are 7 frames, but floats may give a little more or less.
 _ROUNDING: Final = 1e-6
 
 

@@ -194,10 +194,11 @@ class Batches:
     def direct(self) -> bool:
         """Whether a batch can be read without those before it.
 
-        Copies and clips of a video lie side by side and take a buffer; which videos lack a label shows when they are
-        read.
+        Copies and clips of a video lie side by side and take a buffer; which videos lack a label or ratings shows when
+        they are read.
         """
-        return self.permuted and self.copies is None and self.clips is None and not self.labelled_only
+        one_each = self.clips is None or (self.clips.whole and self.clips.intervals is not None)
+        return self.permuted and self.copies is None and one_each and not self.labelled_only
 
     def _items(self, epoch: int, first: int) -> "Iterator[Batch | Skipped]":
         workers = max(1, self.workers)
@@ -224,7 +225,9 @@ class _Stream:
         batches = self.batches
         filling = Filling(batches.batch_size, batches.memory, pinned=batches.workers > 0 and torch.cuda.is_available())
         skipped = Skipped()
-        for item in self._permuted(first * batches.batch_size) if batches.direct else self._shuffled():
+        items = self._permuted(first * batches.batch_size) if batches.direct else self._shuffled()
+        # The ratings of whole videos may take more memory than their frames, so a buffer holds none.
+        for item in self._cut(items) if batches.clips and batches.clips.whole else items:
             if isinstance(item, Video):
                 if batches.labelled_only and not len(item.labels):
                     skipped += Skipped(unlabelled=1)
@@ -264,7 +267,8 @@ class _Stream:
         copies = self.batches.copies
         # The last number keeps these draws apart from those of the shuffling.
         random = np.random.default_rng((self.batches.seed, self.epoch, self.worker + 1, 1))
-        for item in self._cut():
+        videos = self._permuted() if self.batches.permuted else self._in_order()
+        for item in self._cut(videos) if self.batches.clips and not self.batches.clips.whole else videos:
             if copies is None or not isinstance(item, Video) or len(item.labels) == 0:
                 yield item
                 continue
@@ -273,15 +277,13 @@ class _Stream:
             for _ in range(whole + int(random.random() < expected - whole)):
                 yield item
 
-    def _cut(self) -> Iterator[Video | CorruptRecordError]:
-        """Videos, or their clips."""
+    def _cut(self, videos: Iterator[Video | CorruptRecordError]) -> Iterator[Video | CorruptRecordError]:
+        """The clips of videos."""
         clips = self.batches.clips
-        for item in self._permuted() if self.batches.permuted else self._in_order():
-            if clips is None or not isinstance(item, Video):
-                yield item
-                continue
+        assert clips is not None
+        for item in videos:
             try:
-                yield from clips.of(item)
+                yield from clips.of(item) if isinstance(item, Video) else [item]
             except CorruptRecordError as error:
                 yield error
 

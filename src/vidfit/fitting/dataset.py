@@ -11,6 +11,7 @@ import numpy as np
 
 from vidfit.errors import DataError, OutputError
 from vidfit.features.cache import INDEX
+from vidfit.features.segments import Intervals
 from vidfit.features.shards import expand_shards, read_videos
 from vidfit.features.spec import Video
 from vidfit.files import matches, read_table, visible
@@ -80,21 +81,42 @@ def find_dataset(
     return Dataset(expand_shards(learnt), measured or own, names, intervals if intervals.is_file() else None)
 
 
-def complete_intervals(dataset: Dataset, data: RunData) -> Path | None:
-    """The table of intervals, if it has each label of each video to learn from: what it lacks would count as wrong."""
+def complete_intervals(dataset: Dataset, data: RunData, rate: float, seconds: int) -> Path | None:
+    """The table of intervals, if members can learn from it.
+
+    Each label of each video to learn from must hold in a part of so many seconds, by its middle. Elsewhere it would
+    count as wrong.
+    """
     if dataset.intervals is None:
         return None
     table = read_intervals(dataset.intervals, data.vocabulary.names)
-    videos = [video for shard in dataset.shards for video in read_videos(shard) if isinstance(video, Video)]
-    lacking = [video.id for video in videos if not set(video.labels.tolist()) <= table.get(video.id, {}).keys()]
+    videos = (video for shard in dataset.shards for video in read_videos(shard) if isinstance(video, Video))
+    lacking = [
+        video.id
+        for video in videos
+        if not all(
+            _holds_somewhere(table.get(video.id, {}).get(label, ()), video.num_frames / rate, seconds)
+            for label in video.labels.tolist()
+        )
+    ]
     if lacking:
         log.info(
-            "%s: %s (%s, ...) have labels without an interval, so intervals are not learned from",
+            "%s: %s without an interval for a label, or with too short a one (%s, ...); members learn from labels "
+            "alone",
             *(dataset.intervals, count_of(len(lacking), "video"), lacking[0]),
         )
         return None
     log.info("%s: members learn from it what holds in each second", dataset.intervals)
     return dataset.intervals
+
+
+def _holds_somewhere(intervals: Intervals, duration: float, seconds: int) -> bool:
+    """Whether one of them contains the middle of a part, of those that begin in the video."""
+    for start, end in intervals:
+        part = max(0, math.ceil(start / seconds - 0.5))
+        if part * seconds < duration and (part + 0.5) * seconds < end:
+            return True
+    return False
 
 
 def read_dataset(dataset: Dataset, skip_corrupt: bool, on_progress: OnProgress) -> RunData:

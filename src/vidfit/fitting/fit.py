@@ -42,6 +42,7 @@ from vidfit.progress import OnProgress, Progress, format_seconds, silent
 from vidfit.recipe import MemberConfig
 from vidfit.sizes import count_of, format_size, parse_size
 from vidfit.training.signals import STOPS
+from vidfit.videos.extractor import steps_per_second
 
 # A training that must be cut below this part of its steps is left out, but for the first.
 _LEAST_STEPS = 0.25
@@ -113,7 +114,9 @@ class Fit:
         origin = {"budget": task.budget, "data": digests(shards, data.surveys), "vocabulary": data.vocabulary.names}
         if task.with_extractor:
             origin["with_extractor"] = True
-        intervals = complete_intervals(task.dataset, data)
+        frames, rate = most_frames(shards), steps_per_second(data.extractor, shards)
+        seconds = math.ceil(1 / rate)  # at least a frame
+        intervals = complete_intervals(task.dataset, data, rate, seconds) if frames > 1 else None
         if intervals:
             origin["intervals"] = file_digest(intervals)
         self._state = State(task.directory, origin)
@@ -123,8 +126,9 @@ class Fit:
             videos=task.videos,
             classes=len(data.vocabulary),
             size=data.spec.total_size,
-            frames=most_frames(shards),
+            frames=frames,
             intervals=str(intervals.resolve()) if intervals else None,
+            seconds=seconds,
         )
         self._portfolio = dict(portfolio(traits, self._leaves_half))
         self._check_budget()

@@ -19,6 +19,10 @@ from typing import Any
 
 from vidfit.fitting.task import MemberSettings
 
+# Frames, and ratings of a label in a second, that a step holds in memory: some 100 MB and 600 MB.
+_MOST_FRAMES, _MOST_RATINGS = 20_000, 20_000_000
+# Fewer videos in a step learn badly.
+_FEWEST_IN_BATCH = 16
 # No hidden layer is made narrower than this to save bytes.
 _LEAST_WIDTH = 16
 # Products of a linear model for one look at every video. With the first number, solving it takes a minute and 400 MB;
@@ -36,6 +40,7 @@ class Traits:
         size: D, bytes or floats of a frame.
         frames: of the longest videos.
         intervals: a table of when each label of each video holds, if there is one.
+        seconds: the whole seconds in which members learn from it what holds.
     """
 
     videos: int
@@ -43,10 +48,16 @@ class Traits:
     size: int
     frames: int
     intervals: str | None = None
+    seconds: int = 1
 
     @property
     def batch_size(self) -> int:
         return _rising(self.videos, {0: 64, 1_000: 128, 10_000: 256, 100_000: 512, 1_000_000: 1024})
+
+    @property
+    def videos_with_intervals(self) -> int:
+        """How many of them, whole and with all their ratings, a step may hold in memory."""
+        return min(self.batch_size, _MOST_FRAMES // self.frames, _MOST_RATINGS // (self.frames * self.classes))
 
     @property
     def passes(self) -> float:
@@ -103,7 +114,7 @@ def _members(traits: Traits) -> Iterator[tuple[str, Callable[[int], MemberSettin
         yield "deeper", partial(_frames, traits, "mean", 2)
         yield "experts", lambda _: _experts(traits)
         return
-    if traits.intervals:
+    if traits.intervals and traits.videos_with_intervals >= _FEWEST_IN_BATCH:
         for pooling in ("log-sum-exp", "max", "attention"):
             yield f"seconds-{pooling}", partial(_seconds, traits, pooling)
     attention, noisy_or, smooth = (
@@ -191,14 +202,16 @@ def _frames(traits: Traits, pooling: str, layers: int, hidden: int) -> MemberSet
 def _seconds(traits: Traits, pooling: str, hidden: int) -> MemberSettings:
     """A frame classifier that learns what holds in each second, and knows the whole video."""
     member = _frames(traits, pooling, 1, hidden)
-    training = member["training"]
     # A video has several seconds to learn, so half of the passes are enough.
-    fewer = {key: max(1, training[key] // 2) for key in ("steps", "validate_every")}
-    segments = {"table": traits.intervals, "seconds": 1, "context": "video"}
-    return member | {
-        "encoder": member["encoder"] | {"cells": hidden // 2},
-        "training": training | fewer | {"sampling": "none", "segments": segments},
+    steps = round(traits.steps / 2 * traits.batch_size / traits.videos_with_intervals)
+    training = member["training"] | {
+        "steps": steps,
+        "batch_size": traits.videos_with_intervals,
+        "sampling": "none",
+        "validate_every": max(1, steps // 10),
+        "segments": {"table": traits.intervals, "seconds": traits.seconds, "context": "video"},
     }
+    return member | {"encoder": member["encoder"] | {"cells": hidden // 2}, "training": training}
 
 
 def _attention(traits: Traits, hidden: int) -> MemberSettings:

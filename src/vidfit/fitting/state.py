@@ -61,7 +61,9 @@ class State:
         except (OSError, ValueError, TypeError) as error:
             raise OutputError(f"{self._path}: cannot be read ({reason(error)}); choose another run folder") from error
         if found != self._origin:
-            raise OutputError(f"{directory}: holds the fit of other videos or another budget; choose another -o")
+            raise OutputError(
+                f"{directory}: holds the fit of other videos or intervals, or of another budget; choose another -o"
+            )
 
     @property
     def members(self) -> dict[str, MemberSettings]:

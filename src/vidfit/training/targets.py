@@ -15,8 +15,8 @@ def targets_of(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The probabilities to learn for each video, float32 `[B, C]`, their weights if not all are 1, and parts.
 
-    They are its labels, mixed with the teachers'. Of a clip they are the ratings of its segment. Of a whole video with
-    rated segments, `parts_N3` says which frames each row is for.
+    They are its labels, mixed with the teachers'. For a clip, they are the ratings of its segment. For whole videos
+    with rated segments, `parts_N3` says which frames each row is for.
 
     Arguments:
         batch: the videos.

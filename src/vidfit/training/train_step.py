@@ -146,8 +146,10 @@ class TrainStep:
                 self._seed_by_rank()
                 frames, weights_BU = sample_distinct(batch.frames, batch.num_frames, uniforms_BS)
                 return _Inputs(frames, frame_weights=weights_BU), targets_BC
-            # A family that knows the order of frames learns it, so they come in the video's order.
-            frames = sample_frames(batch.frames, batch.num_frames, uniforms_BS.sort(dim=1).values)
+            if self.model.recurrent:
+                # It learns the order of frames, so they come in the video's.
+                uniforms_BS = uniforms_BS.sort(dim=1).values
+            frames = sample_frames(batch.frames, batch.num_frames, uniforms_BS)
         self._seed_by_rank()
         if config.mixup:
             weight_B = sent(torch.distributions.Beta(config.mixup, config.mixup).sample([len(batch)]), self.device)

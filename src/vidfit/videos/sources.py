@@ -111,7 +111,7 @@ def read_intervals(table: Path, vocabulary: Sequence[str]) -> IntervalsByVideo:
         for interval in source.intervals:
             if interval.label not in classes:
                 raise DataError(
-                    f"{table}: {source.id} has label {interval.label!r}, which the model does not know; "
+                    f"{table}: {source.id} has label {interval.label!r}, which is not in the vocabulary; "
                     "correct the label or remove its rows"
                 )
             of_video.setdefault(classes[interval.label], []).append((interval.start, interval.end))
