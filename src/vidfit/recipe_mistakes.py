@@ -41,7 +41,7 @@ def describe(error: ValidationError, document: dict[str, Any], recipe: type[Base
         return f"unknown key {where}; the keys here are {', '.join(_known_keys(recipe, problem['loc'][:-1]))}{more}"
     if problem["type"] == "missing":
         return f"missing key {where}{more}"
-    message = _plain([it for where, it in problems if where == place and it["type"] in _WANTED] or [problem])
+    message = _plain([it for at, it in problems if at == place and it["type"] in _WANTED] or [problem])
     return f"{where}: {message}{more}" if where else f"{message}{more}"
 
 

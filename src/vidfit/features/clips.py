@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from vidfit.features.batch import Batch
-from vidfit.features.segments import SEGMENT_SECONDS, Intervals, RatedSegments, check_row, rated_by_intervals
+from vidfit.features.segments import (
+    SEGMENT_SECONDS,
+    Intervals,
+    RatedSegments,
+    check_row,
+    held_by_intervals,
+    rated_by_intervals,
+)
 from vidfit.features.spec import Video
 from vidfit.features.tfrecord import CorruptRecordError
 
@@ -49,6 +56,18 @@ class Clips:
     def whole(self) -> bool:
         """Whether videos stay whole."""
         return self.context is None
+
+    @property
+    def one_each(self) -> bool:
+        """Whether each video gives exactly one clip: a table rates something in each."""
+        return self.whole and self.intervals is not None
+
+    def hold_all_labels(self, video: Video) -> bool:
+        """Whether each of a video's labels holds in one of its segments by the table."""
+        assert self.intervals is not None
+        true, segments = self.intervals.get(video.id, {}), self._segments(video)
+        found = [true.get(label, ()) for label in video.labels.tolist()]
+        return all(held_by_intervals(intervals, segments, self.seconds).any() for intervals in found)
 
     def of(self, video: Video) -> Iterator[Video]:
         """The clips of a video, in the order of their segments; none without ratings. Frames are views.
@@ -87,9 +106,13 @@ class Clips:
         if self.intervals is None:
             return video.segments
         check_row(video.id, len(video.labels) > 0, self.intervals, self.table)
+        true = self.intervals.get(video.id, {})
+        return rated_by_intervals(true, self._segments(video), self.classes, self.seconds)
+
+    def _segments(self, video: Video) -> int:
+        """How many segments begin in a video, where a table rates them."""
         starts = np.arange(int(video.num_frames / (self.seconds * self.rate)) + 2) * self.seconds
-        segments = int(np.count_nonzero(self._first_frame(starts) < video.num_frames))
-        return rated_by_intervals(self.intervals.get(video.id, {}), segments, self.classes, self.seconds)
+        return int(np.count_nonzero(self._first_frame(starts) < video.num_frames))
 
     def _first_frame(self, seconds: float | np.ndarray) -> np.ndarray:
         return np.floor(np.asarray(seconds) * self.rate + _ROUNDING).astype(np.int64)

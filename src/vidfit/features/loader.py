@@ -197,7 +197,7 @@ class Batches:
         Copies and clips of a video lie side by side and take a buffer; which videos lack a label or ratings shows when
         they are read.
         """
-        one_each = self.clips is None or (self.clips.whole and self.clips.intervals is not None)
+        one_each = self.clips is None or self.clips.one_each
         return self.permuted and self.copies is None and one_each and not self.labelled_only
 
     def _items(self, epoch: int, first: int) -> "Iterator[Batch | Skipped]":

@@ -144,6 +144,15 @@ def check_row(id: str, labelled: bool, intervals: Mapping[str, object], table: o
         )
 
 
+def held_by_intervals(intervals: Intervals, segments: int, seconds: int) -> np.ndarray:
+    """Whether an interval contains the middle of each of a video's first segments, bool `[S]`."""
+    middles_S = (np.arange(segments) + 0.5) * seconds
+    held_S = np.zeros(segments, bool)
+    for start, end in intervals:
+        held_S |= (start <= middles_S) & (middles_S < end)
+    return held_S
+
+
 def rated_by_intervals(
     true: Mapping[int, Intervals], segments: int, classes: int, seconds: int = SEGMENT_SECONDS
 ) -> RatedSegments:
@@ -154,11 +163,8 @@ def rated_by_intervals(
         segments, classes: how many, S and C.
         seconds: length of a segment.
     """
-    starts_S = np.arange(segments) * seconds
     scores_SC = np.zeros((segments, classes), np.float32)
     for label, intervals in true.items():
-        for start, end in intervals:
-            middles_S = starts_S + seconds / 2
-            scores_SC[(start <= middles_S) & (middles_S < end), label] = 1
-    starts = np.repeat(starts_S, classes)
+        scores_SC[:, label] = held_by_intervals(intervals, segments, seconds)
+    starts = np.repeat(np.arange(segments) * seconds, classes)
     return RatedSegments(starts, starts + seconds, np.tile(np.arange(classes), segments), scores_SC.ravel())

@@ -78,8 +78,8 @@ def seconds_per_step(member: MemberConfig, data: RunData) -> float:
     while number <= _TIMED_STEPS or seconds < _TIMED_SECONDS:
         start = time.perf_counter()
         batch = next(read).to(step.device)
-        targets_BC, *others = targets_of(batch, batches, classes, None)
-        step(batch, targets_BC, number, training.learning_rate, *others)
+        targets_BC, weights_BC, parts_N3 = targets_of(batch, batches, classes, None)
+        step(batch, targets_BC, number, training.learning_rate, weights_BC, parts_N3)
         if step.device.type == "cuda":
             torch.cuda.synchronize()
         if number:

@@ -1,7 +1,6 @@
 """What `fit` is given: shards, a folder of features, or labelled videos, which are extracted first; and its check."""
 
 import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 
 from vidfit.errors import DataError, OutputError
 from vidfit.features.cache import INDEX
-from vidfit.features.segments import Intervals
+from vidfit.features.clips import Clips
 from vidfit.features.shards import expand_shards, read_videos
 from vidfit.features.spec import Video
 from vidfit.files import matches, read_table, visible
@@ -90,15 +89,9 @@ def complete_intervals(dataset: Dataset, data: RunData, rate: float, seconds: in
     if dataset.intervals is None:
         return None
     table = read_intervals(dataset.intervals, data.vocabulary.names)
+    clips = Clips(None, rate, len(data.vocabulary), table, seconds)
     videos = (video for shard in dataset.shards for video in read_videos(shard) if isinstance(video, Video))
-    lacking = [
-        video.id
-        for video in videos
-        if not all(
-            _holds_somewhere(table.get(video.id, {}).get(label, ()), video.num_frames / rate, seconds)
-            for label in video.labels.tolist()
-        )
-    ]
+    lacking = [video.id for video in videos if not clips.hold_all_labels(video)]
     if lacking:
         log.info(
             "%s: %s without an interval for a label, or with too short a one (%s, ...); members learn from labels "
@@ -108,15 +101,6 @@ def complete_intervals(dataset: Dataset, data: RunData, rate: float, seconds: in
         return None
     log.info("%s: members learn from it what holds in each second", dataset.intervals)
     return dataset.intervals
-
-
-def _holds_somewhere(intervals: Intervals, duration: float, seconds: int) -> bool:
-    """Whether one of them contains the middle of a part, of those that begin in the video."""
-    for start, end in intervals:
-        part = max(0, math.ceil(start / seconds - 0.5))
-        if part * seconds < duration and (part + 0.5) * seconds < end:
-            return True
-    return False
 
 
 def read_dataset(dataset: Dataset, skip_corrupt: bool, on_progress: OnProgress) -> RunData:
@@ -212,7 +196,7 @@ def _extract(sources: Sequence[str], folder: Path, on_progress: OnProgress) -> N
 
 def _holds(folder: Path, sources: Sequence[Source]) -> bool:
     """Whether finished features are those of some videos, with the same labels, intervals and splits."""
-    from vidfit.videos.extract import SEGMENTS, VIDEOS, read_vocabulary, readable
+    from vidfit.videos.extract import SEGMENTS, VIDEOS, interval_rows, read_vocabulary, readable
 
     good = readable(sources, folder)
     names, shards = read_vocabulary(folder), visible(folder / "shards", "*.tfrecord")
@@ -223,9 +207,5 @@ def _holds(folder: Path, sources: Sequence[Source]) -> bool:
     if (labels, {id: row["split"] for id, row in rows.items()}) != wanted:
         return False
     kept = read_table(folder / SEGMENTS) if (folder / SEGMENTS).exists() else []
-    known = sorted((row["path"], row["label"], row["start"], row["end"]) for row in kept)
-    given = [(source.id, interval) for source in good for interval in source.intervals]
-    return known == sorted(
-        (id, it.label, f"{it.start:.3f}", rows[id]["duration"] if math.isinf(it.end) else f"{it.end:.3f}")
-        for id, it in given
-    )
+    given = [row for it in good if it.intervals for row in interval_rows(it, float(rows[it.id]["duration"]))]
+    return sorted(list(row.values()) for row in kept) == sorted(given)

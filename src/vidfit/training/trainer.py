@@ -163,9 +163,10 @@ class Trainer:
             with stopping.held():
                 batch = batch.to(resumable.train_step.device)
                 classes = resumable.train_step.model.classes
-                targets_BC, *others = targets_of(batch, self._train_batches, classes, self._soft_targets)
+                targets = targets_of(batch, self._train_batches, classes, self._soft_targets)
+                targets_BC, weights_BC, parts_N3 = targets
                 rate = learning_rate(self._config, state, state.step)
-                loss = resumable.train_step(batch, targets_BC, state.step, rate, *others)
+                loss = resumable.train_step(batch, targets_BC, state.step, rate, weights_BC, parts_N3)
                 state.advance(position, self._config.validate_every)
                 resumable.after_step(loss)
             validated = state.due

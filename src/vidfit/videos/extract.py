@@ -297,10 +297,7 @@ def _write(
             alike.setdefault(_digest(embedded), []).append(source.id)
             path = str(source.path.absolute())
             rows.append([source.id, split, f"{embedded.duration:.3f}", "; ".join(embedded.notes), path])
-            for label, start, end in map(astuple, source.intervals):
-                # A table may say `inf` for the end of the video.
-                end = embedded.duration if math.isinf(end) else end
-                intervals.append([source.id, label, f"{start:.3f}", f"{end:.3f}"])
+            intervals.extend(interval_rows(source, embedded.duration))
             seconds += embedded.duration
             frames = to_frames(embedded, extractor, plan.carried)
             yield Video(source.id, frames, np.array(sorted(index[label] for label in source.labels), np.int64))
@@ -322,6 +319,15 @@ def _write(
         )
     write_table(output / VOCABULARY, ["label_id", "label_name"], enumerate(vocabulary))
     return seconds
+
+
+def interval_rows(source: Source, duration: float) -> list[list[str]]:
+    """The rows of a video in `segments.csv`: id, label, start, end."""
+    # A table may say `inf` for the end of the video.
+    return [
+        [source.id, label, f"{start:.3f}", f"{duration if math.isinf(end) else end:.3f}"]
+        for label, start, end in map(astuple, source.intervals)
+    ]
 
 
 def _digest(embedded: Embedded) -> bytes:
